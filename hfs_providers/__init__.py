@@ -1,0 +1,154 @@
+"""A working LLM model out of every API key that its owner has: a plugin registry of providers with rotating keys.
+
+The names below are loaded on first use (PEP 562): importing this package imports no agno, keycycle, pydantic or SDK.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfs_providers.core.contract import (
+        CONTRACT_VERSION,
+        Credential,
+        Event,
+        KeyStatus,
+        Limits,
+        ModelDefault,
+        Problem,
+        ProviderConfig,
+        ProviderHealth,
+        Requirement,
+        Services,
+        UsageRow,
+        Wrapper,
+    )
+    from hfs_providers.core.errors import (
+        HfsProvidersError,
+        MissingKeyError,
+        MissingSdkError,
+        PluginConflictError,
+        PluginContractError,
+        PluginError,
+        PluginLoadError,
+        PoolExhaustedError,
+        ProviderError,
+        ProviderUnavailableError,
+        SettingsError,
+        UnknownProviderError,
+    )
+    from hfs_providers.core.hookspecs import hookimpl, hookspec
+    from hfs_providers.core.manager import (
+        PROVIDER_CONFIGS,
+        ProviderManager,
+        get_any_model,
+        get_cerebras_model,
+        get_gemini_model,
+        get_groq_model,
+        get_model,
+        get_openrouter_model,
+        get_provider_manager,
+        list_available_providers,
+    )
+    from hfs_providers.core.model_errors import (
+        KeyRejectedError,
+        KeysExhaustedError,
+        ModelCallError,
+        ModelNotFoundError,
+        StreamInterruptedError,
+    )
+    from hfs_providers.core.pool import KeyPool, Lease
+    from hfs_providers.core.provider import KeyedProvider
+    from hfs_providers.core.secret import Secret, fingerprint
+    from hfs_providers.core.survey import Survey, survey
+
+_HOMES = {
+    "contract": (
+        "CONTRACT_VERSION Credential Event KeyStatus Limits ModelDefault Problem ProviderConfig ProviderHealth "
+        "Requirement Services UsageRow Wrapper"
+    ),
+    "errors": (
+        "HfsProvidersError MissingKeyError MissingSdkError PluginConflictError PluginContractError PluginError "
+        "PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError SettingsError UnknownProviderError"
+    ),
+    "hookspecs": "hookimpl hookspec",
+    "manager": (
+        "PROVIDER_CONFIGS ProviderManager get_any_model get_cerebras_model get_gemini_model get_groq_model get_model "
+        "get_openrouter_model get_provider_manager list_available_providers"
+    ),
+    "model_errors": "KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError StreamInterruptedError",
+    "pool": "KeyPool Lease",
+    "provider": "KeyedProvider",
+    "secret": "Secret fingerprint",
+    "survey": "Survey survey",
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "PROVIDER_CONFIGS",
+    "Credential",
+    "Event",
+    "HfsProvidersError",
+    "KeyPool",
+    "KeyRejectedError",
+    "KeyStatus",
+    "KeyedProvider",
+    "KeysExhaustedError",
+    "Lease",
+    "Limits",
+    "MissingKeyError",
+    "MissingSdkError",
+    "ModelCallError",
+    "ModelDefault",
+    "ModelNotFoundError",
+    "PluginConflictError",
+    "PluginContractError",
+    "PluginError",
+    "PluginLoadError",
+    "PoolExhaustedError",
+    "Problem",
+    "ProviderConfig",
+    "ProviderError",
+    "ProviderHealth",
+    "ProviderManager",
+    "ProviderUnavailableError",
+    "Requirement",
+    "Secret",
+    "Services",
+    "SettingsError",
+    "StreamInterruptedError",
+    "Survey",
+    "UnknownProviderError",
+    "UsageRow",
+    "Wrapper",
+    "fingerprint",
+    "get_any_model",
+    "get_cerebras_model",
+    "get_gemini_model",
+    "get_groq_model",
+    "get_model",
+    "get_openrouter_model",
+    "get_provider_manager",
+    "hookimpl",
+    "hookspec",
+    "list_available_providers",
+    "survey",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"hfs_providers.core.{module}"), name)
+    if name != "PROVIDER_CONFIGS":  # what is installed can change while the program runs
+        globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The provider-independent core; import its public names from `hfs_providers`."""

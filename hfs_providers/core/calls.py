@@ -1,0 +1,340 @@
+"""One call over several keys: which key next, what an error means, when to give up, what to write down."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from agno.exceptions import ModelProviderError
+from agno.exceptions import RetryableModelProviderError as GuidedRetry
+
+from hfs_providers.core.contract import Event, UsageRow
+from hfs_providers.core.errors import PoolExhaustedError
+from hfs_providers.core.model_errors import (
+    ContextOverflowError,
+    KeyRejectedError,
+    KeysExhaustedError,
+    ModelCallError,
+    ModelNotFoundError,
+    StreamInterruptedError,
+)
+from hfs_providers.core.pool import Lease
+from hfs_providers.core.quiet import Quiet
+from hfs_providers.core.verdicts import Kind, Verdict, judge
+
+if TYPE_CHECKING:
+    from agno.metrics import MessageMetrics
+    from agno.models.message import Message
+    from agno.models.response import ModelResponse
+
+    from hfs_providers.core.clients import Clients
+    from hfs_providers.core.wrapper import ProviderWrapper
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 8.0
+_STATUS_OF: Mapping[str, int] = {
+    "dead": 401,
+    "model_gone": 404,
+    "context_overflow": 400,
+    "bad_request": 400,
+    "refused": 403,
+    "overloaded": 503,
+    "local": 500,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How the calls of a model are made; the fields are the arguments of `ProviderManager.get_model`."""
+
+    estimated_tokens: int = 1000
+    wait: bool = True
+    timeout: float = 10.0
+    max_retries: int = 5
+    named: bool = True
+    key_id: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """What `get_model` takes to make them again."""
+        return {
+            "estimated_tokens": self.estimated_tokens,
+            "wait": self.wait,
+            "timeout": self.timeout,
+            "max_retries": self.max_retries,
+        }
+
+
+class UnusableAnswerError(Exception):
+    """An answer with status 200 that is none: empty, not a completion, or a stream without its end.
+
+    Args:
+        kind: what it means for the call.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind: Kind = kind
+
+
+class Call:
+    """The state of one call over all its attempts.
+
+    Args:
+        wrapper: the provider's wrapper.
+        options: how the call is made.
+        model_id: the model asked for.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_began",
+        "_cause",
+        "_deadline",
+        "_retries",
+        "_sent_at",
+        "_text",
+        "_tried",
+        "clients",
+        "model_id",
+        "options",
+        "usage",
+        "wrapper",
+    )
+
+    def __init__(self, wrapper: ProviderWrapper, options: CallOptions, model_id: str) -> None:
+        self.wrapper = wrapper
+        self.clients: Clients = wrapper.clients
+        self.options = options
+        self.model_id = model_id if options.named else wrapper.serving(model_id)
+        self.usage: MessageMetrics | None = None
+        self._deadline = wrapper.services.clock() + (options.timeout if options.wait else 0.0)
+        self._tried: set[str] = set()
+        self._retries = 0
+        self._attempts = 0
+        self._sent_at: float | None = None
+        self._began = 0.0
+        self._text: list[str] = []
+        self._cause: BaseException | None = None
+
+    def acquire(self) -> Lease:
+        """Lease the key of the next attempt. Raises KeysExhaustedError."""
+        self._sent_at = None
+        try:
+            return self.wrapper.pool.acquire(
+                self.model_id,
+                self.options.estimated_tokens,
+                max(0.0, self._deadline - self.wrapper.services.clock()),
+                exclude=self._tried,
+                key_id=self.options.key_id,
+            )
+        except PoolExhaustedError as error:
+            self._exhausted(error)
+
+    async def aacquire(self) -> Lease:
+        """As `acquire`, without blocking the event loop."""
+        self._sent_at = None
+        try:
+            return await self.wrapper.pool.aacquire(
+                self.model_id,
+                self.options.estimated_tokens,
+                max(0.0, self._deadline - self.wrapper.services.clock()),
+                exclude=self._tried,
+                key_id=self.options.key_id,
+            )
+        except PoolExhaustedError as error:
+            self._exhausted(error)
+
+    def sending(self) -> None:
+        """The request goes out now."""
+        self._sent_at = time.perf_counter()
+        if self._attempts == 0:
+            self._began = self._sent_at
+        self._attempts += 1
+
+    def received(self, delta: ModelResponse, assistant_message: Message) -> None:
+        """Note one step of a stream.
+
+        Usage is kept for the end of the stream: providers repeat it, and it must not be added up.
+        """
+        self.restore_timer(assistant_message)
+        if delta.response_usage is not None:
+            self.usage, delta.response_usage = delta.response_usage, None
+        if isinstance(delta.content, str) and delta.content:
+            self._text.append(delta.content)
+        elif delta.tool_calls or delta.content or delta.reasoning_content:
+            self._text.append("")
+
+    def check_finished(self, bound: Any) -> None:
+        """Raise where a stream ended without a finish reason: the SDKs let a body that was cut off pass as whole."""
+        if bound.__dict__.get("_hfs_finished") or not self.wrapper.provider.marks_end:
+            return
+        if not self._text:
+            raise UnusableAnswerError("empty", "the stream ended with nothing in it")
+        raise UnusableAnswerError("interrupted", "the stream ended without its end mark")
+
+    def answered(self, lease: Lease, usage: MessageMetrics | None) -> None:
+        """The attempt was answered: end its lease and write it down."""
+        tokens = usage.total_tokens if usage is not None else 0
+        lease.commit(tokens or lease.reserved)
+        self._record(lease, "ok", usage)
+
+    def settle(self, lease: Lease, error: BaseException, quiet: Quiet) -> float:
+        """End the lease of a failed attempt; the seconds to wait before the next, or the error that ends the call.
+
+        Args:
+            lease: of the attempt.
+            error: what it raised.
+            quiet: what Agno logged meanwhile.
+        """
+        verdict = self._verdict(error)
+        if verdict is None:
+            self._abandoned(lease, error)
+            raise error
+        self.wrapper.redactor.scrub_exception(error)
+        self._end(lease, verdict)
+        self._cause = error
+        pause = self._next(lease, verdict)
+        if pause is None:
+            quiet.let_through(self.wrapper.redactor)
+            raise self._final(lease, verdict, error) from error
+        self._event("call_retried" if verdict.retries else "key_rotated", lease, verdict.kind, pause)
+        return pause
+
+    def pause(self, seconds: float) -> None:
+        """Wait before the next attempt."""
+        if seconds > 0:
+            self.wrapper.sleep(seconds)
+
+    async def apause(self, seconds: float) -> None:
+        """As `pause`, without blocking the event loop."""
+        if seconds > 0:
+            await self.wrapper.asleep(seconds)
+
+    def restore_timer(self, assistant_message: Message) -> None:
+        """Let the message's timer count from the first attempt: Agno starts it afresh at each."""
+        metrics = assistant_message.metrics
+        if self._attempts < 2 or metrics is None or metrics.timer is None:
+            return
+        timer = metrics.timer
+        timer.start_time = self._began
+        if timer.end_time is not None:
+            timer.elapsed_time = metrics.duration = timer.end_time - self._began
+
+    def _verdict(self, error: BaseException) -> Verdict | None:
+        """What the error means, or None where nobody failed: the caller stopped, or Agno asks for another try."""
+        if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
+            return None
+        seen: BaseException | None = error
+        while seen is not None:
+            if isinstance(seen, UnusableAnswerError):
+                return Verdict(kind=seen.kind, status=200, code=None, message=str(seen))
+            seen = seen.__cause__
+        return judge(error, model_id=self.model_id)
+
+    def _abandoned(self, lease: Lease, error: BaseException) -> None:
+        if isinstance(error, GuidedRetry):
+            lease.commit(lease.reserved)
+            self._record(lease, "ok", None)
+        elif self._sent_at is None:
+            lease.release()
+        else:
+            counted = self.usage.total_tokens if self.usage is not None else 0
+            lease.commit(max(counted, lease.reserved))
+            self._record(lease, "abandoned", self.usage)
+
+    def _end(self, lease: Lease, verdict: Verdict) -> None:
+        sent = verdict.sent and self._sent_at is not None
+        if verdict.kind == "rate_limited":
+            lease.rate_limited(verdict.retry_after, verdict.scope, verdict.code or "rate limited")
+            self._tried.add(lease.key_id)
+        elif verdict.kind == "dead":
+            lease.dead(verdict.code or f"HTTP {verdict.status}", credits=verdict.credits)
+            self._tried.add(lease.key_id)
+        elif not sent:
+            lease.release()
+        elif self._text:
+            lease.commit(max(self.usage.total_tokens if self.usage is not None else 0, lease.reserved))
+        else:
+            lease.failed()
+        if sent:
+            self._record(lease, verdict.kind, self.usage)
+
+    def _next(self, lease: Lease, verdict: Verdict) -> float | None:
+        """Seconds to the next attempt, or None where there is none."""
+        if self._text:
+            # Content has been passed on: to repeat the attempt would be to say something twice.
+            return None
+        if verdict.rotates and self.options.key_id is None:
+            return 0.0
+        if verdict.kind == "model_gone" and not self.options.named:
+            successor = self.wrapper.replace_model(self.model_id)
+            if successor is not None:
+                self.model_id = successor
+                return 0.0
+        if verdict.retries and self._retries < self.options.max_retries:
+            self._retries += 1
+            if verdict.kind == "transport" and self._retries == 1:
+                # A kept connection that the provider had closed meanwhile fails once, before anything is received.
+                return 0.0
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._retries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  jitter
+            return pause if verdict.retry_after is None else min(max(pause, verdict.retry_after), _LONGEST_PAUSE)
+        return None
+
+    def _final(self, lease: Lease, verdict: Verdict, error: BaseException) -> BaseException:
+        provider = self.wrapper.provider.name
+        words = self.wrapper.redactor.scrub(verdict.message) or type(error).__name__
+        fields: dict[str, Any] = {
+            "provider": provider,
+            "model_id": self.model_id,
+            "kind": verdict.kind,
+            "key_id": lease.key_id,
+            "attempts": self._attempts,
+        }
+        status = verdict.status if verdict.status and 400 <= verdict.status < 600 and verdict.status != 529 else None
+        fields["status_code"] = status or _STATUS_OF.get(verdict.kind, 502)
+        message = f"{provider}/{self.model_id}: {words}"
+        if verdict.kind == "model_gone":
+            return ModelNotFoundError(words, successor=self.wrapper.successor(self.model_id), **fields)
+        if self._text:
+            fields["kind"] = "interrupted"
+            return StreamInterruptedError(message, received="".join(self._text), **fields)
+        if verdict.kind == "context_overflow":
+            return ContextOverflowError(message, **fields)
+        if verdict.kind in ("dead", "rate_limited"):
+            return KeyRejectedError(f"{provider} refused {lease.key_id}: {words}", **fields)
+        if verdict.kind == "local" and isinstance(error, ModelProviderError):
+            return ModelCallError(f"{message} (raised on this side of the connection)", **fields)
+        return ModelCallError(message, **fields)
+
+    def _exhausted(self, error: PoolExhaustedError) -> NoReturn:
+        exhausted = KeysExhaustedError(error)
+        self.wrapper.services.emit(
+            Event("keys_exhausted", self.wrapper.provider.name, self.model_id, reason=error.describe())
+        )
+        raise exhausted from (self._cause or error)
+
+    def _record(self, lease: Lease, outcome: str, usage: MessageMetrics | None) -> None:
+        latency = time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0
+        self.wrapper.services.record(
+            UsageRow(
+                at=time.time(),
+                provider=self.wrapper.provider.name,
+                model=self.model_id,
+                key_id=lease.key_id,
+                fingerprint=lease.credential.fingerprint,
+                tokens_in=usage.input_tokens if usage is not None else 0,
+                tokens_out=usage.output_tokens if usage is not None else 0,
+                tokens=usage.total_tokens if usage is not None else 0,
+                latency=latency,
+                outcome=outcome,
+            )
+        )
+
+    def _event(self, kind: Any, lease: Lease, reason: str, seconds: float) -> None:
+        self.wrapper.services.emit(
+            Event(kind, self.wrapper.provider.name, self.model_id, lease.key_id, reason, seconds)
+        )

@@ -1,0 +1,343 @@
+"""SDK clients by key, over one HTTP connection pool for each provider, so that a rotated call costs no handshake.
+
+The SDKs' own retries are off: the rotating model owns retrying. An SDK client is built by the Agno class's own
+`get_client`, so whatever that class passes to its SDK stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from contextvars import ContextVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.core.contract import Credential, ProviderConfig
+
+if TYPE_CHECKING:
+    import ssl
+
+    from hfs_providers.core.provider import KeyedProvider
+
+_MOST_CLIENTS = 4096
+"""SDK clients kept for a provider and loop; beyond it the oldest is dropped (a new one costs well below 1 ms)."""
+
+open_responses: ContextVar[list[Any] | None] = ContextVar("hfs_open_responses", default=None)
+"""While set, the shared HTTP clients note each response they open, so that a dropped stream can be closed."""
+
+
+_living: weakref.WeakSet[Clients] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for clients in _living:
+        clients._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+class Clients:
+    """SDK clients by key for a model class that takes no shared transport: each key keeps a client of its own.
+
+    Args:
+        provider: the plugin's data.
+        config: its configuration.
+    """
+
+    settings: tuple[str, ...] = ("base_url", "timeout", "default_headers", "default_query", "client_params")
+    """Attributes of a model that its SDK client depends on."""
+
+    def __init__(self, provider: KeyedProvider, config: ProviderConfig) -> None:
+        self.provider = provider
+        self.config = config
+        self._lock = threading.RLock()
+        self._forget()
+        _living.add(self)
+
+    def _forget(self) -> None:
+        # After a fork the parent's connections are still its own: the child drops them unclosed and makes new ones.
+        self._lock = threading.RLock()
+        self._sync: OrderedDict[Hashable, Any] = OrderedDict()
+        self._async: dict[int, _LoopClients] = {}
+        self._transport: Any = None
+        self._context: ssl.SSLContext | None = None
+
+    def bind(self, bound: Any, credential: Credential) -> None:
+        """Give `bound`, a model of one call, the sync client of a key."""
+        identity = self._identity(bound, credential)
+        client = self._sync.get(identity)
+        if client is None:
+            with self._lock:
+                if self._transport is None:
+                    self._transport = self.make_transport()
+                self.configure(bound, credential, self._transport)
+                client = bound.get_client()
+                _keep(self._sync, identity, client)
+        bound.client = client
+
+    async def abind(self, bound: Any, credential: Credential) -> None:
+        """Give `bound` the async client of a key for the running event loop."""
+        loop = asyncio.get_running_loop()
+        entry = self._async.get(id(loop))
+        if entry is None or entry.loop is not loop:
+            entry = await self._enter(loop)
+        identity = self._identity(bound, credential)
+        client = entry.clients.get(identity)
+        if client is None:
+            self.configure_async(bound, credential, entry.transport)
+            client = self.async_client(bound)
+            _keep(entry.clients, identity, client)
+        self.set_async_client(bound, client)
+
+    def close(self) -> None:
+        """Close what is shared. The clients of event loops are closed with their loops."""
+        with self._lock:
+            transport, self._transport = self._transport, None
+            self._sync.clear()
+            self._async.clear()
+        if transport is not None:
+            transport.close()
+
+    # What differs between the SDK families.
+
+    def make_transport(self) -> Any:
+        """The shared HTTP client for sync calls, or None."""
+        return None
+
+    def make_async_transport(self) -> Any:
+        """The shared HTTP client for the running event loop, or None."""
+        return None
+
+    def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
+        """Set on `bound` what its `get_client` reads: key, transport, retries off."""
+        if credential.secret is not None:
+            bound.api_key = credential.secret.reveal()
+        elif "endpoint" in credential.params:
+            bound.base_url = credential.params["endpoint"]
+
+    def configure_async(self, bound: Any, credential: Credential, transport: Any) -> None:
+        """As `configure`, for `get_async_client`."""
+        self.configure(bound, credential, transport)
+
+    def async_client(self, bound: Any) -> Any:
+        """Build the async SDK client."""
+        return bound.get_async_client()
+
+    def set_async_client(self, bound: Any, client: Any) -> None:
+        """Put a cached async client where the model class looks for it."""
+        bound.async_client = client
+
+    def _identity(self, bound: Any, credential: Credential) -> Hashable:
+        values = bound.__dict__
+        return (credential.id, *[_frozen(values.get(name)) for name in self.settings])
+
+    async def _enter(self, loop: asyncio.AbstractEventLoop) -> _LoopClients:
+        transport = self.make_async_transport()
+        # A loop that shuts down closes its async generators, and with this one the connections that live on it.
+        guard = _closes_with_loop(transport)
+        await anext(guard)
+        entry = _LoopClients(loop, transport, guard)
+        with self._lock:
+            for key in [key for key, known in self._async.items() if known.loop.is_closed()]:
+                del self._async[key]
+            # Another task may have been here while this one waited; then its entry serves, and this one closes.
+            return self._async.setdefault(id(loop), entry)
+
+
+class _LoopClients:
+    """What belongs to one event loop. It keeps `guard` alive, which the loop itself only refers to weakly."""
+
+    __slots__ = ("clients", "guard", "loop", "transport")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Any, guard: AsyncIterator[None]) -> None:
+        self.loop = loop
+        self.transport = transport
+        self.guard = guard
+        self.clients: OrderedDict[Hashable, Any] = OrderedDict()
+
+
+async def _closes_with_loop(transport: Any) -> AsyncIterator[None]:
+    try:
+        while True:
+            yield
+    finally:
+        if transport is not None:
+            await (getattr(transport, "aclose", None) or transport.close)()
+
+
+class StainlessClients(Clients):
+    """For the SDKs of the OpenAI family (openai, groq, cerebras): `http_client`, `api_key`, `max_retries`."""
+
+    settings = (*Clients.settings, "organization", "http_client")
+
+    def _sdk(self) -> Any:
+        requirement = self.provider.requirement
+        assert requirement is not None, "the stainless family has an SDK"
+        return importlib.import_module(requirement.module)
+
+    def _ssl(self) -> ssl.SSLContext:
+        import httpx
+
+        # One for the provider: making it takes 25 ms. Not one for all providers: ALPN is set on it at each connect.
+        if self._context is None:
+            self._context = httpx.create_ssl_context()
+        return self._context
+
+    def make_transport(self) -> Any:
+        base = self._sdk().DefaultHttpxClient
+        client = _noting(base)(verify=self._ssl())
+        _refuse_cookies(client)
+        return client
+
+    def make_async_transport(self) -> Any:
+        base = self._sdk().DefaultAsyncHttpxClient
+        client = _noting(base)(verify=self._ssl())
+        _refuse_cookies(client)
+        return client
+
+    def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
+        super().configure(bound, credential, transport)
+        bound.max_retries = 0
+        if bound.http_client is None:
+            bound.http_client = transport
+        if self.provider.client_params:
+            bound.client_params = {**self.provider.client_params, **(bound.client_params or {})}
+
+
+class GenaiClients(Clients):
+    """For google-genai: everything goes into `client_params["http_options"]`."""
+
+    settings = ("timeout", "client_params", "vertexai", "project_id", "location", "credentials")
+
+    def _ssl(self) -> ssl.SSLContext:
+        if self._context is None:
+            self._context = _http_backend().create_ssl_context()
+        return self._context
+
+    def make_transport(self) -> Any:
+        client = _noting(_http_backend().Client)(timeout=None, follow_redirects=True, verify=self._ssl())
+        _refuse_cookies(client)
+        return client
+
+    def make_async_transport(self) -> Any:
+        # The transport that a bare model would use: google-genai takes aiohttp where it is installed.
+        if importlib.util.find_spec("aiohttp") is not None:
+            import aiohttp
+
+            return aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl()),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=True,
+                read_bufsize=2**22,
+            )
+        client = _noting(_http_backend().AsyncClient)(timeout=None, follow_redirects=True, verify=self._ssl())
+        _refuse_cookies(client)
+        return client
+
+    def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
+        super().configure(bound, credential, transport)
+        bound.client_params = self._params(bound, {"httpx_client": transport})
+
+    def configure_async(self, bound: Any, credential: Credential, transport: Any) -> None:
+        super().configure(bound, credential, transport)
+        with self._lock:
+            if self._transport is None:
+                self._transport = self.make_transport()
+        kind = "aiohttp_client" if type(transport).__module__.startswith("aiohttp") else "httpx_async_client"
+        bound.client_params = self._params(bound, {"httpx_client": self._transport, kind: transport})
+
+    def async_client(self, bound: Any) -> Any:
+        return bound.get_client()
+
+    def set_async_client(self, bound: Any, client: Any) -> None:
+        bound.client = client
+
+    def _params(self, bound: Any, transports: Mapping[str, Any]) -> dict[str, Any]:
+        given = {**self.provider.client_params, **(bound.client_params or {})}
+        options = given.get("http_options") or {}
+        if not isinstance(options, dict):
+            options = options.model_dump(exclude_none=True)
+        context = self._ssl()
+        defaults: dict[str, Any] = {
+            "retry_options": {"attempts": 1},
+            # Without these each client builds TLS contexts of its own.
+            "async_client_args": {"ssl": context, "verify": context},
+        }
+        if bound.timeout is not None:
+            # `client_params` replaces what Agno makes of `timeout`, so it is said again here, in milliseconds.
+            defaults["timeout"] = int(bound.timeout * 1000)
+        if self.config.base_url is not None:
+            defaults["base_url"] = self.config.base_url
+        return {**given, "http_options": {**defaults, **transports, **options}}
+
+
+FAMILIES: Mapping[str, type[Clients]] = {"stainless": StainlessClients, "google_genai": GenaiClients, "own": Clients}
+"""What `KeyedProvider.client` may name."""
+
+
+def _http_backend() -> Any:
+    return importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") is not None else "httpx")
+
+
+def _noting(base: type[Any]) -> type[Any]:
+    """A subclass of an HTTP client that notes the responses it opens while somebody asks for them."""
+    if hasattr(base, "aclose"):
+
+        async def asend(self: Any, request: Any, **options: Any) -> Any:
+            return _note(await base.send(self, request, **options))
+
+        send: Callable[..., Any] = asend
+    else:
+
+        def send(self: Any, request: Any, **options: Any) -> Any:
+            return _note(base.send(self, request, **options))
+
+    return type(base.__name__, (base,), {"send": send})
+
+
+def _note(response: Any) -> Any:
+    opened = open_responses.get()
+    if opened is not None:
+        opened.append(response)
+    return response
+
+
+def _refuse_cookies(client: Any) -> None:
+    # A cookie that came with one key's answer must not go out with another key's request.
+    client.cookies.jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+def _keep(cache: OrderedDict[Hashable, Any], identity: Hashable, client: Any) -> None:
+    cache[identity] = client
+    while len(cache) > _MOST_CLIENTS:
+        cache.popitem(last=False)
+
+
+def _frozen(value: Any) -> Hashable:
+    """A hashable stand-in for a setting: equal settings share a client, whatever cannot be compared does not."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return tuple((name, _frozen(item)) for name, item in sorted(value.items()))
+    return _Same(value)
+
+
+class _Same:
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)

@@ -1,0 +1,197 @@
+"""The errors of this library that need nothing else imported.
+
+    HfsProvidersError
+    |- PluginError: PluginLoadError, PluginConflictError, PluginContractError
+    |- ProviderError: UnknownProviderError (also ValueError), ProviderUnavailableError, PoolExhaustedError,
+    |                 MissingSdkError (also ImportError)
+    `- SettingsError: MissingKeyError
+
+`model_errors` holds those that are also Agno's `ModelProviderError`.
+
+Each says what failed, for whom, and the command or variable that mends it. Each carries fields, can be pickled and
+holds no key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+
+class HfsProvidersError(Exception):
+    """Base of every error that this library defines."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls `cls(*args)`, which fails for every constructor that takes fields.
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], fields: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class PluginError(HfsProvidersError):
+    """A plugin that cannot be used.
+
+    Args:
+        plugin: its entry-point name.
+        distribution: the installed package that it comes from, where known.
+        message: what is wrong.
+    """
+
+    def __init__(self, plugin: str, distribution: str | None, message: str) -> None:
+        self.plugin = plugin
+        self.distribution = distribution
+        origin = f" (from {distribution})" if distribution else ""
+        super().__init__(f"plugin {plugin!r}{origin}: {message}")
+
+
+class PluginLoadError(PluginError):
+    """A plugin whose module could not be imported or whose hook raised or took too long."""
+
+
+class PluginConflictError(PluginError):
+    """Two distributions that claim one provider name."""
+
+
+class PluginContractError(PluginError):
+    """A plugin that does not keep to the contract in `hookspecs`."""
+
+
+class ProviderError(HfsProvidersError):
+    """A provider that cannot do what was asked of it."""
+
+    provider: str
+
+
+class UnknownProviderError(ProviderError, ValueError):
+    """A name that no installed plugin has.
+
+    Args:
+        provider: the name that was given.
+        installed: the names that there are.
+    """
+
+    def __init__(self, provider: str, installed: Sequence[str]) -> None:
+        self.provider = provider
+        self.installed = tuple(installed)
+        near = difflib.get_close_matches(provider.lower(), self.installed, n=1)
+        self.suggestion = near[0] if near else None
+        hint = f" Did you mean {self.suggestion!r}?" if near else ""
+        known = ", ".join(self.installed) or "none; run `hfs-providers doctor`"
+        super().__init__(f"unknown provider {provider!r}.{hint} Installed: {known}")
+
+
+class ProviderUnavailableError(ProviderError):
+    """A provider that is installed but cannot be used: not configured, or its wrapper failed to build.
+
+    Args:
+        provider: its name.
+        reasons: why.
+        remedy: what mends it, where known.
+    """
+
+    def __init__(self, provider: str, reasons: Sequence[str], remedy: str | None = None) -> None:
+        self.provider = provider
+        self.reasons = tuple(reasons)
+        self.remedy = remedy
+        tail = f" Remedy: {remedy}" if remedy else " Run `hfs-providers doctor`."
+        super().__init__(f"{provider} is not available: {'; '.join(self.reasons) or 'no reason known'}.{tail}")
+
+
+class PoolExhaustedError(ProviderError):
+    """No key of a provider can be leased for a model within the time given.
+
+    Args:
+        provider: its name.
+        model_id: the model asked for.
+        total, limited, cooling, dead, tried: how many keys there are and why none will do (`tried`: already used by
+            this very call).
+        free_in: seconds until the next key can be free, or None where none can.
+        waited: whether the caller was willing to wait.
+        timeout: for how long, in seconds.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        model_id: str,
+        *,
+        total: int,
+        limited: int = 0,
+        cooling: int = 0,
+        dead: int = 0,
+        tried: int = 0,
+        free_in: float | None = None,
+        waited: bool = True,
+        timeout: float = 0.0,
+    ) -> None:
+        self.provider = provider
+        self.model_id = model_id
+        self.total = total
+        self.limited = limited
+        self.cooling = cooling
+        self.dead = dead
+        self.tried = tried
+        self.free_in = free_in
+        self.waited = waited
+        self.timeout = timeout
+        super().__init__(self.describe())
+
+    def describe(self) -> str:
+        """The state of the keys in one sentence."""
+        if self.total == 0:
+            upper = self.provider.upper().replace("-", "_")
+            return f"{self.provider} has no keys. Set NUM_{upper} and {upper}_API_KEY_1 and so on"
+        states = [
+            f"{count} {word}"
+            for word, count in (
+                ("limited", self.limited),
+                ("cooling", self.cooling),
+                ("dead", self.dead),
+                ("already tried by this call", self.tried),
+            )
+            if count
+        ]
+        when = (
+            f"the next is free in {self.free_in:.1f} s" if self.free_in is not None else "none will be free by itself"
+        )
+        return f"{self.provider}/{self.model_id}: no key free of {self.total} ({', '.join(states) or 'busy'}); {when}"
+
+
+class MissingSdkError(ProviderError, ImportError):
+    """A provider whose SDK is not installed.
+
+    Args:
+        provider: its name.
+        distribution: the SDK's distribution.
+        install: the command that installs it.
+    """
+
+    def __init__(self, provider: str, distribution: str, install: str) -> None:
+        self.provider = provider
+        self.distribution = distribution
+        self.install = install
+        super().__init__(f"{provider} needs the package {distribution!r}, which is not installed. Run: {install}")
+
+
+class SettingsError(HfsProvidersError):
+    """Settings that cannot be used as they are."""
+
+
+class MissingKeyError(SettingsError):
+    """A provider that is asked for without any key in the environment.
+
+    Args:
+        provider: its name.
+        variables: the variables that would configure it.
+    """
+
+    def __init__(self, provider: str, variables: Sequence[str]) -> None:
+        self.provider = provider
+        self.variables = tuple(variables)
+        super().__init__(f"{provider} has no API key. Set {' and '.join(self.variables)}")

@@ -1,0 +1,85 @@
+"""The plugin author's reference: what a provider plugin implements, when each hook is called, what it gives.
+
+A plugin is any object or module with implementations of these hooks, marked with `hookimpl`, and two attributes:
+
+`hfs_contract = 1`
+    the version of this contract that it was written for.
+`hfs_env_prefixes = ("GOOGLE_API_KEY",)`
+    optional; what it wants to see of the environment besides `X_`, `NUM_X` and `EXPECTED_X`.
+
+It is found through an entry point in the group `hfs_providers`, whose name is the provider's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pluggy
+
+from hfs_providers.core.contract import Event, ModelDefault, ProviderConfig, ProviderHealth, Services, Wrapper
+
+PROJECT = "hfs_providers"
+"""The pluggy project name, and the entry-point group."""
+
+HOOK_TIMEOUT = 5.0
+"""Seconds after which a hook is abandoned at assembly."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec(firstresult=True)
+def configure_env(env: Mapping[str, str]) -> ProviderConfig | None:
+    """Read the provider's own variables. Called once, at assembly.
+
+    Args:
+        env: the process environment over the `.env` file, read-only, cut down to the provider's prefixes.
+
+    Returns:
+        The configuration. Bad input is a `Problem` in it and raises nothing.
+    """
+
+
+@hookspec(firstresult=True)
+def build_wrapper(config: ProviderConfig, services: Services) -> Wrapper | None:
+    """Build what hands out models. Called once for each provider that is configured and has its SDK.
+
+    Args:
+        config: what `configure_env` gave, with the overrides of the configuration file.
+        services: the clock, the observers and the usage log.
+
+    Returns:
+        The wrapper. Building it imports no SDK and opens no connection.
+    """
+
+
+@hookspec(firstresult=True)
+def default_model(config: ProviderConfig) -> Sequence[ModelDefault] | None:
+    """Name the models to use where the caller names none, in order of preference.
+
+    Args:
+        config: what `configure_env` gave.
+
+    Returns:
+        At least one model. One that is retired is skipped for its successor.
+    """
+
+
+@hookspec(firstresult=True)
+def health(config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth | None:
+    """Say whether the provider can serve, and why not. Called on request.
+
+    Args:
+        config: what `configure_env` gave.
+        wrapper: what `build_wrapper` gave, or None where it was not built.
+        live: False must stay offline and cheap; True may ask the provider.
+    """
+
+
+@hookspec
+def on_event(event: Event) -> None:
+    """Observe what happens. An observer that raises is reported once and cannot break a call.
+
+    Args:
+        event: what happened; it never holds a key.
+    """

@@ -1,0 +1,395 @@
+"""`ProviderManager`: assembles the installed providers and hands out their models."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.core.contract import Event, Problem, ProviderHealth, UsageRow, Wrapper
+from hfs_providers.core.errors import (
+    MissingKeyError,
+    MissingSdkError,
+    PluginError,
+    PoolExhaustedError,
+    ProviderUnavailableError,
+    UnknownProviderError,
+)
+from hfs_providers.core.registry import within_deadline
+from hfs_providers.core.settings import env_name
+from hfs_providers.core.survey import Survey, Surveyed, survey
+
+if TYPE_CHECKING:
+    from agno.models.base import Model
+
+_log = logging.getLogger("hfs_providers")
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class ProviderManager:
+    """Every provider that is installed and configured, built once.
+
+    Args:
+        env: used instead of the process environment (and of a `.env` in the working directory).
+        env_file: a `.env` file to read instead of `HFS_ENV_FILE` or the working directory's.
+        plugins: plugin objects to use instead of the installed ones.
+
+    Nothing is raised for a bad environment or a broken plugin: see `problems`. Use it as a context manager, sync or
+    async, or leave `shutdown` to the end of the process.
+    """
+
+    def __init__(
+        self,
+        env: Mapping[str, str] | None = None,
+        env_file: str | os.PathLike[str] | None = None,
+        plugins: Iterable[object] | None = None,
+    ) -> None:
+        self.clock: Callable[[], float] = time.monotonic
+        self._closed = False
+        self._lock = threading.Lock()
+        self._own_environment = env is None and env_file is None and plugins is None
+        self.survey: Survey = survey(env, env_file, plugins)
+        self.wrappers: dict[str, Wrapper] = {}
+        self.problems: list[Problem] = list(self.survey.problems)
+        self._failures: dict[str, Exception] = {}
+        for problem in self.problems:
+            _log.log(_LEVELS[problem.level], "%s", problem.message)
+        self._build()
+        _log.info("%s", self.get_status_summary())
+        atexit.register(self.shutdown)
+
+    def __repr__(self) -> str:
+        return f"ProviderManager({', '.join(self.available_providers) or 'no provider available'})"
+
+    @property
+    def available_providers(self) -> list[str]:
+        """The providers that were built, in fallback order."""
+        return list(self.wrappers)
+
+    @property
+    def installed_providers(self) -> list[str]:
+        """The providers whose plugins work, in fallback order."""
+        return list(self.survey.providers)
+
+    @property
+    def environment_status(self) -> dict[str, dict[str, Any]]:
+        """By installed provider: `configured`, `keys` (usable ones), `expected` (None if not set) and more."""
+        status = self.survey.status
+        for name, entry in status.items():
+            entry["initialized"] = name in self.wrappers
+        return status
+
+    @property
+    def rebuild(self) -> Callable[..., Model] | None:
+        """What makes a pickled model again in another process: `get_model`, unless the environment was explicit."""
+        return get_model if self._own_environment else None
+
+    def is_provider_healthy(self, name: str) -> bool:
+        """Whether the provider is configured, built, has its SDK and at least one key that is not dead."""
+        return name in self.survey.providers and self.health(name).usable
+
+    def health(self, name: str, *, live: bool = False) -> ProviderHealth:
+        """The provider's own account of its health.
+
+        Args:
+            name: the provider.
+            live: ask the provider itself, with each of its keys.
+
+        Raises:
+            UnknownProviderError: no plugin has that name.
+        """
+        config = self._known(name).config
+        try:
+            return self.survey.registry.health(name, config, self.wrappers.get(name), live)
+        except PluginError as error:
+            return ProviderHealth(name, False, (str(error),))
+
+    def wrapper(self, name: str) -> Wrapper:
+        """The wrapper of a provider that can be used.
+
+        Raises:
+            UnknownProviderError: no plugin has that name.
+            MissingKeyError, MissingSdkError, ProviderUnavailableError: why it cannot be used.
+        """
+        found = self._known(name)
+        wrapper = self.wrappers.get(name)
+        if wrapper is not None:
+            return wrapper
+        requirement = found.config.requirement
+        if requirement is not None and found.sdk is None:
+            raise MissingSdkError(name, requirement.distribution, requirement.install)
+        reasons = [problem.message for problem in self.problems if problem.provider == name]
+        if found.config.configured or any(p.level == "error" for p in self.problems if p.provider == name):
+            raise ProviderUnavailableError(name, reasons) from self._failures.get(name)
+        upper = env_name(name)
+        raise MissingKeyError(name, (f"NUM_{upper}", f"{upper}_API_KEY_1"))
+
+    def default_model(self, name: str) -> str:
+        """The model id that `get_model` uses where none is named."""
+        return self._known(name).default_model(date.today(), getattr(self.wrappers.get(name), "gone", ()))
+
+    def get_model(
+        self,
+        provider: str,
+        model_id: str | None = None,
+        *,
+        estimated_tokens: int = 1000,
+        wait: bool = True,
+        timeout: float = 10.0,
+        max_retries: int = 5,
+        request_timeout: float | None = None,
+        **agno_kwargs: Any,
+    ) -> Model:
+        """A real Agno model of the provider, whose calls rotate over its keys.
+
+        Args:
+            provider: its name.
+            model_id: the provider's model id; by default `X_MODEL`, else the plugin's first that is not retired.
+            estimated_tokens: tokens to reserve against the limits for each call.
+            wait: whether a call waits for a key that is free later.
+            timeout: for how many seconds, per call.
+            max_retries: retries of transient failures, per call.
+            request_timeout: seconds, passed to the SDK.
+            agno_kwargs: arguments of the provider's Agno model class.
+
+        Raises:
+            UnknownProviderError: no plugin has that name.
+            MissingKeyError, MissingSdkError, ProviderUnavailableError: why the provider cannot be used.
+        """
+        wrapper = self.wrapper(provider)
+        model: Model = wrapper.get_model(  # type: ignore[assignment]  # the contract names no Agno type
+            model_id or self.default_model(provider),
+            named=model_id is not None,
+            estimated_tokens=estimated_tokens,
+            wait=wait,
+            timeout=timeout,
+            max_retries=max_retries,
+            request_timeout=request_timeout,
+            **agno_kwargs,
+        )
+        return model
+
+    def get_any_model(
+        self, *, estimated_tokens: int = 1000, wait: bool = True, timeout: float = 10.0, **kwargs: Any
+    ) -> tuple[str, Model]:
+        """The default model of the first provider in order that has a key free now.
+
+        Args:
+            estimated_tokens: tokens that the key must have free.
+            wait: whether to wait for the earliest key where none is free now.
+            timeout: for how many seconds.
+            kwargs: as for `get_model`.
+
+        Returns:
+            The provider's name and the model.
+
+        Raises:
+            KeysExhaustedError: none has a key free in time; says why for each provider.
+            ProviderUnavailableError: no provider is available at all.
+        """
+        if not self.wrappers:
+            raise ProviderUnavailableError(
+                "any provider", [problem.message for problem in self.problems if problem.level != "info"]
+            )
+        deadline = self.clock() + (timeout if wait else 0.0)
+        while True:
+            free = {
+                name: wrapper.pool.next_free(self.default_model(name), estimated_tokens)
+                for name, wrapper in self.wrappers.items()
+            }
+            ready = next((name for name, seconds in free.items() if seconds == 0), None)
+            if ready is not None:
+                model = self.get_model(ready, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs)
+                return ready, model
+            earliest = min((seconds for seconds in free.values() if seconds is not None), default=None)
+            if earliest is None or self.clock() + earliest > deadline:
+                raise self._nobody(estimated_tokens, earliest, wait, timeout)
+            time.sleep(earliest)
+
+    def list_available_providers(self) -> list[str]:
+        """As `available_providers`."""
+        return self.available_providers
+
+    def get_status_summary(self) -> str:
+        """One line for each installed provider, and where usage goes."""
+        lines = ["Provider status:"]
+        for name, entry in self.environment_status.items():
+            configured = "Yes" if entry["configured"] else "No"
+            initialized = "Yes" if entry["initialized"] else "No"
+            lines.append(f"  {name}: configured={configured}, initialized={initialized}, keys={entry['keys']}")
+        persistence = "Yes" if self.survey.settings.env.get("TIDB_DB_URL", "").strip() else "No"
+        lines.append(f"  TiDB persistence: {persistence}")
+        return "\n".join(lines)
+
+    def observe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `callback` with every event, as an `on_event` hook would be; returns the function that ends it."""
+        return self.survey.registry.observe(callback)
+
+    def emit(self, event: Event) -> None:
+        """Tell the observers. Never raises."""
+        self.survey.registry.emit(event)
+
+    def record(self, row: UsageRow) -> None:
+        """Tell the observers of one request that was sent."""
+        self.emit(
+            Event("call_finished", row.provider, row.model, row.key_id, row.outcome, row.latency, usage=row, at=row.at)
+        )
+
+    def shutdown(self) -> None:
+        """Close every provider's clients. Safe to call twice; one provider's failure does not stop the rest."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        atexit.unregister(self.shutdown)
+        for name, wrapper in self.wrappers.items():
+            try:
+                wrapper.close()
+            except Exception as error:
+                _log.warning("%s did not shut down cleanly: %s", name, type(error).__name__)
+
+    def __enter__(self) -> ProviderManager:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    async def __aenter__(self) -> ProviderManager:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def _known(self, name: str) -> Surveyed:
+        found = self.survey.providers.get(name)
+        if found is None:
+            raise UnknownProviderError(name, self.installed_providers)
+        return found
+
+    def _build(self) -> None:
+        registry = self.survey.registry
+        calls: dict[str, Callable[[], Wrapper]] = {
+            name: partial(registry.build_wrapper, name, found.config, self)
+            for name, found in self.survey.providers.items()
+            if found.usable
+        }
+        for name, result in within_deadline(calls).items():
+            if isinstance(result, Exception):
+                self._failures[name] = result
+                message = f"{name} could not be built: {type(result).__name__}: {result}"
+                self.problems.append(Problem(message, "Run: hfs-providers doctor", "error", name))
+                _log.error("%s", message)
+                self.emit(Event("provider_failed", name, reason=message))
+            else:
+                self.wrappers[name] = result
+                self.emit(Event("provider_built", name))
+
+    def _nobody(self, tokens: int, earliest: float | None, wait: bool, timeout: float) -> Exception:
+        from hfs_providers.core.model_errors import KeysExhaustedError
+
+        pools = [
+            _exhausted(name, self.default_model(name), wrapper, wait, timeout)
+            for name, wrapper in self.wrappers.items()
+        ]
+        together = PoolExhaustedError(
+            "all",
+            "any",
+            total=sum(pool.total for pool in pools),
+            limited=sum(pool.limited for pool in pools),
+            cooling=sum(pool.cooling for pool in pools),
+            dead=sum(pool.dead for pool in pools),
+            free_in=earliest,
+            waited=wait,
+            timeout=timeout,
+        )
+        reasons = {pool.provider: pool.describe() for pool in pools}
+        for name, found in self.survey.providers.items():
+            if name not in self.wrappers:
+                missing = found.config.requirement if found.sdk is None else None
+                reasons[name] = f"{name}: " + (f"missing SDK; run: {missing.install}" if missing else "not configured")
+        return KeysExhaustedError(together, reasons=reasons)
+
+
+def _exhausted(name: str, model_id: str, wrapper: Wrapper, wait: bool, timeout: float) -> PoolExhaustedError:
+    counts = wrapper.pool.counts(model_id)
+    return PoolExhaustedError(
+        name,
+        model_id,
+        total=counts.total,
+        limited=counts.limited,
+        cooling=counts.cooling,
+        dead=counts.dead,
+        free_in=counts.free_in,
+        waited=wait,
+        timeout=timeout,
+    )
+
+
+_manager: ProviderManager | None = None
+_manager_lock = threading.Lock()
+
+
+def get_provider_manager() -> ProviderManager:
+    """The process's own manager, built from its environment at the first call. Thread-safe."""
+    global _manager
+    with _manager_lock:
+        if _manager is None or _manager._closed:
+            _manager = ProviderManager()
+        return _manager
+
+
+def get_model(provider: str, model_id: str | None = None, **kwargs: Any) -> Model:
+    """`ProviderManager.get_model` of the process's manager."""
+    return get_provider_manager().get_model(provider, model_id, **kwargs)
+
+
+def get_any_model(**kwargs: Any) -> tuple[str, Model]:
+    """`ProviderManager.get_any_model` of the process's manager."""
+    return get_provider_manager().get_any_model(**kwargs)
+
+
+def list_available_providers() -> list[str]:
+    """The providers of the process's manager that were built, in fallback order."""
+    return get_provider_manager().available_providers
+
+
+def get_cerebras_model(model_id: str | None = None, **kwargs: Any) -> Model:
+    """`get_model("cerebras", ...)`."""
+    return get_model("cerebras", model_id, **kwargs)
+
+
+def get_groq_model(model_id: str | None = None, **kwargs: Any) -> Model:
+    """`get_model("groq", ...)`."""
+    return get_model("groq", model_id, **kwargs)
+
+
+def get_gemini_model(model_id: str | None = None, **kwargs: Any) -> Model:
+    """`get_model("gemini", ...)`."""
+    return get_model("gemini", model_id, **kwargs)
+
+
+def get_openrouter_model(model_id: str | None = None, **kwargs: Any) -> Model:
+    """`get_model("openrouter", ...)`."""
+    return get_model("openrouter", model_id, **kwargs)
+
+
+if TYPE_CHECKING:
+    PROVIDER_CONFIGS: Sequence[tuple[str, str]] = ()
+    """`(name, first default model id)` of each installed provider; read afresh each time."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PROVIDER_CONFIGS":
+        return [(found, entry.models[0].id) for found, entry in survey(env={}).providers.items()]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,313 @@
+"""The rotating Agno model: the provider's own class, whose every request leases a key.
+
+A call binds a copy of the model to the key that it leased and runs the class's own `invoke` on that copy, so one model
+object serves any number of threads and tasks and is never written to. Retrying is owned here.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from agno.models.base import Model
+from agno.models.message import Message
+from agno.models.response import ModelResponse
+
+from hfs_providers.core.calls import Call, CallOptions, UnusableAnswerError
+from hfs_providers.core.clients import open_responses
+from hfs_providers.core.quiet import Quiet
+
+if TYPE_CHECKING:
+    from hfs_providers.core.wrapper import ProviderWrapper
+
+_KEY_FIELDS = frozenset({"api_key", "client", "async_client"})
+_NEVER_COPIED = frozenset({"_hfs", "http_client", "client", "async_client", "response_format", "_tools", "_functions"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What every copy of a rotating model shares: where keys come from, and how calls are made."""
+
+    wrapper: ProviderWrapper
+    options: CallOptions
+    arguments: Mapping[str, Any]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Rotation:
+        return self
+
+
+def build_model(wrapper: ProviderWrapper, model_id: str, options: CallOptions, arguments: Mapping[str, Any]) -> Model:
+    """A rotating model of the wrapper's Agno class.
+
+    Args:
+        wrapper: where its keys come from.
+        model_id: the provider's model id.
+        options: how its calls are made.
+        arguments: of the Agno class.
+
+    Raises:
+        TypeError: an argument that would go around the keys, or that the class does not know.
+    """
+    refused = sorted(_KEY_FIELDS & arguments.keys())
+    if refused:
+        raise TypeError(f"get_model takes no {', '.join(refused)}: the keys are those of the environment")
+    model: Model = rotating_class(wrapper.model_class)(id=model_id, **arguments)
+    model.__dict__["_hfs"] = Rotation(wrapper, options, dict(arguments))
+    return model
+
+
+def load_class(path: str) -> type[Model]:
+    """The Agno class at a dotted path like `agno.models.groq:Groq`. Raises what importing it raises."""
+    module, _, name = path.partition(":")
+    loaded: type[Model] = getattr(importlib.import_module(module), name)
+    return loaded
+
+
+class _Observed:
+    """Mixed into the class of a bound copy: sees each raw answer before Agno drops what it does not use."""
+
+    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
+        # An SDK hands a body that is not JSON through as text, and Agno would fail on it as on a bug of its own.
+        if isinstance(response, (str, bytes, dict, type(None))):
+            raise UnusableAnswerError("server_error" if response else "empty", "the answer is not a completion")
+        if not (getattr(response, "choices", None) or getattr(response, "candidates", None)) and not hasattr(
+            response, "prompt_feedback"
+        ):
+            raise UnusableAnswerError("empty", "the answer has nothing in it")
+        parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
+        return parsed
+
+    def _parse_provider_response_delta(self, response: Any, *args: Any, **kwargs: Any) -> ModelResponse:
+        choices = getattr(response, "choices", None) or getattr(response, "candidates", None) or ()
+        if any(getattr(choice, "finish_reason", None) is not None for choice in choices):
+            self.__dict__["_hfs_finished"] = True
+        usage = getattr(response, "usage", None)
+        if not choices and hasattr(response, "choices"):
+            # The chunk that only brings usage; some of Agno's classes index into its empty choices.
+            return ModelResponse(response_usage=self._get_metrics(usage) if usage else None)  # type: ignore[attr-defined]
+        parsed: ModelResponse = super()._parse_provider_response_delta(response, *args, **kwargs)  # type: ignore[misc]
+        if parsed.response_usage is None and usage:
+            parsed.response_usage = self._get_metrics(usage)  # type: ignore[attr-defined]
+        return parsed
+
+    def __repr__(self) -> str:
+        # The dataclass's own shows the key.
+        return f"{type(self).__name__}(id={self.__dict__.get('id')!r})"
+
+
+class _Rotating(Model):
+    """Mixed in before the provider's class; `_bound_class` is that class, observed."""
+
+    _bound_class: type[Model]
+    _hfs: Rotation
+
+    def invoke(self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any) -> ModelResponse:
+        call = Call(self._hfs.wrapper, self._hfs.options, self.id)
+        while True:
+            lease = call.acquire()
+            quiet = Quiet()
+            try:
+                bound = self._copy_for(call)
+                call.clients.bind(bound, lease.credential)
+                call.sending()
+                with quiet:
+                    response = self._bound_class.invoke(
+                        bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
+                    )
+            except BaseException as error:
+                call.pause(call.settle(lease, error, quiet))
+                continue
+            call.answered(lease, response.response_usage)
+            self._restore(call, messages, assistant_message, kwargs)
+            return response
+
+    async def ainvoke(
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> ModelResponse:
+        call = Call(self._hfs.wrapper, self._hfs.options, self.id)
+        while True:
+            lease = await call.aacquire()
+            quiet = Quiet()
+            try:
+                bound = self._copy_for(call)
+                await call.clients.abind(bound, lease.credential)
+                call.sending()
+                with quiet:
+                    response = await self._bound_class.ainvoke(
+                        bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
+                    )
+            except BaseException as error:
+                await call.apause(call.settle(lease, error, quiet))
+                continue
+            call.answered(lease, response.response_usage)
+            self._restore(call, messages, assistant_message, kwargs)
+            return response
+
+    def invoke_stream(
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> Iterator[ModelResponse]:
+        call = Call(self._hfs.wrapper, self._hfs.options, self.id)
+        while True:
+            lease = call.acquire()
+            quiet = Quiet()
+            opened: list[Any] = []
+            try:
+                bound = self._copy_for(call, stream=True)
+                call.clients.bind(bound, lease.credential)
+                call.sending()
+                steps = self._bound_class.invoke_stream(
+                    bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
+                )
+                try:
+                    while True:
+                        token = open_responses.set(opened)
+                        try:
+                            with quiet:
+                                delta = next(steps, None)
+                        finally:
+                            open_responses.reset(token)
+                        if delta is None:
+                            break
+                        call.received(delta, assistant_message)
+                        yield delta
+                finally:
+                    # Left to the collector, a stream closed early can hang the thread inside httpcore's lock.
+                    for response in opened:
+                        response.close()
+                    steps.close()  # type: ignore[attr-defined]  # the classes' streams are generators
+                call.check_finished(bound)
+            except BaseException as error:
+                call.pause(call.settle(lease, error, quiet))
+                continue
+            call.answered(lease, call.usage)
+            self._restore(call, messages, assistant_message, kwargs)
+            if call.usage is not None:
+                yield ModelResponse(response_usage=call.usage)
+            return
+
+    async def ainvoke_stream(  # type: ignore[override]  # Agno declares a plain function and writes a generator
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[ModelResponse]:
+        call = Call(self._hfs.wrapper, self._hfs.options, self.id)
+        while True:
+            lease = await call.aacquire()
+            quiet = Quiet()
+            opened: list[Any] = []
+            try:
+                bound = self._copy_for(call, stream=True)
+                await call.clients.abind(bound, lease.credential)
+                call.sending()
+                steps = self._bound_class.ainvoke_stream(
+                    bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
+                )
+                try:
+                    while True:
+                        token = open_responses.set(opened)
+                        try:
+                            with quiet:
+                                delta = await anext(steps, None)
+                        finally:
+                            open_responses.reset(token)
+                        if delta is None:
+                            break
+                        call.received(delta, assistant_message)
+                        yield delta
+                finally:
+                    for response in opened:
+                        await response.aclose()
+                    await steps.aclose()  # type: ignore[attr-defined]
+                call.check_finished(bound)
+            except BaseException as error:
+                await call.apause(call.settle(lease, error, quiet))
+                continue
+            call.answered(lease, call.usage)
+            self._restore(call, messages, assistant_message, kwargs)
+            if call.usage is not None:
+                yield ModelResponse(response_usage=call.usage)
+            return
+
+    def bare_copy(self) -> Any:
+        """A copy of the class without rotation, bound to no key yet. It may be written to."""
+        bound = object.__new__(self._bound_class)
+        bound.__dict__.update(self.__dict__)
+        return bound
+
+    def _copy_for(self, call: Call, stream: bool = False) -> Any:
+        bound = self.bare_copy()
+        bound.__dict__["id"] = call.model_id
+        if stream:
+            for name, extra in call.wrapper.provider.stream_params.items():
+                bound.__dict__[name] = _merged(extra, bound.__dict__.get(name))
+        return bound
+
+    def _restore(
+        self, call: Call, messages: list[Message], assistant_message: Message, kwargs: Mapping[str, Any]
+    ) -> None:
+        """Carry over to the caller's objects what Agno did to the copies of the last attempt."""
+        if kwargs.get("retry_with_guidance"):
+            self._remove_temporary_messages(messages)
+        call.restore_timer(assistant_message)
+
+    def __repr__(self) -> str:
+        rotation = self.__dict__.get("_hfs")
+        keys = len(rotation.wrapper.pool.credentials) if rotation is not None else 0
+        return f"{type(self).__name__}(id={self.id!r}, provider={self.provider!r}, keys={keys})"
+
+    def __copy__(self) -> Model:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        for name, value in self.__dict__.items():
+            new.__dict__[name] = value if name in _NEVER_COPIED else copy.deepcopy(value, memo)
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rotation = self._hfs
+        rebuild = rotation.wrapper.services.rebuild
+        if rebuild is None:
+            raise TypeError(
+                f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
+                "process could not find again. Build it with ProviderManager() from the process environment"
+            )
+        options = rotation.options.arguments()
+        state = {name: value for name, value in self.__dict__.items() if name != "_hfs" and name not in _KEY_FIELDS}
+        recipe = _Recipe(rebuild, rotation.wrapper.provider.name, self.id if rotation.options.named else None, options)
+        return (recipe, (), state)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How to make the model again in another process, out of that process's own environment. It holds no key."""
+
+    rebuild: Callable[..., Model]
+    provider: str
+    model_id: str | None
+    options: Mapping[str, Any]
+
+    def __call__(self) -> Model:
+        return self.rebuild(self.provider, self.model_id, **self.options)
+
+
+@cache
+def rotating_class(model_class: type[Model]) -> type[Model]:
+    """The rotating subclass of an Agno model class. It keeps the class's name, which Agno looks at."""
+    names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
+    bound_class = type(model_class.__name__, (_Observed, model_class), dict(names))
+    return type(model_class.__name__, (_Rotating, bound_class), {**names, "_bound_class": bound_class})
+
+
+def _merged(extra: Any, own: Any) -> Any:
+    """`extra` under what the caller set himself, dictionaries merged all the way down."""
+    if own is None:
+        return copy.deepcopy(extra)
+    if isinstance(extra, Mapping) and isinstance(own, Mapping):
+        return {**extra, **{name: _merged(extra.get(name), value) for name, value in own.items()}}
+    return own

@@ -1,0 +1,161 @@
+"""`KeyedProvider`: the declarative base that makes a provider plugin ten lines of data."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from hfs_providers.core.contract import (
+    CONTRACT_VERSION,
+    Limits,
+    ModelDefault,
+    ProviderConfig,
+    ProviderHealth,
+    Requirement,
+    Services,
+    Wrapper,
+)
+from hfs_providers.core.hookspecs import hookimpl
+from hfs_providers.core.settings import read_provider
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedProvider:
+    """A provider described by data; an instance of it is a plugin.
+
+    Args:
+        name: the provider's name; also that of its entry point and its extra.
+        model_class: dotted path of the Agno model class, as `agno.models.groq:Groq`.
+        sdk: the distribution that the class needs, or None.
+        sdk_module: a module of it, where its name differs from the distribution's.
+        install: the command that installs the SDK; by default the extra of `distribution`.
+        distribution: the distribution that ships this plugin.
+        models: model ids to use where the caller names none, in order of preference.
+        limits: by model id or glob; the first that matches counts.
+        windows: context windows in tokens, by model id or glob.
+        aggregator: it routes to other providers and retries transport errors itself.
+        keyless: it takes endpoints rather than keys.
+        env_aliases: other variables that may hold a single key.
+        client: how the SDK takes a shared HTTP client: `stainless` (the OpenAI family: `http_client`, `api_key`,
+            `max_retries`), `google_genai`, or `own` (the model builds its client itself).
+        client_params: further arguments of the SDK's client.
+        model_params: arguments of the model class that differ from its defaults.
+        stream_params: arguments of the model class for streams only, such as a request for the usage.
+    """
+
+    name: str
+    model_class: str
+    sdk: str | None = None
+    sdk_module: str | None = None
+    install: str | None = None
+    distribution: str = "hfs-providers"
+    models: Sequence[ModelDefault] = ()
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    windows: Mapping[str, int] = field(default_factory=dict)
+    aggregator: bool = False
+    keyless: bool = False
+    env_aliases: Sequence[str] = ()
+    client: str = "stainless"
+    client_params: Mapping[str, Any] = field(default_factory=dict)
+    model_params: Mapping[str, Any] = field(default_factory=dict)
+    stream_params: Mapping[str, Any] = field(default_factory=dict)
+    hfs_contract: int = CONTRACT_VERSION
+
+    @property
+    def hfs_env_prefixes(self) -> Sequence[str]:
+        """What the plugin is shown of the environment besides its own prefixes."""
+        return self.env_aliases
+
+    @property
+    def requirement(self) -> Requirement | None:
+        """The SDK, with the command that installs it."""
+        if self.sdk is None:
+            return None
+        install = self.install or f"pip install '{self.distribution}[{self.name}]'"
+        return Requirement(self.sdk, self.sdk_module or self.sdk.replace("-", "_"), install)
+
+    @property
+    def marks_end(self) -> bool:
+        """Whether its streams end with a finish reason, so that one without it was cut off."""
+        return self.client != "own"
+
+    @hookimpl
+    def configure_env(self, env: Mapping[str, str]) -> ProviderConfig:
+        settings = read_provider(self.name, env, aliases=self.env_aliases, keyless=self.keyless)
+        limits: Mapping[str, Limits] = self.limits
+        if settings.limits_off:
+            limits = {}
+        elif settings.limits is not None:
+            limits = {"*": settings.limits}
+        return ProviderConfig(
+            name=self.name,
+            credentials=settings.credentials,
+            declared=settings.declared,
+            expected=settings.expected,
+            base_url=settings.base_url,
+            default_model=settings.model,
+            limits=limits,
+            windows=self.windows,
+            aggregator=self.aggregator,
+            requirement=self.requirement,
+            problems=settings.problems,
+            configured=settings.configured,
+        )
+
+    @hookimpl
+    def build_wrapper(self, config: ProviderConfig, services: Services) -> Wrapper:
+        # keycycle and Agno take 0.3 s each to import; whoever only reads the environment does not pay for them.
+        from hfs_providers.core.wrapper import ProviderWrapper
+
+        return ProviderWrapper(self, config, services)
+
+    @hookimpl
+    def default_model(self, config: ProviderConfig) -> Sequence[ModelDefault]:
+        return self.models
+
+    @hookimpl
+    def health(self, config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth:
+        return provider_health(config, wrapper, live)
+
+
+def sdk_version(requirement: Requirement | None) -> str | None:
+    """The version of the installed SDK, or None where it is missing. Imports nothing of it.
+
+    A module without metadata (vendored, or on the path) counts as present, version unknown.
+    """
+    if requirement is None:
+        return "none needed"
+    try:
+        return metadata.version(requirement.distribution)
+    except metadata.PackageNotFoundError:
+        top = requirement.module.partition(".")[0]
+        return "unknown" if top == requirement.module and importlib.util.find_spec(top) is not None else None
+
+
+def provider_health(config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth:
+    """What a provider's health is when nothing about it is special.
+
+    Args:
+        config: its configuration.
+        wrapper: its wrapper, or None.
+        live: ask the provider with each key in turn.
+    """
+    if not config.configured:
+        return ProviderHealth(config.name, False, ("no usable key in the environment",))
+    requirement = config.requirement
+    if requirement is not None and sdk_version(requirement) is None:
+        return ProviderHealth(config.name, False, (f"missing SDK; run: {requirement.install}",))
+    if wrapper is None:
+        return ProviderHealth(config.name, False, ("not built",))
+    reasons: list[str] = []
+    if live:
+        results = [wrapper.probe(credential) for credential in config.credentials]
+        reasons = [reason for result in results for reason in result.reasons]
+    keys = wrapper.pool.statuses()
+    alive = [key for key in keys if key.state != "dead"]
+    if not alive:
+        reasons.append(f"all {len(keys)} keys are dead")
+    return ProviderHealth(config.name, bool(alive), tuple(reasons), tuple(keys))

@@ -1,0 +1,127 @@
+"""API keys that cannot be shown by accident, and the scrubbing of texts that others wrote.
+
+A key leaves this module in one way only: `Secret.reveal()`, called where a request is bound to a key.
+Everything else that names a key uses its id (`groq#3`) or its fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from typing import NoReturn
+
+_MASKED = re.compile(r"[A-Za-z0-9_\-]{0,64}(?:\*{2,}|•{2,}|…)[A-Za-z0-9_\-*•…]{0,64}")
+_BEARER = re.compile(r"(?i)\bbearer\s+[A-Za-z0-9\-._~+/]{8,}=*")
+_SHOWN = "[redacted]"
+# Shorter strings are no keys, and replacing them would eat ordinary words of a message.
+_SHORTEST_KEY = 6
+
+
+def fingerprint(value: str) -> str:
+    """The first 8 hex digits of the SHA-256 of `value`: enough to tell two keys apart, useless to guess one."""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+class Secret:
+    """An API key. Its `str`, `repr` and `format` show the fingerprint; it refuses to be pickled."""
+
+    __slots__ = ("_value", "fingerprint")
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        self.fingerprint = fingerprint(value)
+
+    def reveal(self) -> str:
+        """The key itself. Call it where a request is bound to the key, and do not keep what it returns."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret({self.fingerprint})"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key is never pickled: the process that unpickles reads its own environment")
+
+
+class Redactor:
+    """Removes keys from texts that a provider or an SDK wrote, such as an error message that echoes the key.
+
+    Known keys are replaced by their id. What looks like a masked key (`sk-ab***yz`) goes as well, because a prefix
+    and a suffix are a part of the key.
+
+    Args:
+        keys: pairs of key id and key.
+    """
+
+    def __init__(self, keys: Iterable[tuple[str, Secret]] = ()) -> None:
+        known = sorted(
+            ((secret.reveal(), key_id) for key_id, secret in keys if len(secret.reveal()) >= _SHORTEST_KEY),
+            key=lambda pair: -len(pair[0]),
+        )
+        self._ids = dict(known)
+        self._pattern = re.compile("|".join(re.escape(value) for value, _ in known)) if known else None
+
+    def __repr__(self) -> str:
+        return f"Redactor({len(self._ids)} keys)"
+
+    def scrub(self, text: str) -> str:
+        """`text` with every known key, masked key and bearer token replaced."""
+        if self._pattern is not None:
+            text = self._pattern.sub(lambda found: f"[{self._ids[found.group()]}]", text)
+        if "*" in text or "•" in text or "…" in text:
+            text = _MASKED.sub(lambda found: _SHOWN if _has_letters(found.group()) else found.group(), text)
+        return _BEARER.sub(_SHOWN, text)
+
+    def scrub_exception(self, error: BaseException) -> None:
+        """Scrub, in place, the texts that `error` and its causes would print in a traceback."""
+        seen: set[int] = set()
+        queue: list[BaseException | None] = [error]
+        while queue:
+            item = queue.pop()
+            if item is None or id(item) in seen:
+                continue
+            seen.add(id(item))
+            queue += [item.__cause__, item.__context__]
+            item.args = tuple(self._scrub_value(arg) for arg in item.args)
+            for name in ("message", "body", "details"):
+                value = getattr(item, name, None)
+                if isinstance(value, (str, dict, list)):
+                    # Some SDK errors expose these as read-only properties over what args already hold.
+                    try:
+                        setattr(item, name, self._scrub_value(value))
+                    except AttributeError:
+                        continue
+
+    def _scrub_value(self, value: object) -> object:
+        if isinstance(value, str):
+            return self.scrub(value)
+        if isinstance(value, dict):
+            return {name: self._scrub_value(item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._scrub_value(item) for item in value)
+        return value
+
+
+def _has_letters(text: str) -> bool:
+    # `**bold**` and `***` are typography; a masked key shows characters on at least one side of the mask.
+    return bool(re.search(r"[A-Za-z0-9]", text)) and not text.startswith("**")

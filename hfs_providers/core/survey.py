@@ -1,0 +1,153 @@
+"""What is installed and what the environment says, without building anything.
+
+`ProviderManager` starts from it, and `hfs-providers status` needs no more: no SDK, Agno or keycycle is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import partial
+from typing import Any
+
+from hfs_providers.core.contract import ModelDefault, Problem, ProviderConfig
+from hfs_providers.core.errors import PluginError
+from hfs_providers.core.file_config import FileConfig, load_file_config
+from hfs_providers.core.provider import sdk_version
+from hfs_providers.core.registry import Registry, within_deadline
+from hfs_providers.core.settings import Settings, env_name
+
+ORDER = "HFS_PROVIDER_ORDER"
+DISABLED = "HFS_DISABLED_PLUGINS"
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """One provider as found.
+
+    Args:
+        config: what its plugin made of the environment.
+        models: its default models, in order of preference.
+        sdk: the SDK's version, or None where it is missing.
+    """
+
+    config: ProviderConfig
+    models: tuple[ModelDefault, ...]
+    sdk: str | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a wrapper can be built from it."""
+        return self.config.configured and self.sdk is not None
+
+    def default_model(self, today: date, gone: Iterable[str] = ()) -> str:
+        """The model to use where the caller names none: the first that is neither past its date nor known gone."""
+        if self.config.default_model is not None:
+            return self.config.default_model
+        lost = set(gone)
+        for model in self.models:
+            if not model.retired(today) and model.id not in lost:
+                return model.id
+        return self.models[-1].id
+
+    def successor(self, model_id: str) -> str | None:
+        """The model that follows `model_id` in the plugin's list, if it is in it and not the last."""
+        ids = [model.id for model in self.models]
+        return ids[ids.index(model_id) + 1] if model_id in ids[:-1] else None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The plugins, the environment and the problems of one assembly."""
+
+    registry: Registry
+    settings: Settings
+    file: FileConfig
+    providers: Mapping[str, Surveyed]
+    problems: tuple[Problem, ...] = field(default=())
+
+    def problems_of(self, provider: str) -> list[Problem]:
+        """The problems that concern one provider."""
+        return [problem for problem in self.problems if problem.provider == provider]
+
+    @property
+    def status(self) -> dict[str, dict[str, Any]]:
+        """By provider: `configured`, `keys` (usable ones), `declared`, `expected`, `sdk`, `problems`."""
+        return {
+            name: {
+                "configured": found.config.configured,
+                "keys": len(found.config.credentials),
+                "declared": found.config.declared,
+                "expected": found.config.expected,
+                "sdk": found.sdk,
+                "problems": [problem.message for problem in self.problems_of(name)],
+            }
+            for name, found in self.providers.items()
+        }
+
+
+def survey(
+    env: Mapping[str, str] | None = None,
+    env_file: str | os.PathLike[str] | None = None,
+    plugins: Iterable[object] | None = None,
+) -> Survey:
+    """Find the plugins and read the environment.
+
+    Args:
+        env: used instead of the process environment (and of a `.env` in the working directory).
+        env_file: a `.env` file to read instead of `HFS_ENV_FILE` or the working directory's.
+        plugins: plugin objects to use instead of the installed ones.
+    """
+    settings = Settings.load(env, env_file)
+    registry = Registry(settings.names(DISABLED), plugins)
+    file, problems = load_file_config(settings)
+    problems = [*settings.problems, *problems, *(_as_problem(error) for error in registry.problems)]
+    names = registry.providers
+    found: dict[str, Surveyed] = {}
+    calls: dict[str, Callable[[], Surveyed]] = {name: partial(_read, registry, settings, file, name) for name in names}
+    for name, result in within_deadline(calls).items():
+        if isinstance(result, Exception):
+            remedy = f"Update or uninstall the plugin, or set {DISABLED}={name}"
+            problems.append(Problem(f"plugin {name!r} cannot be used: {result}", remedy, "error", name))
+            continue
+        found[name] = result
+        problems.extend(result.config.problems)
+        requirement = result.config.requirement
+        if result.config.configured and result.sdk is None and requirement is not None:
+            message = f"{name} has keys, but its SDK {requirement.distribution!r} is not installed"
+            problems.append(Problem(message, requirement.install, "error", name))
+    order, unknown = _ordered(list(found), settings.names(ORDER) or list(file.order))
+    problems.extend(
+        Problem(f"{ORDER} names {name!r}, which is not installed", f"Use some of: {', '.join(found)}")
+        for name in unknown
+    )
+    return Survey(registry, settings, file, {name: found[name] for name in order}, tuple(problems))
+
+
+def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -> Surveyed:
+    config = registry.configure_env(name, settings.slice(registry.env_prefixes(name)))
+    models = tuple(registry.default_model(name, config))
+    override = file.providers.get(name)
+    if override is not None:
+        limits = dict(config.limits)
+        if not settings.env.get(f"{env_name(name)}_LIMITS", "").strip():
+            # The first match counts, so the file's come before the plugin's.
+            limits = {
+                **override.limits,
+                **{model: own for model, own in limits.items() if model not in override.limits},
+            }
+        keys = {f"{name}#{number}": models for number, models in override.key_limits.items()}
+        model = config.default_model or override.model
+        config = replace(config, limits=limits, key_limits=keys, default_model=model)
+    return Surveyed(config, models, sdk_version(config.requirement))
+
+
+def _ordered(found: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:
+    known = [name for name in wanted if name in found]
+    return known + [name for name in found if name not in known], [name for name in wanted if name not in found]
+
+
+def _as_problem(error: PluginError) -> Problem:
+    return Problem(str(error), f"pip uninstall {error.distribution}" if error.distribution else None, "error")

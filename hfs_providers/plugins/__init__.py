@@ -1,0 +1,1 @@
+"""The built-in providers: one module each, found through the same entry points as anyone's."""

@@ -1,0 +1,23 @@
+"""Groq, through `agno.models.groq:Groq` and the groq SDK."""
+
+from hfs_providers import KeyedProvider, Limits, ModelDefault
+
+plugin = KeyedProvider(
+    name="groq",
+    model_class="agno.models.groq:Groq",
+    sdk="groq",
+    models=(
+        ModelDefault("llama-3.3-70b-versatile"),
+        ModelDefault("openai/gpt-oss-120b"),
+    ),
+    # The free plan: https://console.groq.com/docs/rate-limits. Paid keys set GROQ_LIMITS.
+    limits={
+        "llama-3.3-70b-versatile": Limits(rpm=30, rpd=1_000, tpm=12_000, tpd=100_000),
+        "llama-3.1-8b-instant": Limits(rpm=30, rpd=14_400, tpm=6_000, tpd=500_000),
+        "openai/gpt-oss-*": Limits(rpm=30, rpd=1_000, tpm=8_000, tpd=200_000),
+        "qwen/qwen3-32b": Limits(rpm=60, rpd=1_000, tpm=6_000, tpd=500_000),
+    },
+    windows={"*": 131_072},
+    # Agno's class has no field for it.
+    stream_params={"request_params": {"extra_body": {"stream_options": {"include_usage": True}}}},
+)

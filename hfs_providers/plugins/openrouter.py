@@ -1,0 +1,20 @@
+"""OpenRouter, through `agno.models.openrouter:OpenRouter` and the openai SDK."""
+
+from hfs_providers import KeyedProvider, Limits, ModelDefault
+
+plugin = KeyedProvider(
+    name="openrouter",
+    model_class="agno.models.openrouter:OpenRouter",
+    sdk="openai",
+    models=(
+        ModelDefault("meta-llama/llama-3.3-70b-instruct:free"),
+        ModelDefault("openrouter/free"),
+    ),
+    # https://openrouter.ai/docs/api-reference/limits: free models only, counted together for the account.
+    limits={
+        "*:free": Limits(rpm=20, rpd=50, shared=True),
+        "openrouter/free": Limits(rpm=20, rpd=50, shared=True),
+    },
+    windows={"*": 131_072},
+    aggregator=True,
+)
