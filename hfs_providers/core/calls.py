@@ -170,7 +170,7 @@ class Call:
 
     def check_finished(self, bound: Any) -> None:
         """Raise where a stream ended without a finish reason: the SDKs let a body that was cut off pass as whole."""
-        if bound.__dict__.get("_hfs_finished") or not self.wrapper.provider.marks_end:
+        if bound.__dict__.get("_hfs_finished") or not self.wrapper.plugin.marks_end:
             return
         if not self._text:
             raise UnusableAnswerError("empty", "the stream ended with nothing in it")
@@ -285,7 +285,7 @@ class Call:
         return None
 
     def _final(self, lease: Lease, verdict: Verdict, error: BaseException) -> BaseException:
-        provider = self.wrapper.provider.name
+        provider = self.wrapper.provider
         words = self.wrapper.redactor.scrub(verdict.message) or type(error).__name__
         fields: dict[str, Any] = {
             "provider": provider,
@@ -313,7 +313,7 @@ class Call:
     def _exhausted(self, error: PoolExhaustedError) -> NoReturn:
         exhausted = KeysExhaustedError(error)
         self.wrapper.services.emit(
-            Event("keys_exhausted", self.wrapper.provider.name, self.model_id, reason=error.describe())
+            Event("keys_exhausted", self.wrapper.provider, self.model_id, reason=error.describe())
         )
         raise exhausted from (self._cause or error)
 
@@ -322,7 +322,7 @@ class Call:
         self.wrapper.services.record(
             UsageRow(
                 at=time.time(),
-                provider=self.wrapper.provider.name,
+                provider=self.wrapper.provider,
                 model=self.model_id,
                 key_id=lease.key_id,
                 fingerprint=lease.credential.fingerprint,
@@ -336,5 +336,5 @@ class Call:
 
     def _event(self, kind: Any, lease: Lease, reason: str, seconds: float) -> None:
         self.wrapper.services.emit(
-            Event(kind, self.wrapper.provider.name, self.model_id, lease.key_id, reason, seconds)
+            Event(kind, self.wrapper.provider, self.model_id, lease.key_id, reason, seconds)
         )

@@ -106,6 +106,17 @@ class Clients:
         if transport is not None:
             transport.close()
 
+    def tls_context(self, backend: Any) -> ssl.SSLContext:
+        """The provider's TLS context: making one takes 25 ms, and all providers cannot share it (ALPN is set on it).
+
+        Args:
+            backend: the module httpx or httpx2.
+        """
+        with self._lock:
+            if self._context is None:
+                self._context = backend.create_ssl_context()
+            return self._context
+
     # What differs between the SDK families.
 
     def make_transport(self) -> Any:
@@ -183,33 +194,26 @@ class StainlessClients(Clients):
         assert requirement is not None, "the stainless family has an SDK"
         return importlib.import_module(requirement.module)
 
-    def _ssl(self) -> ssl.SSLContext:
-        import httpx
-
-        # One for the provider: making it takes 25 ms. Not one for all providers: ALPN is set on it at each connect.
-        if self._context is None:
-            self._context = httpx.create_ssl_context()
-        return self._context
-
     def make_transport(self) -> Any:
-        base = self._sdk().DefaultHttpxClient
-        client = _noting(base)(verify=self._ssl())
-        _refuse_cookies(client)
-        return client
+        return self._shared(self._sdk().DefaultHttpxClient)
 
     def make_async_transport(self) -> Any:
-        base = self._sdk().DefaultAsyncHttpxClient
-        client = _noting(base)(verify=self._ssl())
-        _refuse_cookies(client)
-        return client
+        return self._shared(self._sdk().DefaultAsyncHttpxClient)
 
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
         bound.max_retries = 0
+        params = {**self.provider.client_params, **(bound.client_params or {})}
         if bound.http_client is None:
-            bound.http_client = transport
-        if self.provider.client_params:
-            bound.client_params = {**self.provider.client_params, **(bound.client_params or {})}
+            # Not as `bound.http_client`: Agno takes only httpx there, and openai 3 is built on httpx2.
+            params.setdefault("http_client", transport)
+        bound.client_params = params
+
+    def _shared(self, base: type[Any]) -> Any:
+        # The SDK's own default class carries its timeouts, limits and redirects, which a plain client would lose.
+        client = _noting(base)(verify=self.tls_context(_backend_of(base)))
+        _refuse_cookies(client)
+        return client
 
 
 class GenaiClients(Clients):
@@ -217,28 +221,26 @@ class GenaiClients(Clients):
 
     settings = ("timeout", "client_params", "vertexai", "project_id", "location", "credentials")
 
-    def _ssl(self) -> ssl.SSLContext:
-        if self._context is None:
-            self._context = _http_backend().create_ssl_context()
-        return self._context
-
     def make_transport(self) -> Any:
-        client = _noting(_http_backend().Client)(timeout=None, follow_redirects=True, verify=self._ssl())
+        client = _noting(_http_backend().Client)(
+            timeout=None, follow_redirects=True, verify=self.tls_context(_http_backend())
+        )
         _refuse_cookies(client)
         return client
 
     def make_async_transport(self) -> Any:
         # The transport that a bare model would use: google-genai takes aiohttp where it is installed.
         if importlib.util.find_spec("aiohttp") is not None:
-            import aiohttp
-
+            aiohttp = importlib.import_module("aiohttp")
             return aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl()),
+                connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context(_http_backend())),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=True,
                 read_bufsize=2**22,
             )
-        client = _noting(_http_backend().AsyncClient)(timeout=None, follow_redirects=True, verify=self._ssl())
+        client = _noting(_http_backend().AsyncClient)(
+            timeout=None, follow_redirects=True, verify=self.tls_context(_http_backend())
+        )
         _refuse_cookies(client)
         return client
 
@@ -265,7 +267,7 @@ class GenaiClients(Clients):
         options = given.get("http_options") or {}
         if not isinstance(options, dict):
             options = options.model_dump(exclude_none=True)
-        context = self._ssl()
+        context = self.tls_context(_http_backend())
         defaults: dict[str, Any] = {
             "retry_options": {"attempts": 1},
             # Without these each client builds TLS contexts of its own.
@@ -285,6 +287,11 @@ FAMILIES: Mapping[str, type[Clients]] = {"stainless": StainlessClients, "google_
 
 def _http_backend() -> Any:
     return importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") is not None else "httpx")
+
+
+def _backend_of(client_class: type[Any]) -> Any:
+    roots = [base.__module__.partition(".")[0] for base in client_class.__mro__]
+    return importlib.import_module("httpx2" if "httpx2" in roots else "httpx")
 
 
 def _noting(base: type[Any]) -> type[Any]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hfs_providers.core.secret import Secret
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 CONTRACT_VERSION = 1
 """The version of the plugin contract that this library speaks (`hfs_contract` of a plugin)."""
-
-_EMPTY: Mapping[str, str] = MappingProxyType({})
 
 Level = Literal["info", "warning", "error"]
 KeyState = Literal["ready", "limited", "cooling", "dead"]
@@ -52,7 +49,7 @@ class Credential:
 
     id: str
     secret: Secret | None
-    params: Mapping[str, str] = field(default=_EMPTY, repr=False)
+    params: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -281,21 +278,22 @@ class Wrapper(Protocol):
 
     def get_model(
         self,
-        model_id: str,
+        model_id: str | None = None,
         *,
-        named: bool = True,
+        named: bool | None = None,
         estimated_tokens: int = 1000,
         wait: bool = True,
         timeout: float = 10.0,
         max_retries: int = 5,
         request_timeout: float | None = None,
-        **agno_kwargs: object,
-    ) -> object:
+        **agno_kwargs: Any,
+    ) -> Any:
         """A rotating Agno model.
 
         Args:
-            model_id: the provider's model id.
+            model_id: the provider's model id, or None for the default.
             named: whether the caller named it; one that was only defaulted may be replaced by its successor.
+                None: whether it is given.
             estimated_tokens: tokens to reserve for a call.
             wait, timeout: whether to wait for a key, and for how many seconds per call.
             max_retries: retries of transient failures per call.

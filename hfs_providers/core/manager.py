@@ -164,7 +164,7 @@ class ProviderManager:
             MissingKeyError, MissingSdkError, ProviderUnavailableError: why the provider cannot be used.
         """
         wrapper = self.wrapper(provider)
-        model: Model = wrapper.get_model(  # type: ignore[assignment]  # the contract names no Agno type
+        model: Model = wrapper.get_model(
             model_id or self.default_model(provider),
             named=model_id is not None,
             estimated_tokens=estimated_tokens,

@@ -189,7 +189,7 @@ class _Rotating(Model):
                 yield ModelResponse(response_usage=call.usage)
             return
 
-    async def ainvoke_stream(  # type: ignore[override]  # Agno declares a plain function and writes a generator
+    async def ainvoke_stream(
         self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
     ) -> AsyncIterator[ModelResponse]:
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
@@ -240,7 +240,7 @@ class _Rotating(Model):
         bound = self.bare_copy()
         bound.__dict__["id"] = call.model_id
         if stream:
-            for name, extra in call.wrapper.provider.stream_params.items():
+            for name, extra in call.wrapper.plugin.stream_params.items():
                 bound.__dict__[name] = _merged(extra, bound.__dict__.get(name))
         return bound
 
@@ -279,7 +279,7 @@ class _Rotating(Model):
             )
         options = rotation.options.arguments()
         state = {name: value for name, value in self.__dict__.items() if name != "_hfs" and name not in _KEY_FIELDS}
-        recipe = _Recipe(rebuild, rotation.wrapper.provider.name, self.id if rotation.options.named else None, options)
+        recipe = _Recipe(rebuild, rotation.wrapper.provider, self.id if rotation.options.named else None, options)
         return (recipe, (), state)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, cast
 
 from hfs_providers.core.contract import Credential, Limits, Problem
 from hfs_providers.core.secret import Secret
@@ -310,7 +311,7 @@ class _ProviderReader:
                 )
                 continue
             values[name] = int(value)
-        return (replace(Limits(), **values) if values else None), False
+        return (Limits(**cast(Any, values)) if values else None), False
 
 
 def _keys(count: int) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.core import quiet
 from hfs_providers.core._keycycle import MultiProviderWrapper
 from hfs_providers.core.clients import FAMILIES
-from hfs_providers.core.contract import Credential, Event, Limits, ProviderConfig, ProviderHealth, Services
+from hfs_providers.core.contract import Credential, Event, KeyStatus, Limits, ProviderConfig, ProviderHealth, Services
 from hfs_providers.core.errors import MissingSdkError
 from hfs_providers.core.pool import KeyPool
 from hfs_providers.core.secret import Redactor
@@ -32,7 +32,22 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hfs_providers")
 
 
-class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's types are partial
+class PoolManager:
+    """What keycycle's users read of its manager, over a `KeyPool`."""
+
+    def __init__(self, pool: KeyPool) -> None:
+        self._pool = pool
+
+    @property
+    def keys(self) -> list[KeyStatus]:
+        """The state of each key."""
+        return self._pool.statuses()
+
+    def stop(self) -> None:
+        """Does nothing: the pool has no thread."""
+
+
+class ProviderWrapper(MultiProviderWrapper):
     """What hands out the models of one provider.
 
     Args:
@@ -43,7 +58,9 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
 
     def __init__(self, provider: KeyedProvider, config: ProviderConfig, services: Services) -> None:
         # Not super().__init__(): see the module's docstring.
-        self.provider = provider
+        self.provider = provider.name
+        self.plugin = provider
+        self.logger = _log
         self.config = config
         self.services = services
         self.redactor = Redactor((c.id, c.secret) for c in config.credentials if c.secret is not None)
@@ -62,10 +79,10 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
         quiet.install()
 
     def __repr__(self) -> str:
-        return f"ProviderWrapper({self.provider.name}, {len(self.config.credentials)} keys)"
+        return f"ProviderWrapper({self.provider}, {len(self.config.credentials)} keys)"
 
     @cached_property
-    def model_class(self) -> type[Model]:
+    def model_class(self) -> type[Model]:  # type: ignore[override]  # an attribute in keycycle, set once
         """The provider's Agno class, imported when the first model is asked for.
 
         Raises:
@@ -74,11 +91,11 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
         from hfs_providers.core.models import load_class
         from hfs_providers.core.provider import sdk_version
 
-        requirement = self.provider.requirement
+        requirement = self.plugin.requirement
         if requirement is not None and sdk_version(requirement) is None:
-            raise MissingSdkError(self.provider.name, requirement.distribution, requirement.install)
+            raise MissingSdkError(self.provider, requirement.distribution, requirement.install)
         try:
-            return load_class(self.provider.model_class)
+            return load_class(self.plugin.model_class)
         except ImportError as error:
             # Agno replaces whatever went wrong in an SDK by "not installed"; the SDK's own error says more.
             raise (error.__context__ if isinstance(error.__context__, ImportError) else error) from None
@@ -114,21 +131,21 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
         chosen = model_id or agno_kwargs.pop("id", None)
         named = chosen is not None if named is None else named
         options = CallOptions(estimated_tokens, wait, timeout, max_retries, named, key_id)
-        arguments = {**self.provider.model_params, **agno_kwargs}
+        arguments = {**self.plugin.model_params, **agno_kwargs}
         if request_timeout is not None:
             arguments.setdefault("timeout", request_timeout)
-        if self.config.base_url is not None and self.provider.client != "google_genai":
+        if self.config.base_url is not None and self.plugin.client != "google_genai":
             arguments.setdefault("base_url", self.config.base_url)
         return build_model(self, chosen or self.default_model_id, options, arguments)
 
     @property
-    def default_model_id(self) -> str:
+    def default_model_id(self) -> str:  # type: ignore[override]  # an attribute in keycycle; here models retire
         """The model that serves where none is named."""
         if self.config.default_model is not None:
             return self.config.default_model
         today = date.today()
-        ids = [m.id for m in self.provider.models if not m.retired(today) and m.id not in self.gone]
-        return ids[0] if ids else self.provider.models[-1].id
+        ids = [m.id for m in self.plugin.models if not m.retired(today) and m.id not in self.gone]
+        return ids[0] if ids else self.plugin.models[-1].id
 
     def serving(self, model_id: str) -> str:
         """What serves for a defaulted model id: itself, or its successor where the provider no longer has it."""
@@ -138,7 +155,7 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
 
     def successor(self, model_id: str) -> str | None:
         """The model that follows `model_id` in the plugin's list."""
-        ids = [model.id for model in self.provider.models]
+        ids = [model.id for model in self.plugin.models]
         return ids[ids.index(model_id) + 1] if model_id in ids[:-1] else None
 
     def replace_model(self, model_id: str) -> str | None:
@@ -150,8 +167,8 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
             if model_id in self.gone:
                 return self.gone[model_id]
             self.gone[model_id] = successor
-        _log.warning("%s no longer serves %s; %s is used instead", self.provider.name, model_id, successor)
-        self.services.emit(Event("model_replaced", self.provider.name, model_id, reason=f"replaced by {successor}"))
+        _log.warning("%s no longer serves %s; %s is used instead", self.provider, model_id, successor)
+        self.services.emit(Event("model_replaced", self.provider, model_id, reason=f"replaced by {successor}"))
         return successor
 
     def list_models(self) -> Sequence[str]:
@@ -163,7 +180,7 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
         """Try one key for real, by listing the models with it. What it learns goes into the pool."""
         from hfs_providers.core.verdicts import judge
 
-        name = self.provider.name
+        name = self.provider
         with self.pool.acquire("models", estimated_tokens=0, timeout=0, key_id=credential.id) as lease:
             try:
                 self._listed(credential)
@@ -178,6 +195,11 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
             lease.commit()
         return ProviderHealth(name, True)
 
+    @cached_property
+    def manager(self) -> PoolManager:  # type: ignore[override]  # keycycle's class starts threads
+        """keycycle's view of the pool."""
+        return PoolManager(self.pool)
+
     def close(self) -> None:
         """Close the shared connections. Safe to call twice."""
         self.clients.close()
@@ -186,10 +208,8 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
         model = self.get_model()
         bound = model.bare_copy()  # type: ignore[attr-defined]
         self.clients.bind(bound, credential)
-        return [
-            str(item.id if hasattr(item, "id") else item.name).removeprefix("models/")
-            for item in bound.client.models.list()
-        ]
+        listed = bound.client.models.list()
+        return [str(getattr(item, "id", None) or item.name).removeprefix("models/") for item in listed]
 
     def _limits(self, model_id: str, key_id: str) -> Limits | None:
         for table in (self.config.key_limits.get(key_id, {}), self.config.limits):
@@ -201,4 +221,4 @@ class ProviderWrapper(MultiProviderWrapper):  # type: ignore[misc]  # keycycle's
     def _on_change(
         self, change: Any, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
     ) -> None:
-        self.services.emit(Event(change, self.provider.name, model_id, key_id, reason, seconds))
+        self.services.emit(Event(change, self.provider, model_id, key_id, reason, seconds))
