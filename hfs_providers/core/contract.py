@@ -124,7 +124,7 @@ class ProviderConfig:
         credentials: the usable keys, in the order of the environment.
         declared: `NUM_X`, or None where it is not set or not an integer.
         expected: `EXPECTED_X`, or None.
-        base_url: `X_BASE_URL`, or None for the provider's own.
+        base_url: `X_BASE_URL`, else the plugin's, or None for the SDK's.
         default_model: `X_MODEL`, or None.
         limits: by model id or glob (`*:free`); the first that matches counts.
         key_limits: by key id, then as `limits`; these come before `limits`.

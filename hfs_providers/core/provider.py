@@ -33,6 +33,7 @@ class KeyedProvider:
         sdk_module: a module of it, where its name differs from the distribution's.
         install: the command that installs the SDK; by default the extra of `distribution`.
         distribution: the distribution that ships this plugin.
+        base_url: the provider's address, so that no variable of the SDK's own can replace it; None for the SDK's.
         models: model ids to use where the caller names none, in order of preference.
         limits: by model id or glob; the first that matches counts.
         windows: context windows in tokens, by model id or glob.
@@ -52,6 +53,7 @@ class KeyedProvider:
     sdk_module: str | None = None
     install: str | None = None
     distribution: str = "hfs-providers"
+    base_url: str | None = None
     models: Sequence[ModelDefault] = ()
     limits: Mapping[str, Limits] = field(default_factory=dict)
     windows: Mapping[str, int] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class KeyedProvider:
             credentials=settings.credentials,
             declared=settings.declared,
             expected=settings.expected,
-            base_url=settings.base_url,
+            base_url=settings.base_url or self.base_url,
             default_model=settings.model,
             limits=limits,
             windows=self.windows,

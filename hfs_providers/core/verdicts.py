@@ -14,15 +14,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from hfs_providers.core.waits import (
-    MAX_WAIT,
-    lower_headers,
-    until_pacific_midnight,
-    wait_from_headers,
-    wait_from_retry_info,
-)
+from hfs_providers.core.waits import lower_headers, quota_evidence, wait_from_headers, wait_from_retry_info
 
 Kind = Literal[
     "rate_limited",
@@ -92,11 +86,6 @@ class Verdict:
         """Whether neither another key nor another try helps with this provider and model."""
         return not (self.rotates or self.retries)
 
-    @property
-    def blames_key(self) -> bool:
-        """Whether the key leaves the rotation for a while."""
-        return self.kind in ROTATING
-
 
 class Rule(NamedTuple):
     """What one code or status means."""
@@ -122,7 +111,6 @@ _SERVER = Rule("server_error")
 BY_STATUS_AND_CODE: Mapping[tuple[int, str], Rule] = {
     (413, "rate_limit_exceeded"): _OVERFLOW,
     (413, "tokens"): _OVERFLOW,
-    (404, "permission_denied"): _GONE,
 }
 
 # google.rpc.ErrorInfo.reason, where the domain is googleapis.com: google/api/error_reason.proto.
@@ -137,6 +125,9 @@ BY_REASON: Mapping[str, Rule] = {
     "SERVICE_DISABLED": _DEAD,
     "CONSUMER_INVALID": _DEAD,
     "CONSUMER_SUSPENDED": _DEAD,
+    "GCP_SUSPENDED": _DEAD,
+    "SERVICE_NOT_VISIBLE": _DEAD,
+    "USER_BLOCKED_BY_ADMIN": _DEAD,
     "USER_PROJECT_DENIED": _DEAD,
     "RESOURCE_PROJECT_INVALID": _DEAD,
     "ACCOUNT_STATE_INVALID": _DEAD,
@@ -148,11 +139,13 @@ BY_REASON: Mapping[str, Rule] = {
     "RATE_LIMIT_EXCEEDED": _LIMITED,
     "RESOURCE_QUOTA_EXCEEDED": _LIMITED,
     "LOCATION_POLICY_VIOLATED": _REFUSED,
+    "LOCATION_TAX_POLICY_VIOLATED": _REFUSED,
+    "ORG_RESTRICTION_VIOLATION": _REFUSED,
     "SECURITY_POLICY_VIOLATED": _REFUSED,
 }
 
 # OpenRouter's metadata.error_type, "stable across all API formats": openrouter.ai/docs/client-sdks, APIErrorType.
-# `rate_limit_exceeded`, `permission_denied` and `payment_required` are refined by what else the metadata holds.
+# `permission_denied` is not here: it is given for a key that lacks a permission and for a guardrail alike.
 BY_ERROR_TYPE: Mapping[str, Rule] = {
     "authentication": _DEAD,
     "payment_required": _UNPAID,
@@ -189,6 +182,13 @@ BY_LIMIT_SOURCE: Mapping[str, Rule] = {
     "openrouter_key_limit": _UNPAID,
     "openrouter_credits": _UNPAID,
     "upstream_provider_shared_pool": _LIMITED,
+}
+
+# With metadata.provider_name OpenRouter passes on what an upstream provider said to OpenRouter's own key there.
+BY_UPSTREAM_STATUS: Mapping[int, Rule] = {
+    401: _OVERLOADED,
+    403: _REFUSED,
+    429: _LIMITED,
 }
 
 # The `code` of Groq, Cerebras, OpenAI and those that speak like them.
@@ -259,8 +259,8 @@ BY_GOOGLE_STATUS: Mapping[str, Rule] = {
     "UNKNOWN": _SERVER,
 }
 
-# A status alone. 403 without a reason may be the key, the model, the region or a proxy: the key pauses for the model, it
-# does not die. 409 and 425 ask for another try (a lock, a replay); 408 and 499 were given up on the way.
+# A status alone. 403 without a reason may be the key, the model, the region or a proxy: the key pauses for the model,
+# it does not die. 409 and 425 ask for another try (a lock, a replay); 408 and 499 were given up on the way.
 BY_STATUS: Mapping[int, Rule] = {
     401: _DEAD,
     402: _UNPAID,
@@ -358,8 +358,7 @@ _READERS = frozenset(
 )
 _READER_ROOTS = _SDK_ROOTS | _TRANSPORT_ROOTS | {"agno"}
 
-# Errors that this library defines, and what they already say.
-_OWN: Mapping[str, Kind] = {"StreamInterruptedError": "interrupted"}
+_KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 
 def judge(error: BaseException, *, now: Callable[[], float] = time.time, model_id: str | None = None) -> Verdict:
@@ -368,7 +367,8 @@ def judge(error: BaseException, *, now: Callable[[], float] = time.time, model_i
     Args:
         error: what a model's call raised.
         now: wall clock, seconds since the epoch, for waits that are given as an instant.
-        model_id: the model that was asked for; used where the error does not say that the model is meant.
+        model_id: the model that was asked for. No rule needs it today: every provider's codes say by themselves whether
+            the model is meant.
     """
     try:
         return _judge(error, now)
@@ -383,8 +383,8 @@ def _judge(error: BaseException, now: Callable[[], float]) -> Verdict:
         if isinstance(given, Verdict):
             return given
         name, root = _type_of(link)
-        if root == "hfs_providers" and name in _OWN:
-            return Verdict(_OWN[name], _int(_get(link, "status_code")), None, _words(link))
+        if root == "hfs_providers" and (own := _judge_own(link)):
+            return own
         if name == "ContextWindowExceededError":
             # Agno reads a provider's code (or its words) and says so by this type.
             overflow = True
@@ -397,9 +397,21 @@ def _judge(error: BaseException, now: Callable[[], float]) -> Verdict:
     return Verdict("local", None, None, _words(error), sent=False)
 
 
+def _judge_own(link: BaseException) -> Verdict | None:
+    """What an error of this library already says about itself."""
+    kind = _KINDS.get(str(_get(link, "kind")))
+    if kind is not None:
+        return Verdict(kind, _int(_get(link, "status_code")), None, _words(link), sent=kind != "local")
+    if hasattr(link, "free_in"):
+        free_in = _get(link, "free_in")
+        wait = float(free_in) if isinstance(free_in, (int, float)) else None
+        return Verdict("rate_limited", 429, None, _words(link), wait, sent=False)
+    return None
+
+
 def _judge_link(link: BaseException, name: str, root: str, now: Callable[[], float]) -> Verdict | None:
     """The verdict that one error of the chain allows by itself, or None where it says nothing."""
-    if root == "agno" or root == "hfs_providers":
+    if root in ("agno", "hfs_providers"):
         answer = _answer_error(link)
         return _judge_answer(None, answer, {}, link, now) if answer else None
     if name in _LOCAL_TRANSPORT and root in _TRANSPORT_ROOTS:
@@ -508,8 +520,9 @@ def _judge_answer(
     ]
     wait = max((wait for wait in waits if wait is not None), default=None)
     if rule.kind == "rate_limited":
-        quota_wait, scope = _google_quota(details, moment)
-        wait = max((w for w in (wait, quota_wait) if w is not None), default=None)
+        violations = [_mapping(item) for detail in details for item in _list(detail.get("violations"))]
+        quota_wait, scope = quota_evidence(violations, moment)
+        wait = max((seconds for seconds in (wait, quota_wait) if seconds is not None), default=None)
         verdict = replace(verdict, scope=scope or verdict.scope)
     return replace(verdict, retry_after=wait)
 
@@ -526,15 +539,15 @@ def _decide(
     google = _name(payload.get("status"))
     error_type = _name(metadata.get("error_type"))
     source = _name(metadata.get("limit_source"))
-    reasons = [_name(item.get("reason")) for item in details]
+    reasons: list[str | None] = [_name(item.get("reason")) for item in details]
     said = next((name for name in (*reasons, error_type, source, code, google, kind) if name), None)
 
     if status is not None:
         for name in (code, kind):
             if name is not None and (found := BY_STATUS_AND_CODE.get((status, name))):
                 return found, name
-    if special := _openrouter(status, metadata, source, error_type, headers, code):
-        return special, error_type or source or said
+    if special := _openrouter(status, payload, metadata, headers):
+        return special, said
     tables: tuple[tuple[Mapping[str, Rule], list[str | None]], ...] = (
         (BY_REASON, reasons),
         (BY_ERROR_TYPE, [error_type]),
@@ -551,31 +564,26 @@ def _decide(
 
 def _openrouter(
     status: int | None,
+    payload: Mapping[str, Any],
     metadata: Mapping[str, Any],
-    source: str | None,
-    error_type: str | None,
     headers: Mapping[str, list[str]],
-    code: str | None,
 ) -> Rule | None:
     """What OpenRouter's metadata adds to a status that has several meanings."""
+    source = _name(metadata.get("limit_source")) or ""
     if status == 402:
-        # A body that names a provider, even as null, has been past routing: the balance is there, and too small for
-        # `max_tokens`. Without one it is the credits, or a limit that `limit_source` names.
-        if "provider_name" in metadata:
-            return _BAD
-        return BY_LIMIT_SOURCE.get(source or "")
-    if status == 403 and any(name in metadata for name in ("reasons", "flagged_input", "patterns")):
+        # A body that has a provider's name, even null, is past routing: the balance is there, and too small for
+        # `max_tokens`. Without one it is the credits, or the limit that `limit_source` names.
+        return _BAD if "provider_name" in metadata else BY_LIMIT_SOURCE.get(source)
+    if status == 403 and ("reasons" in metadata or "flagged_input" in metadata):
         return _REFUSED
-    if status == 403 and error_type == "permission_denied":
-        return _DEAD
-    if status == 429:
-        if found := BY_LIMIT_SOURCE.get(source or ""):
-            return found
-        if metadata.get("provider_name"):
-            return _LIMITED
+    if status == 429 and source:
+        return BY_LIMIT_SOURCE.get(source, _LIMITED_KEY if source.startswith("openrouter_") else _LIMITED)
+    if metadata.get("provider_name") and status is not None and (rule := BY_UPSTREAM_STATUS.get(status)):
+        return rule
+    if status == 429 and _int(payload.get("code")) == 429:
         # An unsuffixed X-RateLimit-* is OpenRouter's own and counts the account; others name what they count.
-        bare = _mapping(metadata.get("headers")) or (headers if code is None else {})
-        if any(name.startswith("x-ratelimit-") and name.count("-") == 2 for name in lower_headers(bare)):
+        told = lower_headers(_mapping(metadata.get("headers"))) or headers
+        if any(name in told for name in ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")):
             return _LIMITED_KEY
     return None
 
@@ -590,25 +598,6 @@ def _by_status(status: int | None, payload: Mapping[str, Any]) -> Rule:
         # OpenRouter ("No endpoints found") and Google speak of the model; a wrong base URL has no such body.
         return _GONE
     return _SERVER if status >= 500 else _BAD
-
-
-def _google_quota(details: list[Mapping[str, Any]], now: float) -> tuple[float | None, Scope | None]:
-    """The wait and the scope that a google.rpc.QuotaFailure shows.
-
-    RetryInfo gives a few seconds for a daily quota, too: that is not when the quota is back.
-    """
-    violations = [_mapping(item) for detail in details for item in _list(detail.get("violations"))]
-    ids = [(str(item.get("quotaId")), item.get("quotaValue")) for item in violations if item.get("quotaId")]
-    if not ids:
-        return None, None
-    wait: float | None = None
-    if any("PerDay" in quota for quota, _ in ids):
-        wait = until_pacific_midnight(now)
-    if any(str(value) == "0" for _, value in ids):
-        # An allowance of nothing: this key cannot use this model at all, today or tomorrow.
-        wait = MAX_WAIT
-    scope: Scope = "model" if all("PerModel" in quota or "PerBaseModel" in quota for quota, _ in ids) else "key"
-    return wait, scope
 
 
 # -- reading foreign objects ------------------------------------------------------------------------------------------

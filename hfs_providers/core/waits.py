@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from hfs_providers.core.contract import Limits
@@ -225,6 +225,27 @@ def until_pacific_midnight(now: float) -> float:
         return max(midnight.timestamp() - now, 0.0)
     except (ValueError, OverflowError, OSError):
         return MAX_WAIT
+
+
+def quota_evidence(
+    violations: Sequence[Mapping[str, Any]], now: float
+) -> tuple[float | None, Literal["model", "key"] | None]:
+    """The wait in seconds and the scope that the violations of a google.rpc.QuotaFailure show.
+
+    A daily quota comes with a RetryInfo of a few seconds, too: that is not when the quota is back.
+
+    Args:
+        violations: as Google sends them: `quotaId`, `quotaValue`.
+        now: wall clock, seconds since the epoch.
+    """
+    quotas = [quota for item in violations if isinstance(quota := item.get("quotaId"), str)]
+    wait = until_pacific_midnight(now) if any("PerDay" in quota for quota in quotas) else None
+    if any(_text(item.get("quotaValue")) == "0" for item in violations):
+        # An allowance of nothing: the key cannot use this model at all, and will not tomorrow.
+        wait = MAX_WAIT
+    if not quotas:
+        return wait, None
+    return wait, "model" if all("PerModel" in quota or "PerBaseModel" in quota for quota in quotas) else "key"
 
 
 def limits_from_headers(headers: object) -> Limits | None:

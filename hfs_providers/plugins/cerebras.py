@@ -9,6 +9,7 @@ plugin = KeyedProvider(
     model_class="agno.models.cerebras:Cerebras",
     sdk="cerebras-cloud-sdk",
     sdk_module="cerebras.cloud.sdk",
+    base_url="https://api.cerebras.ai",
     models=(
         # https://inference-docs.cerebras.ai/support/deprecation
         ModelDefault("llama-3.3-70b", retires=date(2026, 2, 16)),

@@ -9,6 +9,7 @@ plugin = KeyedProvider(
     model_class="agno.models.google:Gemini",
     sdk="google-genai",
     sdk_module="google.genai",
+    base_url="https://generativelanguage.googleapis.com",
     models=(
         # https://ai.google.dev/gemini-api/docs/deprecations
         ModelDefault("gemini-2.5-flash", retires=date(2026, 12, 1)),

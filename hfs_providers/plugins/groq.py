@@ -6,6 +6,7 @@ plugin = KeyedProvider(
     name="groq",
     model_class="agno.models.groq:Groq",
     sdk="groq",
+    base_url="https://api.groq.com",
     models=(
         ModelDefault("llama-3.3-70b-versatile"),
         ModelDefault("openai/gpt-oss-120b"),
