@@ -23,7 +23,8 @@ from hfs_providers.core.model_errors import (
 )
 from hfs_providers.core.pool import Lease
 from hfs_providers.core.quiet import Quiet
-from hfs_providers.core.verdicts import Kind, Verdict, judge
+from hfs_providers.core.verdict_rules import Kind
+from hfs_providers.core.verdicts import Verdict, judge
 
 if TYPE_CHECKING:
     from agno.metrics import MessageMetrics
@@ -228,11 +229,6 @@ class Call:
         """What the error means, or None where nobody failed: the caller stopped, or Agno asks for another try."""
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
-        seen: BaseException | None = error
-        while seen is not None:
-            if isinstance(seen, UnusableAnswerError):
-                return Verdict(kind=seen.kind, status=200, code=None, message=str(seen))
-            seen = seen.__cause__
         return judge(error, model_id=self.model_id)
 
     def _abandoned(self, lease: Lease, error: BaseException) -> None:
@@ -335,6 +331,4 @@ class Call:
         )
 
     def _event(self, kind: Any, lease: Lease, reason: str, seconds: float) -> None:
-        self.wrapper.services.emit(
-            Event(kind, self.wrapper.provider, self.model_id, lease.key_id, reason, seconds)
-        )
+        self.wrapper.services.emit(Event(kind, self.wrapper.provider, self.model_id, lease.key_id, reason, seconds))

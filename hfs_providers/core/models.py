@@ -74,10 +74,12 @@ class _Observed:
         # An SDK hands a body that is not JSON through as text, and Agno would fail on it as on a bug of its own.
         if isinstance(response, (str, bytes, dict, type(None))):
             raise UnusableAnswerError("server_error" if response else "empty", "the answer is not a completion")
-        if not (getattr(response, "choices", None) or getattr(response, "candidates", None)) and not hasattr(
-            response, "prompt_feedback"
-        ):
+        choices = getattr(response, "choices", None) or getattr(response, "candidates", None)
+        if not choices and getattr(response, "prompt_feedback", None) is None:
             raise UnusableAnswerError("empty", "the answer has nothing in it")
+        if choices and getattr(choices[0], "error", None):
+            # OpenRouter's way to say that the provider behind it failed after its own 200.
+            raise UnusableAnswerError("server_error", "the provider failed while answering")
         parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
         return parsed
 

@@ -109,7 +109,7 @@ def survey(
     calls: dict[str, Callable[[], Surveyed]] = {name: partial(_read, registry, settings, file, name) for name in names}
     for name, result in within_deadline(calls).items():
         if isinstance(result, Exception):
-            remedy = f"Update or uninstall the plugin, or set {DISABLED}={name}"
+            remedy = f"Replace or uninstall the plugin, or set {DISABLED}={name}"
             problems.append(Problem(f"plugin {name!r} cannot be used: {result}", remedy, "error", name))
             continue
         found[name] = result

@@ -200,9 +200,10 @@ def wait_from_retry_info(value: object) -> float | None:
         value: `"34.074824224s"`, a number, or `{"seconds": 34, "nanos": 74824224}`.
     """
     if isinstance(value, Mapping):
-        parts = [parse_duration(value.get("seconds", 0)), parse_duration(value.get("nanos", 0))]
-        seconds, nanos = (0.0 if part is None else part for part in parts)
-        return _believable(seconds + nanos * 1e-9) if any(part is not None for part in parts) else None
+        seconds, nanos = _text(value.get("seconds", 0)), _text(value.get("nanos", 0))
+        if seconds is None or nanos is None or not _NUMBER.fullmatch(seconds) or not _NUMBER.fullmatch(nanos):
+            return None
+        return _believable(float(seconds) + float(nanos) * 1e-9)
     return parse_duration(value)
 
 

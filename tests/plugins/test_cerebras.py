@@ -1,0 +1,5 @@
+from tests.plugins.provider_suite import ProviderSuite
+
+
+class TestCerebras(ProviderSuite):
+    name = "cerebras"
