@@ -1,0 +1,321 @@
+"""The wire protocols that the loopback server speaks. A provider that speaks neither gets a `Dialect` of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hfs_providers.testing.answers import Request, count
+from hfs_providers.testing.refusals import refuse
+from hfs_providers.testing.scripts import EmptyBody, Garbage, HalfStream, Ok, Raw, Reply, Step, StreamError
+
+_JSON = {"content-type": "application/json"}
+_SSE = {"content-type": "text/event-stream"}
+
+
+class Dialect:
+    """How one provider's requests are read and its answers written.
+
+    A subclass gives at least `base_path`, `read`, `whole` and `stream`; the rest has usable defaults.
+
+    Args:
+        provider: the provider's name.
+    """
+
+    base_path = ""
+    """What the SDK's base URL ends with, behind the provider's own prefix."""
+
+    key_prefix = "key-"
+    """How a key of the provider begins."""
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+
+    def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
+        """The request, or None where the path is none of the provider's.
+
+        Args:
+            method: GET or POST.
+            path: below the provider's prefix, without the query.
+            headers: by lower-case name.
+            body: the decoded JSON.
+        """
+        raise LookupError(f"{type(self).__name__} reads no request")
+
+    def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
+        """The body of an answer in one piece."""
+        raise LookupError(f"{type(self).__name__} writes no answer")
+
+    def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The events of an answer in pieces: those with content, then those that end it."""
+        raise LookupError(f"{type(self).__name__} writes no stream")
+
+    def models(self, ids: Sequence[str]) -> dict[str, Any]:
+        """The body that lists the models."""
+        return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": self.provider} for name in ids]}
+
+    def event(self, data: Mapping[str, Any]) -> bytes:
+        """One server-sent event."""
+        return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+    def last_events(self) -> list[bytes]:
+        """What ends a whole stream after its last event."""
+        return [b"data: [DONE]\n\n"]
+
+    def usage(self, request: Request, answer: Ok) -> tuple[int, int]:
+        """Tokens in and out."""
+        said = answer.text if answer.text is not None else json.dumps(answer.tool_calls)
+        return answer.usage or (count(json.dumps(request.body)), count(said or ""))
+
+    def reply(self, request: Request, step: Step) -> Reply:
+        """What goes over the wire for a step that is neither silence nor a reset."""
+        match step:
+            case Ok():
+                return self._answer(request, step)
+            case Garbage():
+                return Reply(headers=_JSON, body=b"<html>this is not what you asked for</html>")
+            case EmptyBody():
+                return Reply(headers=_SSE if request.stream else _JSON, body=b"")
+            case Raw():
+                return Reply(step.status, step.body, dict(step.headers))
+            case HalfStream() | StreamError():
+                return self._broken(request, step)
+        refusal = refuse(self.provider, step, request.model, request.key)
+        if refusal is None:
+            raise ValueError(f"the loopback server does not know how to answer {type(step).__name__}")
+        return refusal
+
+    def _answer(self, request: Request, answer: Ok) -> Reply:
+        tokens = sum(self.usage(request, answer))
+        if not request.stream:
+            body = json.dumps(self.whole(request, answer)).encode()
+            return Reply(headers=_JSON, body=body, delay=answer.delay, tokens=tokens)
+        content, end = self.stream(request, answer)
+        chunks = [self.event(data) for data in (*content, *end)] + self.last_events()
+        return Reply(
+            headers=_SSE, body=None, chunks=chunks, delay=answer.delay, chunk_delay=answer.chunk_delay, tokens=tokens
+        )
+
+    def _broken(self, request: Request, step: HalfStream | StreamError) -> Reply:
+        if not request.stream:
+            # In one piece, half an answer is half a JSON document.
+            body = json.dumps(self.whole(request, Ok(text="half of an answer"))).encode()
+            return Reply(headers=_JSON, body=body[: len(body) // 2])
+        content, _ = self.stream(request, Ok(text="one two three four five six seven eight nine ten", chunks=10))
+        chunks = [self.event(data) for data in content[: step.chunks + 1]]
+        if isinstance(step, StreamError):
+            return Reply(headers=_SSE, body=None, chunks=[*chunks, *self.stream_error()])
+        return Reply(headers=_SSE, body=None, chunks=chunks, ending=step.how, stall=step.seconds)
+
+    def stream_error(self) -> list[bytes]:
+        """The events that say, inside a stream, that the provider failed."""
+        return [self.event({"error": {"message": "Internal server error", "type": "server_error", "code": 500}})]
+
+
+class OpenAIDialect(Dialect):
+    """Chat completions as OpenAI, Groq, Cerebras and OpenRouter speak them."""
+
+    def __init__(self, provider: str, base_path: str = "/v1", key_prefix: str = "sk-", api_path: str = "") -> None:
+        super().__init__(provider)
+        self.base_path = base_path
+        self.key_prefix = key_prefix
+        self._api = base_path + api_path
+
+    def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
+        key = headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if method == "GET":
+            return Request(self.provider, key, "", path, "GET") if path == f"{self._api}/models" else None
+        if path != f"{self._api}/chat/completions":
+            return None
+        messages: list[dict[str, Any]] = body.get("messages") or []
+        wanted = body.get("response_format") or {}
+        schema = wanted.get("json_schema", {}).get("schema", {}) if wanted else None
+        return Request(
+            provider=self.provider,
+            key=key,
+            model=str(body.get("model", "")),
+            path=path,
+            stream=bool(body.get("stream")),
+            prompt=next((_text(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), ""),
+            tool_result=_text(messages[-1].get("content")) if messages and messages[-1].get("role") == "tool" else None,
+            tools=[(t["function"]["name"], t["function"].get("parameters") or {}) for t in body.get("tools") or []],
+            schema=schema,
+            body=body,
+            wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        )
+
+    def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text}
+        if answer.tool_calls:
+            message["tool_calls"] = self._calls(answer)
+        choice = {"index": 0, "message": message, "finish_reason": self._reason(answer), "logprobs": None}
+        return {**self._frame(request, "chat.completion"), "choices": [choice], "usage": self._usage(request, answer)}
+
+    def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        if answer.tool_calls:
+            deltas += [{"tool_calls": [{"index": n, **call}]} for n, call in enumerate(self._calls(answer))]
+        else:
+            deltas += [{"content": piece} for piece in pieces(answer)]
+        frame = self._frame(request, "chat.completion.chunk")
+        events = [{**frame, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        last: dict[str, Any] = {
+            **frame,
+            "choices": [{"index": 0, "delta": {}, "finish_reason": self._reason(answer)}],
+        }
+        usage = self._usage(request, answer)
+        ending = [last]
+        if self.provider == "groq":
+            # Unasked, in its own place; the standard chunk comes besides where it is asked for.
+            last["x_groq"] = {"id": "req_01", "usage": usage}
+        if request.wants_usage:
+            ending.append({**frame, "choices": [], "usage": usage})
+        return events, ending
+
+    def _frame(self, request: Request, kind: str) -> dict[str, Any]:
+        # Without a fingerprint the Cerebras SDK cannot tell the kind of a chunk and hands out a plain dict.
+        return {
+            "id": "chatcmpl-1",
+            "object": kind,
+            "created": 1_700_000_000,
+            "model": request.model,
+            "system_fingerprint": "fp_1",
+        }
+
+    def _calls(self, answer: Ok) -> list[dict[str, Any]]:
+        return [
+            {"id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+            for n, (name, arguments) in enumerate(answer.tool_calls or ())
+        ]
+
+    def _reason(self, answer: Ok) -> str:
+        return "tool_calls" if answer.tool_calls else "stop"
+
+    def _usage(self, request: Request, answer: Ok) -> dict[str, int]:
+        tokens_in, tokens_out = self.usage(request, answer)
+        return {
+            "prompt_tokens": tokens_in,
+            "completion_tokens": tokens_out,
+            "total_tokens": tokens_in + tokens_out,
+        }
+
+
+class GeminiDialect(Dialect):
+    """`generateContent` and `streamGenerateContent` of the Gemini API."""
+
+    key_prefix = "AIza"
+    _path = re.compile(r"/v1(?:beta|alpha)?/models/(?P<model>[^:]+):(?P<call>generateContent|streamGenerateContent)")
+
+    def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
+        key = headers.get("x-goog-api-key", "")
+        if method == "GET":
+            return Request(self.provider, key, "", path, "GET") if re.fullmatch(r"/v1\w*/models", path) else None
+        found = self._path.fullmatch(path)
+        if found is None:
+            return None
+        contents: list[dict[str, Any]] = body.get("contents") or []
+        config = body.get("generationConfig") or {}
+        last_parts = contents[-1].get("parts", []) if contents else []
+        results = [part["functionResponse"] for part in last_parts if "functionResponse" in part]
+        said = [p["text"] for c in contents if c.get("role") == "user" for p in c.get("parts", []) if "text" in p]
+        wants_json = config.get("responseMimeType") == "application/json"
+        return Request(
+            provider=self.provider,
+            key=key,
+            model=found["model"],
+            path=path,
+            stream=found["call"] == "streamGenerateContent",
+            prompt=said[-1] if said else "",
+            tool_result=json.dumps(results[-1].get("response")) if results else None,
+            tools=[
+                (item["name"], item.get("parameters") or item.get("parametersJsonSchema") or {})
+                for tool in body.get("tools") or []
+                for item in tool.get("functionDeclarations", [])
+            ],
+            schema=(config.get("responseSchema") or config.get("responseJsonSchema") or {}) if wants_json else None,
+            body=body,
+        )
+
+    def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
+        parts = self._calls(request, answer) or [{"text": answer.text}]
+        return self._frame(request, answer, parts, "STOP")
+
+    def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        parts = self._calls(request, answer) or [{"text": piece} for piece in pieces(answer)]
+        # Each event tells the tokens so far; only the last one's count is the whole.
+        events = [self._frame(request, answer, [part], None) for part in parts]
+        for number, event in enumerate(events):
+            event["usageMetadata"]["candidatesTokenCount"] = number
+        return events, [self._frame(request, answer, [{"text": ""}], "STOP")]
+
+    def models(self, ids: Sequence[str]) -> dict[str, Any]:
+        methods = ["generateContent", "countTokens"]
+        return {
+            "models": [
+                {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": methods} for name in ids
+            ]
+        }
+
+    def event(self, data: Mapping[str, Any]) -> bytes:
+        return b"data: " + json.dumps(data).encode() + b"\r\n\r\n"
+
+    def last_events(self) -> list[bytes]:
+        return []
+
+    def stream_error(self) -> list[bytes]:
+        error = {"code": 503, "message": "The model is overloaded. Please try again later.", "status": "UNAVAILABLE"}
+        return [self.event({"error": error})]
+
+    def _frame(
+        self, request: Request, answer: Ok, parts: Sequence[Mapping[str, Any]], reason: str | None
+    ) -> dict[str, Any]:
+        tokens_in, tokens_out = self.usage(request, answer)
+        candidate: dict[str, Any] = {"content": {"parts": list(parts), "role": "model"}, "index": 0}
+        if reason is not None:
+            candidate["finishReason"] = reason
+        return {
+            "candidates": [candidate],
+            "usageMetadata": {
+                "promptTokenCount": tokens_in,
+                "candidatesTokenCount": tokens_out,
+                "totalTokenCount": tokens_in + tokens_out,
+            },
+            "modelVersion": request.model,
+            "responseId": "r1",
+        }
+
+    def _calls(self, request: Request, answer: Ok) -> list[dict[str, Any]]:
+        # Gemini 3 wants its signature back with each tool call that it made.
+        signed = "gemini-3" in request.model
+        signature = {"thoughtSignature": base64.b64encode(b"signed").decode()} if signed else {}
+        return [
+            {"functionCall": {"name": name, "args": dict(arguments)}, **signature}
+            for name, arguments in answer.tool_calls or ()
+        ]
+
+
+def pieces(answer: Ok) -> list[str]:
+    """The text cut into the pieces of a stream."""
+    text = answer.text or ""
+    words = re.findall(r"\S+\s*", text) or [text]
+    size = max(1, -(-len(words) // max(1, answer.chunks)))
+    return ["".join(words[start : start + size]) for start in range(0, len(words), size)]
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+def built_in() -> dict[str, Dialect]:
+    """The dialects of the built-in providers; the paths are those that their SDKs add to their base URLs."""
+    return {
+        "cerebras": OpenAIDialect("cerebras", "", "csk-", "/v1"),
+        "groq": OpenAIDialect("groq", "", "gsk_", "/openai/v1"),
+        "gemini": GeminiDialect("gemini"),
+        "openrouter": OpenAIDialect("openrouter", "/api/v1", "sk-or-v1-"),
+    }

@@ -1,0 +1,205 @@
+"""What a scripted provider does with one request: the steps of `LoopbackServer.script`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+WaitForm = Literal["seconds", "fraction", "date", "ms", "reset", "retryinfo", "none"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One answer to one request."""
+
+
+@dataclass(frozen=True)
+class Ok(Step):
+    """An answer.
+
+    Args:
+        text: what it says; None lets the server think of something.
+        tool_calls: pairs of a tool's name and its arguments, instead of text.
+        delay: seconds before the first byte.
+        chunk_delay: seconds between the chunks of a stream.
+        chunks: how many chunks a streamed text is cut into.
+        usage: tokens in and out; None counts words.
+    """
+
+    text: str | None = None
+    tool_calls: Sequence[tuple[str, Mapping[str, Any]]] | None = None
+    delay: float = 0.0
+    chunk_delay: float = 0.0
+    chunks: int = 4
+    usage: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class RateLimited(Step):
+    """429, as the provider words it.
+
+    Args:
+        retry_after: seconds that it tells the caller to wait; None tells nothing.
+        form: where it says so: `Retry-After` as whole `seconds`, a `fraction` or a `date`; `retry-after-ms`; the
+            provider's own `reset` header; Google's `retryinfo` in the body; `none`.
+        per: the window that is used up.
+        scope: whether the limit is the model's or the whole key's.
+        unit: what is counted.
+        echo_key: put the caller's key into the message, as some providers do.
+    """
+
+    retry_after: float | None = None
+    form: WaitForm = "seconds"
+    per: Literal["minute", "day"] = "minute"
+    scope: Literal["model", "key"] = "model"
+    unit: Literal["requests", "tokens"] = "requests"
+    echo_key: bool = False
+
+
+@dataclass(frozen=True)
+class Unauthorized(Step):
+    """The key is wrong: 401, and Gemini's 400 with API_KEY_INVALID."""
+
+    echo_key: bool = False
+
+
+@dataclass(frozen=True)
+class PaymentRequired(Step):
+    """402: no credits left. Gemini has no 402 and answers 403 with BILLING_DISABLED."""
+
+    echo_key: bool = False
+
+
+@dataclass(frozen=True)
+class Forbidden(Step):
+    """403: the key may not do this."""
+
+    echo_key: bool = False
+
+
+@dataclass(frozen=True)
+class ModelGone(Step):
+    """The model is retired: 404, and Groq's 400 with model_decommissioned."""
+
+    echo_key: bool = False
+
+
+@dataclass(frozen=True)
+class BadRequest(Step):
+    """400: the request is wrong."""
+
+    echo_key: bool = False
+
+
+@dataclass(frozen=True)
+class ContextTooLong(Step):
+    """The messages do not fit into the context window."""
+
+    echo_key: bool = False
+
+
+@dataclass(frozen=True)
+class ServerError(Step):
+    """The provider failed.
+
+    Args:
+        status: 500, 502, 503 or 529.
+    """
+
+    status: int = 500
+    echo_key: bool = False
+
+
+@dataclass(frozen=True)
+class Reset(Step):
+    """The connection is reset before any byte of an answer."""
+
+
+@dataclass(frozen=True)
+class Stall(Step):
+    """Silence, then the connection is closed.
+
+    Args:
+        seconds: of silence.
+    """
+
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Garbage(Step):
+    """200 with a body that is no JSON."""
+
+
+@dataclass(frozen=True)
+class EmptyBody(Step):
+    """200 with no body."""
+
+
+@dataclass(frozen=True)
+class HalfStream(Step):
+    """A stream that ends without its end mark.
+
+    Args:
+        chunks: how many chunks with content are sent first.
+        how: it is cut by the end of the body (`eof`), a reset connection, or silence (`stall`).
+        seconds: of silence.
+    """
+
+    chunks: int = 2
+    how: Literal["eof", "reset", "stall"] = "eof"
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class StreamError(Step):
+    """A stream that says in its middle that the provider failed.
+
+    Args:
+        chunks: how many chunks with content are sent first.
+    """
+
+    chunks: int = 1
+
+
+@dataclass(frozen=True)
+class Raw(Step):
+    """Any answer.
+
+    Args:
+        status: HTTP status.
+        body: sent as it is.
+        headers: besides Content-Length.
+    """
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes over the wire for a step.
+
+    Args:
+        status: HTTP status.
+        body: the whole body, or None for a stream.
+        headers: besides the framing ones.
+        chunks: of a stream.
+        delay: seconds before the first byte.
+        chunk_delay: seconds before each further chunk.
+        ending: how the answer ends: as it should, by the connection's `reset`, or by silence (`stall`).
+        stall: seconds of silence.
+        tokens: what the answer says that it cost.
+    """
+
+    status: int = 200
+    body: bytes | None = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    chunks: Sequence[bytes] = ()
+    delay: float = 0.0
+    chunk_delay: float = 0.0
+    ending: Literal["whole", "eof", "reset", "stall"] = "whole"
+    stall: float = 0.0
+    tokens: int = 0
