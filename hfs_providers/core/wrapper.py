@@ -208,8 +208,9 @@ class ProviderWrapper(MultiProviderWrapper):
         model = self.get_model()
         bound = model.bare_copy()  # type: ignore[attr-defined]
         self.clients.bind(bound, credential)
-        listed = bound.client.models.list()
-        return [str(getattr(item, "id", None) or item.name).removeprefix("models/") for item in listed]
+        page = bound.client.models.list()
+        # The OpenAI family answers with `data`, google-genai with something to iterate over.
+        return [str(getattr(m, "id", None) or m.name).removeprefix("models/") for m in getattr(page, "data", page)]
 
     def _limits(self, model_id: str, key_id: str) -> Limits | None:
         for table in (self.config.key_limits.get(key_id, {}), self.config.limits):
