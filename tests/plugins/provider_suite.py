@@ -16,6 +16,7 @@ from agno.agent import Agent
 from agno.exceptions import ModelRateLimitError
 from agno.models.message import Message
 from agno.run.base import RunStatus
+
 from hfs_providers import (
     Event,
     KeysExhaustedError,
@@ -291,11 +292,10 @@ class ProviderSuite:
         self, manager: ProviderManager, server: LoopbackServer, how: Any
     ) -> None:
         server.script(self.name, "*", [HalfStream(chunks=2, how=how)])
-        received = []
-        model = manager.get_model(self.name)
+        received: list[str] = []
+        deltas = manager.get_model(self.name).response_stream(messages=[Message(role="user", content="hello")])
         with pytest.raises(StreamInterruptedError) as caught:
-            for delta in model.response_stream(messages=[Message(role="user", content="hello")]):
-                received.append(delta.content or "")
+            received.extend(delta.content or "" for delta in deltas)
         assert caught.value.received == "".join(received) != ""
         assert sum(server.hits(self.name).values()) == 1
 

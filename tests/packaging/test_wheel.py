@@ -1,0 +1,98 @@
+"""The wheel, installed into fresh environments as a stranger would; needs a package index."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hfs_providers.testing import LoopbackServer
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("HFS_TEST_INDEX"),
+    reason="installs from a package index; set HFS_TEST_INDEX=1 to run it",
+)
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    """What a command prints; fails the test with its complaints where it ends badly."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**base, **(env or {})},
+        cwd=cwd,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+@dataclass
+class Installed:
+    """A virtual environment with the wheel in it."""
+
+    root: Path
+
+    @property
+    def python(self) -> Path:
+        return self.root / "bin" / "python"
+
+    @property
+    def script(self) -> Path:
+        return self.root / "bin" / "hfs-providers"
+
+    def install(self, *requirements: str) -> None:
+        run(self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT)
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def gemini_only(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    root = tmp_path_factory.mktemp("gemini")
+    venv.create(root, with_pip=True)
+    installed = Installed(root)
+    installed.install(f"{wheel}[gemini]")
+    return installed
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"hfs_providers"}
+    assert "hfs_providers/py.typed" in names
+
+
+def test_one_extra_leaves_the_other_three_missing_with_their_remedy(gemini_only: Installed, tmp_path: Path) -> None:
+    env = {"NUM_GROQ": "1", "GROQ_API_KEY_1": "gsk_abcdef123456"}
+    status = json.loads(run(gemini_only.script, "status", "--json", env=env, cwd=tmp_path))
+    acme = next(plugin for plugin in listed["plugins"] if plugin["name"] == "acme")
+    assert (acme["distribution"], acme["version"]) == ("hfs-providers-acme", "0.1.0")
+    missing = run(gemini_only.script, "status", "--json", env={"ACME_API_KEY": "sk-acme-123456"}, cwd=tmp_path)
+    assert "pip install 'hfs-providers-acme[acme]'" in missing
+
+    gemini_only.install("openai>=3.52,<4")
+    with LoopbackServer(dialects={"acme": OpenAIDialect("acme")}) as server:
+        output = run(
+            gemini_only.script, "ask", "hello", "--provider", "acme", env=server.env({"acme": 1}), cwd=tmp_path
+        )
+        assert "[acme/acme-large]" in output
+
+    run(gemini_only.python, "-m", "pip", "uninstall", "-q", "-y", "hfs-providers-acme", "openai")
+    listed = json.loads(run(gemini_only.script, "plugins", "--json", cwd=tmp_path))
+    assert "acme" not in [plugin["name"] for plugin in listed["plugins"]]
