@@ -19,7 +19,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -307,7 +307,12 @@ class LoopbackServer:
                         return then
             if (request.provider, request.model) in self._retired:
                 return ModelGone()
-        return Ok() if request.method == "GET" else self._answer(request)
+        return Ok()
+
+    def thought(self, request: Request, step: Ok) -> Ok:
+        """`step` with something to say."""
+        answer = self._answer(request)
+        return replace(step, text=answer.text, tool_calls=answer.tool_calls, usage=step.usage or answer.usage)
 
     def note(self, request: Request, step: Step, reply: Reply, connection: int, finished: bool) -> None:
         """Write a request down."""
@@ -401,6 +406,8 @@ class _Connection(asyncio.Protocol):
             self._write(Reply(404, b'{"error": {"message": "no such path"}}', {"content-type": "application/json"}))
             return
         step = self._server.next_step(request)
+        if isinstance(step, Ok) and method == "POST" and step.text is None and step.tool_calls is None:
+            step = self._server.thought(request, step)
         if method == "POST":
             await self._server.wait_at_gate()
         if isinstance(step, (Reset, Stall)):
