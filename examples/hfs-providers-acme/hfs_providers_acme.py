@@ -4,7 +4,6 @@ from hfs_providers import KeyedProvider, Limits, ModelDefault
 
 plugin = KeyedProvider(
     name="acme",
-    distribution="hfs-providers-acme",
     model_class="agno.models.openai.like:OpenAILike",
     sdk="openai",
     base_url="https://llm.acme.example/v1",

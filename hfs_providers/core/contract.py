@@ -107,12 +107,13 @@ class Requirement:
     Args:
         distribution: its name on the package index.
         module: a module of it that can be looked for.
-        install: the command that installs it.
+        install: the command that installs it; if empty, the extra named like the provider, of the distribution that
+            the plugin comes from.
     """
 
     distribution: str
     module: str
-    install: str
+    install: str = ""
 
 
 @dataclass(frozen=True, slots=True)

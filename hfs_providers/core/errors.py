@@ -19,6 +19,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The one of `known` that `name` was probably meant to be, or None."""
+    return next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
+
+
 class HfsProvidersError(Exception):
     """Base of every error that this library defines."""
 
@@ -79,9 +84,8 @@ class UnknownProviderError(ProviderError, ValueError):
     def __init__(self, provider: str, installed: Sequence[str]) -> None:
         self.provider = provider
         self.installed = tuple(installed)
-        near = difflib.get_close_matches(provider.lower(), self.installed, n=1)
-        self.suggestion = near[0] if near else None
-        hint = f" Did you mean {self.suggestion!r}?" if near else ""
+        self.suggestion = nearest(provider, self.installed)
+        hint = f" Did you mean {self.suggestion!r}?" if self.suggestion else ""
         known = ", ".join(self.installed) or "none; run `hfs-providers doctor`"
         super().__init__(f"unknown provider {provider!r}.{hint} Installed: {known}")
 

@@ -53,20 +53,25 @@ def load_file_config(settings: Settings) -> tuple[FileConfig, list[Problem]]:
     A file that cannot be used is a problem, and counts as empty.
     """
     named = settings.env.get(CONFIG, "").strip()
-    path = Path(named).expanduser() if named else _usual_place(settings)
+    path = Path(named) if named else _usual_place()
     if path is None:
         return FileConfig(), []
-    remedy = f"Correct {path}" if path.exists() else f"Create {path}, or correct {CONFIG}"
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        return FileConfig(), [Problem(f"{path} cannot be read: {error.strerror}", remedy, "error")]
-    except ValueError as error:
-        return FileConfig(), [Problem(f"{path} is not valid TOML: {error}", remedy, "error")]
+        path = path.expanduser()
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError, RuntimeError) as error:
+        # ValueError: not UTF-8, or a name that no file can have; RuntimeError: a home directory that is not known.
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is no UTF-8 text or no name of a file"
+        remedy = f"Create it, or correct {CONFIG}" if named else "Correct or remove it"
+        return FileConfig(), [Problem(f"{path} cannot be read: {why}", remedy, "error")]
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return FileConfig(), [Problem(f"{path} is not valid TOML: {error}", f"Correct {path}", "error")]
     return _validated(path, data)
 
 
-def _usual_place(settings: Settings) -> Path | None:
+def _usual_place() -> Path | None:
     here = Path(FILE_NAME)
     if here.is_file():
         return here
@@ -87,7 +92,7 @@ def _validated(path: Path, data: dict[str, Any]) -> tuple[FileConfig, list[Probl
     except ValidationError as error:
         problems = [
             Problem(
-                f"{path}: {'.'.join(str(part) for part in item['loc'])}: {item['msg']}",
+                f"{path}: {_where(item['loc'])}: {item['msg']}",
                 "Correct it; until then the file is not used",
                 "error",
             )
@@ -103,7 +108,20 @@ def _validated(path: Path, data: dict[str, Any]) -> tuple[FileConfig, list[Probl
         )
         for name, item in raw.get("providers", {}).items()
     }
-    return FileConfig(path.absolute(), tuple(raw.get("order", ())), raw.get("tiers", {}), providers), []
+    return FileConfig(
+        path.absolute(), tuple(name.lower() for name in raw.get("order", ())), raw.get("tiers", {}), providers
+    ), []
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    parts = [str(part) for part in location]
+    if "keys" in parts:
+        # A key's number belongs there; whatever else stands there may be the key.
+        place = parts.index("keys") + 1
+        parts[place:] = [
+            part if place < number or part.isdigit() else "?" for number, part in enumerate(parts[place:], place)
+        ]
+    return ".".join(parts)
 
 
 def _limits(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Limits]:

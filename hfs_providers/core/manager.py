@@ -17,14 +17,13 @@ from hfs_providers.core.contract import Event, Problem, ProviderHealth, UsageRow
 from hfs_providers.core.errors import (
     MissingKeyError,
     MissingSdkError,
-    PluginError,
     PoolExhaustedError,
     ProviderUnavailableError,
     UnknownProviderError,
 )
-from hfs_providers.core.registry import within_deadline
-from hfs_providers.core.settings import env_name
-from hfs_providers.core.survey import Survey, Surveyed, survey
+from hfs_providers.core.registry import Registry, within_deadline
+from hfs_providers.core.settings import Settings, env_name
+from hfs_providers.core.survey import DISABLED, Survey, Surveyed, survey
 
 if TYPE_CHECKING:
     from agno.models.base import Model
@@ -84,6 +83,7 @@ class ProviderManager:
         status = self.survey.status
         for name, entry in status.items():
             entry["initialized"] = name in self.wrappers
+            entry["problems"] = [problem.message for problem in self.problems if problem.provider == name]
         return status
 
     @property
@@ -108,8 +108,8 @@ class ProviderManager:
         config = self._known(name).config
         try:
             return self.survey.registry.health(name, config, self.wrappers.get(name), live)
-        except PluginError as error:
-            return ProviderHealth(name, False, (str(error),))
+        except Exception as error:
+            return ProviderHealth(name, False, (f"health failed: {error}",))
 
     def wrapper(self, name: str) -> Wrapper:
         """The wrapper of a provider that can be used.
@@ -125,10 +125,12 @@ class ProviderManager:
         requirement = found.config.requirement
         if requirement is not None and found.sdk is None:
             raise MissingSdkError(name, requirement.distribution, requirement.install)
-        reasons = [problem.message for problem in self.problems if problem.provider == name]
-        if found.config.configured or any(p.level == "error" for p in self.problems if p.provider == name):
-            raise ProviderUnavailableError(name, reasons) from self._failures.get(name)
         upper = env_name(name)
+        if not found.config.credentials and found.config.declared is not None and found.config.declared > 0:
+            raise MissingKeyError(name, (f"{upper}_API_KEY_1",))
+        errors = [problem for problem in self.problems if problem.provider == name and problem.level == "error"]
+        if found.config.configured or errors:
+            raise self._unavailable(name) from self._failures.get(name)
         raise MissingKeyError(name, (f"NUM_{upper}", f"{upper}_API_KEY_1"))
 
     def default_model(self, name: str) -> str:
@@ -192,12 +194,7 @@ class ProviderManager:
 
         Raises:
             KeysExhaustedError: none has a key free in time; says why for each provider.
-            ProviderUnavailableError: no provider is available at all.
         """
-        if not self.wrappers:
-            raise ProviderUnavailableError(
-                "any provider", [problem.message for problem in self.problems if problem.level != "info"]
-            )
         deadline = self.clock() + (timeout if wait else 0.0)
         while True:
             free = {
@@ -274,8 +271,15 @@ class ProviderManager:
     def _known(self, name: str) -> Surveyed:
         found = self.survey.providers.get(name)
         if found is None:
+            if name in self.survey.registry.plugins and self.survey.registry.plugins[name].provider:
+                raise self._unavailable(name)
             raise UnknownProviderError(name, self.installed_providers)
         return found
+
+    def _unavailable(self, name: str) -> ProviderUnavailableError:
+        problems = [problem for problem in self.problems if problem.provider == name]
+        remedy = next((problem.remedy for problem in problems if problem.level == "error"), None)
+        return ProviderUnavailableError(name, [problem.message for problem in problems], remedy)
 
     def _build(self) -> None:
         registry = self.survey.registry
@@ -317,7 +321,10 @@ class ProviderManager:
         for name, found in self.survey.providers.items():
             if name not in self.wrappers:
                 missing = found.config.requirement if found.sdk is None else None
-                reasons[name] = f"{name}: " + (f"missing SDK; run: {missing.install}" if missing else "not configured")
+                why = "; ".join(p.message for p in self.problems if p.provider == name and p.level == "error")
+                reasons[name] = f"{name}: " + (
+                    f"missing SDK; run: {missing.install}" if missing else why or "not configured"
+                )
         return KeysExhaustedError(together, reasons=reasons)
 
 
@@ -391,5 +398,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name == "PROVIDER_CONFIGS":
-        return [(found, entry.models[0].id) for found, entry in survey(env={}).providers.items()]
+        disabled = Settings.load().names(DISABLED)
+        registry = Registry(disabled)
+        plain = {found: registry.configure_env(found, {}) for found in registry.providers}
+        return [(found, registry.default_model(found, config)[0].id) for found, config in plain.items()]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,8 +31,8 @@ class KeyedProvider:
         model_class: dotted path of the Agno model class, as `agno.models.groq:Groq`.
         sdk: the distribution that the class needs, or None.
         sdk_module: a module of it, where its name differs from the distribution's.
-        install: the command that installs the SDK; by default the extra of `distribution`.
-        distribution: the distribution that ships this plugin.
+        install: the command that installs the SDK; if empty, the extra named like the provider, of the distribution
+            that the plugin comes from.
         base_url: the provider's address, so that no variable of the SDK's own can replace it; None for the SDK's.
         models: model ids to use where the caller names none, in order of preference.
         limits: by model id or glob; the first that matches counts.
@@ -51,8 +51,7 @@ class KeyedProvider:
     model_class: str
     sdk: str | None = None
     sdk_module: str | None = None
-    install: str | None = None
-    distribution: str = "hfs-providers"
+    install: str = ""
     base_url: str | None = None
     models: Sequence[ModelDefault] = ()
     limits: Mapping[str, Limits] = field(default_factory=dict)
@@ -73,11 +72,10 @@ class KeyedProvider:
 
     @property
     def requirement(self) -> Requirement | None:
-        """The SDK, with the command that installs it."""
+        """The SDK that the model class needs."""
         if self.sdk is None:
             return None
-        install = self.install or f"pip install '{self.distribution}[{self.name}]'"
-        return Requirement(self.sdk, self.sdk_module or self.sdk.replace("-", "_"), install)
+        return Requirement(self.sdk, self.sdk_module or self.sdk.replace("-", "_"), self.install)
 
     @property
     def marks_end(self) -> bool:

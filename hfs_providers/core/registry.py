@@ -7,6 +7,7 @@ and one raising hook loses the results of the others; here each failure is a nam
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from hfs_providers.core.contract import (
 )
 from hfs_providers.core.errors import PluginConflictError, PluginContractError, PluginError, PluginLoadError
 from hfs_providers.core.hookspecs import HOOK_TIMEOUT, PROJECT
+from hfs_providers.core.secret import Redactor, Secret
 from hfs_providers.core.settings import env_prefixes
 
 T = TypeVar("T")
@@ -68,6 +70,10 @@ class _Candidate:
     load: Callable[[], object]
 
 
+_BROKEN = (Exception, SystemExit)
+"""What a plugin may raise without taking the program with it. KeyboardInterrupt is the user's."""
+
+
 class Registry:
     """The plugins of one assembly.
 
@@ -81,14 +87,22 @@ class Registry:
         self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, Plugin] = {}
         self._reported: set[int] = set()
+        self._redactors: dict[str, Redactor] = {}
         self.problems: list[PluginError] = []
         self.disabled: list[str] = []
         candidates = _installed() if plugins is None else [_given(plugin) for plugin in plugins]
-        for candidate in self._uncontested(candidates, set(disabled)):
+        off = {name + at + _normal(distribution) for name, at, distribution in (d.partition("@") for d in disabled)}
+        self.unknown = [name for name in disabled if name.partition("@")[0] not in {c.name for c in candidates}]
+        for candidate in self._uncontested(candidates, off):
             try:
                 self._admit(candidate)
             except PluginError as problem:
                 self.problems.append(problem)
+            except _BROKEN as error:
+                # An object that fails when it is looked at.
+                self.problems.append(
+                    PluginLoadError(candidate.name, candidate.distribution, f"looking at it raised {_describe(error)}")
+                )
 
     def __repr__(self) -> str:
         return f"Registry({', '.join(self._plugins)})"
@@ -110,6 +124,8 @@ class Registry:
 
     def configure_env(self, name: str, env: Mapping[str, str]) -> ProviderConfig:
         """The provider's own `configure_env`. Raises `PluginError`."""
+        secrets = ((variable, Secret(value)) for variable, value in env.items())
+        self._redactors[name] = Redactor(secrets)
         config = self._call(name, "configure_env", ProviderConfig, env=env)
         if config.name != name:
             raise self._contract(name, f"configure_env gave the name {config.name!r}")
@@ -142,8 +158,8 @@ class Registry:
         """Tell every observer. One that raises is logged once; nothing is ever raised."""
         for implementation in self._manager.hook.on_event.get_hookimpls():
             try:
-                implementation.function(event)
-            except Exception as error:
+                implementation.function(*((event,) if implementation.argnames else ()))
+            except _BROKEN as error:
                 if id(implementation) not in self._reported:
                     self._reported.add(id(implementation))
                     _log.warning(
@@ -166,7 +182,7 @@ class Registry:
     def _uncontested(self, candidates: list[_Candidate], disabled: set[str]) -> Iterable[_Candidate]:
         wanted = []
         for candidate in candidates:
-            if {candidate.name, f"{candidate.name}@{candidate.distribution}".lower()} & disabled:
+            if {candidate.name, f"{candidate.name}@{_normal(candidate.distribution)}"} & disabled:
                 self.disabled.append(candidate.name)
             else:
                 wanted.append(candidate)
@@ -190,7 +206,7 @@ class Registry:
     def _admit(self, candidate: _Candidate) -> None:
         try:
             target = candidate.load()
-        except Exception as error:
+        except _BROKEN as error:
             raise PluginLoadError(
                 candidate.name, candidate.distribution, f"importing it raised {_describe(error)}"
             ) from error
@@ -239,21 +255,43 @@ class Registry:
     def _call(self, name: str, hook: str, kind: type[T], **arguments: Any) -> T:
         """Call one provider's own hook, inside the hook wrappers of plugins that are not providers."""
         others = [p.target for p in self._plugins.values() if p.provider and p.name != name]
-        caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
-        plugin = self._plugins[name]
+        wrappers = [p for p in self._plugins.values() if not p.provider and hook in p.hooks]
         try:
-            result = caller(**arguments)
-        except PluginError:
-            raise
-        except ImportError:
-            # The SDK's or the plugin's own import error is reported as itself.
-            raise
-        except Exception as error:
-            raise PluginLoadError(name, plugin.distribution, f"{hook} raised {_describe(error)}") from error
+            result = self._manager.subset_hook_caller(hook, remove_plugins=others)(**arguments)
+        except _BROKEN as error:
+            if not wrappers:
+                failure = self._failure(name, hook, error)
+                raise failure from (None if failure is error else error)
+            result = self._without(wrappers, others, name, hook, arguments)
         if result is None or not isinstance(result, kind):
             given = "nothing" if result is None else type(result).__name__
             raise self._contract(name, f"{hook} gave {given} instead of {kind.__name__}")
         return result
+
+    def _without(
+        self, wrappers: Sequence[Plugin], others: Sequence[object], name: str, hook: str, arguments: Mapping[str, Any]
+    ) -> Any:
+        """Call a hook once more without the wrappers of other plugins, so that a bad one breaks no provider."""
+        alone = [*others, *(wrapper.target for wrapper in wrappers)]
+        try:
+            result = self._manager.subset_hook_caller(hook, remove_plugins=alone)(**arguments)
+        except _BROKEN as error:
+            failure = self._failure(name, hook, error)
+            raise failure from (None if failure is error else error)
+        for wrapper in wrappers:
+            message = f"its wrapper of {hook} failed for {name} and was left out"
+            self.problems.append(PluginLoadError(wrapper.name, wrapper.distribution, message))
+        return result
+
+    def _failure(self, name: str, hook: str, error: BaseException) -> BaseException:
+        """What a failing hook becomes; without the keys that it may have put into words."""
+        redactor = self._redactors.get(name, Redactor())
+        redactor.scrub_exception(error)
+        if isinstance(error, (PluginError, ImportError)):
+            # The SDK's or the plugin's own import error is reported as itself.
+            return error
+        words = redactor.scrub(_describe(error))
+        return PluginLoadError(name, self._plugins[name].distribution, f"{hook} raised {words}")
 
     def _contract(self, name: str, message: str) -> PluginContractError:
         return PluginContractError(name, self._plugins[name].distribution, message)
@@ -282,6 +320,8 @@ def within_deadline(calls: Mapping[str, Callable[[], T]], seconds: float = HOOK_
             outcome = call()
         except Exception as error:
             outcome = error
+        except SystemExit as error:
+            outcome = RuntimeError(f"it tried to end the program (SystemExit: {error})")
         results.setdefault(name, outcome)
 
     threads = {
@@ -309,6 +349,11 @@ def _installed() -> list[_Candidate]:
     # A distribution seen twice on the path (an editable install beside its build) is one claim, not a conflict.
     unique = {(candidate.name, candidate.distribution): candidate for candidate in reversed(found)}
     return sorted(unique.values(), key=lambda candidate: (candidate.name, str(candidate.distribution)))
+
+
+def _normal(distribution: str | None) -> str:
+    # https://packaging.python.org/en/latest/specifications/name-normalization/
+    return re.sub(r"[-_.]+", "-", distribution or "").lower()
 
 
 def _given(plugin: object) -> _Candidate:

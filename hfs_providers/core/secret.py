@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn
 
-_MASKED = re.compile(r"[A-Za-z0-9_\-]{0,64}(?:\*{2,}|•{2,}|…)[A-Za-z0-9_\-*•…]{0,64}")
-_BEARER = re.compile(r"(?i)\bbearer\s+[A-Za-z0-9\-._~+/]{8,}=*")
+_MASKED = re.compile(r"([A-Za-z0-9_\-]{0,64})(\*{3,}|•{2,}|…|\.{3})([A-Za-z0-9_\-*•…]{0,64})")
+# A token has a digit; "Bearer authentication" has none.
+_BEARER = re.compile(r"(?i)\bbearer\s+(?=\S*\d)[A-Za-z0-9\-._~+/]{8,}=*")
 _SHOWN = "[redacted]"
 # Shorter strings are no keys, and replacing them would eat ordinary words of a message.
 _SHORTEST_KEY = 6
@@ -48,7 +49,9 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return hmac.compare_digest(
+            self._value.encode("utf-8", "surrogatepass"), other._value.encode("utf-8", "surrogatepass")
+        )
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -88,9 +91,23 @@ class Redactor:
         """`text` with every known key, masked key and bearer token replaced."""
         if self._pattern is not None:
             text = self._pattern.sub(lambda found: f"[{self._ids[found.group()]}]", text)
-        if "*" in text or "•" in text or "…" in text:
-            text = _MASKED.sub(lambda found: _SHOWN if _has_letters(found.group()) else found.group(), text)
+        if "*" in text or "•" in text or "…" in text or "..." in text:
+            text = _MASKED.sub(lambda found: _SHOWN if self._shows_a_part(*found.groups()) else found.group(), text)
         return _BEARER.sub(_SHOWN, text)
+
+    def _shows_a_part(self, before: str, mask: str, after: str) -> bool:
+        shown = after.strip("*•…")
+        if any(
+            (len(before) >= 4 and key.startswith(before)) or (len(shown) >= 4 and key.endswith(shown))
+            for key in self._ids
+        ):
+            return True
+        # Three dots, one ellipsis and `***so***` are typography unless they stand for a key that is known.
+        if mask == "...":
+            return False
+        if mask == "…":
+            return bool(before and shown)
+        return bool(before) or (len(mask) > 3 and bool(shown))
 
     def scrub_exception(self, error: BaseException) -> None:
         """Scrub, in place, the texts that `error` and its causes would print in a traceback."""
@@ -102,6 +119,11 @@ class Redactor:
                 continue
             seen.add(id(item))
             queue += [item.__cause__, item.__context__]
+            if isinstance(item, BaseExceptionGroup):
+                queue += item.exceptions
+            notes = getattr(item, "__notes__", None)
+            if isinstance(notes, list):
+                notes[:] = [self._scrub_value(note) for note in notes]
             item.args = tuple(self._scrub_value(arg) for arg in item.args)
             for name in ("message", "body", "details"):
                 value = getattr(item, name, None)
@@ -115,13 +137,13 @@ class Redactor:
     def _scrub_value(self, value: object) -> object:
         if isinstance(value, str):
             return self.scrub(value)
+        if isinstance(value, (bytes, bytearray)):
+            return type(value)(self.scrub(value.decode("latin-1")).encode("latin-1", "replace"))
         if isinstance(value, dict):
-            return {name: self._scrub_value(item) for name, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._scrub_value(item) for item in value)
+            return {self._scrub_value(name): self._scrub_value(item) for name, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_make"):
+            return value._make(self._scrub_value(item) for item in value)
+        for kind in (list, tuple, set, frozenset):
+            if type(value) is kind:
+                return kind(self._scrub_value(item) for item in value)
         return value
-
-
-def _has_letters(text: str) -> bool:
-    # `**bold**` and `***` are typography; a masked key shows characters on at least one side of the mask.
-    return bool(re.search(r"[A-Za-z0-9]", text)) and not text.startswith("**")

@@ -15,10 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from hfs_providers.core.contract import Credential, Limits, Problem
+from hfs_providers.core.contract import Credential, Level, Limits, Problem
 from hfs_providers.core.secret import Secret
 
 ENV_FILE = "HFS_ENV_FILE"
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LIMIT_NAMES = ("rpm", "rph", "rpd", "tpm", "tph", "tpd")
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _PLACEHOLDER = re.compile(
@@ -58,11 +59,10 @@ class Settings:
         named = env_file if env_file is not None else process.get(ENV_FILE, "").strip() or None
         if named is None and env is not None:
             return cls(MappingProxyType(process))
-        path = Path(named).expanduser() if named is not None else Path(".env")
-        values, problems = _read_env_file(path, required=named is not None)
+        values, problems = _read_env_file(Path(named or ".env"), process, required=named is not None)
         if values is None:
             return cls(MappingProxyType(process), problems)
-        return cls(MappingProxyType({**values, **process}), problems, path.absolute())
+        return cls(MappingProxyType({**values, **process}), problems, Path(named or ".env").absolute())
 
     def __repr__(self) -> str:
         # The mapping holds keys.
@@ -78,17 +78,23 @@ class Settings:
         return MappingProxyType({name: value for name, value in self.env.items() if name.startswith(wanted)})
 
 
-def _read_env_file(path: Path, *, required: bool) -> tuple[dict[str, str] | None, list[Problem]]:
+def _read_env_file(
+    path: Path, process: Mapping[str, str], *, required: bool
+) -> tuple[dict[str, str] | None, list[Problem]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         if not required:
             return None, []
         return None, [
             Problem(f"The environment file {path} does not exist", f"Create it, or correct {ENV_FILE}", "error")
         ]
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror or "unreadable" if isinstance(error, OSError) else "it is not UTF-8 text"
+    except UnicodeDecodeError:
+        problem = Problem(f"The environment file {path} is not UTF-8 text", f"Save {path} as UTF-8", "error")
+        return None, [problem]
+    except (OSError, ValueError, RuntimeError) as error:
+        # ValueError: a name that no file can have; RuntimeError: a home directory that is not known.
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is no name of a file"
         return None, [Problem(f"The environment file {path} cannot be read: {why}", f"Make {path} readable", "error")]
     from dotenv import dotenv_values
     from dotenv.parser import parse_stream
@@ -102,8 +108,13 @@ def _read_env_file(path: Path, *, required: bool) -> tuple[dict[str, str] | None
         )
         # Left in, python-dotenv would warn about each of them on its own logger.
         text = "".join(item.original.string for item in parse_stream(StringIO(text)) if not item.error)
-    values = dotenv_values(stream=StringIO(text))
-    return {name: value for name, value in values.items() if value is not None}, problems
+    # Not python-dotenv's own interpolation, which reads `os.environ` even where another environment was given.
+    raw = dotenv_values(stream=StringIO(text), interpolate=False)
+    values: dict[str, str] = {}
+    for name, value in raw.items():
+        if value is not None:
+            values[name] = _REFERENCE.sub(lambda found: process.get(found[1], values.get(found[1], "")), value)
+    return values, problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +170,7 @@ class _ProviderReader:
     def read(self) -> ProviderSettings:
         found = self._credentials()
         declared, valid = self._count(f"NUM_{self.upper}")
-        expected, _ = self._count(f"EXPECTED_{self.upper}")
+        expected, _ = self._count(f"EXPECTED_{self.upper}", "warning")
         used = self._select(found, declared, valid)
         if expected is not None and expected != len(used):
             self._problem(f"EXPECTED_{self.upper} is {expected}, but {_keys(len(used))} can be used")
@@ -176,20 +187,20 @@ class _ProviderReader:
             configured=bool(used),
         )
 
-    def _problem(self, message: str, remedy: str | None = None, error: bool = False) -> None:
-        self.problems.append(Problem(message, remedy, "error" if error else "warning", self.provider))
+    def _problem(self, message: str, remedy: str | None = None, level: Level = "warning") -> None:
+        self.problems.append(Problem(message, remedy, level, self.provider))
 
-    def _count(self, variable: str) -> tuple[int | None, bool]:
+    def _count(self, variable: str, level: Level = "error") -> tuple[int | None, bool]:
         """A count variable, and whether it may be relied on: a wrong one switches the provider off."""
         text = self.env.get(variable, "").strip().strip(_QUOTES).strip()
         if not text:
             return None, True
         remedy = f"Set {variable} to the number of keys"
         if not re.fullmatch(r"[+-]?[0-9]+", text):
-            self._problem(f"{variable} is not an integer", remedy, error=True)
+            self._problem(f"{variable} is not an integer", remedy, level)
             return None, False
         if len(text) > 9 or int(text) < 0:
-            self._problem(f"{variable} is {text[:12]}, which is not a number of keys", remedy, error=True)
+            self._problem(f"{variable} is {text[:12]}, which is not a number of keys", remedy, level)
             return None, False
         return int(text), True
 
@@ -214,7 +225,7 @@ class _ProviderReader:
             self._problem(
                 f"{count} is {declared}, but {_keys(len(found))} {'was' if len(found) == 1 else 'were'} found",
                 f"Set {count}={len(found)}" if found else f"Set {self.main}_1",
-                error=not found,
+                "warning" if found else "error",
             )
         return found[:declared]
 
@@ -226,8 +237,7 @@ class _ProviderReader:
                 self._problem(f"{self.main} is not used, because {self.main}_n are set", f"Rename it to {self.main}_n")
             candidates = [(index, f"{self.main}_{index}", numbered[index]) for index in sorted(numbered)]
         else:
-            single = next((name for name in self.aliases if name in self.env), None)
-            candidates = [] if single is None else [(0, single, self.env[single])]
+            candidates = [(0, name, self.env[name]) for name in self.aliases if name in self.env]
         if self.keyless:
             return [
                 Credential(f"{self.provider}#{index}", None, {**params.get(index, {}), "endpoint": value.strip()})
@@ -244,6 +254,9 @@ class _ProviderReader:
                 self._problem(f"{variable} repeats {first_with[key]} and is dropped", f"Remove {variable}")
                 continue
             first_with[key] = variable
+            if index == 0 and result:
+                # `X_API_KEY` is a single key; another name for it is only looked at where it holds none.
+                continue
             result.append(Credential(f"{self.provider}#{index}", Secret(key), params.get(index, {})))
         return result
 
@@ -261,7 +274,8 @@ class _ProviderReader:
         params: dict[int, dict[str, str]] = {}
         for name, value in self.env.items():
             match = pattern.fullmatch(name)
-            if match and match[1] != "API_KEY" and value.strip():
+            # `GROQ_EU_API_KEY_1` is a key of the provider groq-eu, and no parameter of groq.
+            if match and not match[1].endswith("API_KEY") and value.strip():
                 params.setdefault(int(match[2]), {})[match[1].lower()] = value.strip()
         return params
 
@@ -302,11 +316,13 @@ class _ProviderReader:
         if text == "none":
             return None, True
         values: dict[str, int] = {}
-        for part in re.split(r"[,\s]+", text.strip(", ")):
+        for position, part in enumerate(re.split(r"[,\s]+", text.strip(", ")), 1):
             name, _, value = part.partition("=")
-            if name not in _LIMIT_NAMES or not re.fullmatch(r"[0-9_]{1,15}", value) or int(value) == 0:
+            if name not in _LIMIT_NAMES or not re.fullmatch(r"[0-9]{1,9}(?:_[0-9]{1,3})*", value) or int(value) == 0:
+                # Not quoted: it may be a key that went into the wrong variable.
+                what = f"its {name}" if name in _LIMIT_NAMES else f"its part {position}"
                 self._problem(
-                    f"{variable} has the part {part[:40]!r}, which is ignored",
+                    f"{variable} cannot be read: {what} is ignored",
                     f"Write {variable} as rpm=30,tpm=6000 (names: {', '.join(_LIMIT_NAMES)}), or none",
                 )
                 continue

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from hfs_providers.core.contract import ModelDefault, Problem, ProviderConfig
-from hfs_providers.core.errors import PluginError
+from hfs_providers.core.errors import PluginConflictError, PluginError, PluginLoadError, nearest
 from hfs_providers.core.file_config import FileConfig, load_file_config
 from hfs_providers.core.provider import sdk_version
-from hfs_providers.core.registry import Registry, within_deadline
+from hfs_providers.core.registry import Plugin, Registry, within_deadline
 from hfs_providers.core.settings import Settings, env_name
 
 ORDER = "HFS_PROVIDER_ORDER"
@@ -103,14 +103,13 @@ def survey(
     settings = Settings.load(env, env_file)
     registry = Registry(settings.names(DISABLED), plugins)
     file, problems = load_file_config(settings)
-    problems = [*settings.problems, *problems, *(_as_problem(error) for error in registry.problems)]
+    problems = [*settings.problems, *problems]
     names = registry.providers
     found: dict[str, Surveyed] = {}
     calls: dict[str, Callable[[], Surveyed]] = {name: partial(_read, registry, settings, file, name) for name in names}
     for name, result in within_deadline(calls).items():
         if isinstance(result, Exception):
-            remedy = f"Replace or uninstall the plugin, or set {DISABLED}={name}"
-            problems.append(Problem(f"plugin {name!r} cannot be used: {result}", remedy, "error", name))
+            problems.append(_broken(registry.plugins[name], result))
             continue
         found[name] = result
         problems.extend(result.config.problems)
@@ -118,27 +117,35 @@ def survey(
         if result.config.configured and result.sdk is None and requirement is not None:
             message = f"{name} has keys, but its SDK {requirement.distribution!r} is not installed"
             problems.append(Problem(message, requirement.install, "error", name))
-    order, unknown = _ordered(list(found), settings.names(ORDER) or list(file.order))
-    problems.extend(
-        Problem(f"{ORDER} names {name!r}, which is not installed", f"Use some of: {', '.join(found)}")
-        for name in unknown
-    )
+    problems.extend(_as_problem(error) for error in registry.problems)
+    wanted = settings.names(ORDER)
+    order, unknown = _ordered(list(found), wanted or list(file.order))
+    known = [*registry.plugins, *registry.disabled]
+    strangers = [(ORDER if wanted else f"order in {file.path}", name) for name in unknown if name not in known]
+    strangers += [(DISABLED, name) for name in registry.unknown]
+    strangers += [(f"[providers] in {file.path}", name) for name in file.providers if name not in known]
+    problems.extend(_unknown(where, name, known) for where, name in strangers)
     return Survey(registry, settings, file, {name: found[name] for name in order}, tuple(problems))
 
 
 def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -> Surveyed:
     config = registry.configure_env(name, settings.slice(registry.env_prefixes(name)))
     models = tuple(registry.default_model(name, config))
+    requirement = config.requirement
+    if requirement is not None and not requirement.install:
+        install = f"pip install '{registry.plugins[name].distribution or 'hfs-providers'}[{name}]'"
+        config = replace(config, requirement=replace(requirement, install=install))
     override = file.providers.get(name)
     if override is not None:
         limits = dict(config.limits)
+        keys = {}
         if not settings.env.get(f"{env_name(name)}_LIMITS", "").strip():
             # The first match counts, so the file's come before the plugin's.
+            keys = {f"{name}#{number}": models for number, models in override.key_limits.items()}
             limits = {
                 **override.limits,
                 **{model: own for model, own in limits.items() if model not in override.limits},
             }
-        keys = {f"{name}#{number}": models for number, models in override.key_limits.items()}
         model = config.default_model or override.model
         config = replace(config, limits=limits, key_limits=keys, default_model=model)
     return Surveyed(config, models, sdk_version(config.requirement))
@@ -150,4 +157,19 @@ def _ordered(found: list[str], wanted: list[str]) -> tuple[list[str], list[str]]
 
 
 def _as_problem(error: PluginError) -> Problem:
-    return Problem(str(error), f"pip uninstall {error.distribution}" if error.distribution else None, "error")
+    if isinstance(error, PluginConflictError):
+        return Problem(str(error), f"Set {DISABLED}={error.plugin}@ and the distribution that is not wanted", "error")
+    mend = f"pip install -U {error.distribution}, or " if error.distribution else ""
+    return Problem(str(error), f"{mend}set {DISABLED}={error.plugin}", "error")
+
+
+def _broken(plugin: Plugin, error: Exception) -> Problem:
+    if not isinstance(error, PluginError):
+        error = PluginLoadError(plugin.name, plugin.distribution, f"{error}" or type(error).__name__)
+    return replace(_as_problem(error), provider=plugin.name)
+
+
+def _unknown(where: str, name: str, known: list[str]) -> Problem:
+    near = nearest(name, known)
+    hint = f" Did you mean {near!r}?" if near else ""
+    return Problem(f"{where} names {name!r}, which is not installed.{hint}", f"Use some of: {', '.join(known)}")

@@ -91,7 +91,7 @@ class ProviderWrapper(MultiProviderWrapper):
         from hfs_providers.core.models import load_class
         from hfs_providers.core.provider import sdk_version
 
-        requirement = self.plugin.requirement
+        requirement = self.config.requirement
         if requirement is not None and sdk_version(requirement) is None:
             raise MissingSdkError(self.provider, requirement.distribution, requirement.install)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers.testing import LoopbackServer
+from hfs_providers.testing import LoopbackServer, OpenAIDialect
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +81,24 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 def test_one_extra_leaves_the_other_three_missing_with_their_remedy(gemini_only: Installed, tmp_path: Path) -> None:
     env = {"NUM_GROQ": "1", "GROQ_API_KEY_1": "gsk_abcdef123456"}
     status = json.loads(run(gemini_only.script, "status", "--json", env=env, cwd=tmp_path))
+    versions = {entry["name"]: entry["sdk_version"] for entry in status["providers"]}
+    assert versions["gemini"] is not None
+    assert [name for name, version in versions.items() if version is None] == ["cerebras", "groq", "openrouter"]
+    groq = next(entry for entry in status["providers"] if entry["name"] == "groq")
+    assert "pip install 'hfs-providers[groq]'" in [problem["remedy"] for problem in groq["problems"]]
+
+
+def test_one_extra_alone_serves(gemini_only: Installed, tmp_path: Path) -> None:
+    with LoopbackServer() as server:
+        env = server.env({"gemini": 2, "groq": 2})
+        output = run(gemini_only.script, "ask", "hello there", env=env, cwd=tmp_path)
+        assert "hello there" in output
+        assert sum(server.hits("gemini").values()) == 1
+
+
+def test_a_third_partys_plugin_appears_serves_and_vanishes(gemini_only: Installed, tmp_path: Path) -> None:
+    gemini_only.install(str(ROOT / "examples" / "hfs-providers-acme"))
+    listed = json.loads(run(gemini_only.script, "plugins", "--json", cwd=tmp_path))
     acme = next(plugin for plugin in listed["plugins"] if plugin["name"] == "acme")
     assert (acme["distribution"], acme["version"]) == ("hfs-providers-acme", "0.1.0")
     missing = run(gemini_only.script, "status", "--json", env={"ACME_API_KEY": "sk-acme-123456"}, cwd=tmp_path)
@@ -88,9 +106,8 @@ def test_one_extra_leaves_the_other_three_missing_with_their_remedy(gemini_only:
 
     gemini_only.install("openai>=3.52,<4")
     with LoopbackServer(dialects={"acme": OpenAIDialect("acme")}) as server:
-        output = run(
-            gemini_only.script, "ask", "hello", "--provider", "acme", env=server.env({"acme": 1}), cwd=tmp_path
-        )
+        env = server.env({"acme": 1})
+        output = run(gemini_only.script, "ask", "hello", "--provider", "acme", env=env, cwd=tmp_path)
         assert "[acme/acme-large]" in output
 
     run(gemini_only.python, "-m", "pip", "uninstall", "-q", "-y", "hfs-providers-acme", "openai")

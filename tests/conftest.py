@@ -1,0 +1,159 @@
+"""What every test stands on: an empty environment, an empty working directory, and plugins made to order."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import platformdirs
+import pytest
+
+import hfs_providers
+
+_READ_BY_US = re.compile(
+    r"HFS_.*|NUM_.*|EXPECTED_.*|TIDB_DB_URL|.*_(API_KEY|ENDPOINT|ACCOUNT|REGION|DEPLOYMENT)(_\d+)?|.*_(BASE_URL|LIMITS|MODEL)"
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_env(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable that we read, no file that we would find; tests of real providers keep their keys."""
+    if request.node.get_closest_marker("integration") is None:
+        for name in [name for name in os.environ if _READ_BY_US.fullmatch(name)]:
+            monkeypatch.delenv(name)
+    # Not through XDG_CONFIG_HOME: programs that a test runs, such as pip, have their own settings there.
+    home = tmp_path / "home"
+    for kind in ("config", "state"):
+        monkeypatch.setattr(platformdirs, f"user_{kind}_path", lambda *_, kind=kind, **__: home / kind)
+        monkeypatch.setattr(platformdirs, f"user_{kind}_dir", lambda *_, kind=kind, **__: str(home / kind))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def fresh_manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process has no manager yet, and the one that the test makes is shut down."""
+    from hfs_providers.core import manager
+
+    monkeypatch.setattr(manager, "_manager", None)
+    yield
+    if manager._manager is not None:
+        manager._manager.shutdown()
+
+
+class InstalledDistributions:
+    """Installs distributions that exist for one test: metadata, entry points and modules on `sys.path`."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._root = root
+        self._monkeypatch = monkeypatch
+        self._modules: set[str] = set()
+
+    def __call__(self, distribution: str, points: Mapping[str, str], modules: Mapping[str, str]) -> None:
+        """Install `distribution` with entry `points` (name to `module:attribute`) and `modules` (name to source)."""
+        site = self._root / distribution
+        info = site / f"{distribution.replace('-', '_')}-1.2.3.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2.3\n")
+        lines = [f"{name} = {target}" for name, target in points.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[hfs_providers]", *lines, ""]))
+        for name, source in modules.items():
+            (site / f"{name}.py").write_text(source)
+            self._modules.add(name)
+        self._monkeypatch.syspath_prepend(str(site))
+        importlib.invalidate_caches()
+
+    def forget(self) -> None:
+        for name in self._modules:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InstalledDistributions]:
+    """Installs made-up distributions; see `InstalledDistributions`."""
+    installed = InstalledDistributions(tmp_path / "site", monkeypatch)
+    yield installed
+    installed.forget()
+
+
+class FakeWrapper:
+    """A wrapper that talks to nobody, over a real pool."""
+
+    def __init__(self, config: hfs_providers.ProviderConfig, services: hfs_providers.Services) -> None:
+        self.pool = hfs_providers.KeyPool(config.name, config.credentials, clock=services.clock)
+        self.provider = config.name
+        self.closed = 0
+
+    def get_model(self, model_id: str | None = None, **options: Any) -> Any:
+        return SimpleNamespace(id=model_id, provider=self.provider, options=options)
+
+    def list_models(self) -> list[str]:
+        return []
+
+    def probe(self, credential: hfs_providers.Credential) -> hfs_providers.ProviderHealth:
+        return hfs_providers.ProviderHealth(self.provider, True)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeProvider(hfs_providers.KeyedProvider):
+    """A provider plugin whose wrapper is a `FakeWrapper`."""
+
+    @hfs_providers.hookimpl
+    def build_wrapper(self, config: hfs_providers.ProviderConfig, services: hfs_providers.Services) -> Any:
+        return FakeWrapper(config, services)
+
+
+@pytest.fixture
+def fake_provider() -> Callable[..., Any]:
+    """Makes provider plugins: `fake_provider("acme", health=..., sdk=...)`.
+
+    A callable by a hook's name stands in for that hook (without `self`); anything else is a field of `KeyedProvider`.
+    """
+
+    def make(name: str, **changes: Any) -> Any:
+        hooks = {hook: changes.pop(hook) for hook in list(changes) if hook in _HOOKS}
+        body = {hook: hfs_providers.hookimpl(_HOOKS[hook](function)) for hook, function in hooks.items()}
+        changes.setdefault("models", (hfs_providers.ModelDefault(f"{name}-large"),))
+        return type("MadeToOrder", (FakeProvider,), body)(name=name, model_class="", **changes)
+
+    return make
+
+
+_HOOKS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "configure_env": lambda function: lambda self, env: function(env),
+    "build_wrapper": lambda function: lambda self, config, services: function(config, services),
+    "default_model": lambda function: lambda self, config: function(config),
+    "health": lambda function: lambda self, config, wrapper, live: function(config, wrapper, live),
+}
+
+
+class FakeTime:
+    """A clock that only moves when someone sleeps, or when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def fake_time() -> FakeTime:
+    """A clock to inject; see `FakeTime`."""
+    return FakeTime()

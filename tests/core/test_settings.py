@@ -1,0 +1,539 @@
+"""The environment as it is read: `.env` under the process environment, and each provider's own variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hfs_providers import Limits, Problem, ProviderManager
+from hfs_providers.core.settings import ProviderSettings, Settings, env_name, env_prefixes, read_provider
+
+
+def key(number: int) -> str:
+    """A key that can be searched for: no other text contains `mArKeD`."""
+    return f"gsk_mArKeD{number:04d}f7a9c3e1b5d8"
+
+
+def keys(*numbers: int, provider: str = "GROQ") -> dict[str, str]:
+    return {f"{provider}_API_KEY_{number}": key(number) for number in numbers}
+
+
+def read(env: Mapping[str, str], provider: str = "groq") -> ProviderSettings:
+    return read_provider(provider, env)
+
+
+def ids(settings: ProviderSettings) -> list[str]:
+    return [credential.id for credential in settings.credentials]
+
+
+def revealed(settings: ProviderSettings) -> list[str]:
+    return [credential.secret.reveal() for credential in settings.credentials if credential.secret is not None]
+
+
+def said(settings: ProviderSettings | Settings) -> str:
+    return "\n".join(f"{problem.level}: {problem.message} [{problem.remedy}]" for problem in settings.problems)
+
+
+class TestNumberOfKeys:
+    """`NUM_X` and `X_API_KEY_1..N`."""
+
+    def test_as_many_keys_as_declared_is_no_problem(self) -> None:
+        found = read({"NUM_GROQ": "2", **keys(1, 2)})
+        assert (ids(found), found.declared, found.configured, found.problems) == (["groq#1", "groq#2"], 2, True, ())
+
+    def test_missing_with_no_key_is_a_warning(self) -> None:
+        found = read({})
+        assert [(p.level, p.message) for p in found.problems] == [("warning", "Missing NUM_GROQ environment variable")]
+        assert not found.configured
+
+    @pytest.mark.parametrize("env", [{}, {"NUM_GROQ": ""}, {"NUM_GROQ": "  "}], ids=["missing", "empty", "blank"])
+    def test_without_it_all_numbered_keys_are_used_and_it_is_said(self, env: dict[str, str]) -> None:
+        found = read({**env, **keys(1, 2, 7)})
+        assert ids(found) == ["groq#1", "groq#2", "groq#7"]
+        assert [p.message for p in found.problems] == ["Missing NUM_GROQ environment variable"]
+        assert found.problems[0].remedy is not None
+        assert "NUM_GROQ=3" in found.problems[0].remedy
+
+    @pytest.mark.parametrize("text", ["abc", "1.5", "2 keys", "0x2", "two", "1_0", "٣", "--1", "1e1"])
+    def test_not_an_integer_is_an_error_and_not_configured(self, text: str) -> None:
+        found = read({"NUM_GROQ": text, **keys(1, 2)})
+        assert (found.configured, ids(found), found.declared) == (False, [], None)
+        assert [p.level for p in found.problems] == ["error"]
+        assert "NUM_GROQ" in found.problems[0].message
+
+    @pytest.mark.parametrize("text", ["-1", "-20", "9999999999999999999999"])
+    def test_no_possible_number_is_an_error_and_not_configured(self, text: str) -> None:
+        found = read({"NUM_GROQ": text, **keys(1, 2)})
+        assert (found.configured, ids(found)) == (False, [])
+        assert [p.level for p in found.problems] == ["error"]
+        assert "NUM_GROQ" in found.problems[0].message
+
+    def test_zero_uses_no_key_and_says_so(self) -> None:
+        found = read({"NUM_GROQ": "0", **keys(1, 2)})
+        assert (found.configured, found.declared, ids(found)) == (False, 0, [])
+        assert "NUM_GROQ is 0" in said(found)
+
+    def test_zero_without_keys_is_what_was_asked_for(self) -> None:
+        found = read({"NUM_GROQ": "0"})
+        assert (found.configured, found.problems) == (False, ())
+
+    def test_larger_than_the_keys_found_is_a_warning_and_configured(self) -> None:
+        found = read({"NUM_GROQ": "5", **keys(1, 2)})
+        assert (ids(found), found.configured) == (["groq#1", "groq#2"], True)
+        assert [p.level for p in found.problems] == ["warning"]
+        assert "NUM_GROQ is 5" in found.problems[0].message
+        assert "2 " in found.problems[0].message
+
+    def test_smaller_than_the_keys_found_uses_the_first_and_warns(self) -> None:
+        found = read({"NUM_GROQ": "2", **keys(1, 2, 3)})
+        assert (ids(found), found.configured) == (["groq#1", "groq#2"], True)
+        assert [p.level for p in found.problems] == ["warning"]
+
+    def test_declared_but_no_key_found_is_not_configured(self) -> None:
+        found = read({"NUM_GROQ": "3"})
+        assert not found.configured
+        assert "NUM_GROQ is 3" in said(found)
+
+    def test_over_a_gap_a_key_keeps_the_index_of_the_environment(self) -> None:
+        found = read({"NUM_GROQ": "2", **keys(1, 3)})
+        assert (ids(found), found.problems) == (["groq#1", "groq#3"], ())
+
+    def test_the_first_that_exist_count_over_gaps(self) -> None:
+        found = read({"NUM_GROQ": "2", **keys(4, 9, 12)})
+        assert ids(found) == ["groq#4", "groq#9"]
+
+    def test_keys_stand_in_numeric_order(self) -> None:
+        found = read({"NUM_GROQ": "3", **keys(10, 2, 1)})
+        assert ids(found) == ["groq#1", "groq#2", "groq#10"]
+
+    def test_a_number_in_blanks_or_quotes_is_a_number(self) -> None:
+        assert read({"NUM_GROQ": ' "2" ', **keys(1, 2)}).declared == 2
+
+
+class TestSingleKey:
+    """`X_API_KEY` alone."""
+
+    def test_is_one_key_and_no_warning(self) -> None:
+        found = read({"GROQ_API_KEY": key(1)})
+        assert (revealed(found), found.configured, found.problems) == ([key(1)], True, ())
+
+    def test_beside_numbered_keys_is_not_used_and_reported(self) -> None:
+        found = read({"NUM_GROQ": "1", "GROQ_API_KEY": key(9), **keys(1)})
+        assert revealed(found) == [key(1)]
+        assert "GROQ_API_KEY is not used" in said(found)
+
+    def test_that_repeats_a_numbered_key_is_no_problem(self) -> None:
+        assert read({"NUM_GROQ": "1", "GROQ_API_KEY": key(1), **keys(1)}).problems == ()
+
+    def test_google_api_key_serves_gemini(self) -> None:
+        found = read_provider("gemini", {"GOOGLE_API_KEY": key(1)}, aliases=("GOOGLE_API_KEY",))
+        assert (revealed(found), found.problems) == ([key(1)], ())
+
+    def test_gemini_s_own_variable_comes_before_google_s(self) -> None:
+        env = {"GOOGLE_API_KEY": key(1), "GEMINI_API_KEY": key(2)}
+        assert revealed(read_provider("gemini", env, aliases=("GOOGLE_API_KEY",))) == [key(2)]
+
+    def test_a_blank_variable_of_its_own_does_not_hide_google_s(self) -> None:
+        env = {"GOOGLE_API_KEY": key(1), "GEMINI_API_KEY": ""}
+        assert revealed(read_provider("gemini", env, aliases=("GOOGLE_API_KEY",))) == [key(1)]
+
+    def test_google_api_key_serves_no_one_else(self) -> None:
+        assert not read({"GOOGLE_API_KEY": key(1)}).configured
+
+
+class TestBadKeys:
+    """What is no key is dropped and reported; what surrounds a key is removed and reported."""
+
+    def test_a_duplicate_is_dropped_and_reported_by_its_variable(self) -> None:
+        found = read({"NUM_GROQ": "2", **keys(1, 2), "GROQ_API_KEY_3": key(1)})
+        assert ids(found) == ["groq#1", "groq#2"]
+        assert "GROQ_API_KEY_3 repeats GROQ_API_KEY_1" in said(found)
+
+    def test_a_duplicate_in_quotes_is_a_duplicate(self) -> None:
+        assert ids(read({"NUM_GROQ": "1", **keys(1), "GROQ_API_KEY_2": f'"{key(1)}"'})) == ["groq#1"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "your_api_key",
+            "YOUR_API_KEY",
+            "your-groq-api-key",
+            "your_key_here",
+            "<your key>",
+            "xxxxxxxxxxxx",
+            "XXXX",
+            "gsk_xxxxxxxxxxxx",
+            "sk-xxxxxxxx",
+            "changeme",
+            "${GROQ_API_KEY}",
+            "...",
+            "api_key",
+        ],
+    )
+    def test_a_placeholder_is_dropped_and_reported(self, text: str) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_API_KEY_2": text})
+        assert ids(found) == ["groq#1"]
+        assert "GROQ_API_KEY_2 is a placeholder" in said(found)
+
+    @pytest.mark.parametrize("text", ["", "   ", '""', "''", "\n", '" "'])
+    def test_a_blank_is_dropped_and_reported(self, text: str) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_API_KEY_2": text})
+        assert ids(found) == ["groq#1"]
+        assert "GROQ_API_KEY_2 is blank" in said(found)
+
+    @pytest.mark.parametrize(
+        "text", ["AIzaSyXXmArKeD9f3", "sk-or-v1-0123456789abcdef", "csk-test9f8e7d6c5b4a", "keyring0f9e8d7c6b"]
+    )
+    def test_a_real_key_that_resembles_a_placeholder_is_kept(self, text: str) -> None:
+        assert revealed(read({"NUM_GROQ": "1", "GROQ_API_KEY_1": text})) == [text]
+
+    @pytest.mark.parametrize(
+        "around", [" {} ", "{}\n", "\n{}", "{}\r\n", "\t{}", '"{}"', "'{}'", ' "{}" ', '"{} "', "“{}”", "\u00a0{}"]
+    )
+    def test_blanks_quotes_and_line_breaks_around_a_key_are_removed_and_reported(self, around: str) -> None:
+        found = read({"NUM_GROQ": "1", "GROQ_API_KEY_1": around.format(key(1))})
+        assert revealed(found) == [key(1)]
+        assert "GROQ_API_KEY_1" in said(found)
+        assert [p.level for p in found.problems] == ["warning"]
+
+    @pytest.mark.parametrize("inside", [" ", "\n", "\r\n", "\t", "\x00", "é", "\u200b", "\x7f"])
+    def test_a_value_with_such_a_character_inside_is_no_key(self, inside: str) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_API_KEY_2": f"{key(2)[:12]}{inside}{key(2)[12:]}"})
+        assert ids(found) == ["groq#1"]
+        assert "GROQ_API_KEY_2" in said(found)
+
+    @pytest.mark.parametrize("name", ["GROQ_API_KEY_", "GROQ_API_KEY_A", "GROQ_API_KEY_1X", "GROQ_API_KEYS_1"])
+    def test_another_variable_holds_no_key(self, name: str) -> None:
+        assert not read({"NUM_GROQ": "1", name: key(1)}).configured
+
+    def test_a_problem_says_what_mends_it_and_whom_it_concerns(self) -> None:
+        found = read({"NUM_GROQ": "abc", **keys(1), "GROQ_API_KEY_2": "xxxx"})
+        assert {p.provider for p in found.problems} == {"groq"}
+        assert all(p.remedy for p in found.problems)
+
+
+class TestExpected:
+    """`EXPECTED_X`."""
+
+    def test_equal_to_the_usable_keys_is_no_problem(self) -> None:
+        found = read({"NUM_GROQ": "2", "EXPECTED_GROQ": "2", **keys(1, 2)})
+        assert (found.expected, found.problems) == (2, ())
+
+    def test_unset_is_none(self) -> None:
+        assert read({"NUM_GROQ": "1", **keys(1)}).expected is None
+
+    @pytest.mark.parametrize("number", ["1", "16", "0"])
+    def test_different_is_a_warning_and_configured(self, number: str) -> None:
+        found = read({"NUM_GROQ": "2", "EXPECTED_GROQ": number, **keys(1, 2)})
+        assert found.configured
+        assert [p.level for p in found.problems] == ["warning"]
+        assert f"EXPECTED_GROQ is {number}" in found.problems[0].message
+
+    def test_counts_usable_keys_not_variables(self) -> None:
+        found = read({"NUM_GROQ": "2", "EXPECTED_GROQ": "2", **keys(1), "GROQ_API_KEY_2": "xxxx"})
+        assert "EXPECTED_GROQ is 2" in said(found)
+
+    def test_not_an_integer_is_reported_and_disturbs_nothing(self) -> None:
+        found = read({"NUM_GROQ": "1", "EXPECTED_GROQ": "many", **keys(1)})
+        assert (found.configured, found.expected) == (True, None)
+        assert "EXPECTED_GROQ is not an integer" in said(found)
+
+    def test_not_an_integer_is_a_warning_because_the_provider_can_be_used(self) -> None:
+        found = read({"NUM_GROQ": "1", "EXPECTED_GROQ": "many", **keys(1)})
+        assert [p.level for p in found.problems] == ["warning"]
+
+
+class TestParameters:
+    """`X_ACCOUNT_n` and any other `X_<PARAM>_n`."""
+
+    def test_an_account_belongs_to_the_key_of_its_number(self) -> None:
+        found = read({"NUM_GROQ": "2", **keys(1, 3), "GROQ_ACCOUNT_3": "team"})
+        assert [c.account for c in found.credentials] == ["groq#1", "team"]
+
+    def test_keys_may_share_an_account(self) -> None:
+        found = read({"NUM_GROQ": "2", **keys(1, 2), "GROQ_ACCOUNT_1": "a", "GROQ_ACCOUNT_2": "a"})
+        assert {c.account for c in found.credentials} == {"a"}
+
+    @pytest.mark.parametrize("param", ["region", "deployment", "endpoint", "api_version"])
+    def test_any_other_parameter_reaches_the_credential(self, param: str) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), f"GROQ_{param.upper()}_1": " eu-west "})
+        assert dict(found.credentials[0].params) == {param: "eu-west"}
+
+    def test_no_parameter_holds_another_provider_s_key(self) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), **keys(1, provider="GROQ_EU")})
+        assert dict(found.credentials[0].params) == {}
+
+    def test_a_keyless_provider_takes_endpoints(self) -> None:
+        env = {"NUM_VLLM": "2", "VLLM_ENDPOINT_1": "http://a:8000", "VLLM_ENDPOINT_2": "http://b:8000"}
+        found = read_provider("vllm", env, keyless=True)
+        assert [(c.id, c.secret, c.params["endpoint"]) for c in found.credentials] == [
+            ("vllm#1", None, "http://a:8000"),
+            ("vllm#2", None, "http://b:8000"),
+        ]
+
+    def test_a_keyless_provider_needs_no_variable_at_all(self) -> None:
+        found = read_provider("vllm", {}, keyless=True)
+        assert (found.configured, found.problems) == (True, ())
+
+
+class TestBaseUrlAndModel:
+    """`X_BASE_URL` and `X_MODEL`."""
+
+    @pytest.mark.parametrize(
+        ("text", "url"),
+        [
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+            ("https://proxy.example/openai/v1/", "https://proxy.example/openai/v1"),
+            (' "https://proxy.example" ', "https://proxy.example"),
+            ("", None),
+            ("  ", None),
+        ],
+    )
+    def test_a_url_is_taken_over(self, text: str, url: str | None) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_BASE_URL": text})
+        assert (found.base_url, found.problems) == (url, ())
+
+    @pytest.mark.parametrize("text", ["api.groq.com", "ftp://x", "http://", "https:///v1", "http://a b", "file:///etc"])
+    def test_no_url_is_ignored_and_reported(self, text: str) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_BASE_URL": text})
+        assert (found.base_url, found.configured) == (None, True)
+        assert "GROQ_BASE_URL" in said(found)
+
+    def test_the_model_is_taken_over(self) -> None:
+        assert read({"GROQ_MODEL": " qwen/qwen3-32b "}).model == "qwen/qwen3-32b"
+
+    @pytest.mark.parametrize("env", [{}, {"GROQ_MODEL": ""}, {"GROQ_MODEL": "  "}])
+    def test_no_model_is_none(self, env: dict[str, str]) -> None:
+        assert read(env).model is None
+
+
+class TestLimits:
+    """`X_LIMITS`."""
+
+    def test_all_of_them(self) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": "rpm=30,rph=1000,rpd=14400,tpm=6000,tph=7,tpd=8"})
+        assert found.limits == Limits(rpm=30, rph=1000, rpd=14400, tpm=6000, tph=7, tpd=8)
+        assert found.problems == ()
+
+    def test_what_is_not_named_is_unlimited(self) -> None:
+        assert read({"GROQ_LIMITS": "rpm=30"}).limits == Limits(rpm=30)
+
+    @pytest.mark.parametrize("text", [" RPM=30 , TPM=6_000 ", "rpm=30,,tpm=6000,", "rpm=30 tpm=6000"])
+    def test_writing_it_loosely_is_fine(self, text: str) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": text})
+        assert (found.limits, found.problems) == (Limits(rpm=30, tpm=6000), ())
+
+    @pytest.mark.parametrize("text", ["none", "None", " NONE "])
+    def test_none_switches_the_plugin_s_own_off(self, text: str) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": text})
+        assert (found.limits, found.limits_off, found.problems) == (None, True, ())
+
+    @pytest.mark.parametrize("env", [{}, {"GROQ_LIMITS": ""}])
+    def test_unset_leaves_them_to_the_plugin(self, env: dict[str, str]) -> None:
+        found = read(env)
+        assert (found.limits, found.limits_off) == (None, False)
+
+    @pytest.mark.parametrize("part", ["rps=3", "tpm", "tpm=", "tpm=lots", "tpm=-5", "tpm=0", "tpm=1.5", "=5", "tpm=__"])
+    def test_a_bad_part_is_reported_and_the_good_ones_count(self, part: str) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": f"rpm=30,{part}"})
+        assert (found.limits, found.configured) == (Limits(rpm=30), True)
+        assert [p.level for p in found.problems] == ["warning"]
+        assert "GROQ_LIMITS" in found.problems[0].message
+
+    def test_garbage_alone_leaves_them_to_the_plugin(self) -> None:
+        found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": "garbage"})
+        assert (found.limits, found.limits_off, len(found.problems)) == (None, False, 1)
+
+
+class TestNames:
+    """X is the provider's name in capitals, `-` as `_`."""
+
+    def test_a_dash_is_an_underscore(self) -> None:
+        assert env_name("acme-cloud-2") == "ACME_CLOUD_2"
+
+    def test_such_a_provider_is_read_like_any(self) -> None:
+        found = read({"NUM_ACME_CLOUD": "1", **keys(1, provider="ACME_CLOUD"), "ACME_CLOUD_MODEL": "m"}, "acme-cloud")
+        assert (ids(found), found.model, found.problems) == (["acme-cloud#1"], "m", ())
+
+    def test_its_missing_count_names_the_variable_as_it_is_written(self) -> None:
+        assert read({}, "acme-cloud").problems[0].message == "Missing NUM_ACME_CLOUD environment variable"
+
+    def test_a_plugin_is_shown_its_own_prefixes(self) -> None:
+        settings = Settings.load({"NUM_GROQ": "1", "GROQ_API_KEY": "a", "CEREBRAS_API_KEY": "b", "EXPECTED_GROQ": "1"})
+        assert sorted(settings.slice(env_prefixes("groq"))) == ["EXPECTED_GROQ", "GROQ_API_KEY", "NUM_GROQ"]
+
+    def test_what_a_plugin_is_shown_is_read_only(self) -> None:
+        view = Settings.load({"GROQ_API_KEY": "a"}).slice(env_prefixes("groq"))
+        with pytest.raises(TypeError):
+            view["GROQ_API_KEY"] = "b"  # type: ignore[index]
+
+
+class TestEnvFile:
+    """`.env` in the working directory, or `HFS_ENV_FILE`."""
+
+    def test_that_of_the_working_directory_is_read(self) -> None:
+        Path(".env").write_text(f"NUM_GROQ=1\nexport GROQ_API_KEY_1='{key(1)}'  # mine\n")
+        settings = Settings.load()
+        assert (settings.env["NUM_GROQ"], settings.env["GROQ_API_KEY_1"]) == ("1", key(1))
+        assert settings.env_file == Path(".env").absolute()
+
+    def test_none_is_fine(self) -> None:
+        settings = Settings.load()
+        assert (settings.env_file, list(settings.problems)) == (None, [])
+
+    def test_hfs_env_file_takes_its_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path(".env").write_text("GROQ_MODEL=here")
+        (tmp_path / "other.env").write_text("GROQ_MODEL=there")
+        monkeypatch.setenv("HFS_ENV_FILE", str(tmp_path / "other.env"))
+        assert Settings.load().env["GROQ_MODEL"] == "there"
+
+    def test_an_argument_comes_before_hfs_env_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "one.env").write_text("GROQ_MODEL=one")
+        (tmp_path / "two.env").write_text("GROQ_MODEL=two")
+        monkeypatch.setenv("HFS_ENV_FILE", str(tmp_path / "one.env"))
+        assert Settings.load(env_file=tmp_path / "two.env").env["GROQ_MODEL"] == "two"
+
+    def test_the_process_environment_always_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path(".env").write_text("GROQ_MODEL=file\nGROQ_API_KEY=file\n")
+        monkeypatch.setenv("GROQ_MODEL", "process")
+        settings = Settings.load()
+        assert (settings.env["GROQ_MODEL"], settings.env["GROQ_API_KEY"]) == ("process", "file")
+
+    def test_an_explicit_environment_wins_over_a_named_file(self) -> None:
+        Path("x.env").write_text("GROQ_MODEL=file\nGROQ_API_KEY=file\n")
+        settings = Settings.load({"GROQ_MODEL": "explicit"}, "x.env")
+        assert (settings.env["GROQ_MODEL"], settings.env["GROQ_API_KEY"]) == ("explicit", "file")
+
+    def test_an_explicit_environment_stands_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path(".env").write_text("GROQ_MODEL=file\n")
+        monkeypatch.setenv("GROQ_API_KEY", "process")
+        assert dict(Settings.load({}).env) == {}
+
+    def test_a_reference_in_the_file_does_not_reach_past_an_explicit_environment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("x.env").write_text("GROQ_MODEL=${FROM_THE_PROCESS}\n")
+        monkeypatch.setenv("FROM_THE_PROCESS", "process")
+        assert Settings.load({}, "x.env").env["GROQ_MODEL"] != "process"
+
+    def test_our_own_variables_may_stand_in_it(self) -> None:
+        Path(".env").write_text("HFS_PROVIDER_ORDER=gemini,groq\n")
+        assert Settings.load().names("HFS_PROVIDER_ORDER") == ["gemini", "groq"]
+
+    def test_a_byte_order_mark_is_no_part_of_the_first_name(self) -> None:
+        Path(".env").write_bytes(b"\xef\xbb\xbfNUM_GROQ=1\r\nGROQ_MODEL=m\r\n")
+        settings = Settings.load()
+        assert (settings.env["NUM_GROQ"], settings.env["GROQ_MODEL"], list(settings.problems)) == ("1", "m", [])
+
+    def test_a_missing_one_that_was_named_is_a_problem(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HFS_ENV_FILE", "nowhere.env")
+        assert "nowhere.env does not exist" in said(Settings.load())
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "NUM_GROQ=1\n".encode("utf-16")],
+        ids=["binary", "utf-16"],
+    )
+    def test_one_that_is_no_text_is_a_problem(self, content: bytes) -> None:
+        Path(".env").write_bytes(content)
+        settings = Settings.load()
+        assert [p.level for p in settings.problems] == ["error"]
+        assert ".env" in settings.problems[0].message
+
+    def test_an_unreadable_one_is_a_problem(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> str:
+            raise PermissionError(13, "Permission denied")
+
+        Path(".env").write_text("GROQ_MODEL=m")
+        monkeypatch.setattr(Path, "read_text", refuse)
+        settings = Settings.load()
+        assert "GROQ_MODEL" not in settings.env
+        assert "Permission denied" in said(settings)
+
+    def test_a_directory_of_that_name_is_a_problem(self) -> None:
+        Path(".env").mkdir()
+        assert [p.level for p in Settings.load().problems] == ["error"]
+
+    @pytest.mark.parametrize("name", ["~nobody-of-this-name/.env", "x" * 300, "a\0b"], ids=["home", "long", "nul"])
+    def test_a_name_that_can_be_no_file_is_a_problem(self, name: str) -> None:
+        assert [p.level for p in Settings.load({"HFS_ENV_FILE": name}).problems] == ["error"]
+
+    def test_malformed_lines_are_named_by_number_and_the_others_used(self) -> None:
+        Path(".env").write_text(f"NUM_GROQ=1\n'{key(2)}\nGROQ_MODEL=m\n=nothing {key(3)}\n")
+        settings = Settings.load()
+        assert (settings.env["NUM_GROQ"], settings.env["GROQ_MODEL"]) == ("1", "m")
+        assert "malformed at lines 2, 4" in said(settings)
+
+    def test_a_malformed_line_is_not_quoted(self, caplog: pytest.LogCaptureFixture) -> None:
+        Path(".env").write_text(f"NUM_GROQ=1\n'{key(2)}\n= {key(3)}\n")
+        assert "mArKeD" not in said(Settings.load()) + caplog.text
+
+    def test_the_environment_of_the_process_is_never_written(self) -> None:
+        Path(".env").write_text(f"NUM_GROQ=1\nGROQ_API_KEY_1={key(1)}\nCEREBRAS_API_KEY={key(2)}\nNEW=1\n")
+        before = dict(os.environ)
+        with ProviderManager() as manager:
+            assert "groq" in manager.available_providers
+        assert dict(os.environ) == before
+
+    def test_neither_repr_nor_str_of_the_settings_shows_a_value(self) -> None:
+        settings = Settings.load({"GROQ_API_KEY": key(1)})
+        assert "mArKeD" not in f"{settings!r} {settings}"
+
+
+WRONG_PLACES = [
+    "NUM_GROQ",
+    "EXPECTED_GROQ",
+    "GROQ_LIMITS",
+    "GROQ_BASE_URL",
+    "GROQ_API_KEY",
+    "GROQ_API_KEY_7",
+    "GROQ_ACCOUNT_1",
+]
+
+
+class TestNothingShown:
+    """No problem contains a key, wherever the key was put."""
+
+    @pytest.mark.parametrize("variable", WRONG_PLACES)
+    @pytest.mark.parametrize("form", ["{}", '"{}"', "{} {}", "rpm=30,{}", "{}=5", "tpm={}", "http://{} x"])
+    def test_a_key_in_the_wrong_variable_is_not_shown(self, variable: str, form: str) -> None:
+        found = read({**keys(1), variable: form.replace("{}", key(5))})
+        assert "marked" not in said(found).lower()
+
+    def test_neither_repr_nor_str_of_what_was_read_shows_a_key(self) -> None:
+        found = read({"NUM_GROQ": "2", **keys(1, 2), "GROQ_ACCOUNT_1": key(9)})
+        assert "mArKeD" not in f"{found!r} {found} {found.credentials}"
+
+    def test_a_problem_is_a_problem(self) -> None:
+        assert all(isinstance(problem, Problem) for problem in read({"NUM_GROQ": "abc"}).problems)
+
+
+NAMES = st.one_of(
+    st.sampled_from(
+        [*WRONG_PLACES, "GROQ_API_KEY_0", "GROQ_API_KEY_2", "GROQ_MODEL", "GROQ_REGION_2", "GROQ_ENDPOINT"]
+    ),
+    st.from_regex(r"(NUM_|EXPECTED_)?GROQ_?[A-Z_]{0,8}[0-9]{0,8}", fullmatch=True),
+    st.text(max_size=12),
+)
+MARKED = st.builds(
+    lambda before, number, after: f"{before}{key(number)}{after}",
+    st.text(max_size=4),
+    st.integers(0, 3),
+    st.text(max_size=4),
+)
+VALUES = st.one_of(MARKED, st.text(max_size=40), st.integers().map(str), st.just("rpm=1,tpm=x"), st.just(""))
+
+
+@given(env=st.dictionaries(NAMES, VALUES, max_size=12), keyless=st.booleans())
+def test_any_environment_can_be_read_and_no_key_is_shown(env: dict[str, str], keyless: bool) -> None:
+    found = read_provider("groq", env, aliases=("GROQ_TOKEN",), keyless=keyless)
+    assert "marked" not in said(found).lower()
+    assert found.configured == bool(found.credentials)
+    if not keyless:
+        assert all(text.isascii() and text.isprintable() and " " not in text for text in revealed(found))
+        assert len(set(revealed(found))) == len(found.credentials)
