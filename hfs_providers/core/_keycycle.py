@@ -44,10 +44,10 @@ sys.modules.setdefault(_LOG_CONFIG, _quiet_log_config())
 _adapter = _late_adapter()
 sys.modules.setdefault(_ADAPTER, _adapter)
 
-from keycycle import MultiProviderWrapper, NoAvailableKeyError  # noqa: E402  the stand-in must be there first
+from keycycle import KeyNotFoundError, MultiProviderWrapper, NoAvailableKeyError  # noqa: E402  the stand-in must be there first
 
 if sys.modules.get(_ADAPTER) is _adapter:
     # Whoever asks for the module itself gets the real one.
     del sys.modules[_ADAPTER]
 
-__all__ = ["MultiProviderWrapper", "NoAvailableKeyError"]
+__all__ = ["KeyNotFoundError", "MultiProviderWrapper", "NoAvailableKeyError"]

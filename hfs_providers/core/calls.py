@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from agno.exceptions import ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
@@ -66,6 +66,14 @@ class CallOptions:
             "timeout": self.timeout,
             "max_retries": self.max_retries,
         }
+
+
+class Counted(Protocol):
+    """Tokens as a provider counted them."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
 
 
 class UnusableAnswerError(Exception):
@@ -169,6 +177,11 @@ class Call:
         elif delta.tool_calls or delta.content or delta.reasoning_content:
             self._text.append("")
 
+    def passed_on(self) -> None:
+        """Something of the answer has reached the caller: this call is not repeated any more."""
+        if not self._text:
+            self._text.append("")
+
     def check_finished(self, bound: Any) -> None:
         """Raise where a stream ended without a finish reason: the SDKs let a body that was cut off pass as whole."""
         if bound.__dict__.get("_hfs_finished") or not self.wrapper.plugin.marks_end:
@@ -177,7 +190,7 @@ class Call:
             raise UnusableAnswerError("empty", "the stream ended with nothing in it")
         raise UnusableAnswerError("interrupted", "the stream ended without its end mark")
 
-    def answered(self, lease: Lease, usage: MessageMetrics | None) -> None:
+    def answered(self, lease: Lease, usage: Counted | None) -> None:
         """The attempt was answered: end its lease and write it down."""
         tokens = usage.total_tokens if usage is not None else 0
         lease.commit(tokens or lease.reserved)
@@ -313,7 +326,7 @@ class Call:
         )
         raise exhausted from (self._cause or error)
 
-    def _record(self, lease: Lease, outcome: str, usage: MessageMetrics | None) -> None:
+    def _record(self, lease: Lease, outcome: str, usage: Counted | None) -> None:
         latency = time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0
         self.wrapper.services.record(
             UsageRow(

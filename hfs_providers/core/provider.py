@@ -34,6 +34,7 @@ class KeyedProvider:
         install: the command that installs the SDK; if empty, the extra named like the provider, of the distribution
             that the plugin comes from.
         base_url: the provider's address, so that no variable of the SDK's own can replace it; None for the SDK's.
+        openai_path: what is added to the base URL for the provider's OpenAI-compatible endpoint, or None.
         models: model ids to use where the caller names none, in order of preference.
         limits: by model id or glob; the first that matches counts.
         windows: context windows in tokens, by model id or glob.
@@ -53,6 +54,7 @@ class KeyedProvider:
     sdk_module: str | None = None
     install: str = ""
     base_url: str | None = None
+    openai_path: str | None = None
     models: Sequence[ModelDefault] = ()
     limits: Mapping[str, Limits] = field(default_factory=dict)
     windows: Mapping[str, int] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import inspect
 import logging
 import threading
 import time
@@ -17,17 +18,27 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core import quiet
-from hfs_providers.core._keycycle import MultiProviderWrapper
+from hfs_providers.core._keycycle import KeyNotFoundError, MultiProviderWrapper
 from hfs_providers.core.clients import FAMILIES
-from hfs_providers.core.contract import Credential, Event, KeyStatus, Limits, ProviderConfig, ProviderHealth, Services
-from hfs_providers.core.errors import MissingSdkError
-from hfs_providers.core.pool import KeyPool
-from hfs_providers.core.secret import Redactor
+from hfs_providers.core.contract import (
+    Credential,
+    Event,
+    KeyStatus,
+    Limits,
+    ProviderConfig,
+    ProviderHealth,
+    Services,
+    UsageRow,
+)
+from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
+from hfs_providers.core.pool import KeyPool, Lease
+from hfs_providers.core.secret import Redactor, fingerprint
 
 if TYPE_CHECKING:
     from agno.models.base import Model
 
     from hfs_providers.core.provider import KeyedProvider
+    from hfs_providers.core.rotating_client import AsyncRotatingClient, RotatingClient
 
 _log = logging.getLogger("hfs_providers")
 
@@ -138,6 +149,171 @@ class ProviderWrapper(MultiProviderWrapper):
             arguments.setdefault("base_url", self.config.base_url)
         return build_model(self, chosen or self.default_model_id, options, arguments)
 
+    def get_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
+        """An `openai.OpenAI` for the provider's OpenAI-compatible endpoint, each of whose calls has a key of its own.
+
+        Args:
+            estimated_tokens: tokens to reserve for a call.
+            max_retries: retries of transient failures per call.
+            client_kwargs: arguments of `openai.OpenAI`.
+
+        Raises:
+            MissingSdkError: the openai SDK is not installed.
+            ProviderUnavailableError: the provider has no such endpoint.
+        """
+        client_class, defaults = self._openai("OpenAI", "DefaultHttpxClient")
+        arguments = {**defaults, **client_kwargs}
+        return self.get_rotating_client(
+            client_class, is_async=False, estimated_tokens=estimated_tokens, max_retries=max_retries, **arguments
+        )
+
+    def get_async_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
+        """As `get_openai_client`, of `openai.AsyncOpenAI`; for one event loop."""
+        client_class, defaults = self._openai("AsyncOpenAI", "DefaultAsyncHttpxClient")
+        arguments = {**defaults, **client_kwargs}
+        return self.get_rotating_client(
+            client_class, is_async=True, estimated_tokens=estimated_tokens, max_retries=max_retries, **arguments
+        )
+
+    def get_rotating_client(  # type: ignore[override]  # keycycle's classes sleep, and log parts of keys
+        self,
+        client_class: type[Any],
+        api_key_param: str = "api_key",
+        is_async: bool | None = None,
+        usage_extractor: Callable[[Any], int] | None = None,
+        estimated_tokens: int = 1000,
+        max_retries: int = 5,
+        model_param: str = "model",
+        excluded_kwargs: Sequence[str] | None = None,
+        timeout: float = 10.0,
+        **client_kwargs: Any,
+    ) -> RotatingClient | AsyncRotatingClient:
+        """Any SDK's client, each of whose calls has a key of its own.
+
+        Args:
+            client_class: of the SDK.
+            api_key_param: the argument of its constructor that takes the key.
+            is_async: whether its methods are coroutines; None looks at its name.
+            usage_extractor: reads the tokens of an answer; None looks in the usual places.
+            estimated_tokens: tokens to reserve for a call.
+            max_retries: retries of transient failures per call; the SDK's own are turned off where it has any.
+            model_param: the argument of a call that names its model.
+            excluded_kwargs: arguments that its constructor must not be given.
+            timeout: seconds that a call waits for a key.
+            client_kwargs: arguments of its constructor.
+        """
+        from hfs_providers.core import rotating_client as rotating
+        from hfs_providers.core.calls import CallOptions
+
+        given = {"max_retries": 0, **client_kwargs} if _retries(client_class) else client_kwargs
+        arguments = rotating.accepted(client_class, given, excluded_kwargs or ())
+
+        def make(credential: Credential) -> Any:
+            key = {api_key_param: credential.secret.reveal()} if credential.secret is not None else {}
+            return client_class(**key, **arguments)
+
+        options = CallOptions(estimated_tokens, True, timeout, max_retries)
+        plan = rotating.ClientPlan(self, make, options, model_param, usage_extractor)
+        wanted = rotating.is_async(client_class) if is_async is None else is_async
+        return rotating.AsyncRotatingClient(plan) if wanted else rotating.RotatingClient(plan)
+
+    def get_key_usage(  # type: ignore[override]  # keycycle hands out an object that nobody ends
+        self,
+        model_id: str | None = None,
+        estimated_tokens: int = 1000,
+        wait: bool = True,
+        timeout: float = 10.0,
+        key_id: int | str | None = None,
+    ) -> Lease:
+        """Lease a key. Whoever takes the lease ends it.
+
+        Args:
+            model_id: the model that it is for, or None for the default.
+            estimated_tokens: tokens to reserve.
+            wait, timeout: whether to wait for a key, and for how many seconds.
+            key_id: the one key to take: its id, its fingerprint, the key itself, or its place (from 0).
+
+        Raises:
+            KeysExhaustedError: no key is free in time.
+            KeyNotFoundError: there is no such key.
+        """
+        from hfs_providers.core.calls import Call, CallOptions
+
+        wanted = None if key_id is None else self._credential(key_id).id
+        options = CallOptions(estimated_tokens, wait, timeout, key_id=wanted)
+        return Call(self, options, model_id or self.default_model_id).acquire()
+
+    def get_api_key(
+        self,
+        model_id: str | None = None,
+        estimated_tokens: int = 1000,
+        wait: bool = True,
+        timeout: float = 10.0,
+        key_id: int | str | None = None,
+    ) -> str:
+        """A key itself, for use elsewhere; it is counted at once as one request of `estimated_tokens`.
+
+        See `get_key_usage` for the arguments and errors, and use that where you can say how the request ended.
+        """
+        key, lease = self.get_api_key_with_context(model_id, estimated_tokens, wait, timeout, key_id)
+        lease.commit(estimated_tokens)
+        return key
+
+    def get_api_key_with_context(  # type: ignore[override]
+        self,
+        model_id: str | None = None,
+        estimated_tokens: int = 1000,
+        wait: bool = True,
+        timeout: float = 10.0,
+        key_id: int | str | None = None,
+    ) -> tuple[str, Lease]:
+        """A key itself and its lease, which the caller ends. See `get_key_usage`."""
+        lease = self.get_key_usage(model_id, estimated_tokens, wait, timeout, key_id)
+        secret = lease.credential.secret
+        return (secret.reveal() if secret is not None else ""), lease
+
+    def record_key_usage(
+        self, api_key: str, model_id: str | None = None, actual_tokens: int = 0, estimated_tokens: int = 1000
+    ) -> None:
+        """Write down what a request with a key of `get_api_key` cost; its limits were charged when it was handed out.
+
+        Raises:
+            KeyNotFoundError: the key is none of this provider's.
+        """
+        credential = self._credential(api_key)
+        row = UsageRow(
+            at=time.time(),
+            provider=self.provider,
+            model=model_id or self.default_model_id,
+            key_id=credential.id,
+            fingerprint=credential.fingerprint,
+            tokens_in=0,
+            tokens_out=0,
+            tokens=actual_tokens or estimated_tokens,
+            latency=0.0,
+            outcome="ok",
+        )
+        self.services.record(row)
+
+    def _credential(self, key_id: int | str) -> Credential:
+        for place, credential in enumerate(self.config.credentials):
+            secret = credential.secret.reveal() if credential.secret is not None else None
+            if key_id in (place, credential.id, credential.fingerprint, secret):
+                return credential
+        # A key that is not found is not shown: it may be one, mistyped.
+        raise KeyNotFoundError(key_id if isinstance(key_id, int) or "#" in key_id else fingerprint(key_id))
+
+    def _openai(self, client: str, transport: str) -> tuple[type[Any], dict[str, Any]]:
+        if self.plugin.openai_path is None:
+            raise ProviderUnavailableError(self.provider, ("it has no OpenAI-compatible endpoint",))
+        try:
+            import openai
+        except ModuleNotFoundError:
+            raise MissingSdkError(self.provider, "openai", "pip install 'hfs-providers[openrouter]'") from None
+        base_url = f"{(self.config.base_url or '').rstrip('/')}{self.plugin.openai_path}"
+        # One connection pool for all keys.
+        return getattr(openai, client), {"base_url": base_url, "http_client": getattr(openai, transport)()}
+
     @property
     def default_model_id(self) -> str:  # type: ignore[override]  # an attribute in keycycle; here models retire
         """The model that serves where none is named."""
@@ -223,3 +399,7 @@ class ProviderWrapper(MultiProviderWrapper):
         self, change: Any, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
     ) -> None:
         self.services.emit(Event(change, self.provider, model_id, key_id, reason, seconds))
+
+
+def _retries(client_class: type[Any]) -> bool:
+    return "max_retries" in inspect.signature(client_class).parameters

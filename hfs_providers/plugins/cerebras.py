@@ -10,6 +10,7 @@ plugin = KeyedProvider(
     sdk="cerebras-cloud-sdk",
     sdk_module="cerebras.cloud.sdk",
     base_url="https://api.cerebras.ai",
+    openai_path="/v1",
     models=(
         # https://inference-docs.cerebras.ai/support/deprecation
         ModelDefault("llama-3.3-70b", retires=date(2026, 2, 16)),

@@ -10,6 +10,7 @@ plugin = KeyedProvider(
     sdk="google-genai",
     sdk_module="google.genai",
     base_url="https://generativelanguage.googleapis.com",
+    openai_path="/v1beta/openai",
     models=(
         # https://ai.google.dev/gemini-api/docs/deprecations
         ModelDefault("gemini-2.5-flash", retires=date(2026, 12, 1)),

@@ -7,6 +7,7 @@ plugin = KeyedProvider(
     model_class="agno.models.groq:Groq",
     sdk="groq",
     base_url="https://api.groq.com",
+    openai_path="/openai/v1",
     models=(
         ModelDefault("llama-3.3-70b-versatile"),
         ModelDefault("openai/gpt-oss-120b"),

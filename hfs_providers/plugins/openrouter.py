@@ -7,6 +7,7 @@ plugin = KeyedProvider(
     model_class="agno.models.openrouter:OpenRouter",
     sdk="openai",
     base_url="https://openrouter.ai/api/v1",
+    openai_path="",
     models=(
         ModelDefault("meta-llama/llama-3.3-70b-instruct:free"),
         ModelDefault("openrouter/free"),
