@@ -1,153 +1,81 @@
 """The one owner of every fact about a provider's keys: which is ready, which cools, which is dead, what is in flight.
 
 `KeyPool.acquire` and `aacquire` give a `Lease`. A lease ends exactly once, whatever ends the call.
-Pure Python, no third-party import; the clock is injected.
+Pure Python, no third-party import; the clocks are injected.
+
+The concerns, each in a room of its own: `keystate` (a key lives, dies, is tried), `windows` (how much is left),
+`lanes` (whose turn it is) and `roster` (all keys), `waiting` and `desk` (who waits, who is served), `lease` (the words
+for an outcome), `snapshot` (what outlives the process), `forking`. This room holds the lock that they all rely on.
+
+    invariant: under the lock, a lease is open exactly if it is counted in its meter, its key and the pool.
+    invariant: whatever may free an account before its known instant wakes its slots and serves the lines.
+
+Fork: a child starts with fresh locks and without waiters; leases that were open belong to the parent's calls, so the
+child counts none of them and ending one there does nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
+import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+from hfs_providers.core import snapshot
 from hfs_providers.core.contract import Credential, KeyStatus, Limits
+from hfs_providers.core.desk import Desk
 from hfs_providers.core.errors import PoolExhaustedError
+from hfs_providers.core.forking import enlist
+from hfs_providers.core.keystate import (
+    CREDIT_PROBATION,
+    DEFAULT_COOLDOWN,
+    PROBATION,
+    PROBE_RETRY,
+    Account,
+    Key,
+    Strategy,
+)
+from hfs_providers.core.lanes import Slot
+from hfs_providers.core.lease import Change, Lease, OnChange, Outcome, PoolCounts, Scope, Told
+from hfs_providers.core.roster import Resolver, Roster
+from hfs_providers.core.waiting import LoopSignal, RealWaits, Signal, ThreadSignal, Waiter, Waits
+from hfs_providers.core.windows import NEVER, seconds_until
 
-DEFAULT_COOLDOWN = 30.0
-"""Seconds that a limited key rests where the provider's answer does not say for how long."""
-
-PROBATION = 3600.0
-"""Seconds after which a dead key may be tried once more."""
-
-CREDIT_PROBATION = 86_400.0
-"""The same for a key without credits, and the most that doubling makes of either."""
-
-Scope = Literal["model", "key"]
-Change = Literal["key_cooling", "key_dead", "key_revived"]
-OnChange = Callable[[Change, str, "str | None", "str | None", "float | None"], None]
-"""Called outside the lock with: what changed, key id, model id or None, reason, seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolCounts:
-    """How many keys there are and what state they are in, for one model."""
-
-    total: int
-    ready: int
-    limited: int
-    cooling: int
-    dead: int
-    in_flight: int
-    reserved_tokens: int
-    free_in: float | None
-
-
-class _Key:
-    __slots__ = ("cooling", "credential", "dead_reason", "in_flight", "probation", "probing", "reserved", "retry_at")
-
-    def __init__(self, credential: Credential) -> None:
-        self.credential = credential
-        self.cooling: dict[str | None, tuple[float, str]] = {}
-        self.dead_reason: str | None = None
-        self.retry_at = 0.0
-        self.probation = 0.0
-        self.probing = False
-        self.in_flight = 0
-        self.reserved = 0
-
-
-class Lease:
-    """The right to send one request with one key. Ends once: the first of its outcomes counts, later ones do nothing.
-
-    As a context manager it is released when the block ends without an outcome.
-    """
-
-    __slots__ = ("_ended", "_key", "_pool", "model_id", "probe", "reserved")
-
-    def __init__(self, pool: KeyPool, key: _Key, model_id: str, reserved: int, probe: bool) -> None:
-        self._pool = pool
-        self._key = key
-        self._ended = False
-        self.model_id = model_id
-        self.reserved = reserved
-        self.probe = probe
-
-    @property
-    def credential(self) -> Credential:
-        """The key that was leased."""
-        return self._key.credential
-
-    @property
-    def key_id(self) -> str:
-        """The id of the key, as `groq#3`."""
-        return self._key.credential.id
-
-    @property
-    def ended(self) -> bool:
-        """Whether an outcome was given."""
-        return self._ended
-
-    def __repr__(self) -> str:
-        return f"Lease({self.key_id}, {self.model_id}, {'ended' if self._ended else 'open'})"
-
-    def commit(self, tokens: int = 0) -> None:
-        """The call was answered.
-
-        Args:
-            tokens: as the provider counted them.
-        """
-        self._pool._end(self, "commit", tokens=tokens)
-
-    def failed(self, tokens: int = 0) -> None:
-        """The request was sent and counts, but its failure is not the key's fault."""
-        self._pool._end(self, "failed", tokens=tokens)
-
-    def rate_limited(self, retry_after: float | None = None, scope: Scope = "model", reason: str | None = None) -> None:
-        """The provider told the key to wait.
-
-        Args:
-            retry_after: seconds, as the provider said; None for `DEFAULT_COOLDOWN`.
-            scope: `model` where the limit is that of one model, `key` where it is the key's or its account's.
-            reason: for people.
-        """
-        self._pool._end(self, "rate_limited", retry_after=retry_after, scope=scope, reason=reason)
-
-    def dead(self, reason: str, *, credits: bool = False) -> None:
-        """The provider refused the key itself.
-
-        Args:
-            reason: for people.
-            credits: the account has no credits left, which mends itself later than the rest.
-        """
-        self._pool._end(self, "dead", reason=reason, credits=credits)
-
-    def release(self) -> None:
-        """Nothing was sent: nothing counts."""
-        self._pool._end(self, "release")
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+__all__ = [
+    "CREDIT_PROBATION",
+    "DEFAULT_COOLDOWN",
+    "PROBATION",
+    "PROBE_RETRY",
+    "Change",
+    "KeyPool",
+    "Lease",
+    "OnChange",
+    "PoolCounts",
+    "Resolver",
+    "Scope",
+    "Strategy",
+    "Waits",
+]
 
 
 class KeyPool:
     """The keys of one provider.
 
+    Keys whose credentials name one account share its windows and cooldowns; where their limits differ, the strictest
+    holds for all of them.
+
     Args:
         provider: its name.
         credentials: its keys.
-        limits: the limits of a model on a key, by (model id, key id); None where there are none.
+        limits: the limits of a model on a key, by (model id, key id); None where there are none. Asked once for each,
+            outside the lock.
         clock: monotonic seconds.
-        on_change: told of keys that cool, die and revive; called outside the lock, must not raise.
+        on_change: told of keys that cool, die and revive; called outside the lock. What it raises is dropped.
+        wall: seconds since the epoch, for days that end at midnight and for what is persisted.
+        strategy: `spread` leases the least recently used of the ready keys, `fill_first` the first of them.
+        waits: how waiters sleep.
     """
 
     def __init__(
@@ -155,20 +83,31 @@ class KeyPool:
         provider: str,
         credentials: Sequence[Credential],
         *,
-        limits: Callable[[str, str], Limits | None] | None = None,
+        limits: Resolver | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_change: OnChange | None = None,
+        wall: Callable[[], float] = time.time,
+        strategy: Strategy = "spread",
+        waits: Waits | None = None,
     ) -> None:
         self.provider = provider
-        self._limits = limits
         self._clock = clock
+        self._wall = wall
         self._on_change = on_change
-        self._keys = {credential.id: _Key(credential) for credential in credentials}
-        self._turn = itertools.cycle(list(self._keys)) if self._keys else None
-        self._changed = threading.Condition(threading.Lock())
+        self._waits: Waits = waits if waits is not None else RealWaits()
+        self._roster = Roster(credentials, strategy, limits, clock, wall)
+        self._desk = Desk(self._roster, clock, self._lease, self._take_back)
+        self._turn = 0
+        self._in_flight = 0
+        self._reserved = 0
+        self._epoch = 0
+        # Leases that the collector found open, maybe while this very thread held the lock: see `_orphaned`.
+        self._orphans: deque[Lease] = deque()
+        self._lock = threading.Lock()
+        enlist(self)
 
     def __repr__(self) -> str:
-        return f"KeyPool({self.provider}, {len(self._keys)} keys)"
+        return f"KeyPool({self.provider}, {len(self._roster.keys)} keys)"
 
     def __copy__(self) -> KeyPool:
         return self
@@ -179,7 +118,9 @@ class KeyPool:
     @property
     def credentials(self) -> Sequence[Credential]:
         """The keys, in the order of the environment."""
-        return [key.credential for key in self._keys.values()]
+        return [key.credential for key in self._roster.keys.values()]
+
+    # Leasing.
 
     def acquire(
         self,
@@ -202,14 +143,20 @@ class KeyPool:
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
         """
-        deadline = self._clock() + timeout
-        with self._changed:
+        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, ThreadSignal)
+        if isinstance(found, Lease):
+            return found
+        signal = found.signal
+        assert isinstance(signal, ThreadSignal)
+        try:
             while True:
-                lease = self._pick(model_id, estimated_tokens, exclude, key_id)
+                self._waits.wait(signal.event, max(0.0, found.naps_until - self._clock()))
+                lease = self._resume(found)
                 if lease is not None:
                     return lease
-                pause = self._pause(model_id, exclude, key_id, deadline, timeout)
-                self._changed.wait(pause)
+        except BaseException:
+            self._abandon(found)
+            raise
 
     async def aacquire(
         self,
@@ -221,181 +168,416 @@ class KeyPool:
         key_id: str | None = None,
     ) -> Lease:
         """As `acquire`, without blocking the event loop."""
-        deadline = self._clock() + timeout
-        while True:
-            with self._changed:
-                lease = self._pick(model_id, estimated_tokens, exclude, key_id)
+        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, LoopSignal)
+        if isinstance(found, Lease):
+            return found
+        signal = found.signal
+        assert isinstance(signal, LoopSignal)
+        try:
+            while True:
+                await self._waits.wait_async(signal.future, max(0.0, found.naps_until - self._clock()))
+                lease = self._resume(found)
                 if lease is not None:
                     return lease
-                pause = self._pause(model_id, exclude, key_id, deadline, timeout)
-            await asyncio.sleep(pause)
+        except BaseException:
+            # Cancelled, maybe after a lease was handed over: it goes to the next in line.
+            self._abandon(found)
+            raise
+
+    # Looking.
 
     def next_free(self, model_id: str, estimated_tokens: int = 1000) -> float | None:
-        """Seconds until a key can be leased: 0 if one is free now, None if none will be by itself."""
-        with self._changed:
-            return self._free_in(model_id, (), None)
+        """Seconds until a key can be leased: 0 if one is free now, None if none will be by itself.
+
+        Waiters are not reckoned with: who waits already is served first.
+        """
+        tokens = max(0, int(estimated_tokens))
+        self._roster.know(model_id)
+        with self._held():
+            now = self._clock()
+            return seconds_until(self._roster.free_at(model_id, tokens, (), None, now), now)
 
     def counts(self, model_id: str) -> PoolCounts:
-        """The states of the keys for one model."""
-        states = [status.state for status in self.statuses(model_id)]
-        with self._changed:
+        """The states of the keys for one model, as a request of one token sees them."""
+        self._roster.know(model_id)
+        with self._held():
+            now = self._clock()
+            states = [self._roster.status(key, model_id, now).state for key in self._roster.keys.values()]
             return PoolCounts(
                 total=len(states),
                 ready=states.count("ready"),
                 limited=states.count("limited"),
                 cooling=states.count("cooling"),
                 dead=states.count("dead"),
-                in_flight=sum(key.in_flight for key in self._keys.values()),
-                reserved_tokens=sum(key.reserved for key in self._keys.values()),
-                free_in=self._free_in(model_id, (), None),
+                in_flight=self._in_flight,
+                reserved_tokens=self._reserved,
+                free_in=seconds_until(self._roster.free_at(model_id, 1, (), None, now), now),
             )
 
     def statuses(self, model_id: str | None = None) -> list[KeyStatus]:
         """The state of each key, for one model or (None) overall: there it cools if it cools for any model."""
-        with self._changed:
+        if model_id is not None:
+            self._roster.know(model_id)
+        with self._held():
             now = self._clock()
-            return [self._status(key, model_id, now) for key in self._keys.values()]
+            return [self._roster.status(key, model_id, now) for key in self._roster.keys.values()]
+
+    # Ruling.
 
     def revive(self, key_id: str) -> None:
-        """Put a cooling or dead key back into rotation."""
-        with self._changed:
-            key = self._keys[key_id]
-            key.cooling.clear()
-            key.dead_reason = None
-            key.probation = 0.0
-            self._changed.notify_all()
-        self._tell("key_revived", key_id, None, None, None)
+        """Put a cooling or dead key back into rotation; what cools with its account is freed with it.
+
+        Raises:
+            KeyError: there is no such key.
+        """
+        key = self._roster.keys[key_id]
+        with self._held():
+            key.account.cooling.clear()
+            key.revive()
+            self._changed(key.account)
+        self._tell(key_id, [("key_revived", None, None, None)])
 
     def retire(self, key_id: str, reason: str) -> None:
-        """Take a key out of rotation."""
-        with self._changed:
-            seconds = self._bury(self._keys[key_id], reason, PROBATION)
-        self._tell("key_dead", key_id, None, reason, seconds)
+        """Take a key out of rotation.
 
-    # The methods below expect the lock to be held.
+        Args:
+            key_id: the key.
+            reason: for people.
 
-    def _pick(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None) -> Lease | None:
-        if self._turn is None:
-            return None
-        now = self._clock()
-        for _ in range(len(self._keys)):
-            key = self._keys[next(self._turn)]
-            if not _asked_for(key, exclude, key_id) or self._ready_at(key, model_id, now) > now:
-                continue
-            probe = key.dead_reason is not None
-            key.probing = probe
-            key.in_flight += 1
-            key.reserved += tokens
-            return Lease(self, key, model_id, tokens, probe)
-        return None
+        Raises:
+            KeyError: there is no such key.
+        """
+        key = self._roster.keys[key_id]
+        with self._held():
+            seconds = key.bury(self._clock(), reason, PROBATION, probed=False)
+            self._changed(key.account)
+        self._tell(key_id, [("key_dead", None, reason, seconds)])
 
-    def _ready_at(self, key: _Key, model_id: str, now: float) -> float:
-        if key.probing:
-            return float("inf")
-        ready = key.retry_at if key.dead_reason is not None else now
-        for scope in (model_id, None):
-            until, _ = key.cooling.get(scope, (now, ""))
-            ready = max(ready, until)
-        return ready
+    def set_limits(self, limits: Resolver | None) -> None:
+        """Ask another resolver for limits from now on. What was used stays counted."""
+        self._roster.resolver = limits
+        self.invalidate_limits()
 
-    def _free_in(self, model_id: str, exclude: Collection[str], key_id: str | None) -> float | None:
-        now = self._clock()
-        instants = [
-            self._ready_at(key, model_id, now) for key in self._keys.values() if _asked_for(key, exclude, key_id)
-        ]
-        earliest = min(instants, default=float("inf"))
-        return None if earliest == float("inf") else max(0.0, earliest - now)
+    def invalidate_limits(self) -> None:
+        """Ask the resolver again for everything."""
+        with self._held():
+            self._roster.resolved.clear()
+            self._roster.forget()
+            waiting = list(self._desk.lines)
+        for model_id in waiting:
+            self._roster.know(model_id)
+        with self._held():
+            self._desk.serve_all()
 
-    def _pause(
-        self, model_id: str, exclude: Collection[str], key_id: str | None, deadline: float, timeout: float
-    ) -> float:
-        free_in = self._free_in(model_id, exclude, key_id)
-        if free_in is not None and self._clock() + free_in <= deadline:
-            return free_in
-        now = self._clock()
-        states = [
-            self._status(key, model_id, now).state for key in self._keys.values() if key.credential.id not in exclude
-        ]
-        raise PoolExhaustedError(
-            self.provider,
-            model_id,
-            total=len(self._keys),
-            cooling=states.count("cooling"),
-            dead=states.count("dead"),
-            tried=len(self._keys) - len(states),
-            free_in=free_in,
-            waited=timeout > 0,
-            timeout=timeout,
-        )
+    def learn(self, model_id: str, key_id: str, limits: Limits | None) -> None:
+        """Note the limits that a provider's answer showed; used where the resolver knows none.
 
-    def _status(self, key: _Key, model_id: str | None, now: float) -> KeyStatus:
-        credential = key.credential
-        if key.dead_reason is not None:
-            free_in = max(0.0, key.retry_at - now)
-            return KeyStatus(credential.id, credential.fingerprint, "dead", key.dead_reason, free_in, key.in_flight)
-        cooling = [
-            (until, reason)
-            for scope, (until, reason) in key.cooling.items()
-            if until > now and (model_id is None or scope in (None, model_id))
-        ]
-        if cooling:
-            until, reason = max(cooling)
-            return KeyStatus(credential.id, credential.fingerprint, "cooling", reason, until - now, key.in_flight)
-        return KeyStatus(credential.id, credential.fingerprint, "ready", None, 0.0, key.in_flight)
+        Args:
+            model_id: the model that was asked.
+            key_id: the key that was used.
+            limits: what was shown, or None to forget it.
+        """
+        pair = (model_id, key_id)
+        if key_id not in self._roster.keys or self._roster.learned.get(pair) == limits:
+            return
+        with self._held():
+            if limits is None:
+                self._roster.learned.pop(pair, None)
+            else:
+                self._roster.learned[pair] = limits
+            said = self._roster.resolved.get(model_id)
+            if said is None or said[self._roster.keys[key_id].index] is None:
+                self._roster.forget(model_id)
+                self._desk.serve_all()
 
-    def _bury(self, key: _Key, reason: str, probation: float) -> float:
-        key.probation = min(CREDIT_PROBATION, key.probation * 2) if key.dead_reason is not None else probation
-        key.dead_reason = reason
-        key.retry_at = self._clock() + key.probation
-        return key.probation
+    # What outlives the process.
+
+    def dump(self) -> dict[str, object]:
+        """Windows, cooldowns and dead keys as plain data, stamped by the wall clock. It holds no key."""
+        with self._held():
+            return snapshot.dump(self._roster.accounts, self._clock(), self._wall())
+
+    def load(self, state: Mapping[str, object]) -> None:
+        """Take over what `dump` gave, of keys that are here and the same.
+
+        Windows are replaced, cooldowns and probations never shortened. What lies too far ahead is clamped to a day;
+        what cannot be read is left out.
+
+        Args:
+            state: from `dump`, maybe by way of JSON.
+        """
+        with self._held():
+            snapshot.load(state, self._roster.keys, self._clock(), self._wall(), self._roster.meter)
+            for account in self._roster.accounts:
+                self._roster.wake(account)
+            self._desk.serve_all()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The lock, and then what the collector left to do; the hot paths spell it out for speed."""
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._leave()
+
+    # The methods below expect the lock to be held, unless they say otherwise.
+
+    def _lease(self, slot: Slot, key: Key, tokens: int) -> Lease:
+        self._turn += 1
+        meter = slot.allowance.meter
+        lease = Lease(self, key, meter, slot.lane.model_id, tokens, self._turn)
+        if lease.probe:
+            key.probe = self._turn
+        key.account.use(key, self._turn)
+        key.in_flight += 1
+        meter.in_flight += 1
+        meter.leased += 1
+        meter.reserved += tokens
+        self._in_flight += 1
+        self._reserved += tokens
+        return lease
+
+    def _close(self, lease: Lease) -> None:
+        """Take the lease out of all counts."""
+        lease._ended = True
+        lease._key.in_flight -= 1
+        lease._meter.in_flight -= 1
+        lease._meter.reserved -= lease.reserved
+        self._in_flight -= 1
+        self._reserved -= lease.reserved
 
     def _end(
         self,
         lease: Lease,
-        outcome: Literal["commit", "failed", "rate_limited", "dead", "release"],
-        *,
+        outcome: Outcome,
         tokens: int = 0,
+        *,
         retry_after: float | None = None,
         scope: Scope = "model",
         reason: str | None = None,
         credits: bool = False,
     ) -> None:
-        told: tuple[Change, str | None, str | None, float | None] | None = None
-        with self._changed:
+        """The way of every lease to its end. Takes the lock."""
+        told: list[Told] = []
+        # What cannot be a number fails before anything has changed.
+        tokens = max(0, int(tokens))
+        with self._lock:
             if lease._ended:
                 return
-            lease._ended = True
-            key = lease._key
-            key.in_flight -= 1
-            key.reserved -= lease.reserved
-            was_probe = lease.probe
-            if was_probe:
-                key.probing = False
-            if outcome == "commit" and was_probe:
-                key.dead_reason = None
-                key.probation = 0.0
-                told = ("key_revived", None, None, None)
-            elif outcome == "rate_limited":
-                seconds = DEFAULT_COOLDOWN if retry_after is None else max(0.0, retry_after)
-                where = lease.model_id if scope == "model" else None
-                why = reason or "rate limited"
-                until, _ = key.cooling.get(where, (0.0, ""))
-                key.cooling[where] = (max(until, self._clock() + seconds), why)
-                told = ("key_cooling", where, why, seconds)
-            elif outcome == "dead":
-                seconds = self._bury(key, reason or "refused", CREDIT_PROBATION if credits else PROBATION)
-                told = ("key_dead", None, reason, seconds)
-            self._changed.notify_all()
-        if told is not None:
-            self._tell(told[0], lease.key_id, told[1], told[2], told[3])
+            if lease._epoch != self._epoch:
+                lease._ended = True
+                return
+            self._close(lease)
+            key, meter = lease._key, lease._meter
+            if outcome != "release":
+                now = self._clock()
+                meter.record(now, tokens)
+                if outcome == "rate_limited":
+                    told += self._cool(lease, now, retry_after, lease.model_id if scope == "model" else None, reason)
+                elif outcome == "dead":
+                    told += self._bury(lease, now, reason or "refused", credits)
+                elif lease.probe:
+                    told += self._probed(lease, now, answered=outcome == "commit")
+            elif key.probe == lease._turn:
+                key.probe = 0
+            if lease.probe or told:
+                self._roster.wake(key.account)
+            else:
+                for slot in meter.slots:
+                    if slot.asleep:
+                        slot.wake()
+            if self._desk.lines:
+                self._desk.serve_all()
+        if self._orphans:
+            self._leave()
+        if told:
+            self._tell(lease.key_id, told)
 
-    def _tell(
-        self, change: Change, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
-    ) -> None:
-        if self._on_change is not None:
-            self._on_change(change, key_id, model_id, reason, seconds)
+    def _probed(self, lease: Lease, now: float, *, answered: bool) -> list[Told]:
+        key = lease._key
+        # Who put the key to rest or back to work meanwhile knows better than this trial.
+        if key.probe != lease._turn:
+            return []
+        if answered:
+            key.revive()
+            return [("key_revived", None, None, None)]
+        key.probe = 0
+        key.retry_at = now + PROBE_RETRY
+        return []
+
+    def _cool(
+        self, lease: Lease, now: float, retry_after: float | None, scope: str | None, reason: str | None
+    ) -> list[Told]:
+        # A key that is told to wait was recognised: it lives.
+        told = self._probed(lease, now, answered=True) if lease.probe else []
+        seconds = DEFAULT_COOLDOWN if retry_after is None or math.isnan(retry_after) else max(0.0, retry_after)
+        why = reason or "rate limited"
+        lease._key.account.cool(now, now + seconds, scope, why)
+        return [*told, ("key_cooling", scope, why, seconds)]
+
+    def _bury(self, lease: Lease, now: float, reason: str, credits: bool) -> list[Told]:
+        key = lease._key
+        probed = lease.probe and key.probe == lease._turn
+        seconds = key.bury(now, reason, CREDIT_PROBATION if credits else PROBATION, probed=probed)
+        return [("key_dead", None, reason, seconds)]
+
+    def _tell(self, key_id: str, told: Sequence[Told]) -> None:
+        """Outside the lock. An observer that raises must not break the call that it observes."""
+        if self._on_change is None:
+            return
+        for change, model_id, reason, seconds in told:
+            try:
+                self._on_change(change, key_id, model_id, reason, seconds)
+            except Exception:
+                _log_observer(self.provider, change)
+
+    # Waiting.
+
+    def _request(
+        self,
+        model_id: str,
+        estimated_tokens: int,
+        timeout: float,
+        exclude: Collection[str],
+        key_id: str | None,
+        signal: Callable[[], Signal],
+    ) -> Lease | Waiter:
+        """A lease if one is to be had now, else a place in the line. Takes the lock."""
+        tokens = max(0, int(estimated_tokens))
+        if model_id not in self._roster.resolved:
+            self._roster.know(model_id)
+        if self._orphans:
+            self._leave()
+        try:
+            with self._lock:
+                now = self._clock()
+                if model_id not in self._desk.lines:
+                    found = self._roster.find(model_id, tokens, exclude, key_id, now)
+                    if found is not None:
+                        return self._lease(found[0], found[1], tokens)
+                    if timeout <= 0:
+                        raise self._exhausted(model_id, tokens, exclude, key_id, timeout, now)
+                waiter = Waiter(model_id, tokens, exclude, key_id, now + max(0.0, timeout), timeout)
+                waiter.signal = signal()
+                self._desk.enqueue(waiter, now)
+                if waiter.lease is not None:
+                    return waiter.lease
+                if timeout <= 0 or not self._desk.in_line(waiter):
+                    self._desk.dequeue(waiter, now)
+                    raise self._exhausted(model_id, tokens, exclude, key_id, timeout, now)
+                self._desk.nap(waiter)
+                return waiter
+        finally:
+            if self._orphans:
+                self._leave()
+
+    def _resume(self, waiter: Waiter) -> Lease | None:
+        """What a waiter that woke finds: its lease, None to sleep on, or its error. Takes the lock."""
+        try:
+            with self._lock:
+                # Awake: nobody need ring for it while it serves the line itself.
+                waiter.naps_until = -NEVER
+                now = self._clock()
+                line = self._desk.lines.get(waiter.model_id)
+                if waiter.lease is None and line is not None:
+                    self._desk.serve(waiter.model_id, line, now)
+                if waiter.lease is not None:
+                    return waiter.lease
+                if not self._desk.in_line(waiter) or now >= waiter.deadline:
+                    self._desk.dequeue(waiter, now)
+                    wish = (waiter.model_id, waiter.tokens, waiter.exclude, waiter.key_id)
+                    raise self._exhausted(*wish, waiter.timeout, now)
+                self._desk.nap(waiter)
+                return None
+        finally:
+            if self._orphans:
+                self._leave()
+
+    def _abandon(self, waiter: Waiter) -> None:
+        """A waiter is gone, by cancellation or an error. Takes the lock."""
+        with self._held():
+            if waiter.lease is None:
+                self._desk.dequeue(waiter, self._clock())
+        if waiter.lease is not None:
+            waiter.lease.release()
+
+    def _take_back(self, lease: Lease) -> None:
+        if lease._key.probe == lease._turn:
+            lease._key.probe = 0
+        self._close(lease)
+        self._roster.wake(lease._key.account)
+
+    def _changed(self, account: Account) -> None:
+        self._roster.wake(account)
+        self._desk.serve_all()
+
+    # Saying no.
+
+    def _exhausted(
+        self,
+        model_id: str,
+        tokens: int,
+        exclude: Collection[str],
+        key_id: str | None,
+        timeout: float,
+        now: float,
+    ) -> PoolExhaustedError:
+        if key_id is not None:
+            asked = [key for key in (self._roster.keys.get(key_id),) if key is not None and key_id not in exclude]
+            states = [self._roster.status(key, model_id, now, tokens).state for key in asked]
+            limited, cooling, dead = states.count("limited"), states.count("cooling"), states.count("dead")
+        else:
+            limited, cooling, dead = self._roster.count(model_id, tokens, exclude, now)
+        return PoolExhaustedError(
+            self.provider,
+            model_id,
+            total=len(self._roster.keys),
+            limited=limited,
+            cooling=cooling,
+            dead=dead,
+            tried=sum(1 for each in self._roster.keys if each in exclude) if exclude else 0,
+            free_in=seconds_until(self._roster.free_at(model_id, tokens, exclude, key_id, now), now),
+            waited=timeout > 0,
+            timeout=timeout,
+        )
+
+    # Collecting and forking.
+
+    def _orphaned(self, lease: Lease) -> None:
+        """A lease was collected open. Called at any moment, maybe in a thread that holds the lock."""
+        self._orphans.append(lease)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Release orphans, unless the lock is held: whoever holds it comes by here afterwards."""
+        while self._orphans and self._lock.acquire(blocking=False):
+            try:
+                while self._orphans:
+                    lease = self._orphans.popleft()
+                    if not lease._ended and lease._epoch == self._epoch:
+                        self._take_back(lease)
+                    lease._ended = True
+                self._desk.serve_all()
+            finally:
+                self._lock.release()
+
+    def _after_fork(self) -> None:
+        """In a child: the parent's calls and waiters are not here."""
+        self._lock = threading.Lock()
+        self._epoch += 1
+        self._in_flight = self._reserved = 0
+        self._desk.lines.clear()
+        self._orphans.clear()
+        for key in self._roster.keys.values():
+            key.in_flight = key.probe = 0
+        for account in self._roster.accounts:
+            for meter in account.meters.values():
+                meter.in_flight = meter.reserved = 0
+            self._roster.wake(account)
 
 
-def _asked_for(key: _Key, exclude: Collection[str], key_id: str | None) -> bool:
-    identity = key.credential.id
-    return identity not in exclude and (key_id is None or identity == key_id)
+def _log_observer(provider: str, change: str) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning("%s: an observer of %s raised", provider, change, exc_info=True)

@@ -1,0 +1,134 @@
+"""Who of those that wait gets what is free: the rules of the lines that `waiting` keeps.
+
+A room without a lock: the pool holds its own around every call.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from hfs_providers.core.keystate import Key
+from hfs_providers.core.lanes import Slot
+from hfs_providers.core.lease import Lease
+from hfs_providers.core.roster import Roster
+from hfs_providers.core.waiting import Line, Waiter
+from hfs_providers.core.windows import NEVER
+
+
+class Desk:
+    """The lines of waiters, by model, and the handing out of leases to them.
+
+    Args:
+        roster: the keys.
+        clock: monotonic seconds.
+        lease: opens a lease on what the roster found.
+        take_back: undoes that.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        clock: Callable[[], float],
+        lease: Callable[[Slot, Key, int], Lease],
+        take_back: Callable[[Lease], None],
+    ) -> None:
+        self._roster = roster
+        self._clock = clock
+        self._lease = lease
+        self._take_back = take_back
+        self.lines: dict[str, Line] = {}
+
+    def enqueue(self, waiter: Waiter, now: float) -> None:
+        line = self.lines.setdefault(waiter.model_id, Line())
+        line.join(waiter)
+        self.serve(waiter.model_id, line, now)
+
+    def dequeue(self, waiter: Waiter, now: float) -> None:
+        line = self.lines.get(waiter.model_id)
+        if line is not None:
+            line.leave(waiter)
+            # It may have stood in the way of those behind it.
+            self.serve(waiter.model_id, line, now)
+
+    def in_line(self, waiter: Waiter) -> bool:
+        line = self.lines.get(waiter.model_id)
+        return line is not None and waiter in line
+
+    def nap(self, waiter: Waiter) -> None:
+        line = self.lines[waiter.model_id]
+        waiter.naps_until = min(waiter.deadline, line.alarm) if line.keeps_alarm(waiter) else waiter.deadline
+        waiter.signal.arm()
+
+    def _doomed(self, waiter: Waiter, now: float) -> bool:
+        """Whether no key can be free before the waiter's deadline, whatever calls in flight may do."""
+        wish = (waiter.model_id, waiter.tokens, waiter.exclude, waiter.key_id, now)
+        # Who would wait for ever still does not wait for what never comes.
+        latest = min(waiter.deadline, sys.float_info.max)
+        return self._roster.free_at(*wish) > latest and self._roster.hope_at(*wish) > latest
+
+    def serve_all(self) -> None:
+        now = self._clock()
+        for model_id, line in list(self.lines.items()):
+            self.serve(model_id, line, now)
+
+    def serve(self, model_id: str, line: Line, now: float) -> None:
+        """Hand out what is free, in the order of arrival.
+
+        A waiter that cannot be served keeps every key that it admits from those behind it, for the same model.
+        """
+        alarm = NEVER
+        gone: list[Waiter] = []
+        # The keys that are left to those behind the unserved ones; None is all.
+        left: set[str] | None = None
+        for waiter in line:
+            found = self._find_left(waiter, left, now)
+            if found is not None:
+                self._hand_over(waiter, self._lease(found[0], found[1], waiter.tokens))
+            elif self._doomed(waiter, now):
+                waiter.signal.ring()
+            else:
+                alarm = min(alarm, self._roster.free_at(model_id, waiter.tokens, waiter.exclude, waiter.key_id, now))
+                left = self._leaves(waiter, left)
+                # Most waiters admit every key, and a key that was tried is seldom free: nobody else need be asked.
+                for key_id in list(left):
+                    if self._roster.find(model_id, 0, (), key_id, now) is None:
+                        alarm = min(alarm, self._roster.free_at(model_id, 0, (), key_id, now))
+                        left.discard(key_id)
+                if not left:
+                    break
+                continue
+            gone.append(waiter)
+        for waiter in gone:
+            line.leave(waiter)
+        self._dismiss_doomed(line, now)
+        if line:
+            line.set_alarm(alarm)
+        if not line:
+            self.lines.pop(model_id, None)
+
+    def _hand_over(self, waiter: Waiter, lease: Lease) -> None:
+        if waiter.naps_until < 0 or waiter.signal.ring():
+            waiter.lease = lease
+        else:
+            # Its event loop is closed: nobody would ever end this lease.
+            self._take_back(lease)
+
+    def _leaves(self, waiter: Waiter, left: set[str] | None) -> set[str]:
+        """Those of the keys that are left that the waiter does not admit."""
+        if waiter.key_id is None:
+            return {each for each in waiter.exclude if each in self._roster.keys and (left is None or each in left)}
+        return {each for each in (self._roster.keys if left is None else left) if not waiter.admits(each)}
+
+    def _find_left(self, waiter: Waiter, left: set[str] | None, now: float) -> tuple[Slot, Key] | None:
+        model_id, tokens = waiter.model_id, waiter.tokens
+        if left is None:
+            return self._roster.find(model_id, tokens, waiter.exclude, waiter.key_id, now)
+        fitting = (self._roster.find(model_id, tokens, (), key_id, now) for key_id in left if waiter.admits(key_id))
+        return min((found for found in fitting if found), key=lambda found: found[1].last_used, default=None)
+
+    def _dismiss_doomed(self, line: Line, now: float) -> None:
+        """Tell those behind the first as well, if what just happened leaves them no hope."""
+        while (waiter := line.most_pressed()) is not None and self._doomed(waiter, now):
+            line.leave(waiter)
+            waiter.signal.ring()

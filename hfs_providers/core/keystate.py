@@ -1,0 +1,177 @@
+"""The state of one key, and of the account that it shares windows and cooldowns with.
+
+A key is live or dead. A dead key has a probation; after it one call may try the key (half-open), and the outcome of
+that call alone says whether the key lives again:
+
+    live --refused--> dead --probation over--> half-open --answered, or told to wait--> live
+                       ^                          |--refused: dead, probation doubled
+                       `--------------------------'--failed otherwise: dead, tried again soon
+
+Cooling belongs to the account, for one model or (None) for all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+from hfs_providers.core.contract import Credential
+from hfs_providers.core.windows import NEVER, Allowance, Meter
+
+DEFAULT_COOLDOWN = 30.0
+"""Seconds that a limited key rests where the provider's answer does not say for how long."""
+
+PROBATION = 3600.0
+"""Seconds after which a dead key may be tried once more."""
+
+CREDIT_PROBATION = 86_400.0
+"""The same for a key without credits, and the most that doubling makes of either."""
+
+PROBE_RETRY = 60.0
+"""Seconds until a dead key is tried again whose trial failed for a reason that is not the key's."""
+
+Strategy = Literal["spread", "fill_first"]
+
+
+class Key:
+    """One key: live or dead, and what is in flight on it."""
+
+    __slots__ = (
+        "account",
+        "credential",
+        "dead_reason",
+        "in_flight",
+        "index",
+        "last_used",
+        "probation",
+        "probe",
+        "retry_at",
+    )
+
+    def __init__(self, credential: Credential, account: Account, index: int, rank: int) -> None:
+        self.credential = credential
+        self.account = account
+        self.index = index
+        # The turn in which it was last leased; below zero before it ever was, so that new keys go in their order.
+        self.last_used = rank
+        self.in_flight = 0
+        self.dead_reason: str | None = None
+        self.retry_at = 0.0
+        self.probation = 0.0
+        # The number of the lease that tries this dead key, or 0.
+        self.probe = 0
+
+    @property
+    def id(self) -> str:
+        """As `groq#3`."""
+        return self.credential.id
+
+    def bury(self, now: float, reason: str, probation: float, *, probed: bool) -> float:
+        """Declare the key dead; the seconds of its probation.
+
+        Only a failed trial doubles: several calls that were in flight when the key died say the same thing once.
+        """
+        if probed:
+            probation = max(probation, 2 * self.probation)
+        elif self.dead_reason is not None:
+            probation = max(probation, self.probation)
+        self.probation = min(CREDIT_PROBATION, probation)
+        self.retry_at = max(self.retry_at if self.dead_reason is not None else now, now + self.probation)
+        self.dead_reason = reason
+        self.probe = 0
+        self.account.sort(self)
+        return self.retry_at - now
+
+    def revive(self) -> None:
+        """Put the key back into rotation."""
+        self.dead_reason = None
+        self.probation = 0.0
+        self.probe = 0
+        self.account.sort(self)
+
+    def open_at(self) -> float:
+        """The instant from which the key itself, its account apart, may be leased."""
+        if self.dead_reason is None:
+            return -NEVER
+        return NEVER if self.probe else self.retry_at
+
+
+class Account:
+    """Keys that share windows and cooldowns; most accounts have one key.
+
+    `order` is the place of the account's next key in the pool's turns: what is smaller is leased earlier.
+    """
+
+    __slots__ = ("_by_index", "allowances", "cooling", "dead", "dead_counted", "index", "live", "meters", "order")
+
+    def __init__(self, index: int, strategy: Strategy) -> None:
+        self.index = index
+        self._by_index = strategy == "fill_first"
+        self.live: OrderedDict[str, Key] = OrderedDict()
+        self.dead: dict[str, Key] = {}
+        # How many of them the pool has counted.
+        self.dead_counted = 0
+        self.cooling: dict[str | None, tuple[float, str]] = {}
+        self.meters: dict[str | None, Meter] = {}
+        self.allowances: dict[str, Allowance] = {}
+        self.order = 0
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """All keys of the account."""
+        return [*self.live.values(), *self.dead.values()]
+
+    def sort(self, key: Key) -> None:
+        """File a key that is new, died or was revived."""
+        self.live.pop(key.id, None)
+        self.dead.pop(key.id, None)
+        if key.dead_reason is not None:
+            self.dead[key.id] = key
+        else:
+            live = sorted([*self.live.values(), key], key=self._rank)
+            self.live = OrderedDict((each.id, each) for each in live)
+        self._reorder()
+
+    def use(self, key: Key, turn: int) -> None:
+        """Note that a key was leased in that turn."""
+        key.last_used = turn
+        if not self._by_index and len(self.live) > 1 and key.dead_reason is None:
+            self.live.move_to_end(key.id)
+        self._reorder()
+
+    def _rank(self, key: Key) -> int:
+        return key.index if self._by_index else key.last_used
+
+    def _reorder(self) -> None:
+        if self.live:
+            self.order = self._rank(next(iter(self.live.values())))
+        else:
+            self.order = min(map(self._rank, self.dead.values()), default=0)
+
+    def choose(self, now: float, exclude: Collection[str]) -> Key | None:
+        """The key to lease next: one that is due for its trial, else the first live one, in order."""
+        for key in self.dead.values():
+            if key.retry_at <= now and not key.probe and key.id not in exclude:
+                return key
+        for key in self.live.values():
+            if key.id not in exclude:
+                return key
+        return None
+
+    def open_at(self, exclude: Collection[str] = ()) -> float:
+        """The instant from which `choose` has a key, cooling and windows apart."""
+        if self.live and (not exclude or any(key_id not in exclude for key_id in self.live)):
+            return -NEVER
+        return min((key.open_at() for key in self.dead.values() if key.id not in exclude), default=NEVER)
+
+    def cool(self, now: float, until: float, model_id: str | None, reason: str) -> None:
+        """Rest until that instant, for one model or for all. A longer rest that was set before stays."""
+        self.cooling = {scope: rest for scope, rest in self.cooling.items() if rest[0] > now}
+        if until > self.cooling.get(model_id, (now, ""))[0]:
+            self.cooling[model_id] = (until, reason)
+
+    def rest(self, model_id: str) -> tuple[float, str]:
+        """Until when the account rests for a model, and why."""
+        nothing = (-NEVER, "")
+        return max(self.cooling.get(model_id, nothing), self.cooling.get(None, nothing))

@@ -1,0 +1,211 @@
+"""All keys of a pool: which one a request may have, from when on one may be had, and what the others are doing.
+
+A room without a lock: the pool holds its own around every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from hfs_providers.core.contract import Credential, KeyState, KeyStatus, Limits
+from hfs_providers.core.keystate import Account, Key, Strategy
+from hfs_providers.core.lanes import Lane, Slot
+from hfs_providers.core.windows import NEVER, Allowance, Meter, seconds_until, strictest
+
+Resolver = Callable[[str, str], "Limits | None"]
+"""The limits of a model on a key, by (model id, key id); None where none are known."""
+
+
+# A wall clock that moved by more than this against the monotonic one was set, or the host slept.
+_WALL_JUMP = 1.0
+
+
+class Roster:
+    """The keys by account, the limits that are known of them, and a lane for each model and size of estimate.
+
+    Args:
+        credentials: the keys.
+        strategy: in which order they take turns.
+        resolver: the limits of a model on a key.
+        clock: monotonic seconds.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        credentials: Sequence[Credential],
+        strategy: Strategy,
+        resolver: Resolver | None,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.keys: dict[str, Key] = {}
+        self.accounts: list[Account] = []
+        self._file(credentials, strategy)
+        self.resolver = resolver
+        self.resolved: dict[str, list[Limits | None]] = {}
+        self.learned: dict[tuple[str, str], Limits] = {}
+        self.dead = 0
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._wall = wall
+        self._wall_offset = wall() - clock()
+
+    def _file(self, credentials: Sequence[Credential], strategy: Strategy) -> None:
+        accounts: dict[str, Account] = {}
+        for credential in credentials:
+            if credential.id in self.keys:
+                raise ValueError(f"two credentials have the id {credential.id!r}")
+            index = len(self.keys)
+            account = accounts.setdefault(credential.account, Account(len(accounts), strategy))
+            key = self.keys[credential.id] = Key(credential, account, index, index - len(credentials))
+            account.sort(key)
+        self.accounts = list(accounts.values())
+
+    # Limits.
+
+    def know(self, model_id: str) -> None:
+        """Resolve the limits of a model once, outside the lock: a resolver may be anyone's code."""
+        if model_id not in self.resolved:
+            resolver = self.resolver
+            self.resolved[model_id] = [resolver(model_id, key_id) if resolver else None for key_id in self.keys]
+
+    def lane(self, model_id: str, tokens: int) -> Lane:
+        size = tokens.bit_length()
+        lane = self._lanes.get((model_id, size))
+        if lane is None:
+            for account in self.accounts:
+                if model_id not in account.allowances:
+                    account.allowances[model_id] = self._allow(account, model_id)
+            lane = self._lanes[model_id, size] = Lane(model_id, size, self.accounts)
+        return lane
+
+    def _allow(self, account: Account, model_id: str) -> Allowance:
+        # Forgotten again since the lock was taken: rare, and only then the resolver is asked under the lock.
+        self.know(model_id)
+        said = self.resolved[model_id]
+        limits = strictest(
+            self.learned.get((model_id, key.id)) if said[key.index] is None else said[key.index] for key in account.keys
+        )
+        scope = None if limits is not None and limits.shared else model_id
+        return Allowance(self.meter(account, scope), limits)
+
+    def meter(self, account: Account, scope: str | None) -> Meter:
+        meter = account.meters.get(scope)
+        if meter is None:
+            meter = account.meters[scope] = Meter(self._wall)
+        return meter
+
+    def forget(self, model_id: str | None = None) -> None:
+        gone = [place for place in self._lanes if model_id in (None, place[0])]
+        lanes = {self._lanes.pop(place) for place in gone}
+        for account in self.accounts:
+            for meter in account.meters.values():
+                meter.slots = [slot for slot in meter.slots if slot.lane not in lanes]
+            if model_id is None:
+                account.allowances.clear()
+            else:
+                account.allowances.pop(model_id, None)
+
+    # Picking.
+
+    def find(
+        self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float
+    ) -> tuple[Slot, Key] | None:
+        lane = self.lane(model_id, tokens)
+        if lane.zoned:
+            self._heed_wall(now)
+        if key_id is None:
+            return lane.pick(tokens, now, exclude)
+        key = self.keys.get(key_id)
+        if key is None or key_id in exclude or key.open_at() > now:
+            return None
+        slot = lane.slots[key.account]
+        return (slot, key) if slot.fits(tokens, now) else None
+
+    def _heed_wall(self, now: float) -> None:
+        """A wall clock that was set moves every midnight: look at all slots again."""
+        offset = self._wall() - now
+        if abs(offset - self._wall_offset) > _WALL_JUMP:
+            self._wall_offset = offset
+            for lane in self._lanes.values():
+                lane.wake_all()
+
+    def free_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
+        """The earliest instant at which a key can be leased, if no call ends before."""
+        if self.find(model_id, tokens, exclude, key_id, now) is not None:
+            return now
+        lane = self.lane(model_id, tokens)
+        if key_id is not None:
+            key = self.keys.get(key_id)
+            if key is None or key_id in exclude:
+                return NEVER
+            return lane.slots[key.account].free_at(tokens, now, key.open_at())
+        touched = self.touched(exclude)
+        instants = [lane.slots[account].free_at(tokens, now, account.open_at(exclude)) for account in touched]
+        return min([lane.alarm(tokens, now, touched), *instants])
+
+    def hope_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
+        """The same if calls that are in flight ended without counting."""
+        lane = self.lane(model_id, tokens)
+        if key_id is not None:
+            key = self.keys.get(key_id)
+            if key is None or key_id in exclude:
+                return NEVER
+            return lane.slots[key.account].hope_at(tokens, now, key.open_at())
+        touched = self.touched(exclude)
+        instants = [lane.slots[account].hope_at(tokens, now, account.open_at(exclude)) for account in touched]
+        return min([lane.hope(touched), *instants])
+
+    def touched(self, exclude: Collection[str]) -> Collection[Account]:
+        return {self.keys[key_id].account for key_id in exclude if key_id in self.keys} if exclude else ()
+
+    def wake(self, account: Account) -> None:
+        """Something about an account changed that is not in its windows."""
+        self.dead += len(account.dead) - account.dead_counted
+        account.dead_counted = len(account.dead)
+        for meter in account.meters.values():
+            for slot in meter.slots:
+                slot.wake()
+
+    # Counting.
+
+    def count(self, model_id: str, tokens: int, exclude: Collection[str], now: float) -> tuple[int, int, int]:
+        lane = self.lane(model_id, tokens)
+        lane.settle(tokens, now)
+        lane.thaw(now)
+        limited, cooling = lane.limited, lane.cooling
+        dead = self.dead
+        for key_id in exclude:
+            key = self.keys.get(key_id)
+            if key is None:
+                continue
+            slot = lane.slots[key.account]
+            if key.dead_reason is not None:
+                dead -= 1
+            elif slot.asleep and slot.label == "cooling":
+                cooling -= 1
+            elif slot.asleep:
+                limited -= 1
+        return limited, cooling, dead
+
+    def status(self, key: Key, model_id: str | None, now: float, tokens: int = 1) -> KeyStatus:
+        account = key.account
+        if model_id is None:
+            rests = [rest for rest in account.cooling.values() if rest[0] > now]
+            allowances = list(account.allowances.values())
+        else:
+            rests = [rest for rest in (account.rest(model_id),) if rest[0] > now]
+            self.lane(model_id, tokens)
+            allowances = [account.allowances[model_id]]
+        room_at = max((max(allowance.ready(tokens, now)) for allowance in allowances), default=now)
+        until = max([now, room_at, *(rest[0] for rest in rests)])
+        state: KeyState = "ready"
+        reason = None
+        if key.dead_reason is not None:
+            state, reason = "dead", key.dead_reason
+            until = max(until, key.open_at())
+        elif rests:
+            state, reason = "cooling", max(rests)[1]
+        elif room_at > now:
+            state, reason = "limited", "its allowance is used up"
+        return KeyStatus(key.id, key.credential.fingerprint, state, reason, seconds_until(until, now), key.in_flight)
