@@ -44,10 +44,27 @@ sys.modules.setdefault(_LOG_CONFIG, _quiet_log_config())
 _adapter = _late_adapter()
 sys.modules.setdefault(_ADAPTER, _adapter)
 
-from keycycle import KeyNotFoundError, MultiProviderWrapper, NoAvailableKeyError  # noqa: E402  the stand-in must be there first
+# The stand-ins must be there first.
+from keycycle import KeyNotFoundError, MultiProviderWrapper, NoAvailableKeyError  # noqa: E402
+from keycycle.config.dataclasses import (  # noqa: E402
+    GlobalStats,
+    KeyDetailedStats,
+    KeySummary,
+    ModelAggregatedStats,
+    UsageSnapshot,
+)
 
 if sys.modules.get(_ADAPTER) is _adapter:
     # Whoever asks for the module itself gets the real one.
     del sys.modules[_ADAPTER]
 
-__all__ = ["KeyNotFoundError", "MultiProviderWrapper", "NoAvailableKeyError"]
+__all__ = [
+    "GlobalStats",
+    "KeyDetailedStats",
+    "KeyNotFoundError",
+    "KeySummary",
+    "ModelAggregatedStats",
+    "MultiProviderWrapper",
+    "NoAvailableKeyError",
+    "UsageSnapshot",
+]

@@ -328,7 +328,7 @@ class Call:
 
     def _record(self, lease: Lease, outcome: str, usage: Counted | None) -> None:
         latency = time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0
-        self.wrapper.services.record(
+        self.wrapper.record(
             UsageRow(
                 at=time.time(),
                 provider=self.wrapper.provider,

@@ -23,7 +23,6 @@ from hfs_providers.core.clients import FAMILIES
 from hfs_providers.core.contract import (
     Credential,
     Event,
-    KeyStatus,
     Limits,
     ProviderConfig,
     ProviderHealth,
@@ -33,29 +32,16 @@ from hfs_providers.core.contract import (
 from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
 from hfs_providers.core.pool import KeyPool, Lease
 from hfs_providers.core.secret import Redactor, fingerprint
+from hfs_providers.core.statistics import PoolManager
 
 if TYPE_CHECKING:
     from agno.models.base import Model
+    from rich.console import Console
 
     from hfs_providers.core.provider import KeyedProvider
     from hfs_providers.core.rotating_client import AsyncRotatingClient, RotatingClient
 
 _log = logging.getLogger("hfs_providers")
-
-
-class PoolManager:
-    """What keycycle's users read of its manager, over a `KeyPool`."""
-
-    def __init__(self, pool: KeyPool) -> None:
-        self._pool = pool
-
-    @property
-    def keys(self) -> list[KeyStatus]:
-        """The state of each key."""
-        return self._pool.statuses()
-
-    def stop(self) -> None:
-        """Does nothing: the pool has no thread."""
 
 
 class ProviderWrapper(MultiProviderWrapper):
@@ -82,6 +68,7 @@ class ProviderWrapper(MultiProviderWrapper):
             clock=services.clock,
             on_change=self._on_change,
         )
+        self.manager: PoolManager = PoolManager(self.pool, services.clock)  # type: ignore[assignment]  # over our pool
         self.clients = FAMILIES[provider.client](provider, config)
         self.gone: dict[str, str] = {}
         self.sleep: Callable[[float], None] = time.sleep
@@ -293,7 +280,7 @@ class ProviderWrapper(MultiProviderWrapper):
             latency=0.0,
             outcome="ok",
         )
-        self.services.record(row)
+        self.record(row)
 
     def _credential(self, key_id: int | str) -> Credential:
         for place, credential in enumerate(self.config.credentials):
@@ -372,9 +359,16 @@ class ProviderWrapper(MultiProviderWrapper):
         return ProviderHealth(name, True)
 
     @cached_property
-    def manager(self) -> PoolManager:  # type: ignore[override]  # keycycle's class starts threads
-        """keycycle's view of the pool."""
-        return PoolManager(self.pool)
+    def console(self) -> Console:  # type: ignore[override]  # an attribute in keycycle, made at once
+        """Where the statistics tables are printed."""
+        from rich.console import Console
+
+        return Console()
+
+    def record(self, row: UsageRow) -> None:
+        """Write down one request that was sent."""
+        self.manager.record(row)
+        self.services.record(row)
 
     def close(self) -> None:
         """Close the shared connections. Safe to call twice."""

@@ -1,0 +1,134 @@
+"""keycycle's view of a provider's keys: its statistics, from the requests that were sent.
+
+Where keycycle shows the last characters of a key, this shows its fingerprint.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hfs_providers.core._keycycle import (
+    GlobalStats,
+    KeyDetailedStats,
+    KeySummary,
+    ModelAggregatedStats,
+    UsageSnapshot,
+)
+from hfs_providers.core.contract import Credential, KeyStatus, UsageRow
+from hfs_providers.core.pool import KeyPool
+from hfs_providers.core.windows import Meter
+
+_WINDOWS = ("minute", "hour", "day")
+
+
+class PoolManager:
+    """What keycycle's users read of its manager, over a `KeyPool`.
+
+    Args:
+        pool: of the provider.
+        clock: monotonic seconds.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(self, pool: KeyPool, clock: Callable[[], float], wall: Callable[[], float] = time.time) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._meters: dict[tuple[str, str], Meter] = {}
+        self._totals: dict[tuple[str, str], tuple[int, int]] = {}
+
+    @property
+    def keys(self) -> list[KeyStatus]:
+        """The state of each key."""
+        return self._pool.statuses()
+
+    def stop(self) -> None:
+        """Does nothing: the pool has no thread."""
+
+    def record(self, row: UsageRow) -> None:
+        """Count one request that was sent."""
+        pair = (row.key_id, row.model)
+        with self._lock:
+            meter = self._meters.get(pair)
+            if meter is None:
+                meter = self._meters[pair] = Meter(self._wall)
+                for kind in _WINDOWS:
+                    meter.window(kind)
+            meter.record(self._clock(), row.tokens)
+            requests, tokens = self._totals.get(pair, (0, 0))
+            self._totals[pair] = (requests + 1, tokens + row.tokens)
+
+    def get_global_stats(self) -> GlobalStats:
+        """All keys, and their sum."""
+        keys = [self._summary(place, None) for place in range(len(self._pool.credentials))]
+        return GlobalStats(sum((key.snapshot for key in keys), UsageSnapshot()), keys)
+
+    def get_key_stats(self, identifier: int | str) -> KeyDetailedStats | None:
+        """One key by model.
+
+        Args:
+            identifier: its place (from 0), id or fingerprint.
+        """
+        place = self._place(identifier)
+        if place is None:
+            return None
+        credential = self._pool.credentials[place]
+        models = sorted(model for key_id, model in self._totals if key_id == credential.id)
+        breakdown = {model: self._snapshot(credential, model) for model in models}
+        total = self._snapshot(credential, None)
+        return KeyDetailedStats(place, credential.fingerprint, total, breakdown)
+
+    def get_model_stats(self, model_id: str) -> ModelAggregatedStats:
+        """One model by key."""
+        places = [n for n, c in enumerate(self._pool.credentials) if (c.id, model_id) in self._totals]
+        keys = [self._summary(place, model_id) for place in places]
+        return ModelAggregatedStats(model_id, sum((key.snapshot for key in keys), UsageSnapshot()), keys)
+
+    def get_granular_stats(self, identifier: int | str, model_id: str) -> KeySummary | None:
+        """One key and model; its snapshot is None where it was not used."""
+        place = self._place(identifier)
+        if place is None:
+            return None
+        credential = self._pool.credentials[place]
+        used = (credential.id, model_id) in self._totals
+        # keycycle's tables tell "not used" by None, which its own annotation does not know.
+        snapshot: Any = self._snapshot(credential, model_id) if used else None
+        return KeySummary(place, credential.fingerprint, snapshot)
+
+    def _place(self, identifier: int | str) -> int | None:
+        for place, credential in enumerate(self._pool.credentials):
+            if identifier in (place, credential.id, credential.fingerprint):
+                return place
+        return None
+
+    def _summary(self, place: int, model_id: str | None) -> KeySummary:
+        credential = self._pool.credentials[place]
+        return KeySummary(place, credential.fingerprint, self._snapshot(credential, model_id))
+
+    def _snapshot(self, credential: Credential, model_id: str | None) -> UsageSnapshot:
+        with self._lock:
+            now = self._clock()
+            found = UsageSnapshot()
+            for (key_id, model), meter in self._meters.items():
+                if key_id != credential.id or model_id not in (None, model):
+                    continue
+                windows = [meter.window(kind) for kind in _WINDOWS]
+                for window in windows:
+                    window.prune(now)
+                minute, hour, day = windows
+                total_requests, total_tokens = self._totals[key_id, model]
+                found = found + UsageSnapshot(
+                    rpm=minute.requests,
+                    rph=hour.requests,
+                    rpd=day.requests,
+                    tpm=minute.tokens,
+                    tph=hour.tokens,
+                    tpd=day.tokens,
+                    total_requests=total_requests,
+                    total_tokens=total_tokens,
+                )
+            return found
