@@ -1,0 +1,95 @@
+"""The command line `hfs-providers`. `main` is its entry point, `app` the typer application.
+
+Nothing heavy is imported here or at the top of a command's module: `status` must stay within 0.4 s.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from hfs_providers.cli import ask, demo, doctor, output, status
+
+
+class _LightHelp:
+    """Mixed in before typer's classes: gives `--help` the default that it lacks."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        # Without one, typer 0.29 imports pydantic at each start, only to find that None is no bool: 0.1 s.
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None and option.default is None:
+            option.default = False
+        return option
+
+
+class _Command(_LightHelp, TyperCommand):
+    pass
+
+
+class _Group(_LightHelp, TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Left to older versions of typer, it would end as "Aborted!" with exit code 1.
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="hfs-providers",
+    help="LLM models out of every API key that you have: status, checks and a demo.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Typer's own would show local variables, and those can hold keys.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from hfs_providers import __version__
+
+        print(f"hfs-providers {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the library's log on stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """LLM models out of every API key that you have: status, checks and a demo."""
+    output.set_up_logging(verbose)
+
+
+for _command in (status.status, status.plugins, status.models, ask.ask, demo.demo, doctor.doctor):
+    app.command(cls=_Command)(_command)
+
+
+def main() -> None:
+    """Run the command line. Every end is an exit code; a traceback is shown only with `HFS_DEBUG=1`."""
+    if hasattr(signal, "SIGTERM"):
+        # As an exception it runs the exit handlers, so that nothing recorded is lost.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        try:
+            app(prog_name="hfs-providers")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader is gone; the interpreter's own last flush must not complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(output.explain(error))

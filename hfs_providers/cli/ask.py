@@ -1,0 +1,133 @@
+"""`ask`: one agent run through the public API. The answer goes to stdout, who served it to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfs_providers.cli import output
+
+if TYPE_CHECKING:
+    from hfs_providers import Event, ProviderManager, UsageRow
+
+ANY = "any"
+
+
+def ask(
+    prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
+    provider: Annotated[
+        str, typer.Option("--provider", "-p", help="A provider's name, or any: the first that has a key free.")
+    ] = ANY,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The provider's own model id.", show_default=False)
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it arrives.")] = False,
+) -> None:
+    """Ask one question and say on stderr who answered it."""
+    from hfs_providers import ProviderManager
+
+    provider = provider.strip().lower()
+    if provider == ANY and model is not None:
+        output.fail("--model needs --provider", "Model ids are the provider's own: add --provider groq", code=2)
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    if not prompt.strip():
+        output.fail("the prompt is empty", code=2)
+    with ProviderManager() as manager:
+        # The answer alone belongs on stdout, and Agno logs there.
+        output.set_up_agno_logging()
+        rows: list[UsageRow] = []
+        remove = manager.observe(lambda event: _collect(event, rows))
+        try:
+            error = _run(manager, provider, model, prompt, stream)
+        finally:
+            remove()
+            _report(rows)
+    if error is not None:
+        output.fail(error)
+
+
+def _collect(event: Event, rows: list[UsageRow]) -> None:
+    if event.usage is not None:
+        rows.append(event.usage)
+
+
+def _run(manager: ProviderManager, provider: str, model_id: str | None, prompt: str, stream: bool) -> str | None:
+    """Run the agent; what went wrong, or None."""
+    if provider != ANY:
+        return _answer(_model(manager, provider, model_id), prompt, stream)[0]
+    asked: set[str] = set()
+    error: str | None = None
+    while True:
+        name, model = manager.get_any_model()
+        if name in asked:
+            return error
+        # A provider whose last keys turn out dead or limited during the call is passed over at the next choice.
+        asked.add(name)
+        error, printed = _answer(model, prompt, stream)
+        if error is None or printed:
+            return error
+
+
+def _model(manager: ProviderManager, provider: str, model_id: str | None) -> Any:
+    from hfs_providers import MissingSdkError
+
+    try:
+        return manager.get_model(provider, model_id)
+    except MissingSdkError:
+        raise
+    except ImportError as error:
+        output.fail(
+            f"the SDK of {provider} is installed but cannot be imported: {type(error).__name__}: {error}",
+            "Run: hfs-providers doctor",
+        )
+
+
+def _answer(model: Any, prompt: str, stream: bool) -> tuple[str | None, bool]:
+    """Print the answer; what went wrong (or None), and whether anything was printed.
+
+    Agno returns a run with error status, whose content is the error's message, rather than raising.
+    """
+    from agno.agent import Agent
+    from agno.run.base import RunStatus
+
+    # Telemetry would post each run to Agno.
+    agent = Agent(model=model, telemetry=False)
+    if stream:
+        return _print_stream(agent.run(prompt, stream=True))
+    run = agent.run(prompt)
+    if run.status != RunStatus.completed:
+        return f"no answer ({run.status.value.lower()}): {run.content or 'no reason given'}", False
+    if run.content is None or run.content == "":
+        return "the model gave an empty answer", False
+    print(run.content, flush=True)
+    return None, True
+
+
+def _print_stream(events: Any) -> tuple[str | None, bool]:
+    from agno.run.agent import RunCancelledEvent, RunContentEvent, RunErrorEvent
+
+    printed = False
+    error: str | None = None
+    for event in events:
+        if isinstance(event, RunContentEvent) and event.content:
+            printed = True
+            print(event.content, end="", flush=True)
+        elif isinstance(event, RunErrorEvent):
+            error = f"no answer (error): {event.content or event.error_type or 'no reason given'}"
+        elif isinstance(event, RunCancelledEvent):
+            error = f"no answer (cancelled): {event.reason or 'no reason given'}"
+    if printed:
+        print(flush=True)
+    return (error or (None if printed else "the model gave an empty answer")), printed
+
+
+def _report(rows: list[UsageRow]) -> None:
+    for row in rows:
+        if row.outcome == "ok":
+            tokens = f"{row.tokens} tokens ({row.tokens_in} in, {row.tokens_out} out)"
+            output.note(f"served by {row.provider}/{row.model} with key {row.key_id}: {tokens}, {row.latency:.2f} s")
+        else:
+            output.note(f"{row.provider}/{row.model} with key {row.key_id}: {row.outcome}, {row.latency:.2f} s")

@@ -1,0 +1,115 @@
+"""`demo`: real agents over simulated providers, without any API key.
+
+JSON: `simulated` (what is), `seed`, `providers` (names), `skipped` (`provider`, `reason`, `remedy`), `keys`
+(`provider`, `key`, `plays`, `sent`, `ok`, `rotations`, `state`, `reason`, `tokens`, `mean_ms`), `agents` (`agent`,
+`runs`, `answered`, `served_by` (`provider`, `model`, `key`, `calls`)), `runs`, `answered`, `errors` (texts), `check`
+(`server` and `recorded`, by key id the pair of requests and answers, and `equal`), `seconds`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.request
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfs_providers.cli import demo_report, output
+from hfs_providers.cli.demo_progress import Progress
+from hfs_providers.cli.demo_runs import Runs
+from hfs_providers.cli.demo_stage import Stage
+
+if TYPE_CHECKING:
+    from hfs_providers import ProviderManager, Survey
+
+SIMULATED = (
+    "The providers are simulated by a server on this machine, and so are their keys, limits and answers. "
+    "The SDKs, the Agno agents, the sockets and the rotation of keys are real."
+)
+
+
+def demo(
+    as_json: output.JsonOption = False,
+    seed: Annotated[int, typer.Option("--seed", help="Which keys are limited, dead or slow.")] = 1,
+    calls: Annotated[int, typer.Option("--calls", min=1, max=2000, help="How many agent runs, about.")] = 60,
+) -> None:
+    """Run real agents over simulated providers; needs no API key."""
+    began = time.perf_counter()
+    _pass_proxies_by()
+    progress = Progress(quiet=as_json)
+    progress.say(SIMULATED)
+    with Stage(seed) as stage:
+        providers, skipped = _installed(stage.env)
+        for entry in skipped:
+            progress.say(f"{entry['provider']} is skipped: {entry['reason']}. Remedy: {entry['remedy']}")
+        if not providers:
+            output.fail("no provider has an SDK that can be used", "pip install 'hfs-providers[all]'")
+        # Built without those, or `get_any_model` would choose one that is installed but broken.
+        absent = ",".join(entry["provider"] for entry in skipped)
+        with _manager({**stage.env, "HFS_DISABLED_PLUGINS": absent}) as manager:
+            output.set_up_agno_logging()
+            runs = Runs(manager, stage, providers, progress)
+            remove = manager.observe(runs.observe)
+            try:
+                with progress:
+                    runs.play(calls)
+            finally:
+                remove()
+            report = demo_report.collect(manager, stage, runs)
+    report = {
+        "simulated": SIMULATED,
+        "seed": seed,
+        "providers": providers,
+        "skipped": skipped,
+        **report,
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+    if as_json:
+        output.print_json(report)
+    else:
+        demo_report.show(report)
+        print(SIMULATED)
+    if not report["check"]["equal"] or report["errors"]:
+        raise typer.Exit(1)
+
+
+def _manager(env: Mapping[str, str]) -> ProviderManager:
+    from hfs_providers import ProviderManager
+
+    # The demo is the same everywhere: no file of the user's counts, and nothing of it is written down.
+    return ProviderManager(env={**env, "HFS_CONFIG": os.devnull, "HFS_USAGE_DB": "off"})
+
+
+def _pass_proxies_by() -> None:
+    """Keep this process's requests to itself off a proxy; the SDKs take proxies from the environment."""
+    if urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
+        own = [os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")]
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [*own, "127.0.0.1", "localhost"]))
+
+
+def _installed(env: Mapping[str, str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The providers of the demo whose SDK can be used, and why the others cannot."""
+    playing: list[str] = []
+    skipped: list[dict[str, Any]] = []
+    with _manager(env) as manager:
+        for name in Stage.PROVIDERS:
+            try:
+                manager.get_model(name)
+            except Exception as error:
+                reason, remedy = _why(manager.survey, name, error)
+                skipped.append({"provider": name, "reason": reason, "remedy": remedy})
+            else:
+                playing.append(name)
+    return playing, skipped
+
+
+def _why(survey: Survey, name: str, error: Exception) -> tuple[str, str]:
+    from hfs_providers import MissingSdkError
+
+    if isinstance(error, MissingSdkError):
+        return f"its SDK {error.distribution} is not installed", error.install
+    if name not in survey.providers:
+        return "its plugin is not loaded", "hfs-providers plugins"
+    return f"{type(error).__name__}: {error}", "hfs-providers doctor"

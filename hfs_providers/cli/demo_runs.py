@@ -1,0 +1,189 @@
+"""The real side of the demo: Agno agents over the public API, and what the manager tells of their calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.cli.demo_progress import Progress
+from hfs_providers.cli.demo_stage import Stage
+
+if TYPE_CHECKING:
+    from hfs_providers import Event, ProviderManager, UsageRow
+
+ANY = "any provider"
+# One round over the providers each; the plain runs come first in every phase's share.
+_PATTERN = ("sync", "stream", "tool", "async", "async", "sync", "sync", "async")
+_SCENES = {
+    "sync": "Agents, one after another",
+    "stream": "Streaming",
+    "tool": "With a tool",
+    "async": "All at once (async)",
+}
+# The calls are told by an observer, which learns from it whose call it is: each task has its own.
+_running: ContextVar[str] = ContextVar("hfs_demo_agent")
+
+
+@dataclass
+class AgentLog:
+    """What one agent did.
+
+    Args:
+        runs, answered: how many runs it was asked for, and how many ended with an answer.
+        served: by provider, model and key id, the calls that were answered.
+    """
+
+    runs: int = 0
+    answered: int = 0
+    served: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+
+def weather(city: str) -> str:
+    """Say what the weather is like in a city."""
+    return f"sunny, 21 degrees, in {city}"
+
+
+class Runs:
+    """Plays the demo and keeps what happened.
+
+    Args:
+        manager: whose models the agents get.
+        stage: the simulated side.
+        providers: those that take part.
+        progress: told of everything.
+    """
+
+    def __init__(self, manager: ProviderManager, stage: Stage, providers: Sequence[str], progress: Progress) -> None:
+        self._manager = manager
+        self._stage = stage
+        self._progress = progress
+        self.providers = list(providers)
+        self.agents: dict[str, AgentLog] = {}
+        self.rows: list[UsageRow] = []
+        self.rotations: Counter[str] = Counter()
+        self.errors: list[str] = []
+
+    def observe(self, event: Event) -> None:
+        """Take down an event of the manager's."""
+        row = event.usage
+        if row is not None:
+            self.rows.append(row)
+            agent = _running.get(None)
+            if row.outcome == "ok" and agent is not None:
+                self.agents[agent].served[row.provider, row.model, row.key_id] += 1
+        elif event.kind == "key_rotated" and event.key_id is not None:
+            self.rotations[event.key_id] += 1
+        elif event.kind == "key_cooling":
+            self._progress.say(f"  {event.key_id} rests for {event.seconds or 0:.0f} s: {event.reason}")
+        elif event.kind == "key_dead":
+            self._progress.say(f"  {event.key_id} is out: {event.reason}")
+
+    def play(self, calls: int) -> None:
+        """Run the agents.
+
+        Args:
+            calls: how many runs in all.
+        """
+        at_the_end = max(1, calls // 10)
+        shares: dict[str, list[str]] = {kind: [] for kind in _SCENES}
+        for number in range(calls - at_the_end):
+            lap, place = divmod(number, len(self.providers))
+            shares[_PATTERN[lap % len(_PATTERN)]].append(self.providers[place])
+        models = {name: self._manager.get_model(name) for name in self.providers}
+        for kind, share in shares.items():
+            if share:
+                self._progress.begin(_SCENES[kind], len(share))
+            for provider in share:
+                # In the order of the play, not in that in which concurrent calls end.
+                self.agents.setdefault(f"{provider}, {kind}", AgentLog())
+            if kind == "async":
+                asyncio.run(self._together(models, share))
+                continue
+            for provider in share:
+                agent = f"{provider}, {kind}"
+                _running.set(agent)
+                self._count(agent, self._run(models[provider], kind))
+                self._progress.advance()
+        self._wherever_a_key_is_free(at_the_end)
+
+    async def _together(self, models: dict[str, Any], share: Sequence[str]) -> None:
+        async def one(provider: str) -> None:
+            agent = f"{provider}, async"
+            _running.set(agent)
+            run = await self._agent(models[provider]).arun("Say hello.")
+            self._count(agent, _error_of(run))
+            self._progress.advance()
+
+        await asyncio.gather(*(one(provider) for provider in share))
+
+    def _wherever_a_key_is_free(self, runs: int) -> None:
+        """The last scene: the first provider's keys run out, so `get_any_model` turns to the next one."""
+        self._progress.begin("Any provider", runs)
+        first = self._manager.available_providers[0]
+        if len(self.providers) > 1:
+            self._progress.say(f"  (from here on, every key of {first} answers 429)")
+            self._stage.run_out(first)
+        _running.set(ANY)
+        self.agents[ANY] = AgentLog()
+        for _ in range(runs):
+            error: str | None = None
+            for provider, model in self._choices():
+                error = self._run(model, "sync")
+                if error is None:
+                    break
+                self._progress.say(f"  {provider} could not serve; asking for any model again")
+            self._count(ANY, error)
+            self._progress.advance()
+
+    def _choices(self) -> Iterator[tuple[str, Any]]:
+        # Each provider can turn out exhausted once.
+        for _ in self.providers:
+            yield self._manager.get_any_model()
+
+    def _agent(self, model: Any, **options: Any) -> Any:
+        from agno.agent import Agent
+
+        # Telemetry would post each run to Agno.
+        return Agent(model=model, telemetry=False, **options)
+
+    def _run(self, model: Any, kind: str) -> str | None:
+        """One run of an agent; what went wrong, or None."""
+        if kind == "stream":
+            return _error_of_stream(self._agent(model).run("Say hello.", stream=True))
+        if kind == "tool":
+            run = self._agent(model, tools=[weather]).run("Bergen")
+            used = [tool.result for tool in run.tools or ()]
+            return _error_of(run) or (None if weather("Bergen") in used else "the tool was not called")
+        return _error_of(self._agent(model).run("Say hello."))
+
+    def _count(self, agent: str, error: str | None) -> None:
+        self.agents[agent].runs += 1
+        if error is None:
+            self.agents[agent].answered += 1
+        else:
+            self.errors.append(f"{agent}: {error}")
+            self._progress.say(f"  {agent} failed: {error}")
+
+
+def _error_of(run: Any) -> str | None:
+    """Agno gives a run with error status, whose content is the message, rather than raising."""
+    from agno.run.base import RunStatus
+
+    if run.status != RunStatus.completed:
+        return str(run.content or run.status.value)
+    return None if run.content else "an empty answer"
+
+
+def _error_of_stream(events: Any) -> str | None:
+    from agno.run.agent import RunContentEvent, RunErrorEvent
+
+    pieces = 0
+    for event in events:
+        if isinstance(event, RunErrorEvent):
+            return str(event.content or event.error_type)
+        pieces += isinstance(event, RunContentEvent) and bool(event.content)
+    return None if pieces else "an empty answer"

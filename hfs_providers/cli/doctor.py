@@ -1,0 +1,217 @@
+"""`doctor`: what is wrong with this installation and environment, each with its remedy.
+
+JSON: `ok` (whether there is no error), `findings` (`level` (`ok`, `info`, `warning`, `error`), `topic`, `message`,
+`remedy`, `provider`). Topics: `python`, `packages`, `plugins`, `sdk`, `environment`, `files`, `models`, `state`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+import typer
+
+from hfs_providers.cli import imports, output
+from hfs_providers.cli.status import default_source, first_step, plugin_problems, variable_part
+
+if TYPE_CHECKING:
+    from hfs_providers import Survey
+
+Level = Literal["ok", "info", "warning", "error"]
+_SOON = timedelta(days=30)
+_ORDER = ("error", "warning", "info", "ok")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        level: how bad it is; `ok` and `info` need nothing done.
+        topic: what it is about.
+        message: what was found.
+        remedy: the command or the variable that mends it.
+        provider: the provider or plugin that it concerns.
+    """
+
+    level: Level
+    topic: str
+    message: str
+    remedy: str | None = None
+    provider: str | None = None
+
+
+def doctor(as_json: output.JsonOption = False) -> None:
+    """Look for what is wrong here, and say what mends it. Exit code 1 if there is an error."""
+    from hfs_providers import survey
+
+    found = survey()
+    findings = [
+        finding
+        for check in (_python, _imports, _problems, _usable, _environment, _files, _models, _state)
+        for finding in check(found)
+    ]
+    findings.sort(key=lambda finding: _ORDER.index(finding.level))
+    errors = sum(finding.level == "error" for finding in findings)
+    if as_json:
+        output.print_json({"ok": not errors, "findings": [asdict(finding) for finding in findings]})
+    else:
+        output.print_findings((finding.level, finding.message, finding.remedy) for finding in findings)
+        warnings = sum(finding.level == "warning" for finding in findings)
+        print(f"\n{_count(errors, 'error')}, {_count(warnings, 'warning')}")
+    if errors:
+        raise typer.Exit(1)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _python(found: Survey) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    # An older one than the package allows fails at its imports, long before it could be reported here.
+    yield Finding("ok", "python", f"Python {version} at {sys.executable}")
+    try:
+        keycycle = metadata.version("keycycle")
+    except metadata.PackageNotFoundError:
+        return
+    if not keycycle.startswith(("0.5.0", "0.5.1")):
+        yield Finding(
+            "warning",
+            "packages",
+            f"keycycle {keycycle} is installed; from 0.5.2 on its licence forbids commercial use",
+            "pip install 'keycycle>=0.5.1,<0.5.2'",
+        )
+
+
+def _imports(found: Survey) -> Iterator[Finding]:
+    """Import Agno and each SDK in processes of their own, so that one that crashes or hangs breaks nothing here."""
+    wanted = {"": "hfs_providers:KeysExhaustedError"}
+    for name, provider in found.providers.items():
+        requirement = provider.config.requirement
+        if requirement is None:
+            continue
+        if provider.sdk is not None:
+            # A plugin need not say which class it serves; then the SDK's own module is what can be tried.
+            wanted[name] = getattr(found.registry.plugins[name].target, "model_class", requirement.module)
+        elif not provider.config.configured:
+            message = f"{name}: its SDK {requirement.distribution} is not installed, and it has no key"
+            yield Finding("info", "sdk", message, requirement.install, name)
+    errors = imports.try_imports(wanted)
+    if errors[""] is None:
+        yield Finding("ok", "packages", f"agno {_version('agno')} and keycycle {_version('keycycle')} can be imported")
+    else:
+        message = f"agno or keycycle cannot be imported: {errors.pop('')}"
+        yield Finding("error", "packages", message, "pip install --force-reinstall hfs-providers")
+    for name, error in errors.items():
+        requirement = found.providers[name].config.requirement if name else None
+        if requirement is None:
+            continue
+        sdk = f"{requirement.distribution} {found.providers[name].sdk}"
+        if error is None:
+            yield Finding("ok", "sdk", f"{name}: {sdk} can be imported", None, name)
+        else:
+            level: Level = "error" if found.providers[name].config.configured else "warning"
+            message = f"{name}: {sdk} is installed but cannot be imported: {error}"
+            remedy = f"pip install --force-reinstall {requirement.distribution}"
+            yield Finding(level, "sdk", message, remedy, name)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "(version unknown)"
+
+
+def _problems(found: Survey) -> Iterator[Finding]:
+    plugins = {problem["message"]: problem["plugin"] for problem in plugin_problems(found)}
+    for problem in found.problems:
+        topic = "plugins" if problem.message in plugins else "environment"
+        provider = problem.provider or plugins.get(problem.message)
+        yield Finding(problem.level, topic, problem.message, problem.remedy, provider)
+    for name in found.registry.disabled:
+        message = f"{name} is disabled by HFS_DISABLED_PLUGINS"
+        yield Finding("info", "plugins", message, "Remove it there to use it", name)
+
+
+def _usable(found: Survey) -> Iterator[Finding]:
+    usable = [name for name, provider in found.providers.items() if provider.usable]
+    if usable:
+        yield Finding("ok", "environment", f"Usable, in this order: {', '.join(usable)}")
+    else:
+        yield Finding("error", "environment", "No provider is usable", first_step(found))
+
+
+def _environment(found: Survey) -> Iterator[Finding]:
+    for name, provider in found.providers.items():
+        variable = f"{variable_part(name)}_BASE_URL"
+        if provider.config.base_url is None or not found.settings.env.get(variable, "").strip():
+            continue
+        # Without what may stand before the host: a URL can hold a password.
+        host = urlsplit(provider.config.base_url).netloc.rpartition("@")[2]
+        yield Finding("info", "environment", f"{name}: calls go to {host} ({variable} is set)", None, name)
+
+
+def _files(found: Survey) -> Iterator[Finding]:
+    # Those that could not be read are among the survey's problems.
+    if found.settings.env_file is not None:
+        yield Finding("ok", "files", f"Environment file: {found.settings.env_file}")
+    if found.file.path is not None:
+        yield Finding("ok", "files", f"Configuration file: {found.file.path}")
+
+
+def _models(found: Survey) -> Iterator[Finding]:
+    today = date.today()
+    for name, provider in found.providers.items():
+        default = provider.default_model(today)
+        source = default_source(found, name)
+        model = next((model for model in provider.models if model.id == default), None)
+        if model is None or model.retires is None or (source == "plugin" and not provider.config.configured):
+            continue
+        successor = provider.successor(default)
+        next_one = f" Its successor is {successor}." if successor else ""
+        change = f"Set {variable_part(name)}_MODEL to another model, or clear it"
+        if source != "plugin" and not source.endswith("_MODEL"):
+            change = f"Change the model of {name} in {source}"
+        if model.retired(today):
+            message = f"{name}: the model {default}, set by {source}, was retired on {model.retires}.{next_one}"
+            yield Finding(
+                "error" if source != "plugin" else "warning",
+                "models",
+                message if source != "plugin" else f"{name}: all its known default models are retired",
+                change if source != "plugin" else f"Set {variable_part(name)}_MODEL, or update the plugin",
+                name,
+            )
+        elif model.retires - today <= _SOON:
+            message = f"{name}: the model {default} is retired on {model.retires}.{next_one}"
+            automatic = "Nothing: the successor is used from that day on" if successor else change
+            yield Finding("warning", "models", message, automatic if source == "plugin" else change, name)
+
+
+def _state(found: Survey) -> Iterator[Finding]:
+    if found.settings.env.get("HFS_USAGE_DB", "").strip().lower() == "off":
+        return
+    from platformdirs import user_state_path
+
+    wanted = user_state_path("hfs-providers", appauthor=False)
+    existing = next(path for path in (wanted, *wanted.parents) if path.exists())
+    remedy = "Make it writable, or set HFS_USAGE_DB to a path elsewhere, or to off"
+    if not existing.is_dir():
+        yield Finding("warning", "state", f"The state directory {wanted} cannot be made: {existing} is a file", remedy)
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        message = f"The state directory {wanted} is not writable" + _because(existing, wanted)
+        yield Finding("warning", "state", message, remedy)
+    else:
+        yield Finding("ok", "state", f"State directory: {wanted}")
+
+
+def _because(existing: Path, wanted: Path) -> str:
+    return "" if existing == wanted else f": {existing} is not"

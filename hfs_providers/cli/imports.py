@@ -1,0 +1,82 @@
+"""Tries imports in processes of their own: what is broken there crashes, hangs or prints there."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+TIMEOUT = 30.0
+"""Seconds that one import may take; the slowest SDK takes about 3 on a cold cache."""
+
+_MARK = "hfs-providers-import:"
+# Agno answers any ImportError of an SDK with "not installed"; the error that it replaced says what is wrong. An error
+# that is not Agno's own is left as it is: what it replaced may be an attempt that was meant to fail.
+_PROGRAM = f"""
+import importlib, json, sys
+module, _, name = sys.argv[1].partition(":")
+words = None
+try:
+    loaded = importlib.import_module(module)
+    if name:
+        getattr(loaded, name)
+except BaseException as error:
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    of_agno = str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == "agno"
+    if of_agno and isinstance(error, ImportError) and isinstance(error.__context__, ImportError):
+        error = error.__context__
+    words = f"{{type(error).__name__}}: {{error}}"
+sys.__stdout__.write("\\n{_MARK}" + json.dumps(words) + "\\n")
+"""
+
+
+def try_imports(paths: Mapping[str, str]) -> dict[str, str | None]:
+    """Import each `module` or `module:name`, side by side; by label, the error's words or None.
+
+    Args:
+        paths: by label, what to import.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, len(paths))) as threads:
+        return dict(zip(paths, threads.map(_try_import, paths.values()), strict=True))
+
+
+def _try_import(path: str) -> str | None:
+    # Files rather than pipes: a grandchild that keeps a pipe open would outlive the timeout. `-P` because the script
+    # `hfs-providers` does not have the working directory on its path either.
+    with tempfile.TemporaryFile() as out:
+        child = subprocess.Popen(  # noqa: S603  this interpreter, with a program of our own
+            [sys.executable, "-P", "-c", _PROGRAM, path],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            code = child.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return f"it takes longer than {TIMEOUT:g} s"
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        out.seek(0)
+        printed = out.read().decode("utf-8", "replace")
+    _, mark, result = printed.rpartition(_MARK)
+    if mark:
+        words: str | None = json.loads(result.splitlines()[0])
+        return words
+    return f"importing it ended the process with {_ending(code)}"
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

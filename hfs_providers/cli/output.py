@@ -1,0 +1,176 @@
+"""What the commands share: tables, JSON, error messages, logging.
+
+Tables and JSON go to stdout, everything else to stderr. Rich is imported where a table is drawn and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from hfs_providers import Problem
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+_AGNO_LOGGERS = ("agno", "agno-team", "agno-workflow")
+_STYLES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
+# A pipe has no width, and rich would cut to 80 columns.
+_PIPE_WIDTH = 140
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Send the library's log to stderr, or nowhere: what it says is in the tables already.
+
+    Args:
+        verbose: show it, from INFO on.
+    """
+    _redirect("hfs_providers", verbose)
+
+
+def set_up_agno_logging() -> None:
+    """Keep Agno off stdout, which belongs to the answers: its log goes where the library's goes."""
+    import agno.utils.log  # noqa: F401  the import puts Agno's handlers on, which are replaced here
+
+    for name in _AGNO_LOGGERS:
+        _redirect(name, logging.getLogger("hfs_providers").level == logging.INFO)
+
+
+def _redirect(name: str, verbose: bool) -> None:
+    logger = logging.getLogger(name)
+    handler: logging.Handler = logging.NullHandler()
+    if verbose:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.propagate = False
+
+
+def print_json(data: object) -> None:
+    """Print `data` as JSON: two blanks of indent, keys in the order given."""
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def note(message: str) -> None:
+    """Print a line to stderr, after what stdout holds already."""
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+
+
+def fail(message: str, remedy: str | None = None, code: int = 1) -> NoReturn:
+    """End the command with a message on stderr.
+
+    Args:
+        message: what failed.
+        remedy: the command or the variable that mends it.
+        code: the exit code.
+    """
+    note(f"Error: {message}")
+    if remedy:
+        note(f"Remedy: {remedy}")
+    raise typer.Exit(code)
+
+
+def explain(error: Exception) -> int:
+    """Print an exception as one line on stderr; the exit code that belongs to it."""
+    from hfs_providers import HfsProvidersError, UnknownProviderError
+
+    if os.environ.get("HFS_DEBUG", "").strip() not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    elif isinstance(error, HfsProvidersError):
+        note(f"Error: {error}")
+    else:
+        words = " ".join(str(error).split())
+        note(f"Error: {type(error).__name__}: {words} (HFS_DEBUG=1 shows the traceback)")
+    return 2 if isinstance(error, UnknownProviderError) else 1
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console on which brackets and colons are only characters: `hfs-providers[groq]` is no markup."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table.
+
+    Args:
+        title: a line above it.
+        columns: the headings; one that begins with `>` is aligned to the right.
+        rows: the cells; see `cell`.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
+    )
+    for column in columns:
+        table.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+    console().print(table)
+
+
+def cell(value: object) -> Text:
+    """A value as a table cell: yes and no for booleans, `-` for None; text is printed as it is."""
+    from rich.text import Text
+
+    if isinstance(value, Text):
+        return value
+    if value is None or value == "":
+        return Text("-", style="dim")
+    if isinstance(value, bool):
+        return Text("yes", style="green") if value else Text("no", style="dim")
+    return Text(str(value))
+
+
+def styled(text: str, style: str) -> Text:
+    """A table cell in a colour."""
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Print problems, each with its remedy below it."""
+    print_findings((problem.level, problem.message, problem.remedy) for problem in problems)
+
+
+def print_findings(findings: Iterable[tuple[str, str, str | None]]) -> None:
+    """Print findings, the remedy below each.
+
+    Args:
+        findings: level (`ok`, `info`, `warning`, `error`), message, remedy.
+    """
+    from rich.text import Text
+
+    out = console()
+    for level, message, remedy in findings:
+        # Not wrapped, so that a command can be copied whole.
+        out.print(Text.assemble((f"{level:>7}", _STYLES[level]), f"  {message}"), soft_wrap=True)
+        if remedy:
+            out.print(Text(f"         remedy: {remedy}", style="dim"), soft_wrap=True)
+
+
+def problem_record(problem: Problem) -> Mapping[str, Any]:
+    """A problem for JSON: `message`, `remedy`, `level`, `provider`."""
+    return asdict(problem)

@@ -1,0 +1,322 @@
+"""`status`, `plugins` and `models`: what is installed and what the environment says of it.
+
+JSON of `status`: `version`, `usable` (whether any provider is), `providers` (in fallback order: `name`, `configured`,
+`usable`, `initialized` (null without `--build`), `keys`, `declared`, `expected`, `default_model`, `sdk` (distribution,
+or null where none is needed), `sdk_version` (null where it is missing), `install`, `problems`), `problems` (those of no
+provider), `env_file`, `config_file`, `tidb_persistence`. A problem is `message`, `remedy`, `level`, `provider`.
+
+JSON of `plugins`: `plugins` (`name`, `distribution`, `version`, `kind`, `hooks`), `problems` (`plugin`,
+`distribution`, `message`, `remedy`), `disabled` (names).
+
+JSON of `models`: `providers` (`name`, `default_model`, `default_from` (`plugin`, a variable or a file), `models` (`id`,
+`retires`, `retired`, `default`, `listed` (null without `--live`)), `live` (ids, or null), `live_error`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfs_providers.cli import output
+
+if TYPE_CHECKING:
+    from hfs_providers import Problem, ProviderManager, Survey
+
+
+def status(
+    as_json: output.JsonOption = False,
+    build: Annotated[bool, typer.Option("--build", help="Build the providers too; this imports Agno.")] = False,
+) -> None:
+    """Show which providers can be used. Exit code 1 if none can."""
+    from hfs_providers import __version__, survey
+
+    with ExitStack() as stack:
+        manager = stack.enter_context(_manager()) if build else None
+        found = manager.survey if manager is not None else survey()
+        problems = tuple(manager.problems) if manager is not None else found.problems
+        providers = [_provider_record(found, name, manager, problems) for name in found.providers]
+    general = [problem for problem in problems if problem.provider not in found.providers]
+    usable = any(provider["usable"] for provider in providers)
+    tidb = bool(found.settings.env.get("TIDB_DB_URL", "").strip())
+    if as_json:
+        output.print_json(
+            {
+                "version": __version__,
+                "usable": usable,
+                "providers": providers,
+                "problems": [output.problem_record(problem) for problem in general],
+                "env_file": _path(found.settings.env_file),
+                "config_file": _path(found.file.path),
+                "tidb_persistence": tidb,
+            }
+        )
+    else:
+        _print_status(providers, build)
+        print(f"TiDB persistence: {'Yes' if tidb else 'No'}")
+        if problems:
+            print("\nProblems")
+            output.print_problems(problems)
+    if not usable:
+        output.fail("no provider is usable", first_step(found))
+
+
+def first_step(found: Survey) -> str:
+    """The one thing to do where no provider can be used."""
+    if not found.providers:
+        return "Clear HFS_DISABLED_PLUGINS, or see: hfs-providers plugins"
+    for provider in found.providers.values():
+        if provider.config.configured:
+            requirement = provider.config.requirement
+            return "Run: hfs-providers doctor" if provider.sdk or not requirement else f"Run: {requirement.install}"
+    name, present = next(
+        ((name, True) for name, provider in found.providers.items() if provider.sdk is not None),
+        (next(iter(found.providers)), False),
+    )
+    upper = variable_part(name)
+    keys = f"Set NUM_{upper}=1 and {upper}_API_KEY_1 in the environment or in a file .env"
+    return keys if present else f"Run: pip install 'hfs-providers[all]'. {keys}"
+
+
+def variable_part(provider: str) -> str:
+    """A provider's name as it stands in variables."""
+    return provider.upper().replace("-", "_")
+
+
+def _manager() -> ProviderManager:
+    from hfs_providers import ProviderManager
+
+    return ProviderManager()
+
+
+def _path(path: object) -> str | None:
+    return None if path is None else str(path)
+
+
+def _provider_record(
+    found: Survey, name: str, manager: ProviderManager | None, problems: Sequence[Problem]
+) -> dict[str, Any]:
+    provider = found.providers[name]
+    config = provider.config
+    requirement = config.requirement
+    return {
+        "name": name,
+        "configured": config.configured,
+        "usable": provider.usable if manager is None else manager.is_provider_healthy(name),
+        "initialized": None if manager is None else name in manager.wrappers,
+        "keys": len(config.credentials),
+        "declared": config.declared,
+        "expected": config.expected,
+        "default_model": provider.default_model(date.today()),
+        "sdk": requirement.distribution if requirement is not None else None,
+        "sdk_version": provider.sdk if requirement is not None else None,
+        "install": requirement.install if requirement is not None else None,
+        "problems": [output.problem_record(problem) for problem in problems if problem.provider == name],
+    }
+
+
+def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
+    columns = ["provider", "configured", "usable", ">keys", "default model", "SDK"]
+    if build:
+        columns.insert(2, "initialized")
+    rows = []
+    for provider in providers:
+        sdk: object = "none needed"
+        if provider["sdk"] is not None:
+            version = provider["sdk_version"]
+            sdk = f"{provider['sdk']} {version}" if version else output.styled("missing", "red")
+        row = [provider["name"], provider["configured"], provider["usable"], provider["keys"]]
+        row += [provider["default_model"], sdk]
+        if build:
+            row.insert(2, provider["initialized"])
+        rows.append(row)
+    output.print_table(None, columns, rows)
+
+
+def plugins(as_json: output.JsonOption = False) -> None:
+    """List the installed plugins and what is wrong with them. Exit code 1 if anything is."""
+    from hfs_providers import survey
+
+    found = survey()
+    registry = found.registry
+    listed: list[dict[str, Any]] = [
+        {
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "kind": _kind(plugin.provider, plugin.hooks),
+            "hooks": list(plugin.hooks),
+        }
+        for plugin in registry.plugins.values()
+    ]
+    problems = plugin_problems(found)
+    if as_json:
+        output.print_json({"plugins": listed, "problems": problems, "disabled": list(registry.disabled)})
+    else:
+        output.print_table(
+            None,
+            ["plugin", "distribution", "version", "kind", "hooks"],
+            [
+                [entry["name"], entry["distribution"], entry["version"], entry["kind"], ", ".join(entry["hooks"])]
+                for entry in listed
+            ],
+        )
+        if registry.disabled:
+            print(f"Disabled by HFS_DISABLED_PLUGINS: {', '.join(registry.disabled)}")
+        if problems:
+            print("Problems")
+            output.print_findings(("error", problem["message"], problem["remedy"]) for problem in problems)
+    if problems:
+        raise typer.Exit(1)
+
+
+def plugin_problems(found: Survey) -> list[dict[str, Any]]:
+    """The plugins that were not loaded, and those whose hooks failed."""
+    unloaded = [
+        {
+            "plugin": error.plugin,
+            "distribution": error.distribution,
+            "message": str(error),
+            "remedy": _remedy(found, str(error)),
+        }
+        for error in found.registry.problems
+    ]
+    failed = [
+        {
+            "plugin": problem.provider,
+            "distribution": found.registry.plugins[problem.provider].distribution,
+            "message": problem.message,
+            "remedy": problem.remedy,
+        }
+        for problem in found.problems
+        if problem.provider is not None
+        and problem.provider in found.registry.plugins
+        and problem.provider not in found.providers
+    ]
+    return unloaded + failed
+
+
+def _remedy(found: Survey, message: str) -> str | None:
+    return next((problem.remedy for problem in found.problems if problem.message == message), None)
+
+
+def _kind(provider: bool, hooks: Sequence[str]) -> str:
+    if provider:
+        return "provider"
+    kinds = ["hook wrapper"] if set(hooks) - {"on_event"} else []
+    if "on_event" in hooks:
+        kinds.append("observer")
+    return " and ".join(kinds)
+
+
+def models(
+    provider: Annotated[str | None, typer.Argument(help="Only this provider.", show_default=False)] = None,
+    as_json: output.JsonOption = False,
+    live: Annotated[bool, typer.Option("--live", help="Ask the providers what they list.")] = False,
+) -> None:
+    """Show the default models, their successors and when they retire."""
+    from hfs_providers import survey
+
+    with ExitStack() as stack:
+        manager = stack.enter_context(_manager()) if live else None
+        found = manager.survey if manager is not None else survey()
+        names = list(found.providers) if provider is None else [known(found, provider)]
+        records = [_models_record(found, name, manager) for name in names]
+    if as_json:
+        output.print_json({"providers": records})
+    else:
+        _print_models(records, live)
+    asked = [record for record in records if provider is not None or found.providers[record["name"]].usable]
+    if live and (not asked or any(record["live_error"] for record in asked)):
+        output.fail("not every provider could be asked", None if as_json else "see above")
+
+
+def known(found: Survey, provider: str) -> str:
+    """The name of an installed provider, whatever its case. Raises UnknownProviderError."""
+    from hfs_providers import UnknownProviderError
+
+    name = provider.strip().lower()
+    if name in found.providers:
+        return name
+    if name in found.registry.disabled:
+        output.fail(f"{name} is disabled", "Remove it from HFS_DISABLED_PLUGINS", code=2)
+    for problem in plugin_problems(found):
+        if problem["plugin"] == name:
+            output.fail(problem["message"], problem["remedy"], code=2)
+    raise UnknownProviderError(provider, list(found.providers))
+
+
+def _models_record(found: Survey, name: str, manager: ProviderManager | None) -> dict[str, Any]:
+    provider = found.providers[name]
+    today = date.today()
+    default = provider.default_model(today)
+    live, error = (None, None) if manager is None else _ask_live(manager, name)
+    entries = [(model.id, model.retires, model.retired(today)) for model in provider.models]
+    if default not in {entry[0] for entry in entries}:
+        entries.insert(0, (default, None, False))
+    return {
+        "name": name,
+        "default_model": default,
+        "default_from": default_source(found, name),
+        "models": [
+            {
+                "id": model_id,
+                "retires": retires.isoformat() if retires else None,
+                "retired": retired,
+                "default": model_id == default,
+                "listed": None if live is None else model_id in live,
+            }
+            for model_id, retires, retired in entries
+        ],
+        "live": live,
+        "live_error": error,
+    }
+
+
+def default_source(found: Survey, name: str) -> str:
+    """What named a provider's default model: a variable, the configuration file, or the plugin."""
+    if found.providers[name].config.default_model is None:
+        return "plugin"
+    variable = f"{variable_part(name)}_MODEL"
+    return variable if found.settings.env.get(variable, "").strip() else str(found.file.path)
+
+
+def _ask_live(manager: ProviderManager, name: str) -> tuple[list[str] | None, str | None]:
+    from hfs_providers import HfsProvidersError
+
+    try:
+        return sorted(manager.wrapper(name).list_models()), None
+    except HfsProvidersError as error:
+        return None, str(error)
+    except Exception as error:
+        # An SDK's message can echo the key, so it is shown only where the wrapper can take the keys out of it.
+        redactor = getattr(manager.wrappers.get(name), "redactor", None)
+        words = f": {redactor.scrub(str(error))}" if redactor is not None else ""
+        return None, f"{type(error).__name__}{words}"
+
+
+def _print_models(records: Sequence[dict[str, Any]], live: bool) -> None:
+    columns = ["provider", "model", "used by default", "retires"]
+    rows = []
+    for record in records:
+        for index, model in enumerate(record["models"]):
+            default: object = (
+                output.styled(f"yes, from {record['default_from']}", "green") if model["default"] else None
+            )
+            retires: object = model["retires"]
+            if model["retired"]:
+                retires = output.styled(f"{retires} (retired)", "red")
+            row = [record["name"] if index == 0 else " ", model["id"], default, retires]
+            if live:
+                row.append(output.styled("no", "red") if model["listed"] is False else model["listed"])
+            rows.append(row)
+    output.print_table(None, [*columns, "listed"] if live else columns, rows)
+    for record in records:
+        if record["live_error"]:
+            output.note(f"{record['name']} could not be asked: {record['live_error']}")
+        elif record["live"] is not None:
+            print(f"{record['name']} lists {len(record['live'])} models:")
+            print("\n".join(f"  {model_id}" for model_id in record["live"]))
