@@ -98,6 +98,9 @@ def _answer(model: Any, prompt: str, stream: bool) -> tuple[str | None, bool]:
     if stream:
         return _print_stream(agent.run(prompt, stream=True))
     run = agent.run(prompt)
+    if run.status == RunStatus.cancelled:
+        # Agno turns Ctrl-C into this.
+        raise KeyboardInterrupt
     if run.status != RunStatus.completed:
         return f"no answer ({run.status.value.lower()}): {run.content or 'no reason given'}", False
     if run.content is None or run.content == "":
@@ -118,7 +121,7 @@ def _print_stream(events: Any) -> tuple[str | None, bool]:
         elif isinstance(event, RunErrorEvent):
             error = f"no answer (error): {event.content or event.error_type or 'no reason given'}"
         elif isinstance(event, RunCancelledEvent):
-            error = f"no answer (cancelled): {event.reason or 'no reason given'}"
+            raise KeyboardInterrupt
     if printed:
         print(flush=True)
     return (error or (None if printed else "the model gave an empty answer")), printed

@@ -173,16 +173,21 @@ def _error_of(run: Any) -> str | None:
     """Agno gives a run with error status, whose content is the message, rather than raising."""
     from agno.run.base import RunStatus
 
+    if run.status == RunStatus.cancelled:
+        # Agno turns Ctrl-C into this.
+        raise KeyboardInterrupt
     if run.status != RunStatus.completed:
         return str(run.content or run.status.value)
     return None if run.content else "an empty answer"
 
 
 def _error_of_stream(events: Any) -> str | None:
-    from agno.run.agent import RunContentEvent, RunErrorEvent
+    from agno.run.agent import RunCancelledEvent, RunContentEvent, RunErrorEvent
 
     pieces = 0
     for event in events:
+        if isinstance(event, RunCancelledEvent):
+            raise KeyboardInterrupt
         if isinstance(event, RunErrorEvent):
             return str(event.content or event.error_type)
         pieces += isinstance(event, RunContentEvent) and bool(event.content)

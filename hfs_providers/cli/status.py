@@ -41,7 +41,6 @@ def status(
         providers = [_provider_record(found, name, manager, problems) for name in found.providers]
     general = [problem for problem in problems if problem.provider not in found.providers]
     usable = any(provider["usable"] for provider in providers)
-    tidb = bool(found.settings.env.get("TIDB_DB_URL", "").strip())
     if as_json:
         output.print_json(
             {
@@ -51,12 +50,12 @@ def status(
                 "problems": [output.problem_record(problem) for problem in general],
                 "env_file": _path(found.settings.env_file),
                 "config_file": _path(found.file.path),
-                "tidb_persistence": tidb,
+                "tidb_persistence": False,
             }
         )
     else:
         _print_status(providers, build)
-        print(f"TiDB persistence: {'Yes' if tidb else 'No'}")
+        print("TiDB persistence: No")
         if problems:
             print("\nProblems")
             output.print_problems(problems)

