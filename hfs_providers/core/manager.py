@@ -168,7 +168,7 @@ class ProviderManager:
         wrapper = self.wrapper(provider)
         model: Model = wrapper.get_model(
             model_id or self.default_model(provider),
-            named=model_id is not None,
+            named=model_id is not None or self._known(provider).config.default_model is not None,
             estimated_tokens=estimated_tokens,
             wait=wait,
             timeout=timeout,

@@ -232,6 +232,15 @@ class _Rotating(Model):
                 yield ModelResponse(response_usage=call.usage)
             return
 
+    def get_client(self) -> Any:
+        """The SDK's client of a key that is free now, for what Agno asks of it besides answers (counting tokens)."""
+        wrapper, options = self._hfs.wrapper, self._hfs.options
+        # Released at once: what is done with the client is no request for a completion.
+        with wrapper.pool.acquire(self.id, 0, options.timeout if options.wait else 0.0, key_id=options.key_id) as lease:
+            bound = self.bare_copy()
+            wrapper.clients.bind(bound, lease.credential)
+            return bound.client
+
     def bare_copy(self) -> Any:
         """A copy of the class without rotation, bound to no key yet. It may be written to."""
         bound = object.__new__(self._bound_class)

@@ -127,7 +127,8 @@ class ProviderWrapper(MultiProviderWrapper):
         from hfs_providers.core.models import build_model
 
         chosen = model_id or agno_kwargs.pop("id", None)
-        named = chosen is not None if named is None else named
+        # A model that X_MODEL names is the user's choice as well.
+        named = chosen is not None or self.config.default_model is not None if named is None else named
         options = CallOptions(estimated_tokens, wait, timeout, max_retries, named, key_id)
         arguments = {**self.plugin.model_params, **agno_kwargs}
         if request_timeout is not None:

@@ -287,6 +287,14 @@ class ProviderSuite:
             assert last in ask(wrapper.get_model(first, named=False))
             assert [seen.model for seen in server.seen].count(first) == 1
 
+    def test_a_default_of_the_users_that_is_gone_is_not_replaced(
+        self, env: dict[str, str], server: LoopbackServer
+    ) -> None:
+        with ProviderManager(env={**env, f"{self.name.upper()}_MODEL": "mine"}) as manager:
+            server.retire(self.name, "mine")
+            with pytest.raises(ModelNotFoundError):
+                ask(manager.get_model(self.name))
+
     @pytest.mark.parametrize("how", ["eof", "reset"])
     def test_a_stream_that_breaks_is_never_repeated_silently(
         self, manager: ProviderManager, server: LoopbackServer, how: Any
@@ -389,6 +397,11 @@ class ProviderSuite:
     def test_a_model_takes_no_key_of_its_own(self, manager: ProviderManager) -> None:
         with pytest.raises(TypeError, match="api_key"):
             manager.get_model(self.name, api_key="anything")
+
+    def test_it_lends_a_client_for_what_is_no_answer(self, manager: ProviderManager, server: LoopbackServer) -> None:
+        page = manager.get_model(self.name).get_client().models.list()
+        assert len(list(getattr(page, "data", page))) == len(server.models(self.name))
+        assert self.nothing_held(manager)
 
     # Secrets
 
