@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hfs_providers.testing.scripts import Ok
+
+_DEEPEST = 8
+_FORMATS = {"date": "2026-01-31", "date-time": "2026-01-31T12:00:00Z", "time": "12:00:00Z", "email": "a@example.com"}
+# Agno describes a schema in the system prompt where it uses JSON mode.
+_FIELDS_IN_WORDS = re.compile(r"<json_field_properties>\s*(\{.*?\})\s*</json_field_properties>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,29 @@ def think(request: Request) -> Ok:
     """An answer: a call of the first tool, the tool's result, JSON for the schema, or a sentence."""
     if request.tools and request.tool_result is None:
         name, schema = request.tools[0]
-        return Ok(tool_calls=[(name, _example(schema, request.prompt))])
+        return Ok(tool_calls=[(name, _example({"type": "object", **schema}, request.prompt))])
     if request.schema is not None:
-        return Ok(text=json.dumps(_example(request.schema, request.prompt) or {"answer": request.prompt}))
+        said = request.prompt if request.tool_result is None else request.tool_result
+        return Ok(text=json.dumps(_example(request.schema, said) if request.schema else {"answer": said}))
     if request.tool_result is not None:
         return Ok(text=f"[{request.provider}/{request.model}] The tool says: {request.tool_result}")
     return Ok(text=f"[{request.provider}/{request.model}] You said: {request.prompt}")
+
+
+def schema_in_words(system: str) -> Mapping[str, Any] | None:
+    """The JSON schema that Agno describes in a system prompt, or None."""
+    found = _FIELDS_IN_WORDS.search(system)
+    if found is None:
+        return None
+    try:
+        fields = json.loads(found.group(1))
+    except ValueError:
+        return None
+    definitions = {
+        name: inner if "type" in inner else {"type": "object", "properties": inner}
+        for name, inner in fields.pop("$defs", {}).items()
+    }
+    return {"type": "object", "properties": fields, "required": list(fields), "$defs": definitions}
 
 
 def count(text: str) -> int:
@@ -59,22 +82,75 @@ def count(text: str) -> int:
     return max(1, len(text.split()))
 
 
-def _example(schema: Mapping[str, Any], text: str, root: Mapping[str, Any] | None = None) -> Any:
-    """A value that fits a JSON schema."""
+def _example(schema: Mapping[str, Any], text: str, root: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
+    """A value that fits a JSON schema; its strings are `text`. Patterns are not looked at."""
     root = schema if root is None else root
     if "$ref" in schema:
-        found: Any = root
-        for part in str(schema["$ref"]).removeprefix("#/").split("/"):
-            found = found.get(part, {})
-        return _example(found, text, root)
-    for choice in ("anyOf", "oneOf", "allOf"):
-        if schema.get(choice):
-            return _example(schema[choice][0], text, root)
+        return _example(_resolved(schema["$ref"], root), text, root, depth + 1)
+    if "const" in schema:
+        return schema["const"]
     if schema.get("enum"):
         return schema["enum"][0]
-    kind = str(schema.get("type", "object" if "properties" in schema else "")).lower()
+    for choice in ("anyOf", "oneOf"):
+        if schema.get(choice):
+            return _example(_simplest(schema[choice], depth), text, root, depth + 1)
+    if schema.get("allOf"):
+        return _example(_merged(schema, root), text, root, depth + 1)
+    kind = _kind(schema)
     if kind == "object":
-        return {name: _example(item, text, root) for name, item in schema.get("properties", {}).items()}
+        return _object(schema, text, root, depth)
     if kind == "array":
-        return [_example(schema.get("items", {}), text, root)]
-    return {"integer": 1, "number": 1.5, "boolean": True, "null": None}.get(kind, text)
+        least = int(schema.get("minItems") or (depth < _DEEPEST))
+        return [_example(schema.get("items", {}), text, root, depth + 1) for _ in range(least)]
+    if kind in ("integer", "number"):
+        return _number(schema, whole=kind == "integer")
+    return {"boolean": True, "null": None}[kind] if kind in ("boolean", "null") else _string(schema, text)
+
+
+def _resolved(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Any = root
+    for part in reference.removeprefix("#/").split("/"):
+        found = found.get(part, {})
+    return dict(found)
+
+
+def _simplest(choices: Sequence[Mapping[str, Any]], depth: int) -> Mapping[str, Any]:
+    """The first choice that is something; null where a schema goes round in circles."""
+    null = [choice for choice in choices if _kind(choice) == "null"]
+    if null and depth >= _DEEPEST:
+        return null[0]
+    return next((choice for choice in choices if choice not in null), choices[0])
+
+
+def _merged(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    merged = {name: value for name, value in schema.items() if name != "allOf"}
+    for part in schema["allOf"]:
+        whole = _resolved(part["$ref"], root) if "$ref" in part else part
+        properties = {**merged.get("properties", {}), **whole.get("properties", {})}
+        merged = {**whole, **merged, **({"properties": properties} if properties else {})}
+    return merged
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    kind = schema.get("type", "object" if "properties" in schema else "array" if "items" in schema else "string")
+    if isinstance(kind, list):
+        kind = next((name for name in kind if name != "null"), "null")
+    return str(kind).lower()  # Google writes types in capitals
+
+
+def _object(schema: Mapping[str, Any], text: str, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    required = schema.get("required") or ()
+    # Deep down only what is required: an optional field may be the schema itself again.
+    wanted = {n: s for n, s in (schema.get("properties") or {}).items() if n in required or depth < _DEEPEST}
+    return {name: _example(inner, text, root, depth + 1) for name, inner in wanted.items()}
+
+
+def _number(schema: Mapping[str, Any], whole: bool) -> int | float:
+    value: float = max(1 if whole else 1.5, schema.get("minimum", 1), schema.get("exclusiveMinimum", 0) + 1)
+    value = min(value, schema.get("maximum", value), schema.get("exclusiveMaximum", value + 1) - 1)
+    return int(value) if whole else value
+
+
+def _string(schema: Mapping[str, Any], text: str) -> str:
+    value = _FORMATS.get(schema.get("format", ""), text).ljust(int(schema.get("minLength") or 0), ".")
+    return value[: int(schema["maxLength"])] if "maxLength" in schema else value

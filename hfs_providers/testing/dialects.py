@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfs_providers.testing.answers import Request, count
-from hfs_providers.testing.refusals import refuse
+from hfs_providers.testing.answers import Request, count, schema_in_words
+from hfs_providers.testing.refusals import go_duration, refuse
 from hfs_providers.testing.scripts import EmptyBody, Garbage, HalfStream, Ok, Raw, Reply, Step, StreamError
 
 _JSON = {"content-type": "application/json"}
 _SSE = {"content-type": "text/event-stream"}
+# google-genai writes the last one as its users write it.
+_PARAMETERS = ("parameters", "parametersJsonSchema", "parameters_json_schema")
 
 
 class Dialect:
@@ -30,6 +33,9 @@ class Dialect:
 
     key_prefix = "key-"
     """How a key of the provider begins."""
+
+    opening = 0
+    """How many of a stream's events come before the first with content."""
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
@@ -61,6 +67,20 @@ class Dialect:
         """One server-sent event."""
         return b"data: " + json.dumps(data).encode() + b"\n\n"
 
+    def first_events(self) -> list[bytes]:
+        """What a stream begins with before its first event."""
+        return []
+
+    def allowance(self, limits: Mapping[str, int], requests: int, tokens: int) -> dict[str, str]:
+        """The rate-limit headers of a good answer.
+
+        Args:
+            limits: `requests` a day and `tokens` a minute that a key may have.
+            requests: how many the key has sent.
+            tokens: what this answer cost.
+        """
+        return {}
+
     def last_events(self) -> list[bytes]:
         """What ends a whole stream after its last event."""
         return [b"data: [DONE]\n\n"]
@@ -83,7 +103,7 @@ class Dialect:
                 return Reply(step.status, step.body, dict(step.headers))
             case HalfStream() | StreamError():
                 return self._broken(request, step)
-        refusal = refuse(self.provider, step, request.model, request.key)
+        refusal = refuse(step, request)
         if refusal is None:
             raise ValueError(f"the loopback server does not know how to answer {type(step).__name__}")
         return refusal
@@ -94,7 +114,7 @@ class Dialect:
             body = json.dumps(self.whole(request, answer)).encode()
             return Reply(headers=_JSON, body=body, delay=answer.delay, tokens=tokens)
         content, end = self.stream(request, answer)
-        chunks = [self.event(data) for data in (*content, *end)] + self.last_events()
+        chunks = [*self.first_events(), *map(self.event, (*content, *end)), *self.last_events()]
         return Reply(
             headers=_SSE, body=None, chunks=chunks, delay=answer.delay, chunk_delay=answer.chunk_delay, tokens=tokens
         )
@@ -104,25 +124,46 @@ class Dialect:
             # In one piece, half an answer is half a JSON document.
             body = json.dumps(self.whole(request, Ok(text="half of an answer"))).encode()
             return Reply(headers=_JSON, body=body[: len(body) // 2])
-        content, _ = self.stream(request, Ok(text="one two three four five six seven eight nine ten", chunks=10))
-        chunks = [self.event(data) for data in content[: step.chunks + 1]]
+        # One piece more than is sent: the last of them must not be a whole text.
+        text = " ".join(f"piece{number}" for number in range(step.chunks + 1))
+        content, _ = self.stream(request, Ok(text=text, chunks=step.chunks + 1))
+        chunks = [*self.first_events(), *map(self.event, content[: step.chunks + self.opening])]
         if isinstance(step, StreamError):
-            return Reply(headers=_SSE, body=None, chunks=[*chunks, *self.stream_error()])
+            return Reply(headers=_SSE, body=None, chunks=[*chunks, *self.stream_error(request)])
         return Reply(headers=_SSE, body=None, chunks=chunks, ending=step.how, stall=step.seconds)
 
-    def stream_error(self) -> list[bytes]:
+    def stream_error(self, request: Request) -> list[bytes]:
         """The events that say, inside a stream, that the provider failed."""
         return [self.event({"error": {"message": "Internal server error", "type": "server_error", "code": 500}})]
 
 
 class OpenAIDialect(Dialect):
-    """Chat completions as OpenAI, Groq, Cerebras and OpenRouter speak them."""
+    """Chat completions as OpenAI, Groq, Cerebras and OpenRouter speak them.
 
-    def __init__(self, provider: str, base_path: str = "/v1", key_prefix: str = "sk-", api_path: str = "") -> None:
+    Args:
+        provider: the provider's name.
+        base_path: what the SDK's base URL ends with.
+        key_prefix: how a key begins.
+        api_path: what the SDK puts between that and `/chat/completions`.
+        unasked_usage: whether a stream tells its usage where the request did not ask.
+    """
+
+    opening = 1  # the delta with the role
+
+    def __init__(
+        self,
+        provider: str,
+        base_path: str = "/v1",
+        key_prefix: str = "sk-",
+        api_path: str = "",
+        unasked_usage: bool = False,
+    ) -> None:
         super().__init__(provider)
         self.base_path = base_path
         self.key_prefix = key_prefix
         self._api = base_path + api_path
+        self._unasked_usage = unasked_usage
+        self._numbers = itertools.count(1)
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
         key = headers.get("authorization", "").removeprefix("Bearer ").strip()
@@ -132,7 +173,11 @@ class OpenAIDialect(Dialect):
             return None
         messages: list[dict[str, Any]] = body.get("messages") or []
         wanted = body.get("response_format") or {}
-        schema = wanted.get("json_schema", {}).get("schema", {}) if wanted else None
+        system = "\n".join(_text(m.get("content")) for m in messages if m.get("role") in ("system", "developer"))
+        schema = schema_in_words(system)
+        if wanted.get("type") in ("json_schema", "json_object"):
+            schema = wanted.get("json_schema", {}).get("schema") or schema or {}
+        tools = [] if body.get("tool_choice") == "none" else body.get("tools") or []
         return Request(
             provider=self.provider,
             key=key,
@@ -141,7 +186,7 @@ class OpenAIDialect(Dialect):
             stream=bool(body.get("stream")),
             prompt=next((_text(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), ""),
             tool_result=_text(messages[-1].get("content")) if messages and messages[-1].get("role") == "tool" else None,
-            tools=[(t["function"]["name"], t["function"].get("parameters") or {}) for t in body.get("tools") or []],
+            tools=[(t["function"]["name"], t["function"].get("parameters") or {}) for t in tools],
             schema=schema,
             body=body,
             wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
@@ -168,17 +213,57 @@ class OpenAIDialect(Dialect):
         }
         usage = self._usage(request, answer)
         ending = [last]
+        told = request.wants_usage or self._unasked_usage
         if self.provider == "groq":
-            # Unasked, in its own place; the standard chunk comes besides where it is asked for.
+            # Always, in its own place; the standard chunk comes besides where it is asked for.
             last["x_groq"] = {"id": "req_01", "usage": usage}
-        if request.wants_usage:
+        if self.provider == "cerebras":
+            # In the chunk with the finish reason, not in one without choices.
+            last["time_info"] = {"queue_time": 0.0, "prompt_time": 0.0, "completion_time": 0.0, "total_time": 0.0}
+            last |= {"usage": usage} if told else {}
+        elif told:
             ending.append({**frame, "choices": [], "usage": usage})
         return events, ending
+
+    def allowance(self, limits: Mapping[str, int], requests: int, tokens: int) -> dict[str, str]:
+        # https://console.groq.com/docs/rate-limits and https://inference-docs.cerebras.ai/support/rate-limits;
+        # OpenRouter sends none with a good answer.
+        names = {"groq": ("requests", "tokens"), "cerebras": ("requests-day", "tokens-minute")}.get(self.provider)
+        if names is None:
+            return {}
+        headers: dict[str, str] = {}
+        for name, unit, used, window in zip(
+            names, ("requests", "tokens"), (requests, tokens), (86_400, 60), strict=True
+        ):
+            limit = limits.get(unit, 0)
+            reset = round(used / max(limit, 1) * window, 3)
+            headers[f"x-ratelimit-limit-{name}"] = str(limit)
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(limit - used, 0))
+            headers[f"x-ratelimit-reset-{name}"] = go_duration(reset) if self.provider == "groq" else f"{reset:.6f}"
+        return headers
+
+    def first_events(self) -> list[bytes]:
+        # https://openrouter.ai/docs/api-reference/streaming: a comment, so that nobody gives up waiting.
+        return [b": OPENROUTER PROCESSING\n\n"] if self.provider == "openrouter" else []
+
+    def stream_error(self, request: Request) -> list[bytes]:
+        message = "Encountered a server error, please try again."
+        if self.provider == "openrouter":
+            # https://openrouter.ai/docs/api-reference/streaming: beside choices that end with the reason `error`.
+            broken = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
+            error = {"code": "server_error", "message": "Provider disconnected unexpectedly"}
+            frame = self._frame(request, "chat.completion.chunk")
+            return [self.event({**frame, "provider": "Loopback", "error": error, "choices": [broken]})]
+        if self.provider == "cerebras":
+            # The SDK's `ErrorChunkResponse`.
+            error = {"message": message, "type": "server_error", "param": "", "code": ""}
+            return [self.event({"error": error, "status_code": 500})]
+        return [self.event({"error": {"message": message, "type": "internal_server_error"}})]
 
     def _frame(self, request: Request, kind: str) -> dict[str, Any]:
         # Without a fingerprint the Cerebras SDK cannot tell the kind of a chunk and hands out a plain dict.
         return {
-            "id": "chatcmpl-1",
+            "id": f"chatcmpl-{next(self._numbers)}",
             "object": kind,
             "created": 1_700_000_000,
             "model": request.model,
@@ -187,8 +272,13 @@ class OpenAIDialect(Dialect):
 
     def _calls(self, answer: Ok) -> list[dict[str, Any]]:
         return [
-            {"id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
-            for n, (name, arguments) in enumerate(answer.tool_calls or ())
+            # No id twice: a conversation keeps the calls of all its turns.
+            {
+                "id": f"call_{next(self._numbers):09d}",
+                "type": "function",
+                "function": {"name": name, "arguments": json.dumps(arguments)},
+            }
+            for name, arguments in answer.tool_calls or ()
         ]
 
     def _reason(self, answer: Ok) -> str:
@@ -221,7 +311,12 @@ class GeminiDialect(Dialect):
         last_parts = contents[-1].get("parts", []) if contents else []
         results = [part["functionResponse"] for part in last_parts if "functionResponse" in part]
         said = [p["text"] for c in contents if c.get("role") == "user" for p in c.get("parts", []) if "text" in p]
-        wants_json = config.get("responseMimeType") == "application/json"
+        system = "\n".join(part.get("text", "") for part in (body.get("systemInstruction") or {}).get("parts", []))
+        schema = schema_in_words(system)
+        if config.get("responseMimeType") == "application/json":
+            schema = config.get("responseSchema") or config.get("responseJsonSchema") or schema or {}
+        calling = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
+        tools = [] if calling.get("mode") == "NONE" else body.get("tools") or []
         return Request(
             provider=self.provider,
             key=key,
@@ -231,11 +326,11 @@ class GeminiDialect(Dialect):
             prompt=said[-1] if said else "",
             tool_result=json.dumps(results[-1].get("response")) if results else None,
             tools=[
-                (item["name"], item.get("parameters") or item.get("parametersJsonSchema") or {})
-                for tool in body.get("tools") or []
+                (item["name"], next((item[name] for name in _PARAMETERS if item.get(name)), {}))
+                for tool in tools
                 for item in tool.get("functionDeclarations", [])
             ],
-            schema=(config.get("responseSchema") or config.get("responseJsonSchema") or {}) if wants_json else None,
+            schema=schema,
             body=body,
         )
 
@@ -265,7 +360,7 @@ class GeminiDialect(Dialect):
     def last_events(self) -> list[bytes]:
         return []
 
-    def stream_error(self) -> list[bytes]:
+    def stream_error(self, request: Request) -> list[bytes]:
         error = {"code": 503, "message": "The model is overloaded. Please try again later.", "status": "UNAVAILABLE"}
         return [self.event({"error": error})]
 
@@ -311,11 +406,11 @@ def _text(content: Any) -> str:
     return str(content or "")
 
 
-def built_in() -> dict[str, Dialect]:
+def built_in(unasked_usage: bool = True) -> dict[str, Dialect]:
     """The dialects of the built-in providers; the paths are those that their SDKs add to their base URLs."""
     return {
-        "cerebras": OpenAIDialect("cerebras", "", "csk-", "/v1"),
+        "cerebras": OpenAIDialect("cerebras", "", "csk-", "/v1", unasked_usage),
         "groq": OpenAIDialect("groq", "", "gsk_", "/openai/v1"),
         "gemini": GeminiDialect("gemini"),
-        "openrouter": OpenAIDialect("openrouter", "/api/v1", "sk-or-v1-"),
+        "openrouter": OpenAIDialect("openrouter", "/api/v1", "sk-or-v1-", unasked_usage=unasked_usage),
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from typing import Any
 
+from hfs_providers.testing.answers import Request
 from hfs_providers.testing.scripts import (
     BadRequest,
     ContextTooLong,
@@ -27,30 +29,34 @@ Answer = tuple[int, dict[str, Any], dict[str, str]]
 _HTTP_NAMES = {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable", 529: "Overloaded"}
 
 
-def refuse(provider: str, step: Step, model: str, key: str) -> Reply | None:
+def refuse(step: Step, request: Request) -> Reply | None:
     """The provider's answer for an error step, or None where the step is no error.
 
     Args:
-        provider: a built-in provider's name; any other speaks like OpenAI.
         step: what to do.
-        model: the model asked for.
-        key: the caller's key, for steps that echo it.
+        request: whom it is for; a provider that is not built in speaks like OpenAI.
     """
-    words = _WORDINGS.get(provider, _openai)
-    answer = words(step, model)
+    words = _WORDINGS.get(request.provider, _openai)
+    answer = words(step, request)
     if answer is None:
         return None
     status, body, headers = answer
-    text = json.dumps(body)
     if getattr(step, "echo_key", False):
-        masked = f"{key[:8]}****{key[-4:]}"
-        text = text.replace("<key>", f"{key} ({masked})")
-    return Reply(status, text.replace("<key>", "").encode(), {"content-type": "application/json", **headers})
+        said = body.get("error", body)
+        said["message"] += f" (API key {request.key}, {request.key[:8]}****{request.key[-4:]})"
+    return Reply(status, json.dumps(body).encode(), {"content-type": "application/json", **headers})
 
 
-def _go_duration(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)}m{rest:g}s" if minutes else f"{rest:g}s"
+def go_duration(seconds: float) -> str:
+    """As Go prints it: `120ms`, `7.66s`, `1m0s`, `1h1m1s`."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    minutes, rest = divmod(round(seconds, 6), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{round(rest, 6):g}s"
+    if hours or minutes:
+        text = f"{minutes}m{text}"
+    return f"{hours}h{text}" if hours else text
 
 
 def _waits(step: RateLimited, reset: Mapping[str, str]) -> dict[str, str]:
@@ -59,19 +65,20 @@ def _waits(step: RateLimited, reset: Mapping[str, str]) -> dict[str, str]:
     if wait is None:
         return {}
     forms: dict[str, dict[str, str]] = {
-        "seconds": {"retry-after": str(max(1, round(wait)) if wait >= 1 else wait)},
-        "fraction": {"retry-after": f"{wait + 0.25:.2f}"},
-        "date": {"retry-after": formatdate(time.time() + wait + 1, usegmt=True)},
+        # Rounded up where a form has whole seconds: nobody is asked back too early.
+        "seconds": {"retry-after": str(math.ceil(wait))},
+        "fraction": {"retry-after": f"{wait:g}"},
+        "date": {"retry-after": formatdate(math.ceil(time.time() + wait), usegmt=True)},
         "ms": {"retry-after-ms": str(round(wait * 1000))},
         "reset": dict(reset),
         # Only Google has one; elsewhere the nearest is the plain header.
-        "retryinfo": {"retry-after": str(round(wait))},
+        "retryinfo": {"retry-after": str(math.ceil(wait))},
     }
     return forms.get(step.form, {})
 
 
 # Groq: https://console.groq.com/docs/errors and https://console.groq.com/docs/rate-limits
-def _groq(step: Step, model: str) -> Answer | None:
+def _groq(step: Step, request: Request) -> Answer | None:
     def error(status: int, message: str, kind: str, code: str | None = None, **headers: str) -> Answer:
         inner = {"message": message, "type": kind, **({"code": code} if code else {})}
         return status, {"error": inner}, headers
@@ -79,51 +86,62 @@ def _groq(step: Step, model: str) -> Answer | None:
     match step:
         case RateLimited(per=per, unit=unit, retry_after=wait):
             name = f"{unit} per {per} ({unit[0].upper()}P{per[0].upper()})"
-            again = f" Please try again in {_go_duration(wait)}." if wait is not None else ""
+            again = f" Please try again in {go_duration(wait)}." if wait is not None else ""
             kind = "requests" if unit == "requests" else "tokens"
             status, body, _ = error(
                 429,
-                f"Rate limit reached for model `{model}` in organization `org_01` service tier `on_demand` on {name}: "
-                f"Limit 30, Used 30, Requested 1.{again}",
+                f"Rate limit reached for model `{request.model}` in organization `org_01` service tier `on_demand` "
+                f"on {name}: Limit 30, Used 30, Requested 1.{again}",
                 kind,
                 "rate_limit_exceeded",
             )
             own = {
                 f"x-ratelimit-limit-{kind}": "30",
                 f"x-ratelimit-remaining-{kind}": "0",
-                f"x-ratelimit-reset-{kind}": _go_duration(wait or 0),
+                f"x-ratelimit-reset-{kind}": go_duration(wait or 0),
             }
             return status, body, _waits(step, own)
         case Unauthorized():
-            return error(401, "Invalid API Key <key>", "invalid_request_error", "invalid_api_key")
+            return error(401, "Invalid API Key", "invalid_request_error", "invalid_api_key")
         case PaymentRequired():
-            return error(402, "Payment required <key>", "invalid_request_error", "payment_required")
+            return error(402, "Payment required", "invalid_request_error", "payment_required")
+        case Forbidden(about="key"):
+            return error(403, "Your organization is restricted.", "permissions_error", "organization_restricted")
+        case Forbidden(about="model"):
+            message = f"The model `{request.model}` is blocked at the organization level."
+            return error(403, message, "permissions_error", "model_permission_blocked_org")
         case Forbidden():
-            return error(403, "Your organization is restricted. <key>", "permissions_error", "organization_restricted")
+            # A blocked network or region: neither type nor code.
+            return 403, {"error": {"message": "Access denied. Please check your network settings."}}, {}
+        case ModelGone(decommissioned=False):
+            message = f"The model `{request.model}` does not exist or you do not have access to it."
+            return error(404, message, "invalid_request_error", "model_not_found")
         case ModelGone():
             return error(
                 400,
-                f"The model `{model}` has been decommissioned and is no longer supported. Please refer to "
+                f"The model `{request.model}` has been decommissioned and is no longer supported. Please refer to "
                 "https://console.groq.com/docs/deprecations for a recommendation on which model to use instead.",
                 "invalid_request_error",
                 "model_decommissioned",
             )
         case ContextTooLong():
-            return error(
-                400,
-                "Please reduce the length of the messages or completion.",
-                "invalid_request_error",
-                "context_length_exceeded",
-            )
+            # Seen with `param`, the only one of Groq's that has it: github.com/OpenHands/OpenHands/issues/1902
+            inner = {
+                "message": "Please reduce the length of the messages or completion.",
+                "type": "invalid_request_error",
+                "param": "messages",
+                "code": "context_length_exceeded",
+            }
+            return 400, {"error": inner}, {}
         case BadRequest():
-            return error(400, "'messages.0' : property 'role' is missing <key>", "invalid_request_error")
+            return error(400, "'messages.0' : property 'role' is missing", "invalid_request_error")
         case ServerError(status=status):
             return error(status, _HTTP_NAMES.get(status, "Error"), "internal_server_error")
     return None
 
 
 # Cerebras: https://inference-docs.cerebras.ai/support/error and the SDK's issues; the body is flat.
-def _cerebras(step: Step, model: str) -> Answer | None:
+def _cerebras(step: Step, request: Request) -> Answer | None:
     def error(status: int, message: str, kind: str, code: str, param: str = "") -> Answer:
         return status, {"message": message, "type": kind, "param": param, "code": code}, {}
 
@@ -131,7 +149,9 @@ def _cerebras(step: Step, model: str) -> Answer | None:
         case RateLimited(per=per, unit=unit, retry_after=wait):
             status, body, _ = error(
                 429,
-                f"{unit.capitalize()} per {per} limit exceeded - too many {unit} sent.",
+                # Requests are "sent", tokens "processed": github.com/continuedev/continue/issues/9800
+                f"{unit.capitalize()} per {per} limit exceeded - too many {unit} "
+                f"{'sent' if unit == 'requests' else 'processed'}.",
                 f"too_many_{unit}_error",
                 f"{unit[:-1]}_quota_exceeded",
                 "quota",
@@ -143,15 +163,15 @@ def _cerebras(step: Step, model: str) -> Answer | None:
             }
             return status, body, _waits(step, own)
         case Unauthorized():
-            return error(401, "Wrong API Key <key>", "invalid_request_error", "wrong_api_key", "api_key")
+            return error(401, "Wrong API Key", "invalid_request_error", "wrong_api_key", "api_key")
         case PaymentRequired():
-            return error(402, "Payment required <key>", "payment_required_error", "payment_required")
+            return error(402, "Payment required", "payment_required_error", "payment_required")
         case Forbidden():
-            return error(403, "Access denied <key>", "permission_denied_error", "blocked_api_access")
+            return error(403, "Access denied", "permission_denied_error", "blocked_api_access")
         case ModelGone():
             return error(
                 404,
-                f"Model {model} does not exist or you do not have access to it.",
+                f"Model {request.model} does not exist or you do not have access to it.",
                 "not_found_error",
                 "model_not_found",
                 "model",
@@ -165,14 +185,14 @@ def _cerebras(step: Step, model: str) -> Answer | None:
                 "messages",
             )
         case BadRequest():
-            return error(422, "body.messages.0.role: Field required <key>", "invalid_request_error", "wrong_api_format")
+            return error(422, "body.messages.0.role: Field required", "invalid_request_error", "wrong_api_format")
         case ServerError(status=status):
             return error(status, _HTTP_NAMES.get(status, "Error"), "internal_error", "internal_error")
     return None
 
 
 # Gemini: google.rpc.Status; https://ai.google.dev/gemini-api/docs/troubleshooting, google/api/error_reason.proto
-def _gemini(step: Step, model: str) -> Answer | None:
+def _gemini(step: Step, request: Request) -> Answer | None:
     def error(status: int, message: str, name: str, *details: dict[str, Any]) -> Answer:
         body: dict[str, Any] = {"code": status, "message": message, "status": name}
         return status, {"error": {**body, **({"details": list(details)} if details else {})}}, {}
@@ -188,19 +208,33 @@ def _gemini(step: Step, model: str) -> Answer | None:
     match step:
         case RateLimited(per=per, unit=unit, scope=scope, retry_after=wait):
             per_model = "PerModel" if scope == "model" else ""
-            quota = "Requests" if unit == "requests" else "InputTokens"
+            # Both ids, and their order of words: github.com/google-gemini/gemini-cli/issues/8437
+            metric, quota, value = (
+                ("requests", f"GenerateRequestsPer{per.capitalize()}PerProject{per_model}-FreeTier", "20")
+                if unit == "requests"
+                else (
+                    "input_token_count",
+                    f"GenerateContentInputTokens{per_model}Per{per.capitalize()}-FreeTier",
+                    "250000",
+                )
+            )
+            dimensions = {"location": "global", **({"model": request.model} if per_model else {})}
             failure = {
                 "@type": "type.googleapis.com/google.rpc.QuotaFailure",
                 "violations": [
                     {
-                        "quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_requests",
-                        "quotaId": f"Generate{quota}Per{per.capitalize()}PerProject{per_model}-FreeTier",
-                        "quotaDimensions": {"location": "global", "model": model},
-                        "quotaValue": "20",
+                        "quotaMetric": f"generativelanguage.googleapis.com/generate_content_free_tier_{metric}",
+                        "quotaId": quota,
+                        "quotaDimensions": dimensions,
+                        "quotaValue": value,
                     }
                 ],
             }
-            details = [failure]
+            link = {
+                "description": "Learn more about Gemini API quotas",
+                "url": "https://ai.google.dev/gemini-api/docs/rate-limits",
+            }
+            details = [failure, {"@type": "type.googleapis.com/google.rpc.Help", "links": [link]}]
             headers = {}
             if wait is not None and step.form in ("seconds", "reset", "retryinfo"):
                 # What Google really sends; the other forms are for those who proxy it.
@@ -216,18 +250,31 @@ def _gemini(step: Step, model: str) -> Answer | None:
             )
             return status, body, headers
         case Unauthorized():
-            message = "API key not valid. Please pass a valid API key. <key>"
-            return error(400, message, "INVALID_ARGUMENT", reason("API_KEY_INVALID"))
+            # With both details: github.com/continuedev/continue/issues/10077
+            message = "API key not valid. Please pass a valid API key."
+            localized = {
+                "@type": "type.googleapis.com/google.rpc.LocalizedMessage",
+                "locale": "en-US",
+                "message": message,
+            }
+            return error(400, message, "INVALID_ARGUMENT", reason("API_KEY_INVALID"), localized)
         case PaymentRequired():
-            message = "This API method requires billing to be enabled. <key>"
+            message = "This API method requires billing to be enabled."
             return error(403, message, "PERMISSION_DENIED", reason("BILLING_DISABLED"))
+        case Forbidden(about="region"):
+            return error(400, "User location is not supported for the API use.", "FAILED_PRECONDITION")
+        case Forbidden(about="key", echo_key=True):
+            # Google itself quotes the key of a suspended project: github.com/google/generative-ai-docs/issues/356
+            message = f"Permission denied: Consumer 'api_key:{request.key}' has been suspended."
+            return error(403, message, "PERMISSION_DENIED", reason("CONSUMER_SUSPENDED"))
         case Forbidden():
-            message = "Requests to this API method are blocked. <key>"
+            message = "Requests to this API method are blocked."
             return error(403, message, "PERMISSION_DENIED", reason("API_KEY_SERVICE_BLOCKED"))
         case ModelGone():
             return error(
                 404,
-                f"models/{model} is not found for API version v1beta, or is not supported for generateContent.",
+                f"models/{request.model} is not found for API version v1beta, or is not supported for generateContent. "
+                "Call ListModels to see the list of available models and their supported methods.",
                 "NOT_FOUND",
             )
         case ContextTooLong():
@@ -237,15 +284,16 @@ def _gemini(step: Step, model: str) -> Answer | None:
                 "INVALID_ARGUMENT",
             )
         case BadRequest():
-            return error(400, "Invalid JSON payload received. <key>", "INVALID_ARGUMENT")
+            return error(400, "Invalid JSON payload received.", "INVALID_ARGUMENT")
         case ServerError(status=status):
-            name = "INTERNAL" if status == 500 else "UNAVAILABLE"
-            return error(status, "The model is overloaded. Please try again later.", name)
+            if status in (500, 502):
+                return error(status, "An internal error has occurred. Please retry.", "INTERNAL")
+            return error(status, "The model is overloaded. Please try again later.", "UNAVAILABLE")
     return None
 
 
 # OpenRouter: https://openrouter.ai/docs/api-reference/errors
-def _openrouter(step: Step, model: str) -> Answer | None:
+def _openrouter(step: Step, request: Request) -> Answer | None:
     def error(status: int, message: str, metadata: dict[str, Any] | None = None) -> Answer:
         inner = {"message": message, "code": status, **({"metadata": metadata} if metadata else {})}
         return status, {"error": inner, "user_id": "user_01"}, {}
@@ -258,20 +306,49 @@ def _openrouter(step: Step, model: str) -> Answer | None:
                 "X-RateLimit-Reset": str(round((time.time() + (wait or 0)) * 1000)),
             }
             if scope == "model":
-                name = {"provider_name": "Venice", "raw": f"{model} is temporarily rate-limited upstream."}
-                status, body, _ = error(429, "Provider returned error", name)
-            else:
-                word = "free-models-per-day" if per == "day" else "free-models-per-min"
-                status, body, _ = error(429, f"Rate limit exceeded: {word}.", {"headers": own})
+                # github.com/HacxGPT-Official/HacxGPT-CLI/issues/31
+                raw = (
+                    f"{request.model} is temporarily rate-limited upstream. Please retry shortly, or add your own key "
+                    "to accumulate your rate limits: https://openrouter.ai/settings/integrations"
+                )
+                status, body, _ = error(429, "Provider returned error", {"raw": raw, "provider_name": "Venice"})
+                return status, body, _waits(step, own)
+            # github.com/Gitlawb/openclaude/issues/936; limit_source: github.com/Avarok-Cybersecurity/atlas/pull/543
+            metadata: dict[str, Any] = {"provider_name": None}
+            message = f"Rate limit exceeded: free-models-per-{per[:3]}."
+            if per == "day":
+                message += " Add 10 credits to unlock 1000 free model requests per day"
+                metadata["limit_source"] = "openrouter_free_tier_daily"
+            if step.form == "reset" and wait is not None:
+                # The body repeats the headers; in any other form it must not tell the wait a second time.
+                metadata["headers"] = own
+            status, body, _ = error(429, message, metadata)
             return status, body, _waits(step, own)
         case Unauthorized():
-            return error(401, "User not found. <key>")
+            # Neither has a user_id, because there is no user.
+            message = "User not found." if request.key else "No auth credentials found"
+            return 401, {"error": {"message": message, "code": 401}}, {}
+        case PaymentRequired(fewer_tokens=True):
+            # github.com/Gitlawb/openclaude/issues/1125
+            wanted = int(request.body.get("max_tokens") or 65_536)
+            message = (
+                f"This request requires more credits, or fewer max_tokens. You requested up to {wanted} tokens, but "
+                f"can only afford {wanted // 2}. To increase, visit https://openrouter.ai/settings/credits and upgrade "
+                "to a paid account"
+            )
+            return error(402, message, {"provider_name": None})
         case PaymentRequired():
-            return error(402, "Insufficient credits. Add more using https://openrouter.ai/settings/credits <key>")
+            # github.com/open-assistant-org/open-assistant/issues/80
+            message = "Insufficient credits. Add more using https://openrouter.ai/settings/credits"
+            return error(402, message, {"limit_source": "openrouter_credits"})
+        case Forbidden(about="moderation"):
+            # https://openrouter.ai/docs/api-reference/errors: ModerationErrorMetadata
+            flagged = {"reasons": ["violence"], "flagged_input": request.prompt[:100], "provider_name": "Venice"}
+            return error(403, f"{request.model} requires moderation on Venice. Your input was flagged.", flagged)
         case Forbidden():
-            return error(403, "Key limit exceeded. Manage it using https://openrouter.ai/settings/keys <key>")
+            return error(403, "Key limit exceeded. Manage it using https://openrouter.ai/settings/keys")
         case ModelGone():
-            return error(404, f"No endpoints found for {model}.")
+            return error(404, f"No endpoints found for {request.model}.")
         case ContextTooLong():
             return error(
                 400,
@@ -279,21 +356,21 @@ def _openrouter(step: Step, model: str) -> Answer | None:
                 {"error_type": "context_length_exceeded", "provider_name": None},
             )
         case BadRequest():
-            return error(400, "Input required: specify 'prompt' or 'messages' <key>")
+            return error(400, "Input required: specify 'prompt' or 'messages'")
         case ServerError(status=status):
             return error(status, _HTTP_NAMES.get(status, "Error"))
     return None
 
 
 # Anything else that speaks like OpenAI: https://platform.openai.com/docs/guides/error-codes
-def _openai(step: Step, model: str) -> Answer | None:
+def _openai(step: Step, request: Request) -> Answer | None:
     if isinstance(step, ModelGone):
-        inner = {"message": f"The model `{model}` does not exist", "type": "invalid_request_error"}
+        inner = {"message": f"The model `{request.model}` does not exist", "type": "invalid_request_error"}
         return 404, {"error": {**inner, "param": None, "code": "model_not_found"}}, {}
-    return _groq(step, model)
+    return _groq(step, request)
 
 
-_WORDINGS: Mapping[str, Callable[[Step, str], Answer | None]] = {
+_WORDINGS: Mapping[str, Callable[[Step, Request], Answer | None]] = {
     "groq": _groq,
     "cerebras": _cerebras,
     "gemini": _gemini,

@@ -66,23 +66,41 @@ class Unauthorized(Step):
 
 @dataclass(frozen=True)
 class PaymentRequired(Step):
-    """402: no credits left. Gemini has no 402 and answers 403 with BILLING_DISABLED."""
+    """402: no credits left. Gemini has no 402 and answers 403 with BILLING_DISABLED.
+
+    Args:
+        echo_key: put the caller's key into the message.
+        fewer_tokens: OpenRouter's other 402: there are credits, too few for the request's `max_tokens`.
+    """
 
     echo_key: bool = False
+    fewer_tokens: bool = False
 
 
 @dataclass(frozen=True)
 class Forbidden(Step):
-    """403: the key may not do this."""
+    """403: the key may not do this. Gemini answers 400 with FAILED_PRECONDITION about a region.
+
+    Args:
+        echo_key: put the caller's key into the message.
+        about: what is barred. Where a provider words only some of these, the others look like `key`.
+    """
 
     echo_key: bool = False
+    about: Literal["key", "model", "region", "moderation"] = "key"
 
 
 @dataclass(frozen=True)
 class ModelGone(Step):
-    """The model is retired: 404, and Groq's 400 with model_decommissioned."""
+    """The model is retired: 404, and Groq's 400 with model_decommissioned.
+
+    Args:
+        echo_key: put the caller's key into the message.
+        decommissioned: False for Groq's 404 with model_not_found, of a model that never was.
+    """
 
     echo_key: bool = False
+    decommissioned: bool = True
 
 
 @dataclass(frozen=True)

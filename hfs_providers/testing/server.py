@@ -25,7 +25,7 @@ from typing import Any
 
 from hfs_providers.testing.answers import Request, think
 from hfs_providers.testing.dialects import Dialect, built_in
-from hfs_providers.testing.scripts import ModelGone, Ok, Reply, Reset, Stall, Step, Unauthorized
+from hfs_providers.testing.scripts import BadRequest, ModelGone, Ok, Reply, Reset, Stall, Step, Unauthorized
 
 _MODELS: Mapping[str, Sequence[str]] = {
     "cerebras": ("llama-3.3-70b", "gpt-oss-120b", "llama3.1-8b"),
@@ -94,6 +94,9 @@ class LoopbackServer:
         dialects: providers besides the built-in four, by name.
         answer: what thinks of an answer where no script says one.
         log_size: requests that `seen` keeps.
+        limits: `requests` a day and `tokens` a minute that the rate-limit headers of Groq's and Cerebras' good answers
+            show; no such headers where not given.
+        unasked_usage: whether Cerebras' and OpenRouter's streams tell their usage where the request did not ask.
         port: 0 for any that is free.
 
     The methods may be called from any thread while it serves. No key appears in its representation.
@@ -105,8 +108,11 @@ class LoopbackServer:
         answer: Callable[[Request], Ok] | None = None,
         log_size: int = 100_000,
         port: int = 0,
+        unasked_usage: bool = True,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
-        self._dialects = {**built_in(), **(dialects or {})}
+        self._limits = limits
+        self._dialects = {**built_in(unasked_usage), **(dialects or {})}
         self._answer = answer or think
         self._lock = threading.Lock()
         self._scripts: dict[tuple[str, str, str | None], tuple[deque[Step], Step | None]] = {}
@@ -134,8 +140,12 @@ class LoopbackServer:
     def start(self) -> LoopbackServer:
         """Listen and serve. Does nothing where it runs already."""
         if self._thread is None:
+            # Bound here, so that a port in use is raised to the caller and not in a thread.
+            listening = socket.create_server(("127.0.0.1", self._port), backlog=1024)
             ready = threading.Event()
-            self._thread = threading.Thread(target=self._serve, args=(ready,), name="loopback-server", daemon=True)
+            self._thread = threading.Thread(
+                target=self._serve, args=(listening, ready), name="loopback-server", daemon=True
+            )
             self._thread.start()
             if not ready.wait(_STOP_WITHIN):
                 raise TimeoutError("the loopback server did not start")
@@ -158,13 +168,11 @@ class LoopbackServer:
     ) -> None:
         self.stop()
 
-    def _serve(self, ready: threading.Event) -> None:
+    def _serve(self, bound: socket.socket, ready: threading.Event) -> None:
         loop = asyncio.new_event_loop()
         self._loop = loop
-        listening = loop.run_until_complete(
-            loop.create_server(lambda: _Connection(self), "127.0.0.1", self._port, backlog=1024)
-        )
-        self._port = listening.sockets[0].getsockname()[1]
+        listening = loop.run_until_complete(loop.create_server(lambda: _Connection(self), sock=bound, backlog=1024))
+        self._port = bound.getsockname()[1]
         ready.set()
         try:
             loop.run_forever()
@@ -263,9 +271,11 @@ class LoopbackServer:
         with self._lock:
             return list(self._seen)
 
-    def hits(self, provider: str) -> dict[str, int]:
-        """Requests by key, whatever the answer; listing the models does not count."""
+    def hits(self, provider: str | None = None) -> dict[str, int]:
+        """Requests by key, of one provider or of all, whatever the answer; listing the models does not count."""
         with self._lock:
+            if provider is None:
+                return dict(sum(self._hits.values(), Counter[str]()))
             return dict(self._hits.get(provider, {}))
 
     def answered(self, provider: str) -> dict[tuple[str, str], int]:
@@ -308,6 +318,13 @@ class LoopbackServer:
             if (request.provider, request.model) in self._retired:
                 return ModelGone()
         return Ok()
+
+    def with_allowance(self, dialect: Dialect, request: Request, reply: Reply) -> Reply:
+        """`reply` with the rate-limit headers of a good answer, where the server was told limits."""
+        if self._limits is None:
+            return reply
+        told = dialect.allowance(self._limits, self.hits(request.provider).get(request.key, 0), reply.tokens)
+        return replace(reply, headers={**reply.headers, **told})
 
     def thought(self, request: Request, step: Ok) -> Ok:
         """`step` with something to say."""
@@ -379,7 +396,13 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _next(self) -> None:
-        found = _parse(self._buffer)
+        try:
+            found = _parse(self._buffer)
+        except ValueError:
+            self._write(_failed(400, "this is no HTTP/1.1"))
+            if self._transport is not None:
+                self._transport.close()
+            return
         if found is not None:
             self._task = asyncio.get_running_loop().create_task(self._handle(*found))
 
@@ -389,6 +412,9 @@ class _Connection(asyncio.Protocol):
         server.max_in_flight = max(server.max_in_flight, server.in_flight)
         try:
             await self._respond(method, target.partition("?")[0], headers, body)
+        except Exception as error:
+            # A dialect or an `answer` of the test's own may fail: its caller is told, and not left to a timeout.
+            self._write(_failed(500, f"the loopback server failed: {error!r}"))
         finally:
             server.in_flight -= 1
             self._task = None
@@ -397,15 +423,21 @@ class _Connection(asyncio.Protocol):
 
     async def _respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
         found = self._server.dialect_of(path)
+        if found is not None and method == "GET" and path.endswith("/v1/tcp_warming"):
+            # The Cerebras SDK's, at each client's construction: a connection, no request.
+            self._write(Reply(200, b"{}", {"content-type": "application/json"}))
+            return
         try:
             decoded = json.loads(body) if body else {}
         except ValueError:
-            decoded = {}
-        request = found[0].read(method, found[1], headers, decoded) if found is not None else None
+            decoded = None
+        readable = isinstance(decoded, dict)
+        given: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
+        request = found[0].read(method, found[1], headers, given) if found is not None else None
         if found is None or request is None:
-            self._write(Reply(404, b'{"error": {"message": "no such path"}}', {"content-type": "application/json"}))
+            self._write(_failed(404, "no such path"))
             return
-        step = self._server.next_step(request)
+        step = self._server.next_step(request) if readable else BadRequest()
         if isinstance(step, Ok) and method == "POST" and step.text is None and step.tool_calls is None:
             step = self._server.thought(request, step)
         if method == "POST":
@@ -420,6 +452,8 @@ class _Connection(asyncio.Protocol):
             reply = Reply(200, listing, {"content-type": "application/json"})
         else:
             reply = found[0].reply(request, step)
+            if isinstance(step, Ok):
+                reply = self._server.with_allowance(found[0], request, reply)
         finished = False
         try:
             if reply.delay:
@@ -473,6 +507,10 @@ class _Connection(asyncio.Protocol):
             # Zero seconds to linger: close sends RST instead of FIN.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+
+
+def _failed(status: int, message: str) -> Reply:
+    return Reply(status, json.dumps({"error": {"message": message}}).encode(), {"content-type": "application/json"})
 
 
 def _parse(buffer: bytearray) -> tuple[str, str, dict[str, str], bytes] | None:
