@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import socket
-import struct
 import threading
 import time
 from collections import Counter, deque
@@ -21,11 +19,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
 
 from hfs_providers.testing.answers import Request, think
+from hfs_providers.testing.connection import Connection
 from hfs_providers.testing.dialects import Dialect, built_in
-from hfs_providers.testing.scripts import BadRequest, ModelGone, Ok, Reply, Reset, Stall, Step, Unauthorized
+from hfs_providers.testing.scripts import ModelGone, Ok, Reply, Reset, Stall, Step, Unauthorized
 
 _MODELS: Mapping[str, Sequence[str]] = {
     "cerebras": ("llama-3.3-70b", "gpt-oss-120b", "llama3.1-8b"),
@@ -33,7 +31,6 @@ _MODELS: Mapping[str, Sequence[str]] = {
     "gemini": ("gemini-2.5-flash", "gemini-3.5-flash-lite"),
     "openrouter": ("meta-llama/llama-3.3-70b-instruct:free", "openrouter/free"),
 }
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 _STOP_WITHIN = 5.0
 
 
@@ -130,7 +127,7 @@ class LoopbackServer:
         self._port = port
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._open: set[_Connection] = set()
+        self.open_connections: set[Connection] = set()
 
     def __repr__(self) -> str:
         return f"LoopbackServer(port={self._port}, running={self._thread is not None})"
@@ -171,14 +168,14 @@ class LoopbackServer:
     def _serve(self, bound: socket.socket, ready: threading.Event) -> None:
         loop = asyncio.new_event_loop()
         self._loop = loop
-        listening = loop.run_until_complete(loop.create_server(lambda: _Connection(self), sock=bound, backlog=1024))
+        listening = loop.run_until_complete(loop.create_server(lambda: Connection(self), sock=bound, backlog=1024))
         self._port = bound.getsockname()[1]
         ready.set()
         try:
             loop.run_forever()
         finally:
             listening.close()
-            for connection in list(self._open):
+            for connection in list(self.open_connections):
                 connection.abort()
             for task in asyncio.all_tasks(loop):
                 task.cancel()
@@ -359,201 +356,3 @@ class LoopbackServer:
         if gate is not None:
             gate.arrived()
             await gate.opened.wait()
-
-
-class _Connection(asyncio.Protocol):
-    """HTTP/1.1 with keep-alive, as much of it as HTTP clients send: one request after the other, bodies by length or
-    chunked."""
-
-    def __init__(self, server: LoopbackServer) -> None:
-        self._server = server
-        self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._number = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._server.connections += 1
-        self._number = self._server.connections
-        self._server._open.add(self)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._server._open.discard(self)
-        if self._task is not None:
-            self._task.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        if self._task is None:
-            self._next()
-
-    def abort(self) -> None:
-        """Cut the connection without a farewell."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _next(self) -> None:
-        try:
-            found = _parse(self._buffer)
-        except ValueError:
-            self._write(_failed(400, "this is no HTTP/1.1"))
-            if self._transport is not None:
-                self._transport.close()
-            return
-        if found is not None:
-            self._task = asyncio.get_running_loop().create_task(self._handle(*found))
-
-    async def _handle(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
-        server = self._server
-        server.in_flight += 1
-        server.max_in_flight = max(server.max_in_flight, server.in_flight)
-        try:
-            await self._respond(method, target.partition("?")[0], headers, body)
-        except Exception as error:
-            # A dialect or an `answer` of the test's own may fail: its caller is told, and not left to a timeout.
-            self._write(_failed(500, f"the loopback server failed: {error!r}"))
-        finally:
-            server.in_flight -= 1
-            self._task = None
-        if self._transport is not None and not self._transport.is_closing():
-            self._next()
-
-    async def _respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        found = self._server.dialect_of(path)
-        if found is not None and method == "GET" and path.endswith("/v1/tcp_warming"):
-            # The Cerebras SDK's, at each client's construction: a connection, no request.
-            self._write(Reply(200, b"{}", {"content-type": "application/json"}))
-            return
-        try:
-            decoded = json.loads(body) if body else {}
-        except ValueError:
-            decoded = None
-        readable = isinstance(decoded, dict)
-        given: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
-        request = found[0].read(method, found[1], headers, given) if found is not None else None
-        if found is None or request is None:
-            self._write(_failed(404, "no such path"))
-            return
-        step = self._server.next_step(request) if readable else BadRequest()
-        if isinstance(step, Ok) and method == "POST" and step.text is None and step.tool_calls is None:
-            step = self._server.thought(request, step)
-        if method == "POST":
-            await self._server.wait_at_gate()
-        if isinstance(step, (Reset, Stall)):
-            self._server.note(request, step, Reply(), self._number, False)
-            await asyncio.sleep(getattr(step, "seconds", 0))
-            self._reset()
-            return
-        if method == "GET" and isinstance(step, Ok):
-            listing = json.dumps(found[0].models(self._server.models(request.provider))).encode()
-            reply = Reply(200, listing, {"content-type": "application/json"})
-        else:
-            reply = found[0].reply(request, step)
-            if isinstance(step, Ok):
-                reply = self._server.with_allowance(found[0], request, reply)
-        finished = False
-        try:
-            if reply.delay:
-                await asyncio.sleep(reply.delay)
-            if reply.body is not None:
-                # Written down first: whoever has the answer may look at once.
-                finished = True
-                self._server.note(request, step, reply, self._number, True)
-                self._write(reply)
-            else:
-                finished = await self._stream(request, step, reply)
-        finally:
-            if reply.body is None and not finished:
-                self._server.note(request, step, reply, self._number, False)
-
-    async def _stream(self, request: Request, step: Step, reply: Reply) -> bool:
-        """Write a stream; whether the whole of it was written (and written down)."""
-        self._send(_head(reply.status, reply.headers, None))
-        noted = False
-        for number, chunk in enumerate(reply.chunks):
-            if number and reply.chunk_delay:
-                await asyncio.sleep(reply.chunk_delay)
-            if number == len(reply.chunks) - 1 and reply.ending == "whole":
-                self._server.note(request, step, reply, self._number, True)
-                noted = True
-            self._send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-        if reply.ending in ("whole", "eof"):
-            self._send(b"0\r\n\r\n")
-        elif reply.ending == "stall":
-            await asyncio.sleep(reply.stall)
-            self.abort()
-        else:
-            # What was written must be read before the reset arrives, or the client would lose it.
-            await asyncio.sleep(0.05)
-            self._reset()
-        return noted
-
-    def _write(self, reply: Reply) -> None:
-        body = reply.body or b""
-        self._send(_head(reply.status, reply.headers, len(body)) + body)
-
-    def _send(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
-    def _reset(self) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None:
-            # Zero seconds to linger: close sends RST instead of FIN.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
-
-
-def _failed(status: int, message: str) -> Reply:
-    return Reply(status, json.dumps({"error": {"message": message}}).encode(), {"content-type": "application/json"})
-
-
-def _parse(buffer: bytearray) -> tuple[str, str, dict[str, str], bytes] | None:
-    """Take one whole request off the buffer, or leave it as it is and return None."""
-    end = buffer.find(b"\r\n\r\n")
-    if end < 0:
-        return None
-    lines = bytes(buffer[:end]).decode("latin-1").split("\r\n")
-    method, _, rest = lines[0].partition(" ")
-    target = rest.rpartition(" ")[0]
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    start = end + 4
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        found = _unchunk(buffer, start)
-        if found is None:
-            return None
-        body, used = found
-    else:
-        used = start + int(headers.get("content-length") or 0)
-        if len(buffer) < used:
-            return None
-        body = bytes(buffer[start:used])
-    del buffer[:used]
-    return method, target, headers, body
-
-
-def _unchunk(buffer: bytearray, at: int) -> tuple[bytes, int] | None:
-    body = bytearray()
-    while True:
-        line = buffer.find(b"\r\n", at)
-        if line < 0:
-            return None
-        size = int(bytes(buffer[at:line]).split(b";")[0], 16)
-        at = line + 2
-        if len(buffer) < at + size + 2:
-            return None
-        body += buffer[at : at + size]
-        at += size + 2
-        if size == 0:
-            return bytes(body), at
-
-
-def _head(status: int, headers: Mapping[str, Any], length: int | None) -> bytes:
-    framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    rows = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}\r\n{rows}{framing}\r\n\r\n".encode("latin-1")
