@@ -72,15 +72,16 @@ def _run(manager: ProviderManager, provider: str, model_id: str | None, prompt: 
 
 
 def _model(manager: ProviderManager, provider: str, model_id: str | None) -> Any:
-    from hfs_providers import MissingSdkError
+    from hfs_providers import HfsProvidersError
 
     try:
         return manager.get_model(provider, model_id)
-    except MissingSdkError:
+    except HfsProvidersError:
         raise
-    except ImportError as error:
+    except Exception as error:
+        # The first model imports the SDK, and a broken one may raise anything.
         output.fail(
-            f"the SDK of {provider} is installed but cannot be imported: {type(error).__name__}: {error}",
+            f"the SDK of {provider} is installed but cannot be used: {type(error).__name__}: {error}",
             "Run: hfs-providers doctor",
         )
 

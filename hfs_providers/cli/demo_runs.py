@@ -115,6 +115,8 @@ class Runs:
             agent = f"{provider}, async"
             _running.set(agent)
             run = await self._agent(models[provider]).arun("Say hello.")
+            if _cancelled(run):
+                raise asyncio.CancelledError
             self._count(agent, _error_of(run))
             self._progress.advance()
 
@@ -169,12 +171,18 @@ class Runs:
             self._progress.say(f"  {agent} failed: {error}")
 
 
+def _cancelled(run: Any) -> bool:
+    """Whether the user pressed Ctrl-C, which Agno turns into a run of that status."""
+    from agno.run.base import RunStatus
+
+    return bool(run.status == RunStatus.cancelled)
+
+
 def _error_of(run: Any) -> str | None:
     """Agno gives a run with error status, whose content is the message, rather than raising."""
     from agno.run.base import RunStatus
 
-    if run.status == RunStatus.cancelled:
-        # Agno turns Ctrl-C into this.
+    if _cancelled(run):
         raise KeyboardInterrupt
     if run.status != RunStatus.completed:
         return str(run.content or run.status.value)

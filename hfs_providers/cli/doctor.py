@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import typer
 
 from hfs_providers.cli import imports, output
-from hfs_providers.cli.status import default_source, first_step, plugin_problems, variable_part
+from hfs_providers.cli.models import default_source
+from hfs_providers.cli.status import first_step, plugin_problems, variable_part
 
 if TYPE_CHECKING:
     from hfs_providers import Survey

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -190,8 +190,9 @@ class Call:
             raise UnusableAnswerError("empty", "the stream ended with nothing in it")
         raise UnusableAnswerError("interrupted", "the stream ended without its end mark")
 
-    def answered(self, lease: Lease, usage: Counted | None) -> None:
-        """The attempt was answered: end its lease and write it down."""
+    def answered(self, lease: Lease, usage: Counted | None, responses: Sequence[Any] = ()) -> None:
+        """The attempt was answered: end its lease, write it down, and learn from the headers of its `responses`."""
+        self.wrapper.learn(self.model_id, lease.key_id, responses)
         tokens = usage.total_tokens if usage is not None else 0
         lease.commit(tokens or lease.reserved)
         self._record(lease, "ok", usage)

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 _MOST_CLIENTS = 4096
 """SDK clients kept for a provider and loop; beyond it the oldest is dropped (a new one costs well below 1 ms)."""
 
-open_responses: ContextVar[list[Any] | None] = ContextVar("hfs_open_responses", default=None)
-"""While set, the shared HTTP clients note each response they open, so that a dropped stream can be closed."""
+_opened: ContextVar[list[Any] | None] = ContextVar("hfs_opened_responses", default=None)
 
 
 _living: weakref.WeakSet[Clients] = weakref.WeakSet()
@@ -42,6 +41,24 @@ def _forget_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
+
+
+class noting:
+    """Inside the block, the shared HTTP clients add each response that they open to `opened`.
+
+    A class rather than a generator function: it is entered for each step of each stream.
+    """
+
+    __slots__ = ("_opened", "_token")
+
+    def __init__(self, opened: list[Any]) -> None:
+        self._opened = opened
+
+    def __enter__(self) -> None:
+        self._token = _opened.set(self._opened)
+
+    def __exit__(self, *_: object) -> None:
+        _opened.reset(self._token)
 
 
 class Clients:
@@ -311,7 +328,7 @@ def _noting(base: type[Any]) -> type[Any]:
 
 
 def _note(response: Any) -> Any:
-    opened = open_responses.get()
+    opened = _opened.get()
     if opened is not None:
         opened.append(response)
     return response

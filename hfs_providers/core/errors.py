@@ -113,8 +113,8 @@ class PoolExhaustedError(ProviderError):
     Args:
         provider: its name.
         model_id: the model asked for.
-        total, limited, cooling, dead, tried: how many keys there are and why none will do (`tried`: already used by
-            this very call).
+        total, limited, cooling, dead, tried: how many keys there are and why none will do (`tried`: ready, but already
+            used by this very call).
         free_in: seconds until the next key can be free, or None where none can.
         waited: whether the caller was willing to wait.
         timeout: for how long, in seconds.

@@ -196,18 +196,30 @@ class ProviderManager:
             KeysExhaustedError: none has a key free in time; says why for each provider.
         """
         deadline = self.clock() + (timeout if wait else 0.0)
+        broken: dict[str, str] = {}
         while True:
             free = {
                 name: wrapper.pool.next_free(self.default_model(name), estimated_tokens)
                 for name, wrapper in self.wrappers.items()
+                if name not in broken
             }
             ready = next((name for name, seconds in free.items() if seconds == 0), None)
             if ready is not None:
-                model = self.get_model(ready, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs)
-                return ready, model
+                try:
+                    return ready, self.get_model(
+                        ready, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs
+                    )
+                except TypeError:
+                    # An argument that no provider's model takes is the caller's mistake.
+                    raise
+                except Exception as error:
+                    # An SDK that is there and does not import must not stand in the way of the next provider.
+                    broken[ready] = f"{ready}: {type(error).__name__}: {error}"
+                    _log.warning("%s gives no model: %s: %s", ready, type(error).__name__, error)
+                    continue
             earliest = min((seconds for seconds in free.values() if seconds is not None), default=None)
             if earliest is None or self.clock() + earliest > deadline:
-                raise self._nobody(estimated_tokens, earliest, wait, timeout)
+                raise self._nobody(broken, earliest, wait, timeout)
             time.sleep(earliest)
 
     def list_available_providers(self) -> list[str]:
@@ -298,7 +310,7 @@ class ProviderManager:
                 self.wrappers[name] = result
                 self.emit(Event("provider_built", name))
 
-    def _nobody(self, tokens: int, earliest: float | None, wait: bool, timeout: float) -> Exception:
+    def _nobody(self, broken: Mapping[str, str], earliest: float | None, wait: bool, timeout: float) -> Exception:
         from hfs_providers.core.model_errors import KeysExhaustedError
 
         pools = [
@@ -316,7 +328,7 @@ class ProviderManager:
             waited=wait,
             timeout=timeout,
         )
-        reasons = {pool.provider: pool.describe() for pool in pools}
+        reasons = {pool.provider: pool.describe() for pool in pools} | dict(broken)
         for name, found in self.survey.providers.items():
             if name not in self.wrappers:
                 missing = found.config.requirement if found.sdk is None else None

@@ -18,7 +18,7 @@ from agno.models.message import Message
 from agno.models.response import ModelResponse
 
 from hfs_providers.core.calls import Call, CallOptions, UnusableAnswerError
-from hfs_providers.core.clients import open_responses
+from hfs_providers.core.clients import noting
 from hfs_providers.core.quiet import Quiet
 
 if TYPE_CHECKING:
@@ -112,18 +112,19 @@ class _Rotating(Model):
         while True:
             lease = call.acquire()
             quiet = Quiet()
+            opened: list[Any] = []
             try:
                 bound = self._copy_for(call)
                 call.clients.bind(bound, lease.credential)
                 call.sending()
-                with quiet:
+                with quiet, noting(opened):
                     response = self._bound_class.invoke(
                         bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
                     )
             except BaseException as error:
                 call.pause(call.settle(lease, error, quiet))
                 continue
-            call.answered(lease, response.response_usage)
+            call.answered(lease, response.response_usage, opened)
             self._restore(call, messages, assistant_message, kwargs)
             return response
 
@@ -134,18 +135,19 @@ class _Rotating(Model):
         while True:
             lease = await call.aacquire()
             quiet = Quiet()
+            opened: list[Any] = []
             try:
                 bound = self._copy_for(call)
                 await call.clients.abind(bound, lease.credential)
                 call.sending()
-                with quiet:
+                with quiet, noting(opened):
                     response = await self._bound_class.ainvoke(
                         bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
                     )
             except BaseException as error:
                 await call.apause(call.settle(lease, error, quiet))
                 continue
-            call.answered(lease, response.response_usage)
+            call.answered(lease, response.response_usage, opened)
             self._restore(call, messages, assistant_message, kwargs)
             return response
 
@@ -166,12 +168,8 @@ class _Rotating(Model):
                 )
                 try:
                     while True:
-                        token = open_responses.set(opened)
-                        try:
-                            with quiet:
-                                delta = next(steps, None)
-                        finally:
-                            open_responses.reset(token)
+                        with quiet, noting(opened):
+                            delta = next(steps, None)
                         if delta is None:
                             break
                         call.received(delta, assistant_message)
@@ -185,7 +183,7 @@ class _Rotating(Model):
             except BaseException as error:
                 call.pause(call.settle(lease, error, quiet))
                 continue
-            call.answered(lease, call.usage)
+            call.answered(lease, call.usage, opened)
             self._restore(call, messages, assistant_message, kwargs)
             if call.usage is not None:
                 yield ModelResponse(response_usage=call.usage)
@@ -208,12 +206,8 @@ class _Rotating(Model):
                 )
                 try:
                     while True:
-                        token = open_responses.set(opened)
-                        try:
-                            with quiet:
-                                delta = await anext(steps, None)
-                        finally:
-                            open_responses.reset(token)
+                        with quiet, noting(opened):
+                            delta = await anext(steps, None)
                         if delta is None:
                             break
                         call.received(delta, assistant_message)
@@ -226,7 +220,7 @@ class _Rotating(Model):
             except BaseException as error:
                 await call.apause(call.settle(lease, error, quiet))
                 continue
-            call.answered(lease, call.usage)
+            call.answered(lease, call.usage, opened)
             self._restore(call, messages, assistant_message, kwargs)
             if call.usage is not None:
                 yield ModelResponse(response_usage=call.usage)

@@ -523,21 +523,23 @@ class KeyPool:
         timeout: float,
         now: float,
     ) -> PoolExhaustedError:
+        # A key that this call has tried counts by its state like any other; `tried` are those that would be ready.
+        keys = self._roster.keys
         if key_id is not None:
-            asked = [key for key in (self._roster.keys.get(key_id),) if key is not None and key_id not in exclude]
-            states = [self._roster.status(key, model_id, now, tokens).state for key in asked]
+            states = [self._roster.status(keys[key_id], model_id, now, tokens).state] if key_id in keys else []
             limited, cooling, dead = states.count("limited"), states.count("cooling"), states.count("dead")
         else:
-            limited, cooling, dead = self._roster.count(model_id, tokens, exclude, now)
+            limited, cooling, dead = self._roster.count(model_id, tokens, (), now)
+        tried = [keys[each] for each in exclude if each in keys]
         return PoolExhaustedError(
             self.provider,
             model_id,
-            total=len(self._roster.keys),
+            total=len(keys),
             limited=limited,
             cooling=cooling,
             dead=dead,
-            tried=sum(1 for each in self._roster.keys if each in exclude) if exclude else 0,
-            free_in=seconds_until(self._roster.free_at(model_id, tokens, exclude, key_id, now), now),
+            tried=sum(1 for key in tried if self._roster.status(key, model_id, now, tokens).state == "ready"),
+            free_in=seconds_until(self._roster.free_at(model_id, tokens, (), key_id, now), now),
             waited=timeout > 0,
             timeout=timeout,
         )

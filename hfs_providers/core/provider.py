@@ -37,6 +37,8 @@ class KeyedProvider:
         openai_path: what is added to the base URL for the provider's OpenAI-compatible endpoint, or None.
         models: model ids to use where the caller names none, in order of preference.
         limits: by model id or glob; the first that matches counts.
+        limit_headers: what the provider's rate-limit headers show, by lower-case name (`rpm` to `tpd`), where the name
+            does not say so itself.
         windows: context windows in tokens, by model id or glob.
         aggregator: it routes to other providers and retries transport errors itself.
         keyless: it takes endpoints rather than keys.
@@ -57,6 +59,7 @@ class KeyedProvider:
     openai_path: str | None = None
     models: Sequence[ModelDefault] = ()
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    limit_headers: Mapping[str, str] = field(default_factory=dict)
     windows: Mapping[str, int] = field(default_factory=dict)
     aggregator: bool = False
     keyless: bool = False
@@ -87,11 +90,7 @@ class KeyedProvider:
     @hookimpl
     def configure_env(self, env: Mapping[str, str]) -> ProviderConfig:
         settings = read_provider(self.name, env, aliases=self.env_aliases, keyless=self.keyless)
-        limits: Mapping[str, Limits] = self.limits
-        if settings.limits_off:
-            limits = {}
-        elif settings.limits is not None:
-            limits = {"*": settings.limits}
+        limits = self.limits if settings.limits is None else {"*": settings.limits}
         return ProviderConfig(
             name=self.name,
             credentials=settings.credentials,

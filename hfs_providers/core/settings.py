@@ -62,7 +62,8 @@ class Settings:
         values, problems = _read_env_file(Path(named or ".env"), process, required=named is not None)
         if values is None:
             return cls(MappingProxyType(process), problems)
-        return cls(MappingProxyType({**values, **process}), problems, Path(named or ".env").absolute())
+        merged = MappingProxyType({**values, **process})
+        return cls(merged, problems, Path(named or ".env").absolute())
 
     def __repr__(self) -> str:
         # The mapping holds keys.
@@ -127,7 +128,6 @@ class ProviderSettings:
     base_url: str | None
     model: str | None
     limits: Limits | None
-    limits_off: bool
     problems: Sequence[Problem]
     configured: bool
 
@@ -174,15 +174,13 @@ class _ProviderReader:
         used = self._select(found, declared, valid)
         if expected is not None and expected != len(used):
             self._problem(f"EXPECTED_{self.upper} is {expected}, but {_keys(len(used))} can be used")
-        limits, limits_off = self._limits()
         return ProviderSettings(
             credentials=tuple(used),
             declared=declared,
             expected=expected,
             base_url=self._base_url(),
             model=self.env.get(f"{self.upper}_MODEL", "").strip() or None,
-            limits=limits,
-            limits_off=limits_off,
+            limits=self._limits(),
             problems=tuple(self.problems),
             configured=bool(used),
         )
@@ -308,13 +306,14 @@ class _ProviderReader:
             return None
         return url.rstrip("/")
 
-    def _limits(self) -> tuple[Limits | None, bool]:
+    def _limits(self) -> Limits | None:
+        """What `X_LIMITS` says: limits, `none` (which is unlimited, whatever an answer shows), or nothing."""
         variable = f"{self.upper}_LIMITS"
         text = self.env.get(variable, "").strip().lower()
         if not text:
-            return None, False
+            return None
         if text == "none":
-            return None, True
+            return Limits()
         values: dict[str, int] = {}
         for position, part in enumerate(re.split(r"[,\s]+", text.strip(", ")), 1):
             name, _, value = part.partition("=")
@@ -327,7 +326,7 @@ class _ProviderReader:
                 )
                 continue
             values[name] = int(value)
-        return (Limits(**cast(Any, values)) if values else None), False
+        return Limits(**cast(Any, values)) if values else None
 
 
 def _keys(count: int) -> str:

@@ -49,8 +49,8 @@ _MAX_VALUE = 256
 _LIMIT_HEADERS = {
     "rpm": ("x-ratelimit-limit-requests-minute",),
     "rph": ("x-ratelimit-limit-requests-hour",),
-    "rpd": ("x-ratelimit-limit-requests-day", "x-ratelimit-limit-requests"),
-    "tpm": ("x-ratelimit-limit-tokens-minute", "x-ratelimit-limit-tokens"),
+    "rpd": ("x-ratelimit-limit-requests-day",),
+    "tpm": ("x-ratelimit-limit-tokens-minute",),
     "tph": ("x-ratelimit-limit-tokens-hour",),
     "tpd": ("x-ratelimit-limit-tokens-day",),
 }
@@ -249,22 +249,23 @@ def quota_evidence(
     return wait, "model" if all("PerModel" in quota or "PerBaseModel" in quota for quota in quotas) else "key"
 
 
-def limits_from_headers(headers: object) -> Limits | None:
+def limits_from_headers(headers: object, names: Mapping[str, str] | None = None) -> Limits | None:
     """The limits that an answer's headers show, or None where they show none.
 
-    Reads Groq's `x-ratelimit-limit-requests` (per day) and `-tokens` (per minute), and Cerebras' names, which hold the
-    period. OpenRouter's bare `X-RateLimit-Limit` names no period and is not read.
+    Reads names that hold the period, as Cerebras'. A name without one means a day at one provider and a minute at
+    another, so the provider's plugin says what it means.
 
     Args:
         headers: a mapping or a client's header object.
+        names: by lower-case header name, the limit that it shows (`rpm` to `tpd`).
     """
     from hfs_providers.core.contract import Limits  # only an answer needs it, an error does not
 
     fields = lower_headers(headers)
     shown: dict[str, int] = {}
-    for limit, names in _LIMIT_HEADERS.items():
-        for name in names:
-            values = [int(float(value)) for value in fields.get(name, ()) if _NUMBER.fullmatch(value)]
-            if values and limit not in shown and max(values) > 0:
-                shown[limit] = max(values)
+    pairs = [(limit, name) for limit, known in _LIMIT_HEADERS.items() for name in known]
+    for limit, name in [*pairs, *((limit, name) for name, limit in (names or {}).items())]:
+        values = [int(float(value)) for value in fields.get(name, ()) if _NUMBER.fullmatch(value)]
+        if values and limit not in shown and max(values) > 0:
+            shown[limit] = max(values)
     return Limits(**shown) if shown else None  # type: ignore[arg-type]  # the keys are those of `_LIMIT_HEADERS`

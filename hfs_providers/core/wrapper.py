@@ -33,6 +33,7 @@ from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
 from hfs_providers.core.pool import KeyPool, Lease
 from hfs_providers.core.secret import Redactor, fingerprint
 from hfs_providers.core.statistics import PoolManager
+from hfs_providers.core.waits import limits_from_headers
 
 if TYPE_CHECKING:
     from agno.models.base import Model
@@ -73,6 +74,7 @@ class ProviderWrapper(MultiProviderWrapper):
         self.gone: dict[str, str] = {}
         self.sleep: Callable[[float], None] = time.sleep
         self.asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self._learned: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         quiet.install()
 
@@ -334,6 +336,16 @@ class ProviderWrapper(MultiProviderWrapper):
         _log.warning("%s no longer serves %s; %s is used instead", self.provider, model_id, successor)
         self.services.emit(Event("model_replaced", self.provider, model_id, reason=f"replaced by {successor}"))
         return successor
+
+    def learn(self, model_id: str, key_id: str, responses: Sequence[Any]) -> None:
+        """Take over the limits that an answer's headers show, where neither plugin nor user names any."""
+        if not responses or (model_id, key_id) in self._learned:
+            return
+        self._learned.add((model_id, key_id))
+        if self._limits(model_id, key_id) is None:
+            limits = limits_from_headers(getattr(responses[-1], "headers", None), self.plugin.limit_headers)
+            if limits is not None:
+                self.pool.learn(model_id, key_id, limits)
 
     def list_models(self) -> Sequence[str]:
         """The model ids that the provider lists, asked live with a free key."""

@@ -19,6 +19,7 @@ plugin = KeyedProvider(
         "openai/gpt-oss-*": Limits(rpm=30, rpd=1_000, tpm=8_000, tpd=200_000),
         "qwen/qwen3-32b": Limits(rpm=60, rpd=1_000, tpm=6_000, tpd=500_000),
     },
+    limit_headers={"x-ratelimit-limit-requests": "rpd", "x-ratelimit-limit-tokens": "tpm"},
     windows={"*": 131_072},
     # Agno's class has no field for it.
     stream_params={"request_params": {"extra_body": {"stream_options": {"include_usage": True}}}},

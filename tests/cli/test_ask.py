@@ -137,10 +137,11 @@ def test_missing_sdk_names_the_command(ask, without):
     assert "pip install 'hfs-providers[groq]'" in done.stderr
 
 
-def test_broken_sdk_is_reported_by_its_own_error(ask, tmp_path):
+@pytest.mark.parametrize("source", ["import no_such_dependency", "raise RuntimeError('no_such_dependency')"])
+def test_broken_sdk_is_reported_by_its_own_error(ask, tmp_path, source):
     broken = tmp_path / "broken" / "groq"
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("import no_such_dependency")
+    (broken / "__init__.py").write_text(source)
     done = ask("hi", "-p", "groq", path=[broken.parent])
     assert done.returncode == 1
     assert "no_such_dependency" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hfs_providers
+from hfs_providers.testing import LoopbackServer
 
 COMMANDS = ("status", "plugins", "models", "ask", "demo", "doctor")
 
@@ -112,3 +113,41 @@ def test_reader_that_goes_away_causes_no_complaint(bare_env, tmp_path, args):
     os.close(writing)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_interrupt_of_a_call_that_hangs_is_exit_code_130(bare_env, tmp_path, stream):
+    with LoopbackServer() as server, server.hold() as gate:
+        # Agno turns the interrupt into a run with status cancelled.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hfs_providers", "ask", "hi", "-p", "groq", *stream],
+            env={**bare_env, **server.env({"groq": 1})},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert gate.wait_for(1, timeout=60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_interrupt_of_the_demo_is_exit_code_130(bare_env, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hfs_providers", "demo", "--calls", "2000"],
+        env=bare_env,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "rests" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err

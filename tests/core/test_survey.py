@@ -234,7 +234,7 @@ class TestLimits:
     def test_none_is_no_limits(self, fake_provider: Make) -> None:
         acme = fake_provider("acme", limits={"m": Limits(rpm=1)})
         found = survey({**keys("ACME"), "ACME_LIMITS": "none"}, plugins=[acme])
-        assert found.providers["acme"].config.limits == {}
+        assert found.providers["acme"].config.limits == {"*": Limits()}
 
     def test_garbage_leaves_the_plugin_s(self, fake_provider: Make) -> None:
         acme = fake_provider("acme", limits={"m": Limits(rpm=1)})

@@ -29,6 +29,8 @@ from hfs_providers.core.waits import (
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC).timestamp()
 
+GROQ = {"x-ratelimit-limit-requests": "rpd", "x-ratelimit-limit-tokens": "tpm"}
+
 GARBAGE = ["", " ", "-1", "-0.5", "nan", "NaN", "inf", "-inf", "1e3", "0x10", "1_000", "soon", "s", "5 s", "٣", "1.2.3"]
 
 
@@ -275,8 +277,12 @@ def test_googles_quota_failure(violations: list[dict[str, Any]], wait: float | N
     ],
 )
 def test_the_limits_that_an_answer_shows(headers: dict[str, str], limits: Limits | None) -> None:
-    assert limits_from_headers(headers) == limits
-    assert limits_from_headers(httpx.Headers(headers)) == limits
+    assert limits_from_headers(headers, GROQ) == limits
+    assert limits_from_headers(httpx.Headers(headers), GROQ) == limits
+
+
+def test_a_name_without_a_period_means_nothing_by_itself() -> None:
+    assert limits_from_headers({"x-ratelimit-limit-requests": "60"}) is None
 
 
 NAMES = st.sampled_from(
