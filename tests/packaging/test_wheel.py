@@ -113,3 +113,11 @@ def test_a_third_partys_plugin_appears_serves_and_vanishes(gemini_only: Installe
     run(gemini_only.python, "-m", "pip", "uninstall", "-q", "-y", "hfs-providers-acme", "openai")
     listed = json.loads(run(gemini_only.script, "plugins", "--json", cwd=tmp_path))
     assert "acme" not in [plugin["name"] for plugin in listed["plugins"]]
+
+
+def test_it_runs_on_a_later_keycycle_as_well(gemini_only: Installed, tmp_path: Path) -> None:
+    # Not within our range, because its licence forbids commercial use; whoever has it may use it with us.
+    gemini_only.install("--no-deps", "keycycle==0.5.4")
+    with LoopbackServer() as server:
+        assert "hello" in run(gemini_only.script, "ask", "hello", env=server.env({"gemini": 2}), cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
