@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from agno.exceptions import ModelProviderError
+from agno.exceptions import ContextWindowExceededError, ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
 from hfs_providers.core.contract import Event, UsageRow
@@ -278,7 +278,8 @@ class Call:
         if self._text:
             # Content has been passed on: to repeat the attempt would be to say something twice.
             return None
-        if verdict.rotates and self.options.key_id is None:
+        if verdict.kind == "rate_limited" or (verdict.rotates and self.options.key_id is None):
+            # Where there is no other key, the pool says so, and when the next is free.
             return 0.0
         if verdict.kind == "model_gone" and not self.options.named:
             successor = self.wrapper.replace_model(self.model_id)
@@ -310,11 +311,12 @@ class Call:
         if verdict.kind == "model_gone":
             return ModelNotFoundError(words, successor=self.wrapper.successor(self.model_id), **fields)
         if self._text:
-            fields["kind"] = "interrupted"
+            fields |= {"kind": "interrupted", "status_code": 502}
             return StreamInterruptedError(message, received="".join(self._text), **fields)
-        if verdict.kind == "context_overflow":
+        if verdict.kind == "context_overflow" or (verdict.kind == "bad_request" and _too_long(words)):
+            fields["kind"] = "context_overflow"
             return ContextOverflowError(message, **fields)
-        if verdict.kind in ("dead", "rate_limited"):
+        if verdict.kind == "dead":
             return KeyRejectedError(f"{provider} refused {lease.key_id}: {words}", **fields)
         if verdict.kind == "local" and isinstance(error, ModelProviderError):
             return ModelCallError(f"{message} (raised on this side of the connection)", **fields)
@@ -346,3 +348,9 @@ class Call:
 
     def _event(self, kind: Any, lease: Lease, reason: str, seconds: float) -> None:
         self.wrapper.services.emit(Event(kind, self.wrapper.provider, self.model_id, lease.key_id, reason, seconds))
+
+
+def _too_long(words: str) -> bool:
+    # Gemini has no code for a prompt that does not fit. Agno, whose compression hangs on it, reads the words; nothing
+    # else does, and no key or retry depends on it.
+    return isinstance(ModelProviderError.classify(ModelProviderError(words, 400)), ContextWindowExceededError)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from agno.exceptions import ModelProviderError
 from agno.models.base import Model
 from agno.models.message import Message
 from agno.models.response import ModelResponse
 
 from hfs_providers.core.calls import Call, CallOptions, UnusableAnswerError
 from hfs_providers.core.clients import noting
+from hfs_providers.core.model_errors import ModelCallError
 from hfs_providers.core.quiet import Quiet
 
 if TYPE_CHECKING:
@@ -226,6 +228,40 @@ class _Rotating(Model):
                 yield ModelResponse(response_usage=call.usage)
             return
 
+    # Agno sorts errors once more, by status and by words in their message, and raises another type instead of ours.
+
+    def _invoke_with_retry(self, **kwargs: Any) -> ModelResponse:
+        try:
+            return super()._invoke_with_retry(**kwargs)
+        except ModelProviderError as error:
+            own = _own(error)
+            raise own from own.__cause__
+
+    async def _ainvoke_with_retry(self, **kwargs: Any) -> ModelResponse:
+        try:
+            return await super()._ainvoke_with_retry(**kwargs)
+        except ModelProviderError as error:
+            own = _own(error)
+            raise own from own.__cause__
+
+    def _invoke_stream_with_retry(self, **kwargs: Any) -> Iterator[ModelResponse]:
+        try:
+            yield from super()._invoke_stream_with_retry(**kwargs)
+        except ModelProviderError as error:
+            own = _own(error)
+            raise own from own.__cause__
+
+    async def _ainvoke_stream_with_retry(self, **kwargs: Any) -> AsyncIterator[ModelResponse]:
+        steps = super()._ainvoke_stream_with_retry(**kwargs)
+        try:
+            async for step in steps:
+                yield step
+        except ModelProviderError as error:
+            own = _own(error)
+            raise own from own.__cause__
+        finally:
+            await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
+
     def get_client(self) -> Any:
         """The SDK's client of a key that is free now, for what Agno asks of it besides answers (counting tokens)."""
         wrapper, options = self._hfs.wrapper, self._hfs.options
@@ -307,6 +343,15 @@ def rotating_class(model_class: type[Model]) -> type[Model]:
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
     bound_class = type(model_class.__name__, (_Observed, model_class), dict(names))
     return type(model_class.__name__, (_Rotating, bound_class), {**names, "_bound_class": bound_class})
+
+
+def _own(error: ModelProviderError) -> ModelProviderError:
+    """The error of ours that Agno put another in front of, or the error itself; with its cause."""
+    own = error.__cause__ if isinstance(error.__cause__, ModelCallError) else error
+    if own.__cause__ is own:
+        # Agno raises an error that it does not retry from itself; what it was raised in is still there.
+        own.__cause__ = own.__context__
+    return own
 
 
 def _merged(extra: Any, own: Any) -> Any:
