@@ -164,8 +164,9 @@ class Clients:
         bound.async_client = client
 
     def _identity(self, bound: Any, credential: Credential) -> Hashable:
-        values = bound.__dict__
-        return (credential.id, *[_frozen(values.get(name)) for name in self.settings])
+        get = bound.__dict__.get
+        # On the way of every call; most settings are None.
+        return (credential.id, *[value if (value := get(name)) is None else _frozen(value) for name in self.settings])
 
     async def _enter(self, loop: asyncio.AbstractEventLoop) -> _LoopClients:
         transport = self.make_async_transport()

@@ -245,10 +245,10 @@ class ProviderManager:
         self.survey.registry.emit(event)
 
     def record(self, row: UsageRow) -> None:
-        """Tell the observers of one request that was sent."""
-        self.emit(
-            Event("call_finished", row.provider, row.model, row.key_id, row.outcome, row.latency, usage=row, at=row.at)
-        )
+        """Tell the observers, if there are any, of one request that was sent."""
+        if self.survey.registry.observed:
+            given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
+            self.emit(Event("call_finished", *given))
 
     def shutdown(self) -> None:
         """Close every provider's clients. Safe to call twice; one provider's failure does not stop the rest."""

@@ -120,9 +120,7 @@ class _Rotating(Model):
                 call.clients.bind(bound, lease.credential)
                 call.sending()
                 with quiet, noting(opened):
-                    response = self._bound_class.invoke(
-                        bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
-                    )
+                    response = self._bound_class.invoke(bound, _fresh(messages), assistant_message, *args, **kwargs)
             except BaseException as error:
                 call.pause(call.settle(lease, error, quiet))
                 continue
@@ -144,7 +142,7 @@ class _Rotating(Model):
                 call.sending()
                 with quiet, noting(opened):
                     response = await self._bound_class.ainvoke(
-                        bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
+                        bound, _fresh(messages), assistant_message, *args, **kwargs
                     )
             except BaseException as error:
                 await call.apause(call.settle(lease, error, quiet))
@@ -165,9 +163,7 @@ class _Rotating(Model):
                 bound = self._copy_for(call, stream=True)
                 call.clients.bind(bound, lease.credential)
                 call.sending()
-                steps = self._bound_class.invoke_stream(
-                    bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
-                )
+                steps = self._bound_class.invoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:
                     while True:
                         with quiet, noting(opened):
@@ -203,9 +199,7 @@ class _Rotating(Model):
                 bound = self._copy_for(call, stream=True)
                 await call.clients.abind(bound, lease.credential)
                 call.sending()
-                steps = self._bound_class.ainvoke_stream(
-                    bound, [m.model_copy() for m in messages], assistant_message, *args, **kwargs
-                )
+                steps = self._bound_class.ainvoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:
                     while True:
                         with quiet, noting(opened):
@@ -343,6 +337,11 @@ def rotating_class(model_class: type[Model]) -> type[Model]:
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
     bound_class = type(model_class.__name__, (_Observed, model_class), dict(names))
     return type(model_class.__name__, (_Rotating, bound_class), {**names, "_bound_class": bound_class})
+
+
+def _fresh(messages: list[Message]) -> list[Message]:
+    """The messages for one attempt. Agno's JSON mode on Groq appends to the system message each time it formats it."""
+    return [message.model_copy() if message.role == "system" else message for message in messages]
 
 
 def _own(error: ModelProviderError) -> ModelProviderError:

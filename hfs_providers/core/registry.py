@@ -154,6 +154,11 @@ class Registry:
         """The provider's own `health`. Raises `PluginError`."""
         return self._call(name, "health", ProviderHealth, config=config, wrapper=wrapper, live=live)
 
+    @property
+    def observed(self) -> bool:
+        """Whether anybody observes events, so that making one is worth its while."""
+        return bool(self._manager.hook.on_event.get_hookimpls())
+
     def emit(self, event: Event) -> None:
         """Tell every observer. One that raises is logged once; nothing is ever raised."""
         for implementation in self._manager.hook.on_event.get_hookimpls():

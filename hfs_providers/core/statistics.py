@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from hfs_providers.core.pool import KeyPool
 from hfs_providers.core.windows import Meter
 
 _WINDOWS = ("minute", "hour", "day")
+_BATCH = 256
 
 
 class PoolManager:
@@ -40,6 +42,7 @@ class PoolManager:
         self._lock = threading.Lock()
         self._meters: dict[tuple[str, str], Meter] = {}
         self._totals: dict[tuple[str, str], tuple[int, int]] = {}
+        self._pending: deque[tuple[float, str, str, int]] = deque()
 
     @property
     def keys(self) -> list[KeyStatus]:
@@ -50,17 +53,31 @@ class PoolManager:
         """Does nothing: the pool has no thread."""
 
     def record(self, row: UsageRow) -> None:
-        """Count one request that was sent."""
-        pair = (row.key_id, row.model)
-        with self._lock:
+        """Count one request that was sent. It is sorted into its windows later: this is on the way of every call."""
+        self._pending.append((self._clock(), row.key_id, row.model, row.tokens))
+        if len(self._pending) >= _BATCH:
+            with self._lock:
+                self._sort()
+
+    def _sort(self) -> None:
+        """Count what is pending. Expects the lock to be held."""
+        while self._pending:
+            now, key_id, model, spent = self._pending.popleft()
+            pair = (key_id, model)
             meter = self._meters.get(pair)
             if meter is None:
                 meter = self._meters[pair] = Meter(self._wall)
                 for kind in _WINDOWS:
                     meter.window(kind)
-            meter.record(self._clock(), row.tokens)
+            meter.record(now, spent)
             requests, tokens = self._totals.get(pair, (0, 0))
-            self._totals[pair] = (requests + 1, tokens + row.tokens)
+            self._totals[pair] = (requests + 1, tokens + spent)
+
+    @property
+    def _counted(self) -> dict[tuple[str, str], tuple[int, int]]:
+        with self._lock:
+            self._sort()
+            return dict(self._totals)
 
     def get_global_stats(self) -> GlobalStats:
         """All keys, and their sum."""
@@ -77,14 +94,15 @@ class PoolManager:
         if place is None:
             return None
         credential = self._pool.credentials[place]
-        models = sorted(model for key_id, model in self._totals if key_id == credential.id)
+        models = sorted(model for key_id, model in self._counted if key_id == credential.id)
         breakdown = {model: self._snapshot(credential, model) for model in models}
         total = self._snapshot(credential, None)
         return KeyDetailedStats(place, credential.fingerprint, total, breakdown)
 
     def get_model_stats(self, model_id: str) -> ModelAggregatedStats:
         """One model by key."""
-        places = [n for n, c in enumerate(self._pool.credentials) if (c.id, model_id) in self._totals]
+        used = self._counted
+        places = [n for n, c in enumerate(self._pool.credentials) if (c.id, model_id) in used]
         keys = [self._summary(place, model_id) for place in places]
         return ModelAggregatedStats(model_id, sum((key.snapshot for key in keys), UsageSnapshot()), keys)
 
@@ -94,7 +112,7 @@ class PoolManager:
         if place is None:
             return None
         credential = self._pool.credentials[place]
-        used = (credential.id, model_id) in self._totals
+        used = (credential.id, model_id) in self._counted
         # keycycle's tables tell "not used" by None, which its own annotation does not know.
         snapshot: Any = self._snapshot(credential, model_id) if used else None
         return KeySummary(place, credential.fingerprint, snapshot)
@@ -111,6 +129,7 @@ class PoolManager:
 
     def _snapshot(self, credential: Credential, model_id: str | None) -> UsageSnapshot:
         with self._lock:
+            self._sort()
             now = self._clock()
             found = UsageSnapshot()
             for (key_id, model), meter in self._meters.items():

@@ -216,7 +216,7 @@ class TestEnvironmentWins:
 
     def test_for_no_limits_at_all(self, acme: Callable[..., Survey]) -> None:
         write("[providers.acme.limits.m]\nrpm = 30")
-        assert acme(ACME_LIMITS="none").providers["acme"].config.limits == {}
+        assert acme(ACME_LIMITS="none").providers["acme"].config.limits == {"*": Limits()}
 
     def test_also_over_the_limits_of_one_key(self, acme: Callable[..., Survey]) -> None:
         write('[providers.acme.keys.1."*"]\nrpm = 30')

@@ -395,7 +395,7 @@ class TestChoice:
         pool = make(2)
         with pytest.raises(PoolExhaustedError) as caught:
             pool.acquire("m", exclude={"p#1", "p#2", "p#9"})
-        assert (caught.value.tried, caught.value.free_in) == (2, None)
+        assert (caught.value.tried, caught.value.free_in) == (2, 0.0)
 
     def test_a_pinned_key_is_the_one_that_is_leased(self) -> None:
         pool = make(3)
