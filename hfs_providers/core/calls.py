@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from agno.exceptions import ContextWindowExceededError, ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
+from hfs_providers.core.attempt import Attempt
 from hfs_providers.core.contract import Event, UsageRow
 from hfs_providers.core.errors import PoolExhaustedError
 from hfs_providers.core.model_errors import (
@@ -22,7 +23,6 @@ from hfs_providers.core.model_errors import (
     StreamInterruptedError,
 )
 from hfs_providers.core.pool import Lease
-from hfs_providers.core.quiet import Quiet
 from hfs_providers.core.verdict_rules import Kind
 from hfs_providers.core.verdicts import Verdict, judge
 
@@ -197,13 +197,13 @@ class Call:
         lease.commit(tokens or lease.reserved)
         self._record(lease, "ok", usage)
 
-    def settle(self, lease: Lease, error: BaseException, quiet: Quiet) -> float:
+    def settle(self, lease: Lease, error: BaseException, attempt: Attempt) -> float:
         """End the lease of a failed attempt; the seconds to wait before the next, or the error that ends the call.
 
         Args:
             lease: of the attempt.
             error: what it raised.
-            quiet: what Agno logged meanwhile.
+            attempt: what it logged meanwhile.
         """
         verdict = self._verdict(error)
         if verdict is None:
@@ -214,7 +214,7 @@ class Call:
         self._cause = error
         pause = self._next(lease, verdict)
         if pause is None:
-            quiet.let_through(self.wrapper.redactor)
+            attempt.let_through(self.wrapper.redactor)
             raise self._final(lease, verdict, error) from error
         self._event("call_retried" if verdict.retries else "key_rotated", lease, verdict.kind, pause)
         return pause
@@ -330,18 +330,22 @@ class Call:
         raise exhausted from (self._cause or error)
 
     def _record(self, lease: Lease, outcome: str, usage: Counted | None) -> None:
-        latency = time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0
-        self.wrapper.record(
+        wrapper = self.wrapper
+        tokens = usage.total_tokens if usage is not None else 0
+        wrapper.manager.count(lease.key_id, self.model_id, tokens)
+        if not wrapper.services.listening:
+            return
+        wrapper.services.record(
             UsageRow(
                 at=time.time(),
-                provider=self.wrapper.provider,
+                provider=wrapper.provider,
                 model=self.model_id,
                 key_id=lease.key_id,
                 fingerprint=lease.credential.fingerprint,
                 tokens_in=usage.input_tokens if usage is not None else 0,
                 tokens_out=usage.output_tokens if usage is not None else 0,
-                tokens=usage.total_tokens if usage is not None else 0,
-                latency=latency,
+                tokens=tokens,
+                latency=time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
                 outcome=outcome,
             )
         )

@@ -14,10 +14,11 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from hfs_providers.core.attempt import note
 from hfs_providers.core.contract import Credential, ProviderConfig
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 _MOST_CLIENTS = 4096
 """SDK clients kept for a provider and loop; beyond it the oldest is dropped (a new one costs well below 1 ms)."""
-
-_opened: ContextVar[list[Any] | None] = ContextVar("hfs_opened_responses", default=None)
-
 
 _living: weakref.WeakSet[Clients] = weakref.WeakSet()
 
@@ -41,24 +39,6 @@ def _forget_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
-
-
-class noting:
-    """Inside the block, the shared HTTP clients add each response that they open to `opened`.
-
-    A class rather than a generator function: it is entered for each step of each stream.
-    """
-
-    __slots__ = ("_opened", "_token")
-
-    def __init__(self, opened: list[Any]) -> None:
-        self._opened = opened
-
-    def __enter__(self) -> None:
-        self._token = _opened.set(self._opened)
-
-    def __exit__(self, *_: object) -> None:
-        _opened.reset(self._token)
 
 
 class Clients:
@@ -75,6 +55,7 @@ class Clients:
     def __init__(self, provider: KeyedProvider, config: ProviderConfig) -> None:
         self.provider = provider
         self.config = config
+        self._getter: Callable[[Mapping[str, Any]], tuple[Any, ...]] = itemgetter(*self.settings)
         self._lock = threading.RLock()
         self._forget()
         _living.add(self)
@@ -164,9 +145,20 @@ class Clients:
         bound.async_client = client
 
     def _identity(self, bound: Any, credential: Credential) -> Hashable:
-        get = bound.__dict__.get
-        # On the way of every call; most settings are None.
-        return (credential.id, *[value if (value := get(name)) is None else _frozen(value) for name in self.settings])
+        # On the way of every call: most settings are None or text, and make a key as they are.
+        values = self._read_settings(bound.__dict__)
+        try:
+            hash(values)
+        except TypeError:
+            values = tuple(_frozen(value) for value in values)
+        return (credential.id, values)
+
+    def _read_settings(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        try:
+            return self._getter(values)
+        except KeyError:
+            # A class that lacks one of them.
+            return tuple(values.get(name) for name in self.settings)
 
     async def _enter(self, loop: asyncio.AbstractEventLoop) -> _LoopClients:
         transport = self.make_async_transport()
@@ -317,22 +309,15 @@ def _noting(base: type[Any]) -> type[Any]:
     if hasattr(base, "aclose"):
 
         async def asend(self: Any, request: Any, **options: Any) -> Any:
-            return _note(await base.send(self, request, **options))
+            return note(await base.send(self, request, **options))
 
         send: Callable[..., Any] = asend
     else:
 
         def send(self: Any, request: Any, **options: Any) -> Any:
-            return _note(base.send(self, request, **options))
+            return note(base.send(self, request, **options))
 
     return type(base.__name__, (base,), {"send": send})
-
-
-def _note(response: Any) -> Any:
-    opened = _opened.get()
-    if opened is not None:
-        opened.append(response)
-    return response
 
 
 def _refuse_cookies(client: Any) -> None:

@@ -244,11 +244,15 @@ class ProviderManager:
         """Tell the observers. Never raises."""
         self.survey.registry.emit(event)
 
+    @property
+    def listening(self) -> bool:
+        """Whether there are observers."""
+        return self.survey.registry.observed
+
     def record(self, row: UsageRow) -> None:
-        """Tell the observers, if there are any, of one request that was sent."""
-        if self.survey.registry.observed:
-            given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
-            self.emit(Event("call_finished", *given))
+        """Tell the observers of one request that was sent."""
+        given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
+        self.emit(Event("call_finished", *given))
 
     def shutdown(self) -> None:
         """Close every provider's clients. Safe to call twice; one provider's failure does not stop the rest."""

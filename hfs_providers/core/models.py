@@ -18,10 +18,9 @@ from agno.models.base import Model
 from agno.models.message import Message
 from agno.models.response import ModelResponse
 
+from hfs_providers.core.attempt import Attempt
 from hfs_providers.core.calls import Call, CallOptions, UnusableAnswerError
-from hfs_providers.core.clients import noting
 from hfs_providers.core.model_errors import ModelCallError
-from hfs_providers.core.quiet import Quiet
 
 if TYPE_CHECKING:
     from hfs_providers.core.wrapper import ProviderWrapper
@@ -57,7 +56,7 @@ def build_model(wrapper: ProviderWrapper, model_id: str, options: CallOptions, a
     refused = sorted(_KEY_FIELDS & arguments.keys())
     if refused:
         raise TypeError(f"get_model takes no {', '.join(refused)}: the keys are those of the environment")
-    model: Model = rotating_class(wrapper.model_class)(id=model_id, **arguments)
+    model: Model = rotating_class(wrapper.model_class, wrapper.plugin.marks_end)(id=model_id, **arguments)
     model.__dict__["_hfs"] = Rotation(wrapper, options, dict(arguments))
     return model
 
@@ -70,33 +69,44 @@ def load_class(path: str) -> type[Model]:
 
 
 class _Observed:
-    """Mixed into the class of a bound copy: sees each raw answer before Agno drops what it does not use."""
+    """Mixed into the class of a bound copy: sees each raw answer before Agno drops what it does not use.
+
+    Only for SDKs whose answers are known to be pydantic models with `choices` or `candidates`.
+    """
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
         # An SDK hands a body that is not JSON through as text, and Agno would fail on it as on a bug of its own.
         if isinstance(response, (str, bytes, dict, type(None))):
             raise UnusableAnswerError("server_error" if response else "empty", "the answer is not a completion")
-        choices = getattr(response, "choices", None) or getattr(response, "candidates", None)
-        if not choices and getattr(response, "prompt_feedback", None) is None:
-            raise UnusableAnswerError("empty", "the answer has nothing in it")
-        if choices and getattr(choices[0], "error", None):
+        # Read from the instance: for a field that a pydantic model lacks, getattr is slow.
+        fields = response.__dict__
+        choices = fields.get("choices") or fields.get("candidates")
+        if not choices:
+            if fields.get("prompt_feedback") is None:
+                raise UnusableAnswerError("empty", "the answer has nothing in it")
+        elif (choices[0].model_extra or {}).get("error"):
             # OpenRouter's way to say that the provider behind it failed after its own 200.
             raise UnusableAnswerError("server_error", "the provider failed while answering")
         parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
         return parsed
 
     def _parse_provider_response_delta(self, response: Any, *args: Any, **kwargs: Any) -> ModelResponse:
-        choices = getattr(response, "choices", None) or getattr(response, "candidates", None) or ()
-        if any(getattr(choice, "finish_reason", None) is not None for choice in choices):
+        fields = getattr(response, "__dict__", {})
+        choices = fields.get("choices") or fields.get("candidates") or ()
+        if any(choice.finish_reason is not None for choice in choices):
             self.__dict__["_hfs_finished"] = True
-        usage = getattr(response, "usage", None)
-        if not choices and hasattr(response, "choices"):
+        usage = fields.get("usage")
+        if not choices and "choices" in fields:
             # The chunk that only brings usage; some of Agno's classes index into its empty choices.
             return ModelResponse(response_usage=self._get_metrics(usage) if usage else None)  # type: ignore[attr-defined]
         parsed: ModelResponse = super()._parse_provider_response_delta(response, *args, **kwargs)  # type: ignore[misc]
         if parsed.response_usage is None and usage:
             parsed.response_usage = self._get_metrics(usage)  # type: ignore[attr-defined]
         return parsed
+
+
+class _Bound:
+    """Mixed into the class of every bound copy."""
 
     def __repr__(self) -> str:
         # The dataclass's own shows the key.
@@ -113,18 +123,17 @@ class _Rotating(Model):
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
             lease = call.acquire()
-            quiet = Quiet()
-            opened: list[Any] = []
+            attempt = Attempt()
             try:
                 bound = self._copy_for(call)
                 call.clients.bind(bound, lease.credential)
                 call.sending()
-                with quiet, noting(opened):
+                with attempt:
                     response = self._bound_class.invoke(bound, _fresh(messages), assistant_message, *args, **kwargs)
             except BaseException as error:
-                call.pause(call.settle(lease, error, quiet))
+                call.pause(call.settle(lease, error, attempt))
                 continue
-            call.answered(lease, response.response_usage, opened)
+            call.answered(lease, response.response_usage, attempt.responses)
             self._restore(call, messages, assistant_message, kwargs)
             return response
 
@@ -134,20 +143,19 @@ class _Rotating(Model):
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
             lease = await call.aacquire()
-            quiet = Quiet()
-            opened: list[Any] = []
+            attempt = Attempt()
             try:
                 bound = self._copy_for(call)
                 await call.clients.abind(bound, lease.credential)
                 call.sending()
-                with quiet, noting(opened):
+                with attempt:
                     response = await self._bound_class.ainvoke(
                         bound, _fresh(messages), assistant_message, *args, **kwargs
                     )
             except BaseException as error:
-                await call.apause(call.settle(lease, error, quiet))
+                await call.apause(call.settle(lease, error, attempt))
                 continue
-            call.answered(lease, response.response_usage, opened)
+            call.answered(lease, response.response_usage, attempt.responses)
             self._restore(call, messages, assistant_message, kwargs)
             return response
 
@@ -157,8 +165,7 @@ class _Rotating(Model):
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
             lease = call.acquire()
-            quiet = Quiet()
-            opened: list[Any] = []
+            attempt = Attempt()
             try:
                 bound = self._copy_for(call, stream=True)
                 call.clients.bind(bound, lease.credential)
@@ -166,7 +173,7 @@ class _Rotating(Model):
                 steps = self._bound_class.invoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:
                     while True:
-                        with quiet, noting(opened):
+                        with attempt:
                             delta = next(steps, None)
                         if delta is None:
                             break
@@ -174,14 +181,14 @@ class _Rotating(Model):
                         yield delta
                 finally:
                     # Left to the collector, a stream closed early can hang the thread inside httpcore's lock.
-                    for response in opened:
+                    for response in attempt.responses:
                         response.close()
                     steps.close()  # type: ignore[attr-defined]  # the classes' streams are generators
                 call.check_finished(bound)
             except BaseException as error:
-                call.pause(call.settle(lease, error, quiet))
+                call.pause(call.settle(lease, error, attempt))
                 continue
-            call.answered(lease, call.usage, opened)
+            call.answered(lease, call.usage, attempt.responses)
             self._restore(call, messages, assistant_message, kwargs)
             if call.usage is not None:
                 yield ModelResponse(response_usage=call.usage)
@@ -193,8 +200,7 @@ class _Rotating(Model):
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
             lease = await call.aacquire()
-            quiet = Quiet()
-            opened: list[Any] = []
+            attempt = Attempt()
             try:
                 bound = self._copy_for(call, stream=True)
                 await call.clients.abind(bound, lease.credential)
@@ -202,21 +208,21 @@ class _Rotating(Model):
                 steps = self._bound_class.ainvoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:
                     while True:
-                        with quiet, noting(opened):
+                        with attempt:
                             delta = await anext(steps, None)
                         if delta is None:
                             break
                         call.received(delta, assistant_message)
                         yield delta
                 finally:
-                    for response in opened:
+                    for response in attempt.responses:
                         await response.aclose()
                     await steps.aclose()  # type: ignore[attr-defined]
                 call.check_finished(bound)
             except BaseException as error:
-                await call.apause(call.settle(lease, error, quiet))
+                await call.apause(call.settle(lease, error, attempt))
                 continue
-            call.answered(lease, call.usage, opened)
+            call.answered(lease, call.usage, attempt.responses)
             self._restore(call, messages, assistant_message, kwargs)
             if call.usage is not None:
                 yield ModelResponse(response_usage=call.usage)
@@ -332,10 +338,16 @@ class _Recipe:
 
 
 @cache
-def rotating_class(model_class: type[Model]) -> type[Model]:
-    """The rotating subclass of an Agno model class. It keeps the class's name, which Agno looks at."""
+def rotating_class(model_class: type[Model], observed: bool) -> type[Model]:
+    """The rotating subclass of an Agno model class. It keeps the class's name, which Agno looks at.
+
+    Args:
+        model_class: of Agno.
+        observed: whether its SDK's answers are looked at on their way.
+    """
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
-    bound_class = type(model_class.__name__, (_Observed, model_class), dict(names))
+    mixed = (_Observed, _Bound) if observed else (_Bound,)
+    bound_class = type(model_class.__name__, (*mixed, model_class), dict(names))
     return type(model_class.__name__, (_Rotating, bound_class), {**names, "_bound_class": bound_class})
 
 

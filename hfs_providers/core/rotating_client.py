@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from hfs_providers.core.attempt import Attempt
 from hfs_providers.core.calls import Call, CallOptions
 from hfs_providers.core.pool import Lease
-from hfs_providers.core.quiet import Quiet
 
 if TYPE_CHECKING:
     from hfs_providers.core.contract import Credential
@@ -98,14 +98,14 @@ class RotatingClient(_Rotating):
         call = self._begin(kwargs)
         while True:
             lease = call.acquire()
-            quiet = Quiet()
+            attempt = Attempt()
             try:
                 target = self._target(lease)
                 call.sending()
-                with quiet:
+                with attempt:
                     answer = target(*args, **kwargs)
             except BaseException as error:
-                call.pause(call.settle(lease, error, quiet))
+                call.pause(call.settle(lease, error, attempt))
                 continue
             if _streams(answer):
                 return _Stream(answer, self._plan, call, lease)
@@ -122,16 +122,16 @@ class AsyncRotatingClient(_Rotating):
         call = self._begin(kwargs)
         while True:
             lease = await call.aacquire()
-            quiet = Quiet()
+            attempt = Attempt()
             try:
                 target = self._target(lease)
                 call.sending()
-                with quiet:
+                with attempt:
                     answer = target(*args, **kwargs)
                     if inspect.isawaitable(answer):
                         answer = await answer
             except BaseException as error:
-                await call.apause(call.settle(lease, error, quiet))
+                await call.apause(call.settle(lease, error, attempt))
                 continue
             if _streams(answer):
                 return _AsyncStream(answer, self._plan, call, lease)
@@ -158,7 +158,7 @@ class _Held:
 
     def _failed(self, error: BaseException) -> None:
         # Part of it has been passed on, so this raises what ends the call.
-        self._call.settle(self._lease, error, Quiet())
+        self._call.settle(self._lease, error, Attempt())
 
     def _ended(self) -> None:
         if not self._lease.ended:

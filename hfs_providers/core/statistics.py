@@ -18,7 +18,7 @@ from hfs_providers.core._keycycle import (
     ModelAggregatedStats,
     UsageSnapshot,
 )
-from hfs_providers.core.contract import Credential, KeyStatus, UsageRow
+from hfs_providers.core.contract import Credential, KeyStatus
 from hfs_providers.core.pool import KeyPool
 from hfs_providers.core.windows import Meter
 
@@ -52,9 +52,9 @@ class PoolManager:
     def stop(self) -> None:
         """Does nothing: the pool has no thread."""
 
-    def record(self, row: UsageRow) -> None:
+    def count(self, key_id: str, model_id: str, tokens: int) -> None:
         """Count one request that was sent. It is sorted into its windows later: this is on the way of every call."""
-        self._pending.append((self._clock(), row.key_id, row.model, row.tokens))
+        self._pending.append((self._clock(), key_id, model_id, tokens))
         if len(self._pending) >= _BATCH:
             with self._lock:
                 self._sort()

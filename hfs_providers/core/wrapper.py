@@ -17,7 +17,7 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.core import quiet
+from hfs_providers.core import attempt
 from hfs_providers.core._keycycle import KeyNotFoundError, MultiProviderWrapper
 from hfs_providers.core.clients import FAMILIES
 from hfs_providers.core.contract import (
@@ -76,7 +76,7 @@ class ProviderWrapper(MultiProviderWrapper):
         self.asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self._learned: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
-        quiet.install()
+        attempt.install()
 
     def __repr__(self) -> str:
         return f"ProviderWrapper({self.provider}, {len(self.config.credentials)} keys)"
@@ -283,7 +283,8 @@ class ProviderWrapper(MultiProviderWrapper):
             latency=0.0,
             outcome="ok",
         )
-        self.record(row)
+        self.manager.count(row.key_id, row.model, row.tokens)
+        self.services.record(row)
 
     def _credential(self, key_id: int | str) -> Credential:
         for place, credential in enumerate(self.config.credentials):
@@ -377,11 +378,6 @@ class ProviderWrapper(MultiProviderWrapper):
         from rich.console import Console
 
         return Console()
-
-    def record(self, row: UsageRow) -> None:
-        """Write down one request that was sent."""
-        self.manager.record(row)
-        self.services.record(row)
 
     def close(self) -> None:
         """Close the shared connections. Safe to call twice."""

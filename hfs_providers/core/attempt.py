@@ -1,0 +1,75 @@
+"""One attempt of a call, as what runs below it sees it: what it logs is held back, what it opens is remembered.
+
+Agno logs every failed request at ERROR, to stdout. While an attempt runs, such records are held back; those of the
+attempt that ends the call are let through afterwards, scrubbed. The shared HTTP clients note the responses that they
+open, so that a dropped stream can be closed explicitly.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar, Token
+from typing import Any
+
+from hfs_providers.core.secret import Redactor
+
+_LOGGERS = ("agno", "agno-team", "agno-workflow")
+
+
+class Attempt:
+    """Enter it around each step that may log or open a response; it can be entered many times, not within itself."""
+
+    __slots__ = ("_records", "_token", "responses")
+
+    def __init__(self) -> None:
+        self.responses: list[Any] = []
+        self._records: list[logging.LogRecord] = []
+        self._token: Token[Attempt | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None
+        _current.reset(self._token)
+
+    def hold(self, record: logging.LogRecord) -> None:
+        """Keep a log record back."""
+        self._records.append(record)
+
+    def let_through(self, redactor: Redactor) -> None:
+        """Print what was held, without keys."""
+        records, self._records = self._records, []
+        for record in records:
+            record.msg, record.args = redactor.scrub(record.getMessage()), ()
+            record.exc_info = record.exc_text = None
+            logging.getLogger(record.name).handle(record)
+
+
+_current: ContextVar[Attempt | None] = ContextVar("hfs_attempt", default=None)
+
+
+class _Hold(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        attempt = _current.get()
+        if attempt is None or record.levelno < logging.ERROR:
+            return True
+        attempt.hold(record)
+        return False
+
+
+_hold = _Hold("hfs-providers")
+
+
+def install() -> None:
+    """Put the filter on Agno's loggers. Safe to call twice."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_hold)
+
+
+def note(response: Any) -> Any:
+    """Remember a response with the attempt that runs, if one does; returns it."""
+    attempt = _current.get()
+    if attempt is not None:
+        attempt.responses.append(response)
+    return response
