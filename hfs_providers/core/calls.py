@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from agno.exceptions import ContextWindowExceededError, ModelProviderError
@@ -243,7 +243,10 @@ class Call:
         """What the error means, or None where nobody failed: the caller stopped, or Agno asks for another try."""
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
-        return judge(error, model_id=self.model_id)
+        verdict = judge(error, model_id=self.model_id)
+        if verdict.kind == "bad_request" and _too_long(verdict.message):
+            return replace(verdict, kind="context_overflow")
+        return verdict
 
     def _abandoned(self, lease: Lease, error: BaseException) -> None:
         if isinstance(error, GuidedRetry):
@@ -313,8 +316,7 @@ class Call:
         if self._text:
             fields |= {"kind": "interrupted", "status_code": 502}
             return StreamInterruptedError(message, received="".join(self._text), **fields)
-        if verdict.kind == "context_overflow" or (verdict.kind == "bad_request" and _too_long(words)):
-            fields["kind"] = "context_overflow"
+        if verdict.kind == "context_overflow":
             return ContextOverflowError(message, **fields)
         if verdict.kind == "dead":
             return KeyRejectedError(f"{provider} refused {lease.key_id}: {words}", **fields)

@@ -14,12 +14,11 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.core.attempt import note
 from hfs_providers.core.contract import Credential, ProviderConfig
+from hfs_providers.core.transports import backend_of, gate, newest_backend, noting, refuse_cookies
 
 if TYPE_CHECKING:
     import ssl
@@ -208,7 +207,12 @@ class StainlessClients(Clients):
         return self._shared(self._sdk().DefaultHttpxClient)
 
     def make_async_transport(self) -> Any:
-        return self._shared(self._sdk().DefaultAsyncHttpxClient)
+        sdk = self._sdk()
+        client = self._shared(sdk.DefaultAsyncHttpxClient)
+        limits = getattr(sdk, "DEFAULT_CONNECTION_LIMITS", None)
+        if limits is not None and limits.max_connections and backend_of(type(client)).__name__ == "httpx":
+            gate(client, limits.max_connections)
+        return client
 
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
@@ -221,9 +225,7 @@ class StainlessClients(Clients):
 
     def _shared(self, base: type[Any]) -> Any:
         # The SDK's own default class carries its timeouts, limits and redirects, which a plain client would lose.
-        client = _noting(base)(verify=self.tls_context(_backend_of(base)))
-        _refuse_cookies(client)
-        return client
+        return refuse_cookies(noting(base)(verify=self.tls_context(backend_of(base))))
 
 
 class GenaiClients(Clients):
@@ -232,10 +234,10 @@ class GenaiClients(Clients):
     settings = ("timeout", "client_params", "vertexai", "project_id", "location", "credentials")
 
     def make_transport(self) -> Any:
-        client = _noting(_http_backend().Client)(
-            timeout=None, follow_redirects=True, verify=self.tls_context(_http_backend())
+        client = noting(newest_backend().Client)(
+            timeout=None, follow_redirects=True, verify=self.tls_context(newest_backend())
         )
-        _refuse_cookies(client)
+        refuse_cookies(client)
         return client
 
     def make_async_transport(self) -> Any:
@@ -243,15 +245,15 @@ class GenaiClients(Clients):
         if importlib.util.find_spec("aiohttp") is not None:
             aiohttp = importlib.import_module("aiohttp")
             return aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context(_http_backend())),
+                connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context(newest_backend())),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=True,
                 read_bufsize=2**22,
             )
-        client = _noting(_http_backend().AsyncClient)(
-            timeout=None, follow_redirects=True, verify=self.tls_context(_http_backend())
+        client = noting(newest_backend().AsyncClient)(
+            timeout=None, follow_redirects=True, verify=self.tls_context(newest_backend())
         )
-        _refuse_cookies(client)
+        refuse_cookies(client)
         return client
 
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
@@ -277,7 +279,7 @@ class GenaiClients(Clients):
         options = given.get("http_options") or {}
         if not isinstance(options, dict):
             options = options.model_dump(exclude_none=True)
-        context = self.tls_context(_http_backend())
+        context = self.tls_context(newest_backend())
         defaults: dict[str, Any] = {
             "retry_options": {"attempts": 1},
             # Without these each client builds TLS contexts of its own.
@@ -293,36 +295,6 @@ class GenaiClients(Clients):
 
 FAMILIES: Mapping[str, type[Clients]] = {"stainless": StainlessClients, "google_genai": GenaiClients, "own": Clients}
 """What `KeyedProvider.client` may name."""
-
-
-def _http_backend() -> Any:
-    return importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") is not None else "httpx")
-
-
-def _backend_of(client_class: type[Any]) -> Any:
-    roots = [base.__module__.partition(".")[0] for base in client_class.__mro__]
-    return importlib.import_module("httpx2" if "httpx2" in roots else "httpx")
-
-
-def _noting(base: type[Any]) -> type[Any]:
-    """A subclass of an HTTP client that notes the responses it opens while somebody asks for them."""
-    if hasattr(base, "aclose"):
-
-        async def asend(self: Any, request: Any, **options: Any) -> Any:
-            return note(await base.send(self, request, **options))
-
-        send: Callable[..., Any] = asend
-    else:
-
-        def send(self: Any, request: Any, **options: Any) -> Any:
-            return note(base.send(self, request, **options))
-
-    return type(base.__name__, (base,), {"send": send})
-
-
-def _refuse_cookies(client: Any) -> None:
-    # A cookie that came with one key's answer must not go out with another key's request.
-    client.cookies.jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
 def _keep(cache: OrderedDict[Hashable, Any], identity: Hashable, client: Any) -> None:
