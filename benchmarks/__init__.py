@@ -1,0 +1,1 @@
+"""Measures what `hfs-providers` costs, beside a bare Agno model, keycycle and LiteLLM: `python -m benchmarks`."""

@@ -1,0 +1,51 @@
+"""One group of measurements in a process of its own: `python -m benchmarks.group NAME FILE [--quick]`.
+
+So that no group measures among what another left in memory, and one that fails or hangs costs only its own rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.timing import Effort
+
+
+@dataclass(frozen=True)
+class Group:
+    """Measurements that are taken together.
+
+    Args:
+        function: as `module:function`.
+        rows: what the ids of its rows begin with.
+    """
+
+    function: str
+    rows: tuple[str, ...]
+
+
+GROUPS = {
+    "calls": Group("benchmarks.calls:sync_calls", ("call.",)),
+    "throughput": Group("benchmarks.calls:throughput", ("throughput.",)),
+    "streams": Group("benchmarks.calls:first_chunks", ("first_chunk.",)),
+    "pool": Group("benchmarks.pool:pools", ("pool.", "verdict")),
+    "past": Group("benchmarks.waiting:past_refused_keys", ("past.",)),
+    "gap": Group("benchmarks.waiting:gap", ("gap",)),
+    "imports": Group("benchmarks.imports:starts", ("import", "status")),
+    "history": Group("benchmarks.imports:history", ("history",)),
+}
+
+
+def main() -> None:
+    """Measure, and write what came of it."""
+    name, target, *options = sys.argv[1:]
+    module, _, function = GROUPS[name].function.partition(":")
+    found = getattr(importlib.import_module(module), function)(Effort("--quick" in options))
+    Path(target).write_text(json.dumps([row.as_json() for row in found]))
+
+
+if __name__ == "__main__":
+    main()
