@@ -66,6 +66,8 @@ class Clients:
         self._async: dict[int, _LoopClients] = {}
         self._transport: Any = None
         self._context: ssl.SSLContext | None = None
+        self._unused = False
+        self._retired: list[_LoopClients] = []
 
     def bind(self, bound: Any, credential: Credential) -> None:
         """Give `bound`, a model of one call, the sync client of a key."""
@@ -78,6 +80,7 @@ class Clients:
                 self.configure(bound, credential, self._transport)
                 client = bound.get_client()
                 _keep(self._sync, identity, client)
+                self._unused = False
         bound.client = client
 
     async def abind(self, bound: Any, credential: Credential) -> None:
@@ -94,12 +97,42 @@ class Clients:
             _keep(entry.clients, identity, client)
         self.set_async_client(bound, client)
 
+    def renew(self) -> None:
+        """Let the next sync calls use a new connection pool. Calls in flight finish on the old one.
+
+        Raises what making the new one raises; then the next call that finds none makes one.
+        """
+        with self._lock:
+            if self._unused:
+                # Another call that failed with this one has renewed it already.
+                return
+            # Not closed: it goes when the last call that holds it has ended.
+            self._sync.clear()
+            self._transport = None
+            self._transport = self.make_transport()
+            self._unused = True
+
+    async def arenew(self) -> None:
+        """As `renew`, for the running event loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            entry = self._async.get(id(loop))
+            if entry is not None and entry.loop is loop:
+                if not entry.clients:
+                    return
+                del self._async[id(loop)]
+                # Kept until its loop ends: without an owner its guard would close it under the calls in flight.
+                self._retired = [kept for kept in self._retired if not kept.loop.is_closed()]
+                self._retired.append(entry)
+        await self._enter(loop)
+
     def close(self) -> None:
         """Close what is shared. The clients of event loops are closed with their loops."""
         with self._lock:
             transport, self._transport = self._transport, None
             self._sync.clear()
             self._async.clear()
+            self._retired.clear()
         if transport is not None:
             transport.close()
 

@@ -223,6 +223,13 @@ EventKind = Literal[
     "call_retried",
     "model_replaced",
     "keys_exhausted",
+    "fallback_activated",
+    "primary_restored",
+    "transport_recovered",
+    "stream_restarted",
+    "chain_exhausted",
+    "circuit_opened",
+    "circuit_closed",
 ]
 
 

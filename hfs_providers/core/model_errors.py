@@ -6,6 +6,7 @@
     |  |- ContextOverflowError: also Agno's ContextWindowExceededError, so that Agno compresses and tries again
     |  |- ModelNotFoundError: the model id is gone or was never there
     |  `- StreamInterruptedError: a stream that broke after content had been received
+    |- ChainExhaustedError: no entry of a fallback chain could answer
     `- KeysExhaustedError: also Agno's ModelRateLimitError and keycycle's NoAvailableKeyError
 
 Apart from `errors`, because importing Agno's exceptions takes 0.3 s.
@@ -158,3 +159,21 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
         self.limited = pool.limited
         self.dead = pool.dead
         self.free_in = pool.free_in
+
+
+class ChainExhaustedError(HfsProvidersError, ModelProviderError):
+    """No entry of a fallback chain could answer.
+
+    Args:
+        causes: by entry (`provider/model`), in the order asked, what it failed with; a text where it was not asked.
+    """
+
+    def __init__(self, causes: Mapping[str, BaseException | str]) -> None:
+        self.reasons = {
+            entry: cause if isinstance(cause, str) else str(cause) or type(cause).__name__
+            for entry, cause in causes.items()
+        }
+        self.causes = {entry: cause for entry, cause in causes.items() if isinstance(cause, BaseException)}
+        listed = "; ".join(f"{entry}: {reason}" for entry, reason in self.reasons.items())
+        first = next(iter(self.reasons), None)
+        ModelProviderError.__init__(self, f"no entry of the chain could answer: {listed}", 503, "chain", first)

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core import attempt
 from hfs_providers.core._keycycle import KeyNotFoundError, MultiProviderWrapper
+from hfs_providers.core.circuit import Circuit
 from hfs_providers.core.clients import FAMILIES
 from hfs_providers.core.contract import (
     Credential,
     Event,
+    EventKind,
     Limits,
     ProviderConfig,
     ProviderHealth,
@@ -72,6 +74,7 @@ class ProviderWrapper(MultiProviderWrapper):
         self.manager: PoolManager = PoolManager(self.pool, services.clock)  # type: ignore[assignment]  # over our pool
         self.clients = FAMILIES[provider.client](provider, config)
         self.gone: dict[str, str] = {}
+        self._circuits: dict[str, Circuit] = {}
         self.sleep: Callable[[float], None] = time.sleep
         self.asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self._learned: set[tuple[str, str]] = set()
@@ -337,6 +340,20 @@ class ProviderWrapper(MultiProviderWrapper):
         _log.warning("%s no longer serves %s; %s is used instead", self.provider, model_id, successor)
         self.services.emit(Event("model_replaced", self.provider, model_id, reason=f"replaced by {successor}"))
         return successor
+
+    def circuit(self, model_id: str) -> Circuit:
+        """The circuit of a model, one for all chains that have it as an entry."""
+
+        def changed(change: str, seconds: float) -> None:
+            kind: EventKind = "circuit_opened" if change == "opened" else "circuit_closed"
+            self.services.emit(Event(kind, self.provider, model_id, seconds=seconds))
+
+        with self._lock:
+            return self._circuits.setdefault(model_id, Circuit(self.services.clock, changed))
+
+    def context_window(self, model_id: str) -> int | None:
+        """The context window of a model in tokens, as the plugin declares it, or None."""
+        return next((size for glob, size in self.config.windows.items() if fnmatch.fnmatchcase(model_id, glob)), None)
 
     def learn(self, model_id: str, key_id: str, responses: Sequence[Any]) -> None:
         """Take over the limits that an answer's headers show, where neither plugin nor user names any."""

@@ -1,0 +1,84 @@
+"""A circuit breaker for one provider and model: whoever fails repeatedly is left alone for a while."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+FAILURES = 3
+"""Failed calls in a row that open a circuit."""
+FIRST_REST = 60.0
+"""Seconds for which it opens first; each failed probe doubles them."""
+LONGEST_REST = 4 * 3600.0
+"""Seconds beyond which they do not grow."""
+
+
+class Circuit:
+    """Closed while calls succeed, open after repeated failures, half-open for one probe when its rest is over.
+
+    Args:
+        clock: monotonic seconds.
+        on_change: called outside the lock with `opened` (and the seconds) or `closed` (and 0).
+    """
+
+    def __init__(self, clock: Callable[[], float], on_change: Callable[[str, float], object] | None = None) -> None:
+        self._clock = clock
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._rest = 0.0
+        self._until: float | None = None
+        self._probing = False
+
+    def __repr__(self) -> str:
+        return f"Circuit({'closed' if self._until is None else 'open'}, failures={self._failures})"
+
+    def rest(self) -> float:
+        """Seconds until a call may try it: 0 where one may now, infinite while another call's probe is under way."""
+        with self._lock:
+            if self._until is None:
+                return 0.0
+            return float("inf") if self._probing else max(0.0, self._until - self._clock())
+
+    def enter(self) -> bool:
+        """Whether a call may go ahead. Where this gives it the probe, it ends with one of the methods below."""
+        with self._lock:
+            if self._until is None:
+                return True
+            if self._probing or self._clock() < self._until:
+                return False
+            self._probing = True
+            return True
+
+    def succeed(self) -> None:
+        """A call was answered: the circuit is closed."""
+        with self._lock:
+            closes = self._until is not None
+            self._failures, self._rest, self._until, self._probing = 0, 0.0, None, False
+        if closes and self._on_change is not None:
+            self._on_change("closed", 0.0)
+
+    def fail(self, reset: float | None = None) -> None:
+        """A call failed in a way that speaks against the provider.
+
+        Args:
+            reset: seconds after which the provider itself says that it is back, or None.
+        """
+        with self._lock:
+            self._failures += 1
+            probed, self._probing = self._probing, False
+            if self._until is not None and not probed:
+                # A call that was under way when the circuit opened says nothing new.
+                return
+            if self._failures < FAILURES and not probed:
+                return
+            self._rest = min(self._rest * 2 if self._rest else FIRST_REST, LONGEST_REST)
+            seconds = min(max(self._rest, reset or 0.0), LONGEST_REST)
+            self._until = self._clock() + seconds
+        if self._on_change is not None:
+            self._on_change("opened", seconds)
+
+    def leave(self) -> None:
+        """A call ended without saying anything about the provider; a probe is given back."""
+        with self._lock:
+            self._probing = False
