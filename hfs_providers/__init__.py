@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hfs_providers.core.chain import FallbackChain
     from hfs_providers.core.contract import (
         CONTRACT_VERSION,
         Credential,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         ProviderManager,
         get_any_model,
         get_cerebras_model,
+        get_chain,
         get_gemini_model,
         get_groq_model,
         get_model,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         list_available_providers,
     )
     from hfs_providers.core.model_errors import (
+        ChainExhaustedError,
         KeyRejectedError,
         KeysExhaustedError,
         ModelCallError,
@@ -62,8 +65,10 @@ if TYPE_CHECKING:
     from hfs_providers.core.provider import KeyedProvider
     from hfs_providers.core.secret import Secret, fingerprint
     from hfs_providers.core.survey import Survey, survey
+    from hfs_providers.core.turns import ServedBy
 
 _HOMES = {
+    "chain": "FallbackChain",
     "contract": (
         "CONTRACT_VERSION Credential Event KeyStatus Limits ModelDefault Problem ProviderConfig ProviderHealth "
         "Requirement Services UsageRow Wrapper"
@@ -74,14 +79,18 @@ _HOMES = {
     ),
     "hookspecs": "hookimpl hookspec",
     "manager": (
-        "PROVIDER_CONFIGS ProviderManager get_any_model get_cerebras_model get_gemini_model get_groq_model get_model "
-        "get_openrouter_model get_provider_manager list_available_providers"
+        "PROVIDER_CONFIGS ProviderManager get_any_model get_cerebras_model get_chain get_gemini_model get_groq_model "
+        "get_model get_openrouter_model get_provider_manager list_available_providers"
     ),
-    "model_errors": "KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError StreamInterruptedError",
+    "model_errors": (
+        "ChainExhaustedError KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError "
+        "StreamInterruptedError"
+    ),
     "pool": "KeyPool Lease",
     "provider": "KeyedProvider",
     "secret": "Secret fingerprint",
     "survey": "Survey survey",
+    "turns": "ServedBy",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -90,8 +99,10 @@ __version__ = "0.1.0"
 __all__ = [
     "CONTRACT_VERSION",
     "PROVIDER_CONFIGS",
+    "ChainExhaustedError",
     "Credential",
     "Event",
+    "FallbackChain",
     "HfsProvidersError",
     "KeyPool",
     "KeyRejectedError",
@@ -118,6 +129,7 @@ __all__ = [
     "ProviderUnavailableError",
     "Requirement",
     "Secret",
+    "ServedBy",
     "Services",
     "SettingsError",
     "StreamInterruptedError",
@@ -128,6 +140,7 @@ __all__ = [
     "fingerprint",
     "get_any_model",
     "get_cerebras_model",
+    "get_chain",
     "get_gemini_model",
     "get_groq_model",
     "get_model",

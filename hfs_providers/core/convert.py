@@ -83,7 +83,7 @@ def _formatted(model: Model, messages: list[Message], wanted: Any) -> tuple[list
         if model.supports_json_schema_outputs:
             schema = {"name": wanted.__name__, "schema": wanted.model_json_schema()}
             return messages, {"type": "json_schema", "json_schema": schema}
-        return _described(messages, get_json_output_prompt(wanted)), {"type": "json_object"}
+        return _described(messages, _in_words(wanted)), {"type": "json_object"}
     if not isinstance(wanted, Mapping) or wanted.get("type") != "json_schema":
         return messages, wanted
     if model.supports_json_schema_outputs or (model.supports_native_structured_outputs and not is_gemini(model)):
@@ -92,6 +92,11 @@ def _formatted(model: Model, messages: list[Message], wanted: Any) -> tuple[list
     schema = (wanted.get("json_schema") or {}).get("schema") or {}
     words = f"Answer with JSON alone, that fits this JSON schema:\n{json.dumps(schema, ensure_ascii=False)}"
     return _described(messages, words), {"type": "json_object"}
+
+
+def _in_words(wanted: Any) -> str:
+    # Untyped: Agno's annotation names an instance where its code takes the class.
+    return get_json_output_prompt(wanted)
 
 
 def _described(messages: list[Message], words: str) -> list[Message]:

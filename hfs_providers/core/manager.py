@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from types import TracebackType
@@ -27,6 +27,10 @@ from hfs_providers.core.survey import DISABLED, Survey, Surveyed, survey
 
 if TYPE_CHECKING:
     from agno.models.base import Model
+
+    from hfs_providers.core.assembly import OnInterrupt
+    from hfs_providers.core.chain import FallbackChain
+    from hfs_providers.core.turns import Restore
 
 _log = logging.getLogger("hfs_providers")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -222,6 +226,50 @@ class ProviderManager:
                 raise self._nobody(broken, earliest, wait, timeout)
             time.sleep(earliest)
 
+    def get_chain(
+        self,
+        *entries: str | Model,
+        tier: str | None = None,
+        restore: Restore = "when_available",
+        on_interrupt: OnInterrupt = "raise",
+        timeout: float = 2.0,
+        max_retries: int = 0,
+        sleep: Callable[[float], object] | None = None,
+        asleep: Callable[[float], Awaitable[object]] | None = None,
+        **kwargs: Any,
+    ) -> FallbackChain:
+        """An Agno model that serves with its first entry and falls back along the others, for one turn at a time.
+
+        Args:
+            entries: provider names, `provider/model`, or Agno models; none: every available provider, in order.
+            tier: instead of entries, a tier of `HFS_TIER_<NAME>` or of `[tiers]` in the TOML file.
+            restore: whether a new turn begins at the primary: `always`, `when_available` (not while its keys are known
+                to be exhausted or its circuit is open), or `never` (where the last fallback left off).
+            on_interrupt: what a stream does that breaks after content: `raise` StreamInterruptedError, or `restart` on
+                the next entry after an event that says so.
+            timeout: seconds for which an entry waits for a key before the next is asked.
+            max_retries: an entry's own retries of a 5xx before the next is asked.
+            sleep, asleep: how to wait in a transport recovery, in seconds; by default `time.sleep` and `asyncio.sleep`.
+            kwargs: as for `get_model`, for every entry that is not a model already.
+
+        Raises:
+            UnknownProviderError: no plugin has a name that was given.
+            MissingKeyError, MissingSdkError, ProviderUnavailableError: why an entry that was named cannot be used.
+            SettingsError: there is no such tier, or none of its providers can be used.
+        """
+        from hfs_providers.core.assembly import assemble
+
+        return assemble(
+            self,
+            entries,
+            tier=tier,
+            restore=restore,
+            on_interrupt=on_interrupt,
+            sleep=sleep,
+            asleep=asleep,
+            options={"timeout": timeout, "max_retries": max_retries, **kwargs},
+        )
+
     def list_available_providers(self) -> list[str]:
         """As `available_providers`."""
         return self.available_providers
@@ -379,6 +427,11 @@ def get_model(provider: str, model_id: str | None = None, **kwargs: Any) -> Mode
 def get_any_model(**kwargs: Any) -> tuple[str, Model]:
     """`ProviderManager.get_any_model` of the process's manager."""
     return get_provider_manager().get_any_model(**kwargs)
+
+
+def get_chain(*entries: str | Model, **kwargs: Any) -> FallbackChain:
+    """`ProviderManager.get_chain` of the process's manager."""
+    return get_provider_manager().get_chain(*entries, **kwargs)
 
 
 def list_available_providers() -> list[str]:

@@ -1,0 +1,101 @@
+"""Makes fallback chains out of names, tiers and models."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from hfs_providers.core.chain import FallbackChain
+from hfs_providers.core.entries import Entry, entry_of
+from hfs_providers.core.errors import ProviderError, ProviderUnavailableError, SettingsError
+from hfs_providers.core.settings import env_name
+from hfs_providers.core.turns import Plan, Restore
+
+if TYPE_CHECKING:
+    from agno.models.base import Model
+
+    from hfs_providers.core.manager import ProviderManager
+
+OnInterrupt = Literal["raise", "restart"]
+TIER = "HFS_TIER_"
+
+_log = logging.getLogger("hfs_providers")
+
+
+def assemble(
+    manager: ProviderManager,
+    entries: Sequence[str | Model],
+    *,
+    tier: str | None,
+    restore: Restore,
+    on_interrupt: OnInterrupt,
+    sleep: Callable[[float], object] | None,
+    asleep: Callable[[float], Awaitable[object]] | None,
+    options: Mapping[str, Any],
+) -> FallbackChain:
+    """See `ProviderManager.get_chain`; `options` are those of `get_model`."""
+    if restore not in get_args(Restore):
+        raise ValueError(f"restore is one of {', '.join(get_args(Restore))}, not {restore!r}")
+    if on_interrupt not in get_args(OnInterrupt):
+        raise ValueError(f"on_interrupt is one of {', '.join(get_args(OnInterrupt))}, not {on_interrupt!r}")
+    if tier is not None and entries:
+        raise ValueError("give entries or a tier, not both")
+    if tier is not None:
+        chosen = _of_tier(manager, tier, options)
+    elif entries:
+        chosen = [_entry(manager, given, options) for given in entries]
+    else:
+        chosen = _usable(manager, manager.available_providers, "the chain", options)
+        if not chosen:
+            raise ProviderUnavailableError("every provider", ("none can be used",))
+    plan = Plan(
+        tuple(chosen), restore, on_interrupt == "restart", manager.emit, sleep or time.sleep, asleep or asyncio.sleep
+    )
+    return FallbackChain(plan)
+
+
+def _of_tier(manager: ProviderManager, tier: str, options: Mapping[str, Any]) -> list[Entry]:
+    tiers = _tiers(manager)
+    names = tiers.get(tier.lower())
+    if names is None:
+        raise SettingsError(
+            f"there is no tier {tier!r} (there are: {', '.join(tiers) or 'none'}). Set {TIER}{env_name(tier)} to "
+            "`provider/model` in order of preference, comma-separated, or name it under [tiers] in the TOML file"
+        )
+    chosen = _usable(manager, names, f"the tier {tier!r}", options)
+    if not chosen:
+        raise SettingsError(
+            f"none of the providers of the tier {tier!r} can be used: {', '.join(names) or 'it is empty'}"
+        )
+    return chosen
+
+
+def _tiers(manager: ProviderManager) -> dict[str, list[str]]:
+    found = {name.lower(): list(names) for name, names in manager.survey.file.tiers.items()}
+    for variable, value in manager.survey.settings.env.items():
+        names = [name for name in re.split(r"[,\s]+", value) if name]
+        if variable.startswith(TIER) and names:
+            found[variable.removeprefix(TIER).lower()] = names
+    return found
+
+
+def _usable(manager: ProviderManager, names: Sequence[str], where: str, options: Mapping[str, Any]) -> list[Entry]:
+    chosen = []
+    for name in names:
+        try:
+            chosen.append(_entry(manager, name, options))
+        except (ProviderError, SettingsError, ImportError) as error:
+            # One provider that is not here, or whose SDK does not import, must not keep the others from serving.
+            _log.warning("%s goes without %s: %s", where, name, error)
+    return chosen
+
+
+def _entry(manager: ProviderManager, given: str | Model, options: Mapping[str, Any]) -> Entry:
+    if not isinstance(given, str):
+        return entry_of(given, manager.clock)
+    provider, _, model_id = given.strip().partition("/")
+    return entry_of(manager.get_model(provider.lower(), model_id or None, **options), manager.clock)

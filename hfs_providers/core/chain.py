@@ -1,0 +1,501 @@
+"""The fallback chain: an Agno model that serves with its first entry and falls back along the others.
+
+The switch happens beneath Agno's tool loop, at the single request, so the history stays whole and no tool runs twice.
+What a turn knows is in `turns`; this class binds it to Agno's interface.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from agno.exceptions import ModelProviderError
+from agno.exceptions import RetryableModelProviderError as GuidedRetry
+from agno.models.base import MessageData, Model
+from agno.models.message import Message
+from agno.models.response import ModelResponse, ModelResponseEvent
+from agno.run.agent import CustomEvent
+
+from hfs_providers.core.convert import converted
+from hfs_providers.core.entries import Entry
+from hfs_providers.core.model_errors import StreamInterruptedError
+from hfs_providers.core.quiet import Quiet
+from hfs_providers.core.recovery import is_recoverable, recovery_wait
+from hfs_providers.core.secret import Redactor
+from hfs_providers.core.turns import Plan, ServedBy, Turn, running_turn, share_of, shown_turn, truly
+
+_log = logging.getLogger("hfs_providers")
+_END: Any = object()
+_SHARED = frozenset({"_plan", "client", "async_client", "http_client", "response_format", "_tools", "_functions"})
+
+
+class FallbackChain(Model):
+    """Made by `get_chain`; a real Agno model, for an `Agent`, a `Team` or a call of its own.
+
+    Its `id`, `name` and `provider` are the primary's. It claims structured outputs where every entry supports them.
+    """
+
+    _plan: Plan
+
+    def __init__(self, plan: Plan) -> None:
+        models = [entry.model for entry in plan.entries]
+        super().__init__(
+            id=models[0].id,
+            name=models[0].name,
+            provider=models[0].provider,
+            supports_native_structured_outputs=all(model.supports_native_structured_outputs for model in models),
+            supports_json_schema_outputs=all(model.supports_json_schema_outputs for model in models),
+            system_prompt=models[0].system_prompt,
+            instructions=models[0].instructions,
+        )
+        self._plan = plan
+
+    # Who serves
+
+    @property
+    def entries(self) -> tuple[Model, ...]:
+        """The models of the chain, in order."""
+        return tuple(entry.model for entry in self._plan.entries)
+
+    @property
+    def primary(self) -> Model:
+        """The first entry's model."""
+        return self._plan.entries[0].model
+
+    @property
+    def active(self) -> Model:
+        """The model that serves the calling context's running turn, else the one that served its last."""
+        return self._plan.entries[self.fallback_index].model
+
+    @property
+    def fallback_index(self) -> int:
+        """The place of `active` in the chain; 0 is the primary."""
+        turn = shown_turn(self)
+        return turn.index if turn is not None else 0
+
+    @property
+    def is_fallback_active(self) -> bool:
+        """Whether `active` is not the primary."""
+        return self.fallback_index > 0
+
+    @property
+    def served_by(self) -> ServedBy | None:
+        """Who answered the calling context's running turn, else its last one, and why the others did not."""
+        turn = shown_turn(self)
+        return turn.served_by if turn is not None else None
+
+    def compaction(self, **options: Any) -> Any:
+        """An Agno `Compaction` that folds a session before it outgrows the smallest window of the chain.
+
+        Args:
+            options: further arguments of `Compaction`.
+
+        Raises:
+            ValueError: no entry declares a window, and no `compact_at_tokens` is given.
+        """
+        from agno.compaction import Compaction
+
+        windows = [entry.window for entry in self._plan.entries if entry.window is not None]
+        if not windows and "compact_at_tokens" not in options:
+            raise ValueError("no entry of the chain declares a context window: give compact_at_tokens")
+        if windows:
+            options.setdefault("compact_at_tokens", share_of(min(windows)))
+        return Compaction(**options)
+
+    # For callers who drive it by hand
+
+    def restore_primary(self) -> bool:
+        """Go back to the primary in the turn that `active` shows.
+
+        Returns:
+            Whether it did: False where the primary serves already, or cannot answer now (which is logged).
+        """
+        turn = shown_turn(self)
+        try:
+            return (turn or Turn(self, self._plan)).restore()
+        except Exception as error:
+            _log.warning("%s is not restored: %s", self._plan.entries[0].label, error)
+            return False
+
+    def activate_fallback(self, error: BaseException | None = None) -> bool:
+        """Go on to the next entry in the turn that `active` shows.
+
+        Args:
+            error: why the active one does not do.
+
+        Returns:
+            Whether it did: False where every entry has failed in that turn.
+        """
+        turn = shown_turn(self)
+        if turn is None:
+            turn = Turn(self, self._plan)
+            turn.remember()
+        return turn.fall_back(error)
+
+    def recover_transport(self, error: BaseException, retry_count: int = 0, max_retries: int = 3) -> bool:
+        """Give the primary a new connection and wait, so that a request may be tried once more.
+
+        Args:
+            error: what the request failed with.
+            retry_count: the failed attempts so far, from 0; the wait is `min(3 + retry_count, 8)` seconds.
+            max_retries: how many attempts the caller makes; for the event alone.
+
+        Returns:
+            Whether it did: False where the error is none of the transport's, the provider is an aggregator, a
+            fallback is active, or no new connection could be made (which is logged).
+        """
+        entry = self._recoverable(error)
+        if entry is None or not self._renewed(entry, retry_count, max_retries):
+            return False
+        self._plan.sleep(recovery_wait(retry_count))
+        return True
+
+    async def arecover_transport(self, error: BaseException, retry_count: int = 0, max_retries: int = 3) -> bool:
+        """As `recover_transport`, for the running event loop."""
+        entry = self._recoverable(error)
+        if entry is None or not await self._arenewed(entry, retry_count, max_retries):
+            return False
+        await self._plan.asleep(recovery_wait(retry_count))
+        return True
+
+    def _recoverable(self, error: BaseException) -> Entry | None:
+        turn = shown_turn(self)
+        entry = self._plan.entries[0]
+        away = turn is not None and turn.index > 0
+        return None if away or entry.aggregator or entry.rotation is None or not is_recoverable(error) else entry
+
+    def _renewed(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
+        assert entry.rotation is not None, "only a rotating model's client is ours to renew"
+        try:
+            entry.rotation.wrapper.clients.renew()
+        except Exception as error:
+            return self._not_renewed(entry, error)
+        return self._renewal(entry, retry_count, max_retries)
+
+    async def _arenewed(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
+        assert entry.rotation is not None, "only a rotating model's client is ours to renew"
+        try:
+            await entry.rotation.wrapper.clients.arenew()
+        except Exception as error:
+            return self._not_renewed(entry, error)
+        return self._renewal(entry, retry_count, max_retries)
+
+    def _renewal(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
+        reason = f"new connection after failed attempt {retry_count + 1} of {max_retries}"
+        self._plan.tell("transport_recovered", entry, reason, recovery_wait(retry_count))
+        return True
+
+    def _not_renewed(self, entry: Entry, error: Exception) -> bool:
+        _log.warning("%s gets no new connection: %s: %s", entry.label, type(error).__name__, error)
+        return False
+
+    # Turns
+
+    def response(self, messages: list[Message], *args: Any, **kwargs: Any) -> ModelResponse:
+        """See Agno's `Model.response`."""
+        turn, arguments = self._turn_of(Model.response, messages, args, kwargs)
+        try:
+            with turn.runs():
+                return super().response(**arguments)
+        except ModelProviderError as error:
+            raise truly(turn, error) from error.__cause__
+        finally:
+            turn.ended()
+
+    async def aresponse(self, messages: list[Message], *args: Any, **kwargs: Any) -> ModelResponse:
+        """See Agno's `Model.aresponse`."""
+        turn, arguments = self._turn_of(Model.aresponse, messages, args, kwargs)
+        try:
+            with turn.runs():
+                return await super().aresponse(**arguments)
+        except ModelProviderError as error:
+            raise truly(turn, error) from error.__cause__
+        finally:
+            turn.ended()
+
+    def response_stream(self, messages: list[Message], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """See Agno's `Model.response_stream`."""
+        turn, arguments = self._turn_of(Model.response_stream, messages, args, kwargs)
+        steps: Any = super().response_stream(**arguments)
+        try:
+            while True:
+                # Entered for each step: between them the caller's context is the caller's.
+                with turn.runs():
+                    step = next(steps, _END)
+                if step is _END:
+                    return
+                yield step
+        except ModelProviderError as error:
+            raise truly(turn, error) from error.__cause__
+        finally:
+            with turn.runs():
+                steps.close()
+            turn.ended()
+
+    async def aresponse_stream(self, messages: list[Message], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """See Agno's `Model.aresponse_stream`."""
+        turn, arguments = self._turn_of(Model.aresponse_stream, messages, args, kwargs)
+        steps: Any = super().aresponse_stream(**arguments)
+        try:
+            while True:
+                with turn.runs():
+                    step = await anext(steps, _END)
+                if step is _END:
+                    return
+                yield step
+        except ModelProviderError as error:
+            raise truly(turn, error) from error.__cause__
+        finally:
+            with turn.runs():
+                await steps.aclose()
+            turn.ended()
+
+    def _turn_of(
+        self, method: Callable[..., Any], messages: list[Message], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Turn, dict[str, Any]]:
+        arguments = dict(_signature(method).bind(self, messages, *args, **kwargs).arguments)
+        del arguments["self"]
+        run, compression = arguments.get("run_response"), arguments.get("compression_manager")
+        turn = shown_turn(self)
+        if turn is None or not turn.continues(messages, run):
+            turn = Turn(self, self._plan, messages, run, compression)
+        if compression is not None:
+            arguments["compression_manager"] = turn.compression
+        return turn, arguments
+
+    # Requests
+
+    def invoke(self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any) -> ModelResponse:
+        """One request to whoever serves the running turn; without one it is a turn of its own."""
+        turn = running_turn(self) or Turn(self, self._plan)
+        recovered = False
+        with turn.runs():
+            while True:
+                entry, quiet = turn.admit(), Quiet()
+                try:
+                    sent, options = converted(entry.model, messages, kwargs)
+                    with quiet:
+                        answer: ModelResponse = entry.model.invoke(sent, assistant_message, *args, **options)
+                except BaseException as error:
+                    if not recovered and self._recovers(turn, error):
+                        recovered = True
+                        if self.recover_transport(error, _attempts(error) - 1, _attempts(error)):
+                            continue
+                    self._move_on(turn, error, quiet)
+                    continue
+                turn.answered()
+                self._clean(messages, kwargs)
+                return answer
+
+    async def ainvoke(
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> ModelResponse:
+        """As `invoke`."""
+        turn = running_turn(self) or Turn(self, self._plan)
+        recovered = False
+        with turn.runs():
+            while True:
+                entry, quiet = turn.admit(), Quiet()
+                try:
+                    sent, options = converted(entry.model, messages, kwargs)
+                    with quiet:
+                        answer: ModelResponse = await entry.model.ainvoke(sent, assistant_message, *args, **options)
+                except BaseException as error:
+                    if not recovered and self._recovers(turn, error):
+                        recovered = True
+                        if await self.arecover_transport(error, _attempts(error) - 1, _attempts(error)):
+                            continue
+                    self._move_on(turn, error, quiet)
+                    continue
+                turn.answered()
+                self._clean(messages, kwargs)
+                return answer
+
+    def invoke_stream(
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> Iterator[ModelResponse]:
+        """As `invoke`, streamed. Before the first content a failure falls back, after it the error is raised."""
+        turn = running_turn(self) or Turn(self, self._plan)
+        recovered = shown = False
+        while True:
+            with turn.runs():
+                entry, quiet = turn.admit(), Quiet()
+            try:
+                sent, options = converted(entry.model, messages, kwargs)
+                steps: Any = entry.model.invoke_stream(sent, assistant_message, *args, **options)
+                try:
+                    while True:
+                        with turn.runs(), quiet:
+                            delta = next(steps, _END)
+                        if delta is _END:
+                            break
+                        shown = shown or _shows(delta)
+                        yield delta
+                finally:
+                    steps.close()
+            except BaseException as error:
+                with turn.runs():
+                    if not shown and not recovered and self._recovers(turn, error):
+                        recovered = True
+                        if self.recover_transport(error, _attempts(error) - 1, _attempts(error)):
+                            continue
+                    self._move_on(turn, error, quiet, shown)
+                continue
+            turn.answered()
+            self._clean(messages, kwargs)
+            return
+
+    async def ainvoke_stream(
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[ModelResponse]:
+        """As `invoke_stream`."""
+        turn = running_turn(self) or Turn(self, self._plan)
+        recovered = shown = False
+        while True:
+            with turn.runs():
+                entry, quiet = turn.admit(), Quiet()
+            try:
+                sent, options = converted(entry.model, messages, kwargs)
+                steps: Any = entry.model.ainvoke_stream(sent, assistant_message, *args, **options)
+                try:
+                    while True:
+                        with turn.runs(), quiet:
+                            delta = await anext(steps, _END)
+                        if delta is _END:
+                            break
+                        shown = shown or _shows(delta)
+                        yield delta
+                finally:
+                    await steps.aclose()
+            except BaseException as error:
+                with turn.runs():
+                    if not shown and not recovered and self._recovers(turn, error):
+                        recovered = True
+                        if await self.arecover_transport(error, _attempts(error) - 1, _attempts(error)):
+                            continue
+                    self._move_on(turn, error, quiet, shown)
+                continue
+            turn.answered()
+            self._clean(messages, kwargs)
+            return
+
+    def _recovers(self, turn: Turn, error: BaseException) -> bool:
+        return isinstance(error, Exception) and turn.index == 0 and not isinstance(error, StreamInterruptedError)
+
+    def _move_on(self, turn: Turn, error: BaseException, quiet: Quiet, shown: bool = False) -> None:
+        if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
+            turn.left()
+            raise error
+        rotation = turn.active.rotation
+        redactor = rotation.wrapper.redactor if rotation is not None else Redactor()
+        try:
+            turn.failed(error, shown=shown)
+        except BaseException:
+            quiet.let_through(redactor)
+            raise
+
+    def _clean(self, messages: list[Message], options: Mapping[str, Any]) -> None:
+        # The entry removed Agno's guidance from its own copy of the history.
+        if options.get("retry_with_guidance"):
+            self._remove_temporary_messages(messages)
+
+    # Streams that begin again
+
+    def process_response_stream(
+        self, messages: list[Message], assistant_message: Message, stream_data: MessageData, *args: Any, **kwargs: Any
+    ) -> Iterator[Any]:
+        """See Agno's; with `on_interrupt="restart"` a broken stream begins again, after an event that says so."""
+        turn = running_turn(self)
+        while True:
+            try:
+                yield from super().process_response_stream(messages, assistant_message, stream_data, *args, **kwargs)
+                return
+            except ModelProviderError as error:
+                cause = truly(turn, error) if turn is not None else error
+                events = self._restart(turn, cause, stream_data)
+            yield from events
+
+    async def aprocess_response_stream(
+        self, messages: list[Message], assistant_message: Message, stream_data: MessageData, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As `process_response_stream`."""
+        turn = running_turn(self)
+        while True:
+            try:
+                async for delta in super().aprocess_response_stream(
+                    messages, assistant_message, stream_data, *args, **kwargs
+                ):
+                    yield delta
+                return
+            except ModelProviderError as error:
+                cause = truly(turn, error) if turn is not None else error
+                events = self._restart(turn, cause, stream_data)
+            for event in events:
+                yield event
+
+    def _restart(self, turn: Turn | None, error: BaseException, stream_data: MessageData) -> tuple[Any, ...]:
+        """Forget what was streamed, and the events that tell a reader to do the same; raises where it is final."""
+        if turn is None or not isinstance(error, StreamInterruptedError):
+            raise error
+        left = turn.active
+        if not turn.restarts_after(error):
+            raise error
+        # What was counted stays counted; all else begins anew.
+        metrics = stream_data.response_metrics
+        stream_data.__dict__.update(MessageData(response_metrics=metrics).__dict__)
+        self._plan.tell("stream_restarted", turn.active, f"{left.label} broke off: {error}")
+        return (
+            ModelResponse(event=ModelResponseEvent.fallback_model_activated.value),
+            CustomEvent(  # type: ignore[no-untyped-call]  # Agno's takes any fields
+                name="stream_restarted",
+                discarded=error.received,
+                failed_model=left.label,
+                model=turn.active.label,
+                reason=str(error),
+            ),
+        )
+
+    # What Agno asks of a model's class
+
+    def parse_tool_calls(self, tool_calls_data: list[Any]) -> list[dict[str, Any]]:
+        """Put the tool calls of a stream together, as the class of whoever streamed them does."""
+        return (running_turn(self) or Turn(self, self._plan)).active.model.parse_tool_calls(tool_calls_data)
+
+    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
+        raise NotImplementedError("the entry that was asked parses its own answers")
+
+    def _parse_provider_response_delta(self, response: Any) -> ModelResponse:
+        raise NotImplementedError("the entry that was asked parses its own answers")
+
+    def __repr__(self) -> str:
+        return f"FallbackChain({' -> '.join(entry.label for entry in self._plan.entries)})"
+
+    def __copy__(self) -> FallbackChain:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FallbackChain:
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        for name, value in self.__dict__.items():
+            new.__dict__[name] = value if name in _SHARED else copy.deepcopy(value, memo)
+        return new
+
+
+def _attempts(error: BaseException) -> int:
+    return max(1, int(getattr(error, "attempts", 1)))
+
+
+def _shows(delta: ModelResponse) -> bool:
+    """Whether a step of a stream brings something of the answer."""
+    return bool(delta.content or delta.tool_calls or delta.reasoning_content or delta.images or delta.audio)
+
+
+@cache
+def _signature(method: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(method)
