@@ -415,8 +415,7 @@ class FallbackChain(Model):
                 yield from super().process_response_stream(messages, assistant_message, stream_data, *args, **kwargs)
                 return
             except ModelProviderError as error:
-                cause = truly(turn, error) if turn is not None else error
-                events = self._restart(turn, cause, stream_data)
+                events = self._restart(turn, truly(turn, error), stream_data)
             yield from events
 
     async def aprocess_response_stream(
@@ -432,8 +431,7 @@ class FallbackChain(Model):
                     yield delta
                 return
             except ModelProviderError as error:
-                cause = truly(turn, error) if turn is not None else error
-                events = self._restart(turn, cause, stream_data)
+                events = self._restart(turn, truly(turn, error), stream_data)
             for event in events:
                 yield event
 

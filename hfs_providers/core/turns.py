@@ -15,11 +15,11 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agno.exceptions import ModelProviderError
+from agno.exceptions import ContextWindowExceededError, ModelProviderError
 
 from hfs_providers.core.contract import Event, EventKind
 from hfs_providers.core.entries import Entry
-from hfs_providers.core.model_errors import ChainExhaustedError
+from hfs_providers.core.model_errors import ChainExhaustedError, StreamInterruptedError
 from hfs_providers.core.verdicts import Verdict, judge
 
 Restore = Literal["always", "when_available", "never"]
@@ -196,7 +196,7 @@ class Turn:
         self._settle(verdict, error)
         self.failure = error
         larger: int | None = None
-        if verdict.kind == "context_overflow":
+        if verdict.kind == "context_overflow" or (verdict.kind == "bad_request" and _too_long(error)):
             larger = self.active.window
             if larger is None or self._next(larger_than=larger) is None:
                 self._overflowed = True
@@ -356,9 +356,17 @@ def shown_turn(owner: object) -> Turn | None:
     return running_turn(owner) or next((turn for turn in _last.get() if turn._owner() is owner), None)
 
 
-def truly(turn: Turn, error: ModelProviderError) -> BaseException:
+def truly(turn: Turn | None, error: ModelProviderError) -> BaseException:
     """The error that ended a turn: Agno replaces one by another of its own where the message has certain words."""
-    return error if turn.failure is None or error is turn.failure else turn.failure
+    failure = turn.failure if turn is not None else None
+    return failure if isinstance(failure, (ChainExhaustedError, StreamInterruptedError)) else error
+
+
+def _too_long(error: BaseException) -> bool:
+    # Google tells an overflow from other bad requests by words alone. Agno reads them, and so acts on it in any case.
+    return isinstance(error, ModelProviderError) and isinstance(
+        ModelProviderError.classify(error), ContextWindowExceededError
+    )
 
 
 def _words(error: BaseException) -> str:
