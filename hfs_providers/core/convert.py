@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agno.models.base import Model
 from agno.models.message import Message
 from agno.utils.prompts import get_json_output_prompt
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from agno.models.base import Model
 
 # https://ai.google.dev/gemini-api/docs/thought-signatures: for a call that another model made.
 _UNSIGNED = base64.b64encode(b"skip_thought_signature_validator").decode("ascii")
