@@ -35,9 +35,10 @@ def assemble(
     on_interrupt: OnInterrupt,
     sleep: Callable[[float], object] | None,
     asleep: Callable[[float], Awaitable[object]] | None,
+    rebuild: Callable[..., object] | None,
     options: Mapping[str, Any],
 ) -> FallbackChain:
-    """See `ProviderManager.get_chain`; `options` are those of `get_model`."""
+    """See `ProviderManager.get_chain`; `options` are those of `get_model`, `rebuild` is that of `Plan`."""
     if restore not in get_args(Restore):
         raise ValueError(f"restore is one of {', '.join(get_args(Restore))}, not {restore!r}")
     if on_interrupt not in get_args(OnInterrupt):
@@ -53,7 +54,13 @@ def assemble(
         if not chosen:
             raise ProviderUnavailableError("every provider", ("none can be used",))
     plan = Plan(
-        tuple(chosen), restore, on_interrupt == "restart", manager.emit, sleep or time.sleep, asleep or asyncio.sleep
+        tuple(chosen),
+        restore,
+        on_interrupt == "restart",
+        manager.emit,
+        sleep or time.sleep,
+        asleep or asyncio.sleep,
+        rebuild,
     )
     return FallbackChain(plan)
 

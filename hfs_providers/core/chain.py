@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from agno.exceptions import ModelProviderError
@@ -347,6 +347,17 @@ class FallbackChain(Steering, Model):
         for name, value in self.__dict__.items():
             new.__dict__[name] = value if name in _SHARED else copy.deepcopy(value, memo)
         return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        plan = self._plan
+        if plan.rebuild is None:
+            raise TypeError(
+                f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
+                "process could not find again. Build it with ProviderManager() from the process environment"
+            )
+        on_interrupt = "restart" if plan.restarts else "raise"
+        # Each entry brings its own recipe. How to wait is not sent: it may be anything.
+        return partial(plan.rebuild, restore=plan.restore, on_interrupt=on_interrupt), self.entries
 
 
 def _attempts(error: BaseException) -> int:

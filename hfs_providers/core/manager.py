@@ -267,6 +267,7 @@ class ProviderManager:
             on_interrupt=on_interrupt,
             sleep=sleep,
             asleep=asleep,
+            rebuild=get_chain if self._own_environment else None,
             options={"timeout": timeout, "max_retries": max_retries, **kwargs},
         )
 

@@ -63,6 +63,7 @@ class Plan:
         restarts: whether a stream that broke after content is begun again on the next entry.
         emit: tells the observers.
         sleep, asleep: how to wait, in seconds.
+        rebuild: a module-level `get_chain` that makes the same chain in another process; None where none can.
         start: where the next turn begins with `restore="never"`; nothing else is kept from turn to turn.
     """
 
@@ -72,6 +73,7 @@ class Plan:
     emit: Callable[[Event], object]
     sleep: Callable[[float], object]
     asleep: Callable[[float], Awaitable[object]]
+    rebuild: Callable[..., object] | None = None
     start: int = 0
 
     def tell(self, kind: EventKind, entry: Entry, reason: str | None = None, seconds: float | None = None) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from agno.agent import Agent
+from agno.models.message import Message
 from agno.run.base import RunStatus
 from agno.team import Team
 
-from hfs_providers import ChainExhaustedError, ModelCallError
+from hfs_providers import ChainExhaustedError, KeysExhaustedError, ModelCallError
 from hfs_providers.testing import BadRequest, ModelGone, Ok, RateLimited, ServerError, Unauthorized
 from tests.core.chains import WAYS, House, ask, house, lookup, server
 
@@ -60,6 +61,7 @@ class TestATurn:
             "ModelCallError",
             "KeysExhaustedError",
         ]
+        assert isinstance(caught.value.__cause__, KeysExhaustedError)
         assert "[groq/" in ask(chain, way)
 
     def test_does_not_fall_back_from_a_request_that_is_wrong(self, house: House, way: str) -> None:
@@ -110,8 +112,6 @@ def run(bot: Agent, way: str, prompt: str = "What is the capital?") -> str:
 
 def served(chain: Any, way: str) -> Any:
     """`served_by` after a turn, read where the turn was called."""
-    from agno.models.message import Message
-
     messages = [Message(role="user", content="hello")]
 
     async def within() -> Any:
@@ -149,8 +149,6 @@ class TestWhatItShows:
         chain = house.chain("groq", "cerebras")
 
         async def turn() -> int:
-            from agno.models.message import Message
-
             await chain.aresponse(messages=[Message(role="user", content="hello")])
             return int(chain.fallback_index)
 
@@ -178,8 +176,6 @@ class TestManyTurnsAtOnce:
         chain = house.chain("groq", "cerebras", restore="always", timeout=30.0)
 
         async def turn(number: int) -> tuple[str, int, str]:
-            from agno.models.message import Message
-
             result = await chain.aresponse(messages=[Message(role="user", content=f"turn-{number}")])
             return str(result.content), chain.fallback_index, chain.served_by.provider
 
@@ -194,8 +190,6 @@ class TestManyTurnsAtOnce:
             assert provider == ("groq", "cerebras")[index]
 
     def test_interleaved_streams_have_each_their_own(self, house: House) -> None:
-        from agno.models.message import Message
-
         house.script("groq", DOWN)
         chain = house.chain("groq", "cerebras")
         streams = [chain.response_stream(messages=[Message(role="user", content=word)]) for word in ("one", "two")]
@@ -236,6 +230,42 @@ class TestManyTurnsAtOnce:
         assert seen[0][2] == 1
         assert "[cerebras/" in run.content
         assert chain.fallback_index == 1
+
+
+class TestATurnThatIsGivenUp:
+    def held(self, house: House) -> list[int]:
+        return [
+            wrapper.pool.counts(house.manager.default_model(name)).in_flight
+            for name, wrapper in house.manager.wrappers.items()
+        ]
+
+    def test_holds_no_key_where_its_stream_is_dropped(self, house: House) -> None:
+        house.script("groq", DOWN)
+        chain = house.chain("groq", "cerebras")
+        steps = chain.response_stream(messages=[Message(role="user", content="hello")])
+        assert next(step for step in steps if step.content)
+        steps.close()
+        assert self.held(house) == [0] * 4
+        assert "[groq/" in ask(chain)
+
+    def test_gives_its_probe_back_where_it_is_cancelled(self, house: House) -> None:
+        house.script("groq", *[DOWN] * 3)
+        chain = house.chain("groq", "cerebras")
+        for _ in range(3):
+            ask(chain)
+        house.now += 61
+
+        async def cancelled() -> None:
+            with house.server.hold() as gate:
+                call = asyncio.create_task(chain.aresponse(messages=[Message(role="user", content="hello")]))
+                assert await asyncio.to_thread(gate.wait_for, 1)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+
+        asyncio.run(cancelled())
+        assert self.held(house) == [0] * 4
+        assert "[groq/" in ask(chain)
 
 
 class TestAgentsAndTeams:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,25 @@ class TestTheEntries:
         assert isinstance(chain, hfs_providers.FallbackChain)
         assert "[groq/" in ask(chain)
 
+    @pytest.mark.usefixtures("fresh_manager")
+    def test_are_found_again_after_a_pickle_which_holds_no_key(
+        self, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import hfs_providers
+
+        env = server.env({"groq": 1, "cerebras": 1})
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        written = pickle.dumps(hfs_providers.get_chain("groq", "cerebras/llama3.1-8b", restore="never"))
+        assert env["GROQ_API_KEY_1"].encode() not in written
+        chain = pickle.loads(written)
+        assert repr(chain) == "FallbackChain(groq/llama-3.3-70b-versatile -> cerebras/llama3.1-8b)"
+        assert "[groq/" in ask(chain)
+
+    def test_of_an_explicit_environment_refuse_to_be_pickled(self, house: House) -> None:
+        with pytest.raises(TypeError, match="explicit environment"):
+            pickle.dumps(house.chain("groq", "cerebras"))
+
 
 @pytest.mark.parametrize("way", WAYS)
 class TestAContextOverflow:
@@ -296,8 +316,6 @@ class TestWindows:
 
 class TestErrors:
     def test_an_exhausted_chain_is_pickled_whole(self, house: House) -> None:
-        import pickle
-
         for name in ("groq", "cerebras"):
             house.script(name, RateLimited(retry_after=40))
         with pytest.raises(ChainExhaustedError) as caught:
