@@ -19,9 +19,9 @@ from agno.models.message import Message
 from agno.models.response import ModelResponse, ModelResponseEvent
 from agno.run.agent import CustomEvent
 
+from hfs_providers.core.attempt import Attempt
 from hfs_providers.core.convert import converted
 from hfs_providers.core.model_errors import StreamInterruptedError
-from hfs_providers.core.quiet import Quiet
 from hfs_providers.core.secret import Redactor
 from hfs_providers.core.steering import Steering
 from hfs_providers.core.turns import Plan, Turn, running_turn, shown_turn, truly
@@ -58,9 +58,8 @@ class FallbackChain(Steering, Model):
             with turn.runs():
                 return super().response(**arguments)
         except ModelProviderError as error:
-            if (known := truly(turn, error)) is not error:
-                raise known from known.__cause__
-            raise
+            known = truly(turn, error)
+            raise known from known.__cause__
         finally:
             turn.ended()
 
@@ -71,9 +70,8 @@ class FallbackChain(Steering, Model):
             with turn.runs():
                 return await super().aresponse(**arguments)
         except ModelProviderError as error:
-            if (known := truly(turn, error)) is not error:
-                raise known from known.__cause__
-            raise
+            known = truly(turn, error)
+            raise known from known.__cause__
         finally:
             turn.ended()
 
@@ -90,9 +88,8 @@ class FallbackChain(Steering, Model):
                     return
                 yield step
         except ModelProviderError as error:
-            if (known := truly(turn, error)) is not error:
-                raise known from known.__cause__
-            raise
+            known = truly(turn, error)
+            raise known from known.__cause__
         finally:
             with turn.runs():
                 steps.close()
@@ -110,9 +107,8 @@ class FallbackChain(Steering, Model):
                     return
                 yield step
         except ModelProviderError as error:
-            if (known := truly(turn, error)) is not error:
-                raise known from known.__cause__
-            raise
+            known = truly(turn, error)
+            raise known from known.__cause__
         finally:
             with turn.runs():
                 await steps.aclose()
@@ -139,17 +135,17 @@ class FallbackChain(Steering, Model):
         recovered = False
         with turn.runs():
             while True:
-                entry, quiet = turn.admit(), Quiet()
+                entry, attempt = turn.admit(), Attempt()
                 try:
                     sent, options = converted(entry.model, messages, kwargs)
-                    with quiet:
+                    with attempt:
                         answer: ModelResponse = entry.model.invoke(sent, assistant_message, *args, **options)
                 except BaseException as error:
                     if not recovered and self._recovers(turn, error):
                         recovered = True
                         if self.recover_transport(error, _attempts(error) - 1, _attempts(error)):
                             continue
-                    self._move_on(turn, error, quiet)
+                    self._move_on(turn, error, attempt)
                     continue
                 turn.answered()
                 self._clean(messages, kwargs)
@@ -163,17 +159,17 @@ class FallbackChain(Steering, Model):
         recovered = False
         with turn.runs():
             while True:
-                entry, quiet = turn.admit(), Quiet()
+                entry, attempt = turn.admit(), Attempt()
                 try:
                     sent, options = converted(entry.model, messages, kwargs)
-                    with quiet:
+                    with attempt:
                         answer: ModelResponse = await entry.model.ainvoke(sent, assistant_message, *args, **options)
                 except BaseException as error:
                     if not recovered and self._recovers(turn, error):
                         recovered = True
                         if await self.arecover_transport(error, _attempts(error) - 1, _attempts(error)):
                             continue
-                    self._move_on(turn, error, quiet)
+                    self._move_on(turn, error, attempt)
                     continue
                 turn.answered()
                 self._clean(messages, kwargs)
@@ -187,13 +183,13 @@ class FallbackChain(Steering, Model):
         recovered = shown = False
         while True:
             with turn.runs():
-                entry, quiet = turn.admit(), Quiet()
+                entry, attempt = turn.admit(), Attempt()
             try:
                 sent, options = converted(entry.model, messages, kwargs)
                 steps: Any = entry.model.invoke_stream(sent, assistant_message, *args, **options)
                 try:
                     while True:
-                        with turn.runs(), quiet:
+                        with turn.runs(), attempt:
                             delta = next(steps, _END)
                         if delta is _END:
                             break
@@ -207,7 +203,7 @@ class FallbackChain(Steering, Model):
                         recovered = True
                         if self.recover_transport(error, _attempts(error) - 1, _attempts(error)):
                             continue
-                    self._move_on(turn, error, quiet, shown)
+                    self._move_on(turn, error, attempt, shown)
                 continue
             turn.answered()
             self._clean(messages, kwargs)
@@ -221,13 +217,13 @@ class FallbackChain(Steering, Model):
         recovered = shown = False
         while True:
             with turn.runs():
-                entry, quiet = turn.admit(), Quiet()
+                entry, attempt = turn.admit(), Attempt()
             try:
                 sent, options = converted(entry.model, messages, kwargs)
                 steps: Any = entry.model.ainvoke_stream(sent, assistant_message, *args, **options)
                 try:
                     while True:
-                        with turn.runs(), quiet:
+                        with turn.runs(), attempt:
                             delta = await anext(steps, _END)
                         if delta is _END:
                             break
@@ -241,7 +237,7 @@ class FallbackChain(Steering, Model):
                         recovered = True
                         if await self.arecover_transport(error, _attempts(error) - 1, _attempts(error)):
                             continue
-                    self._move_on(turn, error, quiet, shown)
+                    self._move_on(turn, error, attempt, shown)
                 continue
             turn.answered()
             self._clean(messages, kwargs)
@@ -250,7 +246,7 @@ class FallbackChain(Steering, Model):
     def _recovers(self, turn: Turn, error: BaseException) -> bool:
         return isinstance(error, Exception) and turn.index == 0 and not isinstance(error, StreamInterruptedError)
 
-    def _move_on(self, turn: Turn, error: BaseException, quiet: Quiet, shown: bool = False) -> None:
+    def _move_on(self, turn: Turn, error: BaseException, attempt: Attempt, shown: bool = False) -> None:
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             turn.left()
             raise error
@@ -259,7 +255,7 @@ class FallbackChain(Steering, Model):
         try:
             turn.failed(error, shown=shown)
         except BaseException:
-            quiet.let_through(redactor)
+            attempt.let_through(redactor)
             raise
 
     def _clean(self, messages: list[Message], options: Mapping[str, Any]) -> None:

@@ -19,7 +19,8 @@ from agno.exceptions import ContextWindowExceededError, ModelProviderError
 
 from hfs_providers.core.contract import Event, EventKind
 from hfs_providers.core.entries import Entry
-from hfs_providers.core.model_errors import ChainExhaustedError, StreamInterruptedError
+from hfs_providers.core.errors import HfsProvidersError
+from hfs_providers.core.model_errors import ChainExhaustedError
 from hfs_providers.core.verdicts import Verdict, judge
 
 Restore = Literal["always", "when_available", "never"]
@@ -359,9 +360,13 @@ def shown_turn(owner: object) -> Turn | None:
 
 
 def truly(turn: Turn | None, error: ModelProviderError) -> BaseException:
-    """The error that ended a turn: Agno replaces one by another of its own where the message has certain words."""
+    """The error that ended a turn, with its cause: Agno sorts errors again, by status and words, and drops types."""
     failure = turn.failure if turn is not None else None
-    return failure if isinstance(failure, (ChainExhaustedError, StreamInterruptedError)) else error
+    known = failure if isinstance(failure, HfsProvidersError) else error
+    if known.__cause__ is known:
+        # Agno raises an error that it does not retry from itself; what it was raised in is still there.
+        known.__cause__ = known.__context__
+    return known
 
 
 def _too_long(error: BaseException) -> bool:

@@ -69,6 +69,7 @@ class TestATurn:
         with pytest.raises(ModelCallError) as caught:
             ask(house.chain("groq", "cerebras"), way)
         assert caught.value.kind == "bad_request"
+        assert caught.value.__cause__ not in (None, caught.value)
         assert house.asked("cerebras") == 0
 
     def test_that_fails_over_in_a_tool_loop_runs_no_tool_twice(self, house: House, way: str) -> None:
