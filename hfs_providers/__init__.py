@@ -61,11 +61,11 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         StreamInterruptedError,
     )
+    from hfs_providers.core.plan import ServedBy
     from hfs_providers.core.pool import KeyPool, Lease
     from hfs_providers.core.provider import KeyedProvider
     from hfs_providers.core.secret import Secret, fingerprint
     from hfs_providers.core.survey import Survey, survey
-    from hfs_providers.core.turns import ServedBy
 
 _HOMES = {
     "chain": "FallbackChain",
@@ -86,11 +86,11 @@ _HOMES = {
         "ChainExhaustedError KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError "
         "StreamInterruptedError"
     ),
+    "plan": "ServedBy",
     "pool": "KeyPool Lease",
     "provider": "KeyedProvider",
     "secret": "Secret fingerprint",
     "survey": "Survey survey",
-    "turns": "ServedBy",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from hfs_providers.core.chain import FallbackChain
 from hfs_providers.core.entries import Entry, entry_of
 from hfs_providers.core.errors import ProviderError, ProviderUnavailableError, SettingsError
+from hfs_providers.core.plan import Plan, Restore
 from hfs_providers.core.settings import env_name
-from hfs_providers.core.turns import Plan, Restore
 
 if TYPE_CHECKING:
     from agno.models.base import Model

@@ -22,9 +22,10 @@ from agno.run.agent import CustomEvent
 from hfs_providers.core.attempt import Attempt
 from hfs_providers.core.convert import converted
 from hfs_providers.core.model_errors import StreamInterruptedError
+from hfs_providers.core.plan import Plan
 from hfs_providers.core.secret import Redactor
 from hfs_providers.core.steering import Steering
-from hfs_providers.core.turns import Plan, Turn, running_turn, shown_turn, truly
+from hfs_providers.core.turns import Turn, running_turn, shown_turn, truly
 
 _END: Any = object()
 _SHARED = frozenset({"_plan", "client", "async_client", "http_client", "response_format", "_tools", "_functions"})

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from hfs_providers.core.assembly import OnInterrupt
     from hfs_providers.core.chain import FallbackChain
-    from hfs_providers.core.turns import Restore
+    from hfs_providers.core.plan import Restore
 
 _log = logging.getLogger("hfs_providers")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

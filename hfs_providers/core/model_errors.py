@@ -170,10 +170,14 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
 
     def __init__(self, causes: Mapping[str, BaseException | str]) -> None:
         self.reasons = {
-            entry: cause if isinstance(cause, str) else str(cause) or type(cause).__name__
-            for entry, cause in causes.items()
+            entry: cause if isinstance(cause, str) else words_of(entry, cause) for entry, cause in causes.items()
         }
         self.causes = {entry: cause for entry, cause in causes.items() if isinstance(cause, BaseException)}
         listed = "; ".join(f"{entry}: {reason}" for entry, reason in self.reasons.items())
         first = next(iter(self.reasons), None)
         ModelProviderError.__init__(self, f"no entry of the chain could answer: {listed}", 503, "chain", first)
+
+
+def words_of(entry: str, error: BaseException) -> str:
+    """What an error of a chain's entry says, without the entry's own name in front."""
+    return str(error).removeprefix(f"{entry}: ") or type(error).__name__

@@ -6,8 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.entries import Entry
+from hfs_providers.core.plan import Plan, ServedBy, share_of
 from hfs_providers.core.recovery import is_recoverable, recovery_wait
-from hfs_providers.core.turns import Plan, ServedBy, Turn, share_of, shown_turn
+from hfs_providers.core.turns import Turn, shown_turn
 
 if TYPE_CHECKING:
     from agno.models.base import Model

@@ -10,20 +10,16 @@ from __future__ import annotations
 import copy
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from agno.exceptions import ContextWindowExceededError, ModelProviderError
 
-from hfs_providers.core.contract import Event, EventKind
 from hfs_providers.core.entries import Entry
 from hfs_providers.core.errors import HfsProvidersError
-from hfs_providers.core.model_errors import ChainExhaustedError
+from hfs_providers.core.model_errors import ChainExhaustedError, words_of
+from hfs_providers.core.plan import Plan, ServedBy, share_of
 from hfs_providers.core.verdicts import Verdict, judge
-
-Restore = Literal["always", "when_available", "never"]
 
 FALLS_BACK = frozenset({"rate_limited", "dead", "model_gone", "overloaded", "server_error", "transport", "empty"})
 """Kinds of verdicts after which another provider may do. A context overflow goes to a larger window only."""
@@ -31,55 +27,7 @@ FALLS_BACK = frozenset({"rate_limited", "dead", "model_gone", "overloaded", "ser
 _SPEAKS_AGAINST = frozenset({"model_gone", "overloaded", "server_error", "transport", "empty", "interrupted"})
 """Kinds that count towards opening a circuit. Limited and dead keys do not: the pool knows of them."""
 
-_WINDOW_SHARE = 0.8
-"""How much of a context window a request may fill: the rest is for the answer, and for what counting misses."""
-
 _log = logging.getLogger("hfs_providers")
-
-
-@dataclass(frozen=True, slots=True)
-class ServedBy:
-    """Who answered a turn.
-
-    Args:
-        provider, model: the entry that answered.
-        index: its place in the chain, from 0.
-        others: by `provider/model`, why those that were asked or passed over in its favour did not answer.
-    """
-
-    provider: str
-    model: str
-    index: int
-    others: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class Plan:
-    """What all turns of a chain share.
-
-    Args:
-        entries: the chain, the primary first.
-        restore: whether a new turn begins at the primary: `always`, only `when_available`, or `never`, so that it
-            begins where the last fallback left off.
-        restarts: whether a stream that broke after content is begun again on the next entry.
-        emit: tells the observers.
-        sleep, asleep: how to wait, in seconds.
-        rebuild: a module-level `get_chain` that makes the same chain in another process; None where none can.
-        start: where the next turn begins with `restore="never"`; nothing else is kept from turn to turn.
-    """
-
-    entries: tuple[Entry, ...]
-    restore: Restore
-    restarts: bool
-    emit: Callable[[Event], object]
-    sleep: Callable[[float], object]
-    asleep: Callable[[float], Awaitable[object]]
-    rebuild: Callable[..., object] | None = None
-    start: int = 0
-
-    def tell(self, kind: EventKind, entry: Entry, reason: str | None = None, seconds: float | None = None) -> None:
-        """Emit an event about an entry."""
-        self.emit(Event(kind, entry.provider, entry.model_id, reason=reason, seconds=seconds))
 
 
 _running: ContextVar[Turn | None] = ContextVar("hfs_running_turn", default=None)
@@ -160,7 +108,7 @@ class Turn:
     def reasons(self) -> dict[str, str]:
         """By entry, why it did not answer."""
         return {
-            label: cause if isinstance(cause, str) else f"{cause}" or type(cause).__name__
+            label: cause if isinstance(cause, str) else words_of(label, cause)
             for label, cause in self._causes().items()
         }
 
@@ -212,7 +160,7 @@ class Turn:
             self.failure = exhausted = ChainExhaustedError(self._causes())
             self.plan.tell("chain_exhausted", self.plan.entries[0], str(exhausted))
             raise exhausted from error
-        self._switch(following, _words(error))
+        self._switch(following, words_of(self.active.label, error))
 
     def restarts_after(self, error: BaseException) -> bool:
         """Whether a stream that broke after content is begun again; then the next entry is active."""
@@ -227,7 +175,7 @@ class Turn:
             return False
         if error is not None:
             self._failed[self.index] = error
-        self._switch(following, "asked to" if error is None else _words(error))
+        self._switch(following, "asked to" if error is None else words_of(self.active.label, error))
         return True
 
     def restore(self) -> bool:
@@ -341,11 +289,6 @@ class _Running:
             self._turn.remember()
 
 
-def share_of(window: int) -> int:
-    """The tokens of a context window that a request may fill."""
-    return int(window * _WINDOW_SHARE)
-
-
 def running_turn(owner: object) -> Turn | None:
     """The calling context's innermost running turn of a chain."""
     turn = _running.get()
@@ -374,7 +317,3 @@ def _too_long(error: BaseException) -> bool:
     return isinstance(error, ModelProviderError) and isinstance(
         ModelProviderError.classify(error), ContextWindowExceededError
     )
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from agno.agent import Agent
 from agno.models.message import Message
+from agno.team import Team
 
 from hfs_providers import ChainExhaustedError, StreamInterruptedError
 from hfs_providers.core.circuit import Circuit
@@ -299,6 +300,21 @@ class TestAStreamThatBreaks:
         assert events[-1].content == after
         assert events[-1].messages[-1].content == after
         assert "stream_restarted" in house.kinds()
+
+    def test_begins_again_in_a_team_too(self, house: House, way: str) -> None:
+        house.script("groq", HalfStream(chunks=2))
+        chain = house.chain("groq", "cerebras", on_interrupt="restart")
+        team = Team(members=[], model=chain, telemetry=False)
+
+        async def collect() -> list[Any]:
+            return [event async for event in team.arun("hello", stream=True, yield_run_output=True)]
+
+        if way == "stream":
+            events = list(team.run("hello", stream=True, yield_run_output=True))
+        else:
+            events = asyncio.run(collect())
+        assert [event.name for event in events if getattr(event, "event", "") == "CustomEvent"] == ["stream_restarted"]
+        assert events[-1].content.startswith("[cerebras/")
 
     def test_and_that_nobody_can_begin_again_raises_the_interruption(self, house: House, way: str) -> None:
         house.script("groq", HalfStream(chunks=2))
