@@ -15,6 +15,7 @@ Apart from `errors`, because importing Agno's exceptions takes 0.3 s.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from agno.exceptions import ContextWindowExceededError, ModelProviderError, ModelRateLimitError
 
@@ -176,6 +177,11 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
         listed = "; ".join(f"{entry}: {reason}" for entry, reason in self.reasons.items())
         first = next(iter(self.reasons), None)
         ModelProviderError.__init__(self, f"no entry of the chain could answer: {listed}", 503, "chain", first)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As with any error, what it comes from stays behind: an SDK's may hold a connection. The reasons go along.
+        rebuild, (cls, args, fields) = super().__reduce__()
+        return rebuild, (cls, args, {**fields, "causes": {}})
 
 
 def words_of(entry: str, error: BaseException) -> str:

@@ -10,6 +10,7 @@ import pytest
 from agno.exceptions import ContextWindowExceededError, ModelProviderError, ModelRateLimitError
 
 from hfs_providers import (
+    ChainExhaustedError,
     HfsProvidersError,
     KeyRejectedError,
     KeysExhaustedError,
@@ -61,6 +62,9 @@ EXAMPLES: dict[str, Callable[[], HfsProvidersError]] = {
     "ContextOverflowError": lambda: call(ContextOverflowError, kind="context"),
     "ModelNotFoundError": lambda: call(ModelNotFoundError, successor="n"),
     "StreamInterruptedError": lambda: call(StreamInterruptedError, received="The answer is"),
+    "ChainExhaustedError": lambda: ChainExhaustedError(
+        {"groq/m": KeysExhaustedError(exhausted()), "gemini/m": "left alone"}
+    ),
     "KeysExhaustedError": lambda: KeysExhaustedError(exhausted()),
     "KeysExhaustedError of all": lambda: KeysExhaustedError(
         exhausted(), reasons={"groq": "cooling", "gemini": "dead"}, provider="all", model_id="any"
@@ -96,6 +100,7 @@ class TestTree:
             (KeyRejectedError, (ModelCallError, ModelProviderError)),
             (ModelNotFoundError, (ModelCallError, ModelProviderError)),
             (StreamInterruptedError, (ModelCallError, ModelProviderError)),
+            (ChainExhaustedError, (HfsProvidersError, ModelProviderError)),
             (ContextOverflowError, (ModelCallError, ContextWindowExceededError)),
             (KeysExhaustedError, (HfsProvidersError, ModelProviderError, ModelRateLimitError, NoAvailableKeyError)),
         ],
