@@ -62,9 +62,7 @@ EXAMPLES: dict[str, Callable[[], HfsProvidersError]] = {
     "ContextOverflowError": lambda: call(ContextOverflowError, kind="context"),
     "ModelNotFoundError": lambda: call(ModelNotFoundError, successor="n"),
     "StreamInterruptedError": lambda: call(StreamInterruptedError, received="The answer is"),
-    "ChainExhaustedError": lambda: ChainExhaustedError(
-        {"groq/m": KeysExhaustedError(exhausted()), "gemini/m": "left alone"}
-    ),
+    "ChainExhaustedError": lambda: ChainExhaustedError({"groq/m": "no key free for 9 s"}),
     "KeysExhaustedError": lambda: KeysExhaustedError(exhausted()),
     "KeysExhaustedError of all": lambda: KeysExhaustedError(
         exhausted(), reasons={"groq": "cooling", "gemini": "dead"}, provider="all", model_id="any"
