@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from agno.models.message import Message
+from agno.utils.log import use_agent_logger
 
 from hfs_providers import Event, ProviderManager
 from hfs_providers.testing import LoopbackServer, Step
@@ -69,6 +70,8 @@ def house(server: LoopbackServer) -> Iterator[House]:
     house = House(server)
     with house.manager:
         yield house
+    # A team's run leaves Agno logging as for teams, for whoever comes next in the process.
+    use_agent_logger()
 
 
 def ask(model: Any, way: str = "sync", prompt: str = "hello", **options: Any) -> str:
