@@ -77,6 +77,7 @@ class TestAHiccupOnTheWire:
         house.script("groq", Stall(30))
         assert "[groq/" in ask(house.chain("groq", "cerebras", request_timeout=0.2), way)
         assert (house.waits, house.asked("cerebras")) == ([3.0], 0)
+        assert house.server.connections == 2
 
     def test_that_is_a_read_timeout_of_an_aggregator_is_not(self, house: House, way: str) -> None:
         house.script("openrouter", Stall(30))
