@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from agno.exceptions import ContextWindowExceededError, ModelProviderError
+from agno.exceptions import ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
 from hfs_providers.core.attempt import Attempt
@@ -21,6 +21,7 @@ from hfs_providers.core.model_errors import (
     ModelCallError,
     ModelNotFoundError,
     StreamInterruptedError,
+    reads_as_overflow,
 )
 from hfs_providers.core.pool import Lease
 from hfs_providers.core.verdict_rules import Kind
@@ -246,7 +247,7 @@ class Call:
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
         verdict = judge(error, model_id=self.model_id)
-        if verdict.kind == "bad_request" and _too_long(verdict.message):
+        if verdict.kind == "bad_request" and reads_as_overflow(verdict.message):
             return replace(verdict, kind="context_overflow")
         return verdict
 
@@ -358,9 +359,3 @@ class Call:
 
     def _event(self, kind: Any, lease: Lease, reason: str, seconds: float) -> None:
         self.wrapper.services.emit(Event(kind, self.wrapper.provider, self.model_id, lease.key_id, reason, seconds))
-
-
-def _too_long(words: str) -> bool:
-    # Gemini has no code for a prompt that does not fit. Agno, whose compression hangs on it, reads the words; nothing
-    # else does, and no key or retry depends on it.
-    return isinstance(ModelProviderError.classify(ModelProviderError(words, 400)), ContextWindowExceededError)

@@ -322,13 +322,16 @@ class FallbackChain(Steering, Model):
 
     def parse_tool_calls(self, tool_calls_data: list[Any]) -> list[dict[str, Any]]:
         """Put the tool calls of a stream together, as the class of whoever streamed them does."""
-        return (running_turn(self) or Turn(self, self._plan)).active.model.parse_tool_calls(tool_calls_data)
+        return self._serving().parse_tool_calls(tool_calls_data)
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
-        raise NotImplementedError("the entry that was asked parses its own answers")
+        return self._serving()._parse_provider_response(response, **kwargs)
 
     def _parse_provider_response_delta(self, response: Any) -> ModelResponse:
-        raise NotImplementedError("the entry that was asked parses its own answers")
+        return self._serving()._parse_provider_response_delta(response)
+
+    def _serving(self) -> Model:
+        return (running_turn(self) or Turn(self, self._plan)).active.model
 
     def __repr__(self) -> str:
         return f"FallbackChain({' -> '.join(entry.label for entry in self._plan.entries)})"

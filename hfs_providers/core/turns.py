@@ -13,11 +13,11 @@ import weakref
 from contextvars import ContextVar, Token
 from typing import Any
 
-from agno.exceptions import ContextWindowExceededError, ModelProviderError
+from agno.exceptions import ModelProviderError
 
 from hfs_providers.core.entries import Entry
 from hfs_providers.core.errors import HfsProvidersError
-from hfs_providers.core.model_errors import ChainExhaustedError, words_of
+from hfs_providers.core.model_errors import ChainExhaustedError, reads_as_overflow, words_of
 from hfs_providers.core.plan import Plan, ServedBy, share_of
 from hfs_providers.core.verdicts import Verdict, judge
 
@@ -147,7 +147,7 @@ class Turn:
         self._settle(verdict, error)
         self.failure = error
         larger: int | None = None
-        if verdict.kind == "context_overflow" or (verdict.kind == "bad_request" and _too_long(error)):
+        if verdict.kind == "context_overflow" or (verdict.kind == "bad_request" and reads_as_overflow(verdict.message)):
             larger = self.active.window
             if larger is None or self._next(larger_than=larger) is None:
                 self._overflowed = True
@@ -310,10 +310,3 @@ def truly(turn: Turn | None, error: ModelProviderError) -> BaseException:
         # Agno raises an error that it does not retry from itself; what it was raised in is still there.
         known.__cause__ = known.__context__
     return known
-
-
-def _too_long(error: BaseException) -> bool:
-    # Google tells an overflow from other bad requests by words alone. Agno reads them, and so acts on it in any case.
-    return isinstance(error, ModelProviderError) and isinstance(
-        ModelProviderError.classify(error), ContextWindowExceededError
-    )

@@ -109,7 +109,9 @@ def test_a_model_that_cannot_be_served_does_not_block_another() -> None:
         held = pool.acquire("a")
         stuck = asyncio.create_task(pool.aacquire("a", timeout=LONG))
         await settle()
-        (await pool.aacquire("b", timeout=0)).release()
+        other = await pool.aacquire("b", timeout=0)
+        assert (other.model_id, stuck.done()) == ("b", False)
+        other.release()
         held.release()
         (await stuck).release()
 
