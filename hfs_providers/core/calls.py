@@ -123,7 +123,7 @@ class Call:
         self.options = options
         self.model_id = model_id if options.named else wrapper.serving(model_id)
         self.usage: MessageMetrics | None = None
-        self._deadline = wrapper.services.clock() + (options.timeout if options.wait else 0.0)
+        self._deadline: float | None = None
         self._tried: set[str] = set()
         self._retries = 0
         self._attempts = 0
@@ -139,7 +139,7 @@ class Call:
             return self.wrapper.pool.acquire(
                 self.model_id,
                 self.options.estimated_tokens,
-                max(0.0, self._deadline - self.wrapper.services.clock()),
+                self._patience(),
                 exclude=self._tried,
                 key_id=self.options.key_id,
             )
@@ -153,12 +153,21 @@ class Call:
             return await self.wrapper.pool.aacquire(
                 self.model_id,
                 self.options.estimated_tokens,
-                max(0.0, self._deadline - self.wrapper.services.clock()),
+                self._patience(),
                 exclude=self._tried,
                 key_id=self.options.key_id,
             )
         except PoolExhaustedError as error:
             self._exhausted(error)
+
+    def _patience(self) -> float:
+        """Seconds that the call may still wait for a key."""
+        whole = self.options.timeout if self.options.wait else 0.0
+        now = self.wrapper.services.clock()
+        if self._deadline is None:
+            self._deadline = now + whole
+            return whole
+        return max(0.0, self._deadline - now)
 
     def sending(self) -> None:
         """The request goes out now."""

@@ -54,7 +54,7 @@ class Clients:
     def __init__(self, provider: KeyedProvider, config: ProviderConfig) -> None:
         self.provider = provider
         self.config = config
-        self._getter: Callable[[Mapping[str, Any]], tuple[Any, ...]] = itemgetter(*self.settings)
+        self._getter: Callable[[Mapping[str, Any]], Any] | None = None
         self._lock = threading.RLock()
         self._forget()
         _living.add(self)
@@ -178,19 +178,18 @@ class Clients:
 
     def _identity(self, bound: Any, credential: Credential) -> Hashable:
         # On the way of every call: most settings are None or text, and make a key as they are.
-        values = self._read_settings(bound.__dict__)
+        getter = self._getter
+        if getter is None:
+            # All models of a provider are of one class, which may lack some of these.
+            # `provider` is always there and always the same: with it, what is got is a tuple.
+            names = [name for name in self.settings if name in bound.__dict__]
+            getter = self._getter = itemgetter("provider", *names)
+        values = getter(bound.__dict__)
         try:
             hash(values)
         except TypeError:
             values = tuple(_frozen(value) for value in values)
         return (credential.id, values)
-
-    def _read_settings(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        try:
-            return self._getter(values)
-        except KeyError:
-            # A class that lacks one of them.
-            return tuple(values.get(name) for name in self.settings)
 
     async def _enter(self, loop: asyncio.AbstractEventLoop) -> _LoopClients:
         transport = self.make_async_transport()
