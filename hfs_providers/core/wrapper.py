@@ -10,6 +10,7 @@ import asyncio
 import fnmatch
 import inspect
 import logging
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -295,7 +296,8 @@ class ProviderWrapper(MultiProviderWrapper):
             if key_id in (place, credential.id, credential.fingerprint, secret):
                 return credential
         # A key that is not found is not shown: it may be one, mistyped.
-        raise KeyNotFoundError(key_id if isinstance(key_id, int) or "#" in key_id else fingerprint(key_id))
+        named = isinstance(key_id, int) or re.fullmatch(rf"{re.escape(self.provider)}#\d+", key_id)
+        raise KeyNotFoundError(key_id if named else fingerprint(key_id))
 
     def _openai(self, client: str, transport: str) -> tuple[type[Any], dict[str, Any]]:
         if self.plugin.openai_path is None:

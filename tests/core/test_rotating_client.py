@@ -158,9 +158,10 @@ def test_one_key_can_be_asked_for(wrapper: Any, keys: list[str], which: Any) -> 
     assert wrapper.get_api_key(key_id=named.get(which, which)) == keys[1]
 
 
-def test_a_key_that_is_not_there_is_not_shown(wrapper: Any) -> None:
+@pytest.mark.parametrize("key", ["gsk_mistyped_secret", "gsk#mistyped"])
+def test_a_key_that_is_not_there_is_not_shown(wrapper: Any, key: str) -> None:
     with pytest.raises(KeyNotFoundError) as caught:
-        wrapper.get_api_key(key_id="gsk_mistyped_secret")
+        wrapper.get_api_key(key_id=key)
     assert "mistyped" not in str(caught.value)
 
 
