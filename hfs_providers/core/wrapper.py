@@ -296,8 +296,9 @@ class ProviderWrapper(MultiProviderWrapper):
             if key_id in (place, credential.id, credential.fingerprint, secret):
                 return credential
         # A key that is not found is not shown: it may be one, mistyped.
-        named = isinstance(key_id, int) or re.fullmatch(rf"{re.escape(self.provider)}#\d+", key_id)
-        raise KeyNotFoundError(key_id if named else fingerprint(key_id))
+        if isinstance(key_id, int) or re.fullmatch(rf"{re.escape(self.provider)}#\d+", key_id):
+            raise KeyNotFoundError(key_id)
+        raise KeyNotFoundError(fingerprint(key_id))
 
     def _openai(self, client: str, transport: str) -> tuple[type[Any], dict[str, Any]]:
         if self.plugin.openai_path is None:
