@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ProviderError,
         ProviderUnavailableError,
         SettingsError,
+        StoreError,
         UnknownProviderError,
     )
     from hfs_providers.core.hookspecs import hookimpl, hookspec
@@ -75,7 +76,8 @@ _HOMES = {
     ),
     "errors": (
         "HfsProvidersError MissingKeyError MissingSdkError PluginConflictError PluginContractError PluginError "
-        "PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError SettingsError UnknownProviderError"
+        "PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError SettingsError StoreError "
+        "UnknownProviderError"
     ),
     "hookspecs": "hookimpl hookspec",
     "manager": (
@@ -132,6 +134,7 @@ __all__ = [
     "ServedBy",
     "Services",
     "SettingsError",
+    "StoreError",
     "StreamInterruptedError",
     "Survey",
     "UnknownProviderError",

@@ -198,6 +198,8 @@ class UsageRow(NamedTuple):
         tokens_in, tokens_out, tokens: as the provider counted them (0 where it did not say).
         latency: seconds from sending to the end of the answer.
         outcome: `ok`, or the kind of the verdict.
+        charged: tokens that count against the limits: as counted, else (an answer without usage, a stream that was
+            dropped) as estimated.
     """
 
     at: float
@@ -210,6 +212,7 @@ class UsageRow(NamedTuple):
     tokens: int
     latency: float
     outcome: str
+    charged: int = 0
 
 
 EventKind = Literal[

@@ -4,6 +4,7 @@
     |- PluginError: PluginLoadError, PluginConflictError, PluginContractError
     |- ProviderError: UnknownProviderError (also ValueError), ProviderUnavailableError, PoolExhaustedError,
     |                 MissingSdkError (also ImportError)
+    |- StoreError
     `- SettingsError: MissingKeyError
 
 `model_errors` holds those that are also Agno's `ModelProviderError`.
@@ -181,6 +182,22 @@ class MissingSdkError(ProviderError, ImportError):
         self.distribution = distribution
         self.install = install
         super().__init__(f"{provider} needs the package {distribution!r}, which is not installed. Run: {install}")
+
+
+class StoreError(HfsProvidersError):
+    """A file for usage and key state that cannot be used. The library goes on without it.
+
+    Args:
+        path: of the file.
+        reason: what is wrong with it.
+        remedy: what mends it.
+    """
+
+    def __init__(self, path: object, reason: str, remedy: str = "") -> None:
+        self.path = str(path)
+        self.reason = reason
+        self.remedy = remedy or f"Move {path} away, make it writable, or set HFS_USAGE_DB to another path or to off"
+        super().__init__(f"usage cannot be kept in {path}: {reason}. {self.remedy}")
 
 
 class SettingsError(HfsProvidersError):

@@ -26,6 +26,7 @@ from hfs_providers import (
     ProviderError,
     ProviderUnavailableError,
     SettingsError,
+    StoreError,
     StreamInterruptedError,
     UnknownProviderError,
 )
@@ -56,6 +57,7 @@ EXAMPLES: dict[str, Callable[[], HfsProvidersError]] = {
     "PoolExhaustedError": exhausted,
     "MissingSdkError": lambda: MissingSdkError("gemini", "google-genai", "pip install 'hfs-providers[gemini]'"),
     "SettingsError": lambda: SettingsError("bad settings"),
+    "StoreError": lambda: StoreError("/tmp/usage.db", "the disk is full"),
     "MissingKeyError": lambda: MissingKeyError("groq", ["NUM_GROQ", "GROQ_API_KEY_1"]),
     "ModelCallError": lambda: call(ModelCallError, kind="server_error"),
     "KeyRejectedError": lambda: call(KeyRejectedError, kind="dead"),
