@@ -205,9 +205,9 @@ class Call:
     def answered(self, lease: Lease, usage: Counted | None, responses: Sequence[Any] = ()) -> None:
         """The attempt was answered: end its lease, write it down, and learn from the headers of its `responses`."""
         self.wrapper.learn(self.model_id, lease.key_id, responses)
-        tokens = usage.total_tokens if usage is not None else 0
-        lease.commit(tokens or lease.reserved)
-        self._record(lease, "ok", usage)
+        charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
+        self._record(lease, "ok", usage, charged)
+        lease.commit(charged)
 
     def settle(self, lease: Lease, error: BaseException, attempt: Attempt) -> float:
         """End the lease of a failed attempt; the seconds to wait before the next, or the error that ends the call.
@@ -262,17 +262,25 @@ class Call:
 
     def _abandoned(self, lease: Lease, error: BaseException) -> None:
         if isinstance(error, GuidedRetry):
+            self._record(lease, "ok", None, lease.reserved)
             lease.commit(lease.reserved)
-            self._record(lease, "ok", None)
         elif self._sent_at is None:
             lease.release()
         else:
-            counted = self.usage.total_tokens if self.usage is not None else 0
-            lease.commit(max(counted, lease.reserved))
-            self._record(lease, "abandoned", self.usage)
+            charged = self._estimate(lease)
+            self._record(lease, "abandoned", self.usage, charged)
+            lease.commit(charged)
+
+    def _estimate(self, lease: Lease) -> int:
+        """What a stream that was not read to its end is charged."""
+        return max(self.usage.total_tokens if self.usage is not None else 0, lease.reserved)
 
     def _end(self, lease: Lease, verdict: Verdict) -> None:
         sent = verdict.sent and self._sent_at is not None
+        charged = self._estimate(lease) if self._text else 0
+        if sent:
+            # Before the lease ends: whoever shares the key must find the request counted once it is not in flight.
+            self._record(lease, verdict.kind, self.usage, charged)
         if verdict.kind == "rate_limited":
             lease.rate_limited(verdict.retry_after, verdict.scope, verdict.code or "rate limited")
             self._tried.add(lease.key_id)
@@ -282,11 +290,9 @@ class Call:
         elif not sent:
             lease.release()
         elif self._text:
-            lease.commit(max(self.usage.total_tokens if self.usage is not None else 0, lease.reserved))
+            lease.commit(charged)
         else:
             lease.failed()
-        if sent:
-            self._record(lease, verdict.kind, self.usage)
 
     def _next(self, lease: Lease, verdict: Verdict) -> float | None:
         """Seconds to the next attempt, or None where there is none."""
@@ -345,7 +351,7 @@ class Call:
         )
         raise exhausted from (self._cause or error)
 
-    def _record(self, lease: Lease, outcome: str, usage: Counted | None) -> None:
+    def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
         wrapper = self.wrapper
         tokens = usage.total_tokens if usage is not None else 0
         wrapper.manager.count(lease.key_id, self.model_id, tokens)
@@ -363,6 +369,7 @@ class Call:
                 tokens=tokens,
                 latency=time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
                 outcome=outcome,
+                charged=charged,
             )
         )
 

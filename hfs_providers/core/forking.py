@@ -7,6 +7,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from hfs_providers.core.claims import forget_threads
+
 if TYPE_CHECKING:
     from hfs_providers.core.pool import KeyPool
 
@@ -40,6 +42,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _fork_lock
+    forget_threads()
     for pool in _held:
         pool._after_fork()
     _held.clear()

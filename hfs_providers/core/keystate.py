@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from hfs_providers.core.contract import Credential
+from hfs_providers.core.contract import Credential, KeyState
 from hfs_providers.core.windows import NEVER, Allowance, Meter
 
 DEFAULT_COOLDOWN = 30.0
@@ -32,6 +32,23 @@ PROBE_RETRY = 60.0
 """Seconds until a dead key is tried again whose trial failed for a reason that is not the key's."""
 
 Strategy = Literal["spread", "fill_first"]
+
+
+class Rest(NamedTuple):
+    """Until when an account rests, why, and how that is called.
+
+    Args:
+        until: monotonic seconds.
+        reason: for people.
+        state: `cooling` where the provider said so, `limited` where others have used the allowance up.
+    """
+
+    until: float
+    reason: str
+    state: KeyState = "cooling"
+
+
+_NO_REST = Rest(-NEVER, "")
 
 
 class Key:
@@ -112,7 +129,7 @@ class Account:
         self.dead: dict[str, Key] = {}
         # How many of them the pool has counted.
         self.dead_counted = 0
-        self.cooling: dict[str | None, tuple[float, str]] = {}
+        self.cooling: dict[str | None, Rest] = {}
         self.meters: dict[str | None, Meter] = {}
         self.allowances: dict[str, Allowance] = {}
         self.order = 0
@@ -165,13 +182,12 @@ class Account:
             return -NEVER
         return min((key.open_at() for key in self.dead.values() if key.id not in exclude), default=NEVER)
 
-    def cool(self, now: float, until: float, model_id: str | None, reason: str) -> None:
+    def cool(self, now: float, until: float, model_id: str | None, reason: str, state: KeyState = "cooling") -> None:
         """Rest until that instant, for one model or for all. A longer rest that was set before stays."""
-        self.cooling = {scope: rest for scope, rest in self.cooling.items() if rest[0] > now}
-        if until > self.cooling.get(model_id, (now, ""))[0]:
-            self.cooling[model_id] = (until, reason)
+        self.cooling = {scope: rest for scope, rest in self.cooling.items() if rest.until > now}
+        if until > self.cooling.get(model_id, Rest(now, "")).until:
+            self.cooling[model_id] = Rest(until, reason, state)
 
-    def rest(self, model_id: str) -> tuple[float, str]:
+    def rest(self, model_id: str) -> Rest:
         """Until when the account rests for a model, and why."""
-        nothing = (-NEVER, "")
-        return max(self.cooling.get(model_id, nothing), self.cooling.get(None, nothing))
+        return max(self.cooling.get(model_id, _NO_REST), self.cooling.get(None, _NO_REST))

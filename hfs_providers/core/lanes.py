@@ -59,7 +59,7 @@ class Slot:
     def fits(self, tokens: int, now: float) -> bool:
         """Whether the account, its keys' health apart, may send a request with that estimate now."""
         account = self.account
-        if account.cooling and account.rest(self.lane.model_id)[0] > now:
+        if account.cooling and account.rest(self.lane.model_id).until > now:
             return False
         if not account.live and account.open_at() > now:
             return False
@@ -67,14 +67,14 @@ class Slot:
 
     def free_at(self, tokens: int, now: float, open_at: float) -> float:
         """The instant from which it may be used by keys that are open from `open_at`, if no call ends before."""
-        return max(now, open_at, self.account.rest(self.lane.model_id)[0], *self.allowance.ready(tokens, now))
+        return max(now, open_at, self.account.rest(self.lane.model_id).until, *self.allowance.ready(tokens, now))
 
     def hope_at(self, tokens: int, now: float, open_at: float) -> float:
         """The same if all calls in flight ended without counting; `NEVER` if nothing is in flight."""
         if not self.allowance.meter.in_flight:
             return NEVER
         return max(
-            now, open_at, self.account.rest(self.lane.model_id)[0], *self.allowance.ready(tokens, now, idle=True)
+            now, open_at, self.account.rest(self.lane.model_id).until, *self.allowance.ready(tokens, now, idle=True)
         )
 
     def wake(self) -> None:
@@ -257,7 +257,8 @@ class Lane:
     def _sleep(self, slot: Slot, tokens: int, now: float) -> None:
         account, allowance = slot.account, slot.allowance
         open_at = account.open_at()
-        cool_until = account.rest(self.model_id)[0]
+        rest = account.rest(self.model_id)
+        cool_until = rest.until
         room = allowance.ready(tokens, now)
         apart = max(now, open_at, cool_until, room.requests)
         slot.asleep = True
@@ -266,7 +267,7 @@ class Lane:
         slot.low = tokens if room.tokens > apart else 0
         slot.high = tokens if allowance.token_rules else NEVER
         slot.leased = allowance.meter.leased
-        self._count(slot, "cooling" if cool_until > now else "limited")
+        self._count(slot, rest.state if cool_until > now else "limited")
         # What no passing of time frees is in no heap: a call that ends wakes it.
         if slot.until != NEVER:
             self._alarms.push(slot.until, slot)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hfs_providers.core.contract import Credential
 from hfs_providers.core.keystate import Key
+from hfs_providers.core.sharing import Claim
 from hfs_providers.core.windows import Meter
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Lease:
     is released when it is collected.
     """
 
-    __slots__ = ("_ended", "_epoch", "_key", "_meter", "_pool", "_turn", "model_id", "probe", "reserved")
+    __slots__ = ("_claim", "_ended", "_epoch", "_key", "_meter", "_pool", "_turn", "model_id", "probe", "reserved")
 
     def __init__(self, pool: KeyPool, key: Key, meter: Meter, model_id: str, reserved: int, turn: int) -> None:
         self._pool = pool
@@ -55,6 +56,7 @@ class Lease:
         self.model_id = model_id
         self.reserved = reserved
         self._turn = turn
+        self._claim: Claim | None = None
         self.probe = key.dead_reason is not None
 
     @property

@@ -5,7 +5,8 @@ Pure Python, no third-party import; the clocks are injected.
 
 The concerns, each in a room of its own: `keystate` (a key lives, dies, is tried), `windows` (how much is left),
 `lanes` (whose turn it is) and `roster` (all keys), `waiting` and `desk` (who waits, who is served), `lease` (the words
-for an outcome), `snapshot` (what outlives the process), `forking`. This room holds the lock that they all rely on.
+for an outcome), `claims` (what others must agree to), `snapshot` (what outlives the process), `forking`. This room
+holds the lock that they all rely on.
 
     invariant: under the lock, a lease is open exactly if it is counted in its meter, its key and the pool.
     invariant: whatever may free an account before its known instant wakes its slots and serves the lines.
@@ -24,6 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from hfs_providers.core import snapshot
+from hfs_providers.core.claims import Claims, reserve_async
 from hfs_providers.core.contract import Credential, KeyStatus, Limits
 from hfs_providers.core.desk import Desk
 from hfs_providers.core.errors import PoolExhaustedError
@@ -40,6 +42,7 @@ from hfs_providers.core.keystate import (
 from hfs_providers.core.lanes import Slot
 from hfs_providers.core.lease import Change, Lease, OnChange, Outcome, PoolCounts, Scope, Told
 from hfs_providers.core.roster import Resolver, Roster
+from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal
 from hfs_providers.core.waiting import LoopSignal, RealWaits, Signal, ThreadSignal, Waiter, Waits
 from hfs_providers.core.windows import NEVER, seconds_until
 
@@ -97,6 +100,9 @@ class KeyPool:
         self._waits: Waits = waits if waits is not None else RealWaits()
         self._roster = Roster(credentials, strategy, limits, clock, wall)
         self._desk = Desk(self._roster, clock, self._lease, self._take_back)
+        self._claims = Claims(provider, self._roster, clock, wall)
+        # Whom to ask besides, while others use the same keys.
+        self._ledger: Ledger | None = None
         self._turn = 0
         self._in_flight = 0
         self._reserved = 0
@@ -143,6 +149,31 @@ class KeyPool:
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
         """
+        lease = self._acquire(model_id, estimated_tokens, timeout, exclude, key_id)
+        if self._ledger is None:
+            return lease
+        deadline = self._clock() + timeout
+        while True:
+            asked = self._ask(lease)
+            if asked is None:
+                return lease
+            ledger, claim = asked
+            refusal: Refusal | None = None
+            granted = False
+            try:
+                refusal = ledger.reserve(claim)
+                granted = refusal is None
+            finally:
+                self._answer(lease, claim if granted else None, refusal)
+            if granted:
+                return lease
+            # Who does not wait asks for each key once.
+            exclude = exclude if timeout > 0 else {*exclude, lease.key_id}
+            lease = self._acquire(model_id, estimated_tokens, max(0.0, deadline - self._clock()), exclude, key_id)
+
+    def _acquire(
+        self, model_id: str, estimated_tokens: int, timeout: float, exclude: Collection[str], key_id: str | None
+    ) -> Lease:
         found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, ThreadSignal)
         if isinstance(found, Lease):
             return found
@@ -168,6 +199,31 @@ class KeyPool:
         key_id: str | None = None,
     ) -> Lease:
         """As `acquire`, without blocking the event loop."""
+        lease = await self._aacquire(model_id, estimated_tokens, timeout, exclude, key_id)
+        if self._ledger is None:
+            return lease
+        deadline = self._clock() + timeout
+        while True:
+            asked = self._ask(lease)
+            if asked is None:
+                return lease
+            ledger, claim = asked
+            refusal: Refusal | None = None
+            granted = False
+            try:
+                refusal = await reserve_async(ledger, claim)
+                granted = refusal is None
+            finally:
+                self._answer(lease, claim if granted else None, refusal)
+            if granted:
+                return lease
+            exclude = exclude if timeout > 0 else {*exclude, lease.key_id}
+            remaining = max(0.0, deadline - self._clock())
+            lease = await self._aacquire(model_id, estimated_tokens, remaining, exclude, key_id)
+
+    async def _aacquire(
+        self, model_id: str, estimated_tokens: int, timeout: float, exclude: Collection[str], key_id: str | None
+    ) -> Lease:
         found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, LoopSignal)
         if isinstance(found, Lease):
             return found
@@ -183,6 +239,27 @@ class KeyPool:
             # Cancelled, maybe after a lease was handed over: it goes to the next in line.
             self._abandon(found)
             raise
+
+    def _ask(self, lease: Lease) -> tuple[Ledger, Claim] | None:
+        """Whom to ask for a lease that was just opened, and for what; None where nobody shares the keys any more."""
+        with self._held():
+            if self._ledger is not None and lease in self._claims.asking:
+                return self._ledger, self._claims.of(lease)
+            # Opened before the pool was joined, and counted then; or nobody is left to share with.
+            self._claims.asking.discard(lease)
+            return None
+
+    def _answer(self, lease: Lease, granted: Claim | None, refusal: Refusal | None) -> None:
+        """What came of it: a claim that was granted, a refusal, or (None) the asking was cut short."""
+        with self._held():
+            self._claims.asking.discard(lease)
+            lease._claim = granted
+            if granted is not None or lease._ended or lease._epoch != self._epoch:
+                return
+            self._take_back(lease)
+            if refusal is not None:
+                self._claims.heed(lease, refusal)
+            self._desk.serve_all()
 
     # Looking.
 
@@ -290,6 +367,19 @@ class KeyPool:
                 self._roster.forget(model_id)
                 self._desk.serve_all()
 
+    # Sharing.
+
+    def join(self, ledger: Ledger) -> list[Held]:
+        """Ask `ledger` before each request from now on; what is in flight already, which it must count."""
+        with self._held():
+            self._ledger = ledger
+            return self._claims.held()
+
+    def part(self) -> None:
+        """Go on alone, on what this pool itself has seen."""
+        with self._held():
+            self._ledger = None
+
     # What outlives the process.
 
     def dump(self) -> dict[str, object]:
@@ -336,11 +426,15 @@ class KeyPool:
         meter.reserved += tokens
         self._in_flight += 1
         self._reserved += tokens
+        if self._ledger is not None:
+            self._claims.asking.add(lease)
         return lease
 
     def _close(self, lease: Lease) -> None:
         """Take the lease out of all counts."""
         lease._ended = True
+        if self._claims.asking:
+            self._claims.asking.discard(lease)
         lease._key.in_flight -= 1
         lease._meter.in_flight -= 1
         lease._meter.reserved -= lease.reserved
@@ -368,6 +462,7 @@ class KeyPool:
             if lease._epoch != self._epoch:
                 lease._ended = True
                 return
+            ledger = None if lease in self._claims.asking else self._ledger
             self._close(lease)
             key, meter = lease._key, lease._meter
             if outcome != "release":
@@ -389,10 +484,15 @@ class KeyPool:
                         slot.wake()
             if self._desk.lines:
                 self._desk.serve_all()
+            if ledger is not None:
+                claim = lease._claim or self._claims.of(lease)
         if self._orphans:
             self._leave()
         if told:
             self._tell(lease.key_id, told)
+        if ledger is not None:
+            # Last: what the others must know of the key has been told by now.
+            ledger.end(claim, None if outcome == "release" else tokens)
 
     def _probed(self, lease: Lease, now: float, *, answered: bool) -> list[Told]:
         key = lease._key
@@ -554,19 +654,27 @@ class KeyPool:
     def _leave(self) -> None:
         """Release orphans, unless the lock is held: whoever holds it comes by here afterwards."""
         while self._orphans and self._lock.acquire(blocking=False):
+            given_back: list[tuple[Ledger, Claim]] = []
             try:
                 while self._orphans:
                     lease = self._orphans.popleft()
                     if not lease._ended and lease._epoch == self._epoch:
+                        if self._ledger is not None and lease not in self._claims.asking:
+                            given_back.append((self._ledger, lease._claim or self._claims.of(lease)))
                         self._take_back(lease)
                     lease._ended = True
                 self._desk.serve_all()
             finally:
                 self._lock.release()
+            for ledger, claim in given_back:
+                ledger.end(claim, None)
 
     def _after_fork(self) -> None:
         """In a child: the parent's calls and waiters are not here."""
         self._lock = threading.Lock()
+        # Whoever shares for this process joins it again.
+        self._ledger = None
+        self._claims.asking.clear()
         self._epoch += 1
         self._in_flight = self._reserved = 0
         self._desk.lines.clear()

@@ -191,21 +191,21 @@ class Roster:
     def status(self, key: Key, model_id: str | None, now: float, tokens: int = 1) -> KeyStatus:
         account = key.account
         if model_id is None:
-            rests = [rest for rest in account.cooling.values() if rest[0] > now]
+            rests = [rest for rest in account.cooling.values() if rest.until > now]
             allowances = list(account.allowances.values())
         else:
-            rests = [rest for rest in (account.rest(model_id),) if rest[0] > now]
+            rests = [rest for rest in (account.rest(model_id),) if rest.until > now]
             self.lane(model_id, tokens)
             allowances = [account.allowances[model_id]]
         room_at = max((max(allowance.ready(tokens, now)) for allowance in allowances), default=now)
-        until = max([now, room_at, *(rest[0] for rest in rests)])
+        until = max([now, room_at, *(rest.until for rest in rests)])
         state: KeyState = "ready"
         reason = None
         if key.dead_reason is not None:
             state, reason = "dead", key.dead_reason
             until = max(until, key.open_at())
         elif rests:
-            state, reason = "cooling", max(rests)[1]
+            _, reason, state = max(rests)
         elif room_at > now:
             state, reason = "limited", "its allowance is used up"
         return KeyStatus(key.id, key.credential.fingerprint, state, reason, seconds_until(until, now), key.in_flight)

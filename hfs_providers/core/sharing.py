@@ -82,8 +82,14 @@ class Ledger(Protocol):
         """Count the claim as in flight if all limits allow it, in one atomic step; None is yes.
 
         Blocks for the time of one transaction, and never for longer than a quarter of a second: where the others
-        cannot be reached, the pool goes on alone. Raises nothing.
+        cannot be reached, the pool goes on alone. Called in a thread of its own for tasks. Raises nothing but what
+        interrupts the program, and then nothing is reserved.
         """
 
-    def end(self, claim: Claim) -> None:
-        """The claim is in flight no more. Never blocks; takes effect after the rows that were recorded before."""
+    def end(self, claim: Claim, charged: int | None) -> None:
+        """The claim is in flight no more. Never blocks; takes effect after the rows that were recorded before.
+
+        Args:
+            claim: one that was granted, or in flight when the pool was joined.
+            charged: tokens that the request cost, or None where it was never sent and counts nothing.
+        """

@@ -37,9 +37,9 @@ def _dump_account(account: Account, now: float, shift: float) -> dict[str, objec
     return {
         "keys": [_dump_key(key, shift) for key in account.keys],
         "cooling": [
-            {"model": scope, "until": min(until, now + DAY) + shift, "reason": reason}
-            for scope, (until, reason) in account.cooling.items()
-            if until > now
+            {"model": scope, "until": min(rest.until, now + DAY) + shift, "reason": rest.reason}
+            for scope, rest in account.cooling.items()
+            if rest.until > now and rest.state == "cooling"
         ],
         "windows": [
             {"model": scope, "kind": kind, "entries": [[stamp + shift, *counts] for stamp, *counts in entries]}

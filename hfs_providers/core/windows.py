@@ -334,10 +334,11 @@ class Allowance:
         limits: how much there is; None is unlimited.
     """
 
-    __slots__ = ("meter", "rules", "token_rules", "zoned")
+    __slots__ = ("limits", "meter", "rules", "token_rules", "zoned")
 
     def __init__(self, meter: Meter, limits: Limits | None) -> None:
         self.meter = meter
+        self.limits = limits
         self.rules = tuple(_rules(meter, limits)) if limits is not None else ()
         self.token_rules = any(rule.tokens != NEVER for rule in self.rules)
         self.zoned = any(isinstance(rule.window, ZonedDay) for rule in self.rules)
