@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -92,8 +92,8 @@ class UnusableAnswerError(Exception):
         self.kind: Kind = kind
 
 
-class Call:
-    """The state of one call over all its attempts.
+class Call(Attempt):
+    """The state of one call over all its attempts; as an `Attempt`, what is seen of the one that runs.
 
     Args:
         wrapper: the provider's wrapper.
@@ -106,6 +106,7 @@ class Call:
         "_began",
         "_cause",
         "_deadline",
+        "_patience",
         "_retries",
         "_sent_at",
         "_text",
@@ -118,56 +119,52 @@ class Call:
     )
 
     def __init__(self, wrapper: ProviderWrapper, options: CallOptions, model_id: str) -> None:
+        # As the base class does, without the call.
+        self.responses = []
+        self._records = None
         self.wrapper = wrapper
         self.clients: Clients = wrapper.clients
         self.options = options
         self.model_id = model_id if options.named else wrapper.serving(model_id)
         self.usage: MessageMetrics | None = None
-        self._deadline: float | None = None
-        self._tried: set[str] = set()
+        self._patience = options.timeout if options.wait else 0.0
+        self._deadline = wrapper.services.clock() + self._patience
+        # Nothing is made for what most calls never need.
+        self._tried: frozenset[str] = frozenset()
         self._retries = 0
         self._attempts = 0
         self._sent_at: float | None = None
         self._began = 0.0
-        self._text: list[str] = []
+        self._text: list[str] | None = None
         self._cause: BaseException | None = None
 
     def acquire(self) -> Lease:
         """Lease the key of the next attempt. Raises KeysExhaustedError."""
+        options = self.options
         self._sent_at = None
+        patience = self._patience if self._attempts == 0 else self._left()
         try:
             return self.wrapper.pool.acquire(
-                self.model_id,
-                self.options.estimated_tokens,
-                self._patience(),
-                exclude=self._tried,
-                key_id=self.options.key_id,
+                self.model_id, options.estimated_tokens, patience, exclude=self._tried, key_id=options.key_id
             )
         except PoolExhaustedError as error:
             self._exhausted(error)
 
     async def aacquire(self) -> Lease:
         """As `acquire`, without blocking the event loop."""
+        options = self.options
         self._sent_at = None
+        patience = self._patience if self._attempts == 0 else self._left()
         try:
             return await self.wrapper.pool.aacquire(
-                self.model_id,
-                self.options.estimated_tokens,
-                self._patience(),
-                exclude=self._tried,
-                key_id=self.options.key_id,
+                self.model_id, options.estimated_tokens, patience, exclude=self._tried, key_id=options.key_id
             )
         except PoolExhaustedError as error:
             self._exhausted(error)
 
-    def _patience(self) -> float:
+    def _left(self) -> float:
         """Seconds that the call may still wait for a key."""
-        whole = self.options.timeout if self.options.wait else 0.0
-        now = self.wrapper.services.clock()
-        if self._deadline is None:
-            self._deadline = now + whole
-            return whole
-        return max(0.0, self._deadline - now)
+        return max(0.0, self._deadline - self.wrapper.services.clock())
 
     def sending(self) -> None:
         """The request goes out now."""
@@ -185,14 +182,16 @@ class Call:
         if delta.response_usage is not None:
             self.usage, delta.response_usage = delta.response_usage, None
         if isinstance(delta.content, str) and delta.content:
-            self._text.append(delta.content)
+            self.passed_on(delta.content)
         elif delta.tool_calls or delta.content or delta.reasoning_content:
-            self._text.append("")
+            self.passed_on()
 
-    def passed_on(self) -> None:
+    def passed_on(self, text: str = "") -> None:
         """Something of the answer has reached the caller: this call is not repeated any more."""
-        if not self._text:
-            self._text.append("")
+        if self._text is None:
+            self._text = [text]
+        elif text:
+            self._text.append(text)
 
     def check_finished(self, bound: Any) -> None:
         """Raise where a stream ended without a finish reason: the SDKs let a body that was cut off pass as whole."""
@@ -202,20 +201,19 @@ class Call:
             raise UnusableAnswerError("empty", "the stream ended with nothing in it")
         raise UnusableAnswerError("interrupted", "the stream ended without its end mark")
 
-    def answered(self, lease: Lease, usage: Counted | None, responses: Sequence[Any] = ()) -> None:
-        """The attempt was answered: end its lease, write it down, and learn from the headers of its `responses`."""
-        self.wrapper.learn(self.model_id, lease.key_id, responses)
+    def answered(self, lease: Lease, usage: Counted | None) -> None:
+        """The attempt was answered: write it down, end its lease, and learn from the headers of its answer."""
+        self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
         charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
         self._record(lease, "ok", usage, charged)
         lease.commit(charged)
 
-    def settle(self, lease: Lease, error: BaseException, attempt: Attempt) -> float:
+    def settle(self, lease: Lease, error: BaseException) -> float:
         """End the lease of a failed attempt; the seconds to wait before the next, or the error that ends the call.
 
         Args:
             lease: of the attempt.
             error: what it raised.
-            attempt: what it logged meanwhile.
         """
         verdict = self._verdict(error)
         if verdict is None:
@@ -226,8 +224,9 @@ class Call:
         self._cause = error
         pause = self._next(lease, verdict)
         if pause is None:
-            attempt.let_through(self.wrapper.redactor)
+            self.let_through(self.wrapper.redactor)
             raise self._final(lease, verdict, error) from error
+        self.begin_again()
         self._event("call_retried" if verdict.retries else "key_rotated", lease, verdict.kind, pause)
         return pause
 
@@ -240,6 +239,11 @@ class Call:
         """As `pause`, without blocking the event loop."""
         if seconds > 0:
             await self.wrapper.asleep(seconds)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether there was more than one attempt."""
+        return self._attempts > 1
 
     def restore_timer(self, assistant_message: Message) -> None:
         """Let the message's timer count from the first attempt: Agno starts it afresh at each."""
@@ -283,10 +287,10 @@ class Call:
             self._record(lease, verdict.kind, self.usage, charged)
         if verdict.kind == "rate_limited":
             lease.rate_limited(verdict.retry_after, verdict.scope, verdict.code or "rate limited")
-            self._tried.add(lease.key_id)
+            self._tried |= {lease.key_id}
         elif verdict.kind == "dead":
             lease.dead(verdict.code or f"HTTP {verdict.status}", credits=verdict.credits)
-            self._tried.add(lease.key_id)
+            self._tried |= {lease.key_id}
         elif not sent:
             lease.release()
         elif self._text:
@@ -353,25 +357,13 @@ class Call:
 
     def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
         wrapper = self.wrapper
-        tokens = usage.total_tokens if usage is not None else 0
-        wrapper.manager.count(lease.key_id, self.model_id, tokens)
-        if not wrapper.services.listening:
-            return
-        wrapper.services.record(
-            UsageRow(
-                at=time.time(),
-                provider=wrapper.provider,
-                model=self.model_id,
-                key_id=lease.key_id,
-                fingerprint=lease.credential.fingerprint,
-                tokens_in=usage.input_tokens if usage is not None else 0,
-                tokens_out=usage.output_tokens if usage is not None else 0,
-                tokens=tokens,
-                latency=time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
-                outcome=outcome,
-                charged=charged,
-            )
-        )
+        credential = lease.credential
+        counted = (usage.input_tokens, usage.output_tokens, usage.total_tokens) if usage is not None else (0, 0, 0)
+        latency = time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0
+        who = (wrapper.provider, self.model_id, credential.id, credential.fingerprint)
+        row = UsageRow(time.time(), *who, *counted, latency, outcome, charged)
+        wrapper.manager.count(row)
+        wrapper.services.record(row)
 
     def _event(self, kind: Any, lease: Lease, reason: str, seconds: float) -> None:
         self.wrapper.services.emit(Event(kind, self.wrapper.provider, self.model_id, lease.key_id, reason, seconds))

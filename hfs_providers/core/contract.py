@@ -50,11 +50,11 @@ class Credential:
     id: str
     secret: Secret | None
     params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    fingerprint: str = field(init=False, repr=False, compare=False)
+    """The secret's fingerprint, or `keyless`."""
 
-    @property
-    def fingerprint(self) -> str:
-        """The secret's fingerprint, or `keyless`."""
-        return self.secret.fingerprint if self.secret is not None else "keyless"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprint", self.secret.fingerprint if self.secret is not None else "keyless")
 
     @property
     def account(self) -> str:

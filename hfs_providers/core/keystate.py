@@ -120,11 +120,22 @@ class Account:
     `order` is the place of the account's next key in the pool's turns: what is smaller is leased earlier.
     """
 
-    __slots__ = ("_by_index", "allowances", "cooling", "dead", "dead_counted", "index", "live", "meters", "order")
+    __slots__ = (
+        "allowances",
+        "by_index",
+        "cooling",
+        "dead",
+        "dead_counted",
+        "index",
+        "live",
+        "meters",
+        "only",
+        "order",
+    )
 
     def __init__(self, index: int, strategy: Strategy) -> None:
         self.index = index
-        self._by_index = strategy == "fill_first"
+        self.by_index = strategy == "fill_first"
         self.live: OrderedDict[str, Key] = OrderedDict()
         self.dead: dict[str, Key] = {}
         # How many of them the pool has counted.
@@ -133,6 +144,8 @@ class Account:
         self.meters: dict[str | None, Meter] = {}
         self.allowances: dict[str, Allowance] = {}
         self.order = 0
+        # The key of an account that has one, which lives; else None.
+        self.only: Key | None = None
 
     @property
     def keys(self) -> Sequence[Key]:
@@ -148,17 +161,18 @@ class Account:
         else:
             live = sorted([*self.live.values(), key], key=self._rank)
             self.live = OrderedDict((each.id, each) for each in live)
+        self.only = next(iter(self.live.values())) if len(self.live) == 1 and not self.dead else None
         self._reorder()
 
     def use(self, key: Key, turn: int) -> None:
         """Note that a key was leased in that turn."""
         key.last_used = turn
-        if not self._by_index and len(self.live) > 1 and key.dead_reason is None:
+        if not self.by_index and len(self.live) > 1 and key.dead_reason is None:
             self.live.move_to_end(key.id)
         self._reorder()
 
     def _rank(self, key: Key) -> int:
-        return key.index if self._by_index else key.last_used
+        return key.index if self.by_index else key.last_used
 
     def _reorder(self) -> None:
         if self.live:

@@ -168,9 +168,10 @@ class Lane:
 
         After None, every slot is asleep but those of accounts that have room and no key outside `exclude`.
         """
-        self._rouse(tokens, now)
         turns = self.turns
-        aside: list[tuple[int, int, Slot]] = []
+        if len(turns) < len(self.slots):
+            self._rouse(tokens, now)
+        aside: list[tuple[int, int, Slot]] | None = None
         picked = None
         while turns:
             order, index, slot = turns[0]
@@ -178,6 +179,9 @@ class Lane:
             if account.order != order:
                 # It was leased since, for whichever model: back to where it belongs.
                 heapq.heapreplace(turns, (account.order, index, slot))
+            elif account.only and not (exclude or account.cooling or slot.allowance.rules):
+                # Most keys are alone, in good health and without limits: they are not looked at any closer.
+                return slot, account.only
             elif not slot.fits(tokens, now):
                 heapq.heappop(turns)
                 self._sleep(slot, tokens, now)
@@ -186,8 +190,8 @@ class Lane:
                 if key is not None:
                     picked = (slot, key)
                     break
-                aside.append(heapq.heappop(turns))
-        for entry in aside:
+                aside = [*(aside or ()), heapq.heappop(turns)]
+        for entry in aside or ():
             heapq.heappush(turns, entry)
         return picked
 

@@ -45,7 +45,19 @@ class Lease:
     is released when it is collected.
     """
 
-    __slots__ = ("_claim", "_ended", "_epoch", "_key", "_meter", "_pool", "_turn", "model_id", "probe", "reserved")
+    __slots__ = (
+        "_claim",
+        "_ended",
+        "_epoch",
+        "_key",
+        "_meter",
+        "_pool",
+        "_turn",
+        "credential",
+        "model_id",
+        "probe",
+        "reserved",
+    )
 
     def __init__(self, pool: KeyPool, key: Key, meter: Meter, model_id: str, reserved: int, turn: int) -> None:
         self._pool = pool
@@ -53,6 +65,8 @@ class Lease:
         self._meter = meter
         self._epoch = pool._epoch
         self._ended = False
+        self.credential: Credential = key.credential
+        """The key that was leased."""
         self.model_id = model_id
         self.reserved = reserved
         self._turn = turn
@@ -60,14 +74,9 @@ class Lease:
         self.probe = key.dead_reason is not None
 
     @property
-    def credential(self) -> Credential:
-        """The key that was leased."""
-        return self._key.credential
-
-    @property
     def key_id(self) -> str:
         """The id of the key, as `groq#3`."""
-        return self._key.credential.id
+        return self.credential.id
 
     @property
     def ended(self) -> bool:

@@ -300,8 +300,9 @@ class ProviderManager:
 
     def record(self, row: UsageRow) -> None:
         """Tell the observers of one request that was sent."""
-        given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
-        self.emit(Event("call_finished", *given))
+        if self.survey.registry.observed:
+            given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
+            self.emit(Event("call_finished", *given))
 
     def shutdown(self) -> None:
         """Close every provider's clients. Safe to call twice; one provider's failure does not stop the rest."""

@@ -14,16 +14,20 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from agno.exceptions import ModelProviderError
+from agno.exceptions import RetryableModelProviderError as GuidedRetry
 from agno.models.base import Model
 from agno.models.message import Message
 from agno.models.response import ModelResponse
 
-from hfs_providers.core.attempt import Attempt
+from hfs_providers.core.attempt import running
 from hfs_providers.core.calls import Call, CallOptions, UnusableAnswerError
 from hfs_providers.core.model_errors import ModelCallError
 
 if TYPE_CHECKING:
     from hfs_providers.core.wrapper import ProviderWrapper
+
+Seen = list[GuidedRetry] | None
+"""What the first try of a call raised, for Agno's own loop to begin with."""
 
 _KEY_FIELDS = frozenset({"api_key", "client", "async_client"})
 _NEVER_COPIED = frozenset({"_hfs", "http_client", "client", "async_client", "response_format", "_tools", "_functions"})
@@ -119,53 +123,66 @@ class _Rotating(Model):
     _bound_class: type[Model]
     _hfs: Rotation
 
-    def invoke(self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any) -> ModelResponse:
+    def invoke(
+        self, messages: list[Message], assistant_message: Message, *args: Any, seen: Seen = None, **kwargs: Any
+    ) -> ModelResponse:
+        if seen:
+            raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
             lease = call.acquire()
-            attempt = Attempt()
             try:
                 bound = self._copy_for(call)
                 call.clients.bind(bound, lease.credential)
                 call.sending()
-                with attempt:
+                token = running.set(call)
+                try:
                     response = self._bound_class.invoke(bound, _fresh(messages), assistant_message, *args, **kwargs)
+                finally:
+                    running.reset(token)
             except BaseException as error:
-                call.pause(call.settle(lease, error, attempt))
+                call.pause(call.settle(lease, error))
                 continue
-            call.answered(lease, response.response_usage, attempt.responses)
-            self._restore(call, messages, assistant_message, kwargs)
+            call.answered(lease, response.response_usage)
+            if call.repeated or "retry_with_guidance" in kwargs:
+                self._restore(call, messages, assistant_message, kwargs)
             return response
 
     async def ainvoke(
-        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+        self, messages: list[Message], assistant_message: Message, *args: Any, seen: Seen = None, **kwargs: Any
     ) -> ModelResponse:
+        if seen:
+            raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
             lease = await call.aacquire()
-            attempt = Attempt()
             try:
                 bound = self._copy_for(call)
                 await call.clients.abind(bound, lease.credential)
                 call.sending()
-                with attempt:
+                token = running.set(call)
+                try:
                     response = await self._bound_class.ainvoke(
                         bound, _fresh(messages), assistant_message, *args, **kwargs
                     )
+                finally:
+                    running.reset(token)
             except BaseException as error:
-                await call.apause(call.settle(lease, error, attempt))
+                await call.apause(call.settle(lease, error))
                 continue
-            call.answered(lease, response.response_usage, attempt.responses)
-            self._restore(call, messages, assistant_message, kwargs)
+            call.answered(lease, response.response_usage)
+            if call.repeated or "retry_with_guidance" in kwargs:
+                self._restore(call, messages, assistant_message, kwargs)
             return response
 
     def invoke_stream(
-        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+        self, messages: list[Message], assistant_message: Message, *args: Any, seen: Seen = None, **kwargs: Any
     ) -> Iterator[ModelResponse]:
+        if seen:
+            raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
             lease = call.acquire()
-            attempt = Attempt()
             try:
                 bound = self._copy_for(call, stream=True)
                 call.clients.bind(bound, lease.credential)
@@ -173,7 +190,7 @@ class _Rotating(Model):
                 steps = self._bound_class.invoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:
                     while True:
-                        with attempt:
+                        with call:
                             delta = next(steps, None)
                         if delta is None:
                             break
@@ -181,26 +198,28 @@ class _Rotating(Model):
                         yield delta
                 finally:
                     # Left to the collector, a stream closed early can hang the thread inside httpcore's lock.
-                    for response in attempt.responses:
+                    for response in call.responses:
                         response.close()
                     steps.close()  # type: ignore[attr-defined]  # the classes' streams are generators
                 call.check_finished(bound)
             except BaseException as error:
-                call.pause(call.settle(lease, error, attempt))
+                call.pause(call.settle(lease, error))
                 continue
-            call.answered(lease, call.usage, attempt.responses)
-            self._restore(call, messages, assistant_message, kwargs)
+            call.answered(lease, call.usage)
+            if call.repeated or "retry_with_guidance" in kwargs:
+                self._restore(call, messages, assistant_message, kwargs)
             if call.usage is not None:
                 yield ModelResponse(response_usage=call.usage)
             return
 
     async def ainvoke_stream(
-        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+        self, messages: list[Message], assistant_message: Message, *args: Any, seen: Seen = None, **kwargs: Any
     ) -> AsyncIterator[ModelResponse]:
+        if seen:
+            raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
             lease = await call.aacquire()
-            attempt = Attempt()
             try:
                 bound = self._copy_for(call, stream=True)
                 await call.clients.abind(bound, lease.credential)
@@ -208,50 +227,99 @@ class _Rotating(Model):
                 steps = self._bound_class.ainvoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:
                     while True:
-                        with attempt:
+                        with call:
                             delta = await anext(steps, None)
                         if delta is None:
                             break
                         call.received(delta, assistant_message)
                         yield delta
                 finally:
-                    for response in attempt.responses:
+                    for response in call.responses:
                         await response.aclose()
                     await steps.aclose()  # type: ignore[attr-defined]
                 call.check_finished(bound)
             except BaseException as error:
-                await call.apause(call.settle(lease, error, attempt))
+                await call.apause(call.settle(lease, error))
                 continue
-            call.answered(lease, call.usage, attempt.responses)
-            self._restore(call, messages, assistant_message, kwargs)
+            call.answered(lease, call.usage)
+            if call.repeated or "retry_with_guidance" in kwargs:
+                self._restore(call, messages, assistant_message, kwargs)
             if call.usage is not None:
                 yield ModelResponse(response_usage=call.usage)
             return
 
     # Agno sorts errors once more, by status and by words in their message, and raises another type instead of ours.
+    # What needs none of its retries goes around that; what turns out to need them begins with the error that said so.
 
     def _invoke_with_retry(self, **kwargs: Any) -> ModelResponse:
+        if self.retries or "retries_with_guidance_count" in kwargs:
+            return self._invoke_as_agno(**kwargs)
+        try:
+            return self.invoke(**kwargs)
+        except GuidedRetry as error:
+            return self._invoke_as_agno(**kwargs, seen=[error])
+
+    async def _ainvoke_with_retry(self, **kwargs: Any) -> ModelResponse:
+        if self.retries or "retries_with_guidance_count" in kwargs:
+            return await self._ainvoke_as_agno(**kwargs)
+        try:
+            return await self.ainvoke(**kwargs)
+        except GuidedRetry as error:
+            return await self._ainvoke_as_agno(**kwargs, seen=[error])
+
+    def _invoke_stream_with_retry(self, **kwargs: Any) -> Iterator[ModelResponse]:
+        if self.retries or "retries_with_guidance_count" in kwargs:
+            yield from self._invoke_stream_as_agno(**kwargs)
+            return
+        try:
+            yield from self.invoke_stream(**kwargs)
+        except GuidedRetry as error:
+            yield from self._invoke_stream_as_agno(**kwargs, seen=[error])
+
+    def _ainvoke_stream_with_retry(self, **kwargs: Any) -> AsyncIterator[ModelResponse]:
+        if self.retries or "retries_with_guidance_count" in kwargs:
+            return self._ainvoke_stream_as_agno(**kwargs)
+        return self._ainvoke_stream_once(**kwargs)
+
+    async def _ainvoke_stream_once(self, **kwargs: Any) -> AsyncIterator[ModelResponse]:
+        steps: Any = self.ainvoke_stream(**kwargs)
+        try:
+            async for step in steps:
+                yield step
+            return
+        except GuidedRetry as error:
+            seen = [error]
+        finally:
+            await steps.aclose()
+        steps = self._ainvoke_stream_as_agno(**kwargs, seen=seen)
+        try:
+            async for step in steps:
+                yield step
+        finally:
+            await steps.aclose()
+
+    def _invoke_as_agno(self, **kwargs: Any) -> ModelResponse:
         try:
             return super()._invoke_with_retry(**kwargs)
         except ModelProviderError as error:
             own = _own(error)
             raise own from own.__cause__
 
-    async def _ainvoke_with_retry(self, **kwargs: Any) -> ModelResponse:
+    async def _ainvoke_as_agno(self, **kwargs: Any) -> ModelResponse:
         try:
             return await super()._ainvoke_with_retry(**kwargs)
         except ModelProviderError as error:
             own = _own(error)
             raise own from own.__cause__
 
-    def _invoke_stream_with_retry(self, **kwargs: Any) -> Iterator[ModelResponse]:
+    def _invoke_stream_as_agno(self, **kwargs: Any) -> Iterator[ModelResponse]:
         try:
             yield from super()._invoke_stream_with_retry(**kwargs)
         except ModelProviderError as error:
             own = _own(error)
             raise own from own.__cause__
 
-    async def _ainvoke_stream_with_retry(self, **kwargs: Any) -> AsyncIterator[ModelResponse]:
+    async def _ainvoke_stream_as_agno(self, **kwargs: Any) -> AsyncIterator[ModelResponse]:
         steps = super()._ainvoke_stream_with_retry(**kwargs)
         try:
             async for step in steps:
@@ -278,11 +346,13 @@ class _Rotating(Model):
         return bound
 
     def _copy_for(self, call: Call, stream: bool = False) -> Any:
-        bound = self.bare_copy()
-        bound.__dict__["id"] = call.model_id
+        bound = object.__new__(self._bound_class)
+        state = bound.__dict__
+        state.update(self.__dict__)
+        state["id"] = call.model_id
         if stream:
             for name, extra in call.wrapper.plugin.stream_params.items():
-                bound.__dict__[name] = _merged(extra, bound.__dict__.get(name))
+                state[name] = _merged(extra, state.get(name))
         return bound
 
     def _restore(
@@ -353,7 +423,10 @@ def rotating_class(model_class: type[Model], observed: bool) -> type[Model]:
 
 def _fresh(messages: list[Message]) -> list[Message]:
     """The messages for one attempt. Agno's JSON mode on Groq appends to the system message each time it formats it."""
-    return [message.model_copy() if message.role == "system" else message for message in messages]
+    for message in messages:
+        if message.role == "system":
+            return [each.model_copy() if each.role == "system" else each for each in messages]
+    return messages[:]
 
 
 def _own(error: ModelProviderError) -> ModelProviderError:

@@ -149,7 +149,10 @@ class KeyPool:
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
         """
-        lease = self._acquire(model_id, estimated_tokens, timeout, exclude, key_id)
+        lease = self._grab(model_id, estimated_tokens, exclude) if key_id is None else None
+        if lease is None:
+            found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, ThreadSignal)
+            lease = found if isinstance(found, Lease) else self._wait(found)
         if self._ledger is None:
             return lease
         deadline = self._clock() + timeout
@@ -169,14 +172,11 @@ class KeyPool:
                 return lease
             # Who does not wait asks for each key once.
             exclude = exclude if timeout > 0 else {*exclude, lease.key_id}
-            lease = self._acquire(model_id, estimated_tokens, max(0.0, deadline - self._clock()), exclude, key_id)
+            left = max(0.0, deadline - self._clock())
+            found = self._request(model_id, estimated_tokens, left, exclude, key_id, ThreadSignal)
+            lease = found if isinstance(found, Lease) else self._wait(found)
 
-    def _acquire(
-        self, model_id: str, estimated_tokens: int, timeout: float, exclude: Collection[str], key_id: str | None
-    ) -> Lease:
-        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, ThreadSignal)
-        if isinstance(found, Lease):
-            return found
+    def _wait(self, found: Waiter) -> Lease:
         signal = found.signal
         assert isinstance(signal, ThreadSignal)
         try:
@@ -199,7 +199,10 @@ class KeyPool:
         key_id: str | None = None,
     ) -> Lease:
         """As `acquire`, without blocking the event loop."""
-        lease = await self._aacquire(model_id, estimated_tokens, timeout, exclude, key_id)
+        lease = self._grab(model_id, estimated_tokens, exclude) if key_id is None else None
+        if lease is None:
+            found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, LoopSignal)
+            lease = found if isinstance(found, Lease) else await self._await(found)
         if self._ledger is None:
             return lease
         deadline = self._clock() + timeout
@@ -218,15 +221,11 @@ class KeyPool:
             if granted:
                 return lease
             exclude = exclude if timeout > 0 else {*exclude, lease.key_id}
-            remaining = max(0.0, deadline - self._clock())
-            lease = await self._aacquire(model_id, estimated_tokens, remaining, exclude, key_id)
+            left = max(0.0, deadline - self._clock())
+            found = self._request(model_id, estimated_tokens, left, exclude, key_id, LoopSignal)
+            lease = found if isinstance(found, Lease) else await self._await(found)
 
-    async def _aacquire(
-        self, model_id: str, estimated_tokens: int, timeout: float, exclude: Collection[str], key_id: str | None
-    ) -> Lease:
-        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, LoopSignal)
-        if isinstance(found, Lease):
-            return found
+    async def _await(self, found: Waiter) -> Lease:
         signal = found.signal
         assert isinstance(signal, LoopSignal)
         try:
@@ -419,7 +418,11 @@ class KeyPool:
         lease = Lease(self, key, meter, slot.lane.model_id, tokens, self._turn)
         if lease.probe:
             key.probe = self._turn
-        key.account.use(key, self._turn)
+        account = key.account
+        if account.only is key and not account.by_index:
+            key.last_used = account.order = self._turn
+        else:
+            account.use(key, self._turn)
         key.in_flight += 1
         meter.in_flight += 1
         meter.leased += 1
@@ -467,7 +470,8 @@ class KeyPool:
             key, meter = lease._key, lease._meter
             if outcome != "release":
                 now = self._clock()
-                meter.record(now, tokens)
+                if meter.windows:
+                    meter.record(now, tokens)
                 if outcome == "rate_limited":
                     told += self._cool(lease, now, retry_after, lease.model_id if scope == "model" else None, reason)
                 elif outcome == "dead":
@@ -485,14 +489,11 @@ class KeyPool:
             if self._desk.lines:
                 self._desk.serve_all()
             if ledger is not None:
-                claim = lease._claim or self._claims.of(lease)
+                ledger.end(lease._claim or self._claims.of(lease), None if outcome == "release" else tokens)
         if self._orphans:
             self._leave()
         if told:
             self._tell(lease.key_id, told)
-        if ledger is not None:
-            # Last: what the others must know of the key has been told by now.
-            ledger.end(claim, None if outcome == "release" else tokens)
 
     def _probed(self, lease: Lease, now: float, *, answered: bool) -> list[Told]:
         key = lease._key
@@ -533,6 +534,17 @@ class KeyPool:
                 _log_observer(self.provider, change)
 
     # Waiting.
+
+    def _grab(self, model_id: str, tokens: int, exclude: Collection[str]) -> Lease | None:
+        """A lease, where nobody waits and a key is free: the way of most calls, short. Takes the lock."""
+        if tokens.__class__ is not int or tokens < 0:
+            return None
+        with self._lock:
+            lane = self._roster.lanes.get((model_id, tokens.bit_length()))
+            if lane is None or lane.zoned or self._desk.lines or self._orphans:
+                return None
+            found = lane.pick(tokens, self._clock(), exclude)
+            return self._lease(found[0], found[1], tokens) if found is not None else None
 
     def _request(
         self,
@@ -654,20 +666,17 @@ class KeyPool:
     def _leave(self) -> None:
         """Release orphans, unless the lock is held: whoever holds it comes by here afterwards."""
         while self._orphans and self._lock.acquire(blocking=False):
-            given_back: list[tuple[Ledger, Claim]] = []
             try:
                 while self._orphans:
                     lease = self._orphans.popleft()
                     if not lease._ended and lease._epoch == self._epoch:
                         if self._ledger is not None and lease not in self._claims.asking:
-                            given_back.append((self._ledger, lease._claim or self._claims.of(lease)))
+                            self._ledger.end(lease._claim or self._claims.of(lease), None)
                         self._take_back(lease)
                     lease._ended = True
                 self._desk.serve_all()
             finally:
                 self._lock.release()
-            for ledger, claim in given_back:
-                ledger.end(claim, None)
 
     def _after_fork(self) -> None:
         """In a child: the parent's calls and waiters are not here."""

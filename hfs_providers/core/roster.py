@@ -46,7 +46,7 @@ class Roster:
         self.resolved: dict[str, list[Limits | None]] = {}
         self.learned: dict[tuple[str, str], Limits] = {}
         self.dead = 0
-        self._lanes: dict[tuple[str, int], Lane] = {}
+        self.lanes: dict[tuple[str, int], Lane] = {}
         self._wall = wall
         self._wall_offset = wall() - clock()
 
@@ -71,12 +71,12 @@ class Roster:
 
     def lane(self, model_id: str, tokens: int) -> Lane:
         size = tokens.bit_length()
-        lane = self._lanes.get((model_id, size))
+        lane = self.lanes.get((model_id, size))
         if lane is None:
             for account in self.accounts:
                 if model_id not in account.allowances:
                     account.allowances[model_id] = self._allow(account, model_id)
-            lane = self._lanes[model_id, size] = Lane(model_id, size, self.accounts)
+            lane = self.lanes[model_id, size] = Lane(model_id, size, self.accounts)
         return lane
 
     def _allow(self, account: Account, model_id: str) -> Allowance:
@@ -96,8 +96,8 @@ class Roster:
         return meter
 
     def forget(self, model_id: str | None = None) -> None:
-        gone = [place for place in self._lanes if model_id in (None, place[0])]
-        lanes = {self._lanes.pop(place) for place in gone}
+        gone = [place for place in self.lanes if model_id in (None, place[0])]
+        lanes = {self.lanes.pop(place) for place in gone}
         for account in self.accounts:
             for meter in account.meters.values():
                 meter.slots = [slot for slot in meter.slots if slot.lane not in lanes]
@@ -127,7 +127,7 @@ class Roster:
         offset = self._wall() - now
         if abs(offset - self._wall_offset) > _WALL_JUMP:
             self._wall_offset = offset
-            for lane in self._lanes.values():
+            for lane in self.lanes.values():
                 lane.wake_all()
 
     def free_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.core.attempt import Attempt
 from hfs_providers.core.calls import Call, CallOptions
 from hfs_providers.core.pool import Lease
 
@@ -98,14 +97,13 @@ class RotatingClient(_Rotating):
         call = self._begin(kwargs)
         while True:
             lease = call.acquire()
-            attempt = Attempt()
             try:
                 target = self._target(lease)
                 call.sending()
-                with attempt:
+                with call:
                     answer = target(*args, **kwargs)
             except BaseException as error:
-                call.pause(call.settle(lease, error, attempt))
+                call.pause(call.settle(lease, error))
                 continue
             if _streams(answer):
                 return _Stream(answer, self._plan, call, lease)
@@ -122,16 +120,15 @@ class AsyncRotatingClient(_Rotating):
         call = self._begin(kwargs)
         while True:
             lease = await call.aacquire()
-            attempt = Attempt()
             try:
                 target = self._target(lease)
                 call.sending()
-                with attempt:
+                with call:
                     answer = target(*args, **kwargs)
                     if inspect.isawaitable(answer):
                         answer = await answer
             except BaseException as error:
-                await call.apause(call.settle(lease, error, attempt))
+                await call.apause(call.settle(lease, error))
                 continue
             if _streams(answer):
                 return _AsyncStream(answer, self._plan, call, lease)
@@ -158,7 +155,7 @@ class _Held:
 
     def _failed(self, error: BaseException) -> None:
         # Part of it has been passed on, so this raises what ends the call.
-        self._call.settle(self._lease, error, Attempt())
+        self._call.settle(self._lease, error)
 
     def _ended(self) -> None:
         if not self._lease.ended:

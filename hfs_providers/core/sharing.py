@@ -87,7 +87,10 @@ class Ledger(Protocol):
         """
 
     def end(self, claim: Claim, charged: int | None) -> None:
-        """The claim is in flight no more. Never blocks; takes effect after the rows that were recorded before.
+        """The claim is in flight no more. Takes effect after the rows that were recorded before.
+
+        Called under the pool's lock, so that what `join` reports and what ends are never the same: it must not block
+        and not call the pool. Not called for what was refused.
 
         Args:
             claim: one that was granted, or in flight when the pool was joined.

@@ -18,7 +18,7 @@ from hfs_providers.core._keycycle import (
     ModelAggregatedStats,
     UsageSnapshot,
 )
-from hfs_providers.core.contract import Credential, KeyStatus
+from hfs_providers.core.contract import Credential, KeyStatus, UsageRow
 from hfs_providers.core.pool import KeyPool
 from hfs_providers.core.windows import Meter
 
@@ -31,18 +31,16 @@ class PoolManager:
 
     Args:
         pool: of the provider.
-        clock: monotonic seconds.
         wall: seconds since the epoch.
     """
 
-    def __init__(self, pool: KeyPool, clock: Callable[[], float], wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, pool: KeyPool, wall: Callable[[], float] = time.time) -> None:
         self._pool = pool
-        self._clock = clock
         self._wall = wall
         self._lock = threading.Lock()
         self._meters: dict[tuple[str, str], Meter] = {}
         self._totals: dict[tuple[str, str], tuple[int, int]] = {}
-        self._pending: deque[tuple[float, str, str, int]] = deque()
+        self._pending: deque[UsageRow] = deque()
 
     @property
     def keys(self) -> list[KeyStatus]:
@@ -52,9 +50,9 @@ class PoolManager:
     def stop(self) -> None:
         """Does nothing: the pool has no thread."""
 
-    def count(self, key_id: str, model_id: str, tokens: int) -> None:
+    def count(self, row: UsageRow) -> None:
         """Count one request that was sent. It is sorted into its windows later: this is on the way of every call."""
-        self._pending.append((self._clock(), key_id, model_id, tokens))
+        self._pending.append(row)
         if len(self._pending) >= _BATCH:
             with self._lock:
                 self._sort()
@@ -62,16 +60,16 @@ class PoolManager:
     def _sort(self) -> None:
         """Count what is pending. Expects the lock to be held."""
         while self._pending:
-            now, key_id, model, spent = self._pending.popleft()
-            pair = (key_id, model)
+            row = self._pending.popleft()
+            pair = (row.key_id, row.model)
             meter = self._meters.get(pair)
             if meter is None:
                 meter = self._meters[pair] = Meter(self._wall)
                 for kind in _WINDOWS:
                     meter.window(kind)
-            meter.record(now, spent)
+            meter.record(row.at, row.tokens)
             requests, tokens = self._totals.get(pair, (0, 0))
-            self._totals[pair] = (requests + 1, tokens + spent)
+            self._totals[pair] = (requests + 1, tokens + row.tokens)
 
     @property
     def _counted(self) -> dict[tuple[str, str], tuple[int, int]]:
@@ -130,7 +128,7 @@ class PoolManager:
     def _snapshot(self, credential: Credential, model_id: str | None) -> UsageSnapshot:
         with self._lock:
             self._sort()
-            now = self._clock()
+            now = self._wall()
             found = UsageSnapshot()
             for (key_id, model), meter in self._meters.items():
                 if key_id != credential.id or model_id not in (None, model):

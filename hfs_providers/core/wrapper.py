@@ -72,7 +72,7 @@ class ProviderWrapper(MultiProviderWrapper):
             clock=services.clock,
             on_change=self._on_change,
         )
-        self.manager: PoolManager = PoolManager(self.pool, services.clock)  # type: ignore[assignment]  # over our pool
+        self.manager: PoolManager = PoolManager(self.pool)  # type: ignore[assignment]  # over our pool
         self.clients = FAMILIES[provider.client](provider, config)
         self.gone: dict[str, str] = {}
         self._circuits: dict[str, Circuit] = {}
@@ -286,8 +286,9 @@ class ProviderWrapper(MultiProviderWrapper):
             tokens=actual_tokens or estimated_tokens,
             latency=0.0,
             outcome="ok",
+            charged=actual_tokens or estimated_tokens,
         )
-        self.manager.count(row.key_id, row.model, row.tokens)
+        self.manager.count(row)
         self.services.record(row)
 
     def _credential(self, key_id: int | str) -> Credential:
