@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from agno.exceptions import ModelProviderError
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from hfs_providers.core.clients import Clients
     from hfs_providers.core.wrapper import ProviderWrapper
 
+# The row's own constructor takes its fields by name, in Python: it is on the way of every call.
+_make_row = partial(tuple.__new__, UsageRow)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 8.0
 _STATUS_OF: Mapping[str, int] = {
@@ -203,7 +206,8 @@ class Call(Attempt):
 
     def answered(self, lease: Lease, usage: Counted | None) -> None:
         """The attempt was answered: write it down, end its lease, and learn from the headers of its answer."""
-        self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
+        if self.responses and (self.model_id, lease.credential.id) not in self.wrapper.learned:
+            self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
         charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
         self._record(lease, "ok", usage, charged)
         lease.commit(charged)
@@ -361,7 +365,7 @@ class Call(Attempt):
         counted = (usage.input_tokens, usage.output_tokens, usage.total_tokens) if usage is not None else (0, 0, 0)
         latency = time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0
         who = (wrapper.provider, self.model_id, credential.id, credential.fingerprint)
-        row = UsageRow(time.time(), *who, *counted, latency, outcome, charged)
+        row = _make_row((time.time(), *who, *counted, latency, outcome, charged))
         wrapper.manager.count(row)
         wrapper.services.record(row)
 

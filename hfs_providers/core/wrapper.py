@@ -78,7 +78,8 @@ class ProviderWrapper(MultiProviderWrapper):
         self._circuits: dict[str, Circuit] = {}
         self.sleep: Callable[[float], None] = time.sleep
         self.asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-        self._learned: set[tuple[str, str]] = set()
+        self.learned: set[tuple[str, str]] = set()
+        """Models and keys whose answers' headers have been read."""
         self._lock = threading.Lock()
         attempt.install()
 
@@ -361,9 +362,7 @@ class ProviderWrapper(MultiProviderWrapper):
 
     def learn(self, model_id: str, key_id: str, responses: Sequence[Any]) -> None:
         """Take over the limits that an answer's headers show, where neither plugin nor user names any."""
-        if not responses or (model_id, key_id) in self._learned:
-            return
-        self._learned.add((model_id, key_id))
+        self.learned.add((model_id, key_id))
         if self._limits(model_id, key_id) is None:
             limits = limits_from_headers(getattr(responses[-1], "headers", None), self.plugin.limit_headers)
             if limits is not None:
