@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Seen = list[GuidedRetry] | None
 """What the first try of a call raised, for Agno's own loop to begin with."""
 
+_NO_COMPLETION = (str, bytes, dict, type(None))
 _KEY_FIELDS = frozenset({"api_key", "client", "async_client"})
 _NEVER_COPIED = frozenset({"_hfs", "http_client", "client", "async_client", "response_format", "_tools", "_functions"})
 
@@ -80,7 +81,7 @@ class _Observed:
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
         # An SDK hands a body that is not JSON through as text, and Agno would fail on it as on a bug of its own.
-        if isinstance(response, (str, bytes, dict, type(None))):
+        if isinstance(response, _NO_COMPLETION):
             raise UnusableAnswerError("server_error" if response else "empty", "the answer is not a completion")
         # Read from the instance: for a field that a pydantic model lacks, getattr is slow.
         fields = response.__dict__
@@ -88,7 +89,7 @@ class _Observed:
         if not choices:
             if fields.get("prompt_feedback") is None:
                 raise UnusableAnswerError("empty", "the answer has nothing in it")
-        elif (choices[0].model_extra or {}).get("error"):
+        elif (extra := choices[0].__pydantic_extra__) and extra.get("error"):
             # OpenRouter's way to say that the provider behind it failed after its own 200.
             raise UnusableAnswerError("server_error", "the provider failed while answering")
         parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]

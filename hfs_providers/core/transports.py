@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import importlib.util
 from collections.abc import Callable
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 from hfs_providers.core.attempt import note
@@ -98,6 +97,11 @@ def _releasing(close: Callable[[], Any], places: asyncio.Semaphore) -> Callable[
 
 
 def refuse_cookies(client: Any) -> Any:
-    """Let a client keep no cookie: one that came with a key's answer must not go out with another key's request."""
-    client.cookies.jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    """Let a client keep no cookie: one that came with a key's answer must not go out with another key's request.
+
+    It does not look for any either, which would take longer than anything else that is done to a short answer.
+    """
+    base = type(client.cookies)
+    none = {"extract_cookies": lambda self, response: None, "__bool__": lambda self: False}
+    client.cookies.__class__ = type(base.__name__, (base,), none)
     return client
