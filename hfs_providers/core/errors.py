@@ -47,11 +47,13 @@ class PluginError(HfsProvidersError):
         plugin: its entry-point name.
         distribution: the installed package that it comes from, where known.
         message: what is wrong.
+        remedy: the command that mends it, where it is not an upgrade of the plugin.
     """
 
-    def __init__(self, plugin: str, distribution: str | None, message: str) -> None:
+    def __init__(self, plugin: str, distribution: str | None, message: str, remedy: str | None = None) -> None:
         self.plugin = plugin
         self.distribution = distribution
+        self.remedy = remedy
         origin = f" (from {distribution})" if distribution else ""
         super().__init__(f"plugin {plugin!r}{origin}: {message}")
 

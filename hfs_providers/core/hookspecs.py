@@ -1,11 +1,19 @@
 """The plugin author's reference: what a provider plugin implements, when each hook is called, what it gives.
 
-A plugin is any object or module with implementations of these hooks, marked with `hookimpl`, and two attributes:
+A plugin is any object or module with implementations of these hooks, marked with `hookimpl`, and these attributes:
 
 `hfs_contract = 1`
     the version of this contract that it was written for.
+`hfs_contract_min = 1`
+    optional; the oldest version that it works with, where that is not the one that it was written for. A library that
+    speaks an older contract then takes it all the same, without the hooks that it does not know. An argument that an
+    older contract lacks cannot be asked for by such a plugin.
 `hfs_env_prefixes = ("GOOGLE_API_KEY",)`
     optional; what it wants to see of the environment besides `X_`, `NUM_X` and `EXPECTED_X`.
+
+`hfs_listening()`
+    optional, for observers; asked before each event, which is not told, nor even made, while it says False. It must
+    cost next to nothing.
 
 It is found through an entry point in the group `hfs_providers`, whose name is the provider's name.
 """

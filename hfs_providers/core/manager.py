@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.contract import Event, Problem, ProviderHealth, UsageRow, Wrapper
+from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.errors import (
     MissingKeyError,
     MissingSdkError,
@@ -21,7 +22,7 @@ from hfs_providers.core.errors import (
     ProviderUnavailableError,
     UnknownProviderError,
 )
-from hfs_providers.core.registry import Registry, within_deadline
+from hfs_providers.core.registry import Registry
 from hfs_providers.core.settings import Settings, env_name
 from hfs_providers.core.survey import DISABLED, Survey, Surveyed, survey
 

@@ -6,30 +6,30 @@ and one raising hook loses the results of the others; here each failure is a nam
 
 from __future__ import annotations
 
+import inspect
 import logging
-import re
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pluggy
 
-from hfs_providers.core import hookspecs
+from hfs_providers.core import contract, hookspecs
 from hfs_providers.core.contract import (
-    CONTRACT_VERSION,
     Event,
     ModelDefault,
+    Problem,
     ProviderConfig,
     ProviderHealth,
     Services,
     Wrapper,
 )
+from hfs_providers.core.deadline import AbandonedError, bounded
+from hfs_providers.core.discovery import LIBRARY, Candidate, agreed, describe, given, installed, load, normal
 from hfs_providers.core.errors import PluginConflictError, PluginContractError, PluginError, PluginLoadError
-from hfs_providers.core.hookspecs import HOOK_TIMEOUT, PROJECT
+from hfs_providers.core.hookspecs import PROJECT
 from hfs_providers.core.secret import Redactor, Secret
 from hfs_providers.core.settings import env_prefixes
 
@@ -51,6 +51,7 @@ class Plugin:
         distribution, version: the installed package that it comes from.
         hooks: the names of the hooks that it implements.
         provider: whether it is a provider, rather than a hook wrapper or an observer.
+        contract: the version of the contract that it was written for.
         target: the plugin object.
     """
 
@@ -59,19 +60,14 @@ class Plugin:
     version: str | None
     hooks: tuple[str, ...]
     provider: bool
+    contract: int
     target: object
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    name: str
-    distribution: str | None
-    version: str | None
-    load: Callable[[], object]
 
 
 _BROKEN = (Exception, SystemExit)
 """What a plugin may raise without taking the program with it. KeyboardInterrupt is the user's."""
+_WRAPPED_TIMEOUT = 2.0
+"""Seconds after which a provider's hook is called without the hook wrappers around it."""
 
 
 class Registry:
@@ -86,22 +82,25 @@ class Registry:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, Plugin] = {}
-        self._reported: set[int] = set()
+        self._observers: tuple[_Observing, ...] = ()
+        self._reported: set[object] = set()
+        self._benched: set[str] = set()
         self._redactors: dict[str, Redactor] = {}
         self.problems: list[PluginError] = []
+        self.notes: list[Problem] = []
         self.disabled: list[str] = []
-        candidates = _installed() if plugins is None else [_given(plugin) for plugin in plugins]
-        off = {name + at + _normal(distribution) for name, at, distribution in (d.partition("@") for d in disabled)}
+        candidates = installed() if plugins is None else [given(plugin) for plugin in plugins]
+        off = {name + at + normal(distribution) for name, at, distribution in (d.partition("@") for d in disabled)}
         self.unknown = [name for name in disabled if name.partition("@")[0] not in {c.name for c in candidates}]
-        for candidate in self._uncontested(candidates, off):
+        for candidate, target in load(self._uncontested(candidates, off)):
             try:
-                self._admit(candidate)
+                self._admit(candidate, target)
             except PluginError as problem:
                 self.problems.append(problem)
             except _BROKEN as error:
                 # An object that fails when it is looked at.
                 self.problems.append(
-                    PluginLoadError(candidate.name, candidate.distribution, f"looking at it raised {_describe(error)}")
+                    PluginLoadError(candidate.name, candidate.distribution, f"looking at it raised {describe(error)}")
                 )
 
     def __repr__(self) -> str:
@@ -152,42 +151,56 @@ class Registry:
 
     def health(self, name: str, config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth:
         """The provider's own `health`. Raises `PluginError`."""
-        return self._call(name, "health", ProviderHealth, config=config, wrapper=wrapper, live=live)
+        call = partial(self._call, name, "health", ProviderHealth, config=config, wrapper=wrapper, live=live)
+        if live:
+            return call()
+        try:
+            return bounded(call)
+        except AbandonedError as error:
+            raise PluginLoadError(name, self._plugins[name].distribution, f"health: {error}") from None
 
     @property
     def observed(self) -> bool:
-        """Whether anybody observes events, so that making one is worth its while."""
-        return bool(self._manager.hook.on_event.get_hookimpls())
+        """Whether anybody observes events now, so that making one is worth its while."""
+        # Asked before each usage row, so it costs a fraction of a microsecond.
+        try:
+            for observer in self._observers:
+                if observer.listening():
+                    return True
+        except _BROKEN:
+            # Reported by `emit`, like whatever else an observer raises.
+            return True
+        return False
 
     def emit(self, event: Event) -> None:
         """Tell every observer. One that raises is logged once; nothing is ever raised."""
-        for implementation in self._manager.hook.on_event.get_hookimpls():
+        for observer in self._observers:
             try:
-                implementation.function(*((event,) if implementation.argnames else ()))
+                if observer.listening():
+                    observer.call(event)
             except _BROKEN as error:
-                if id(implementation) not in self._reported:
-                    self._reported.add(id(implementation))
+                if observer not in self._reported:
+                    self._reported.add(observer)
                     _log.warning(
                         "observer %s raised %s; it goes on being called, and is not reported again",
-                        implementation.plugin_name,
+                        observer.name,
                         type(error).__name__,
                     )
 
     def observe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """Register a function as an observer; returns the function that removes it again."""
-        observer = _Observer(callback)
-        self._manager.register(observer)
+        observer = _Observing(getattr(callback, "__qualname__", repr(callback)), callback)
+        self._observers += (observer,)
 
         def remove() -> None:
-            if self._manager.is_registered(observer):
-                self._manager.unregister(observer)
+            self._observers = tuple(other for other in self._observers if other is not observer)
 
         return remove
 
-    def _uncontested(self, candidates: list[_Candidate], disabled: set[str]) -> Iterable[_Candidate]:
+    def _uncontested(self, candidates: list[Candidate], disabled: set[str]) -> Iterable[Candidate]:
         wanted = []
         for candidate in candidates:
-            if {candidate.name, f"{candidate.name}@{_normal(candidate.distribution)}"} & disabled:
+            if candidate.aliases & disabled:
                 self.disabled.append(candidate.name)
             else:
                 wanted.append(candidate)
@@ -208,19 +221,12 @@ class Registry:
                 )
             )
 
-    def _admit(self, candidate: _Candidate) -> None:
-        try:
-            target = candidate.load()
-        except _BROKEN as error:
-            raise PluginLoadError(
-                candidate.name, candidate.distribution, f"importing it raised {_describe(error)}"
-            ) from error
-        hooks = self._inspect(candidate, target)
-        provider = any(
-            not implementation.wrapper and not implementation.hookwrapper
-            for name in PROVIDER_HOOKS
-            for implementation in hooks.get(name, ())
-        )
+    def _admit(self, candidate: Candidate, target: object) -> None:
+        if isinstance(target, PluginError):
+            raise target
+        written = agreed(candidate, target)
+        hooks = self._inspect(candidate, target, written)
+        provider = any(not _wraps(implementation) for name in PROVIDER_HOOKS for implementation in hooks.get(name, ()))
         if provider and (missing := [name for name in PROVIDER_HOOKS if name not in hooks]):
             raise PluginContractError(
                 candidate.name, candidate.distribution, f"it does not implement {', '.join(missing)}"
@@ -230,63 +236,81 @@ class Registry:
             raise PluginContractError(
                 candidate.name, candidate.distribution, f"it calls itself {called!r}, unlike its entry point"
             )
+        observers = _observers(candidate, target, hooks.get("on_event", ()))
         self._manager.register(target, name=candidate.name)
+        self._observers += observers
         self._plugins[candidate.name] = Plugin(
-            candidate.name, candidate.distribution, candidate.version, tuple(sorted(hooks)), provider, target
+            candidate.name, candidate.distribution, candidate.version, tuple(sorted(hooks)), provider, written, target
         )
 
-    def _inspect(self, candidate: _Candidate, target: object) -> dict[str, list[Any]]:
+    def _inspect(self, candidate: Candidate, target: object, written: int) -> dict[str, list[Any]]:
         """The hooks that `target` implements, tried out in a manager of its own so that a bad one leaves no trace."""
-        version = getattr(target, "hfs_contract", None)
-        if version != CONTRACT_VERSION:
-            raise PluginContractError(candidate.name, candidate.distribution, _contract_words(version))
+        newer = written > contract.CONTRACT_VERSION
         trial = pluggy.PluginManager(PROJECT)
         trial.add_hookspecs(hookspecs)
         try:
             trial.register(target)
-            trial.check_pending()
+            if not newer:
+                trial.check_pending()
         except Exception as error:
-            words = str(error).replace("\n", " ")
-            raise PluginContractError(candidate.name, candidate.distribution, words) from error
-        hooks = {caller.name: caller.get_hookimpls() for caller in trial.get_hookcallers(target) or ()}
+            words, apart = str(error).replace("\n", " "), _apart(candidate, written)
+            raise PluginContractError(
+                candidate.name, candidate.distribution, words + apart.words, apart.remedy
+            ) from error
+        callers = trial.get_hookcallers(target) or ()
+        hooks = {caller.name: caller.get_hookimpls() for caller in callers if caller.has_spec()}
         if not hooks:
             raise PluginContractError(
                 candidate.name,
                 candidate.distribution,
                 "it implements no hook. Mark its functions with hfs_providers.hookimpl",
             )
+        unknown = sorted(caller.name for caller in callers if not caller.has_spec())
+        if newer and unknown:
+            self.notes.append(_goes_unused(candidate, written, unknown))
         return hooks
 
     def _call(self, name: str, hook: str, kind: type[T], **arguments: Any) -> T:
         """Call one provider's own hook, inside the hook wrappers of plugins that are not providers."""
         others = [p.target for p in self._plugins.values() if p.provider and p.name != name]
-        wrappers = [p for p in self._plugins.values() if not p.provider and hook in p.hooks]
+        wrappers = [
+            p for p in self._plugins.values() if not p.provider and hook in p.hooks and p.name not in self._benched
+        ]
+        around = [p.target for p in self._plugins.values() if not p.provider]
+        alone = partial(self._manager.subset_hook_caller(hook, [*others, *around]), **arguments)
         try:
-            result = self._manager.subset_hook_caller(hook, remove_plugins=others)(**arguments)
-        except _BROKEN as error:
             if not wrappers:
-                failure = self._failure(name, hook, error)
-                raise failure from (None if failure is error else error)
-            result = self._without(wrappers, others, name, hook, arguments)
+                result = alone()
+            else:
+                benched = [self._plugins[plugin].target for plugin in self._benched]
+                wrapped = partial(self._manager.subset_hook_caller(hook, [*others, *benched]), **arguments)
+                try:
+                    # One that hangs must leave the provider time for an answer of its own.
+                    result = wrapped() if arguments.get("live") else bounded(wrapped, _WRAPPED_TIMEOUT)
+                except _BROKEN as error:
+                    result = alone()
+                    self._leave_out(wrappers, hook, name, error)
+        except _BROKEN as error:
+            failure = self._failure(name, hook, error)
+            raise failure from (None if failure is error else error)
         if result is None or not isinstance(result, kind):
             given = "nothing" if result is None else type(result).__name__
             raise self._contract(name, f"{hook} gave {given} instead of {kind.__name__}")
         return result
 
-    def _without(
-        self, wrappers: Sequence[Plugin], others: Sequence[object], name: str, hook: str, arguments: Mapping[str, Any]
-    ) -> Any:
-        """Call a hook once more without the wrappers of other plugins, so that a bad one breaks no provider."""
-        alone = [*others, *(wrapper.target for wrapper in wrappers)]
-        try:
-            result = self._manager.subset_hook_caller(hook, remove_plugins=alone)(**arguments)
-        except _BROKEN as error:
-            failure = self._failure(name, hook, error)
-            raise failure from (None if failure is error else error)
+    def _leave_out(self, wrappers: Sequence[Plugin], hook: str, name: str, error: BaseException) -> None:
+        """Report the hook wrappers without which a provider's hook works; the ones that hang are not called again."""
+        hang = isinstance(error, AbandonedError)
         for wrapper in wrappers:
-            message = f"its wrapper of {hook} failed for {name} and was left out"
-            self.problems.append(PluginLoadError(wrapper.name, wrapper.distribution, message))
-        return result
+            if hang:
+                self._benched.add(wrapper.name)
+            seen = (wrapper.name, hook, None if hang else name)
+            if seen not in self._reported:
+                self._reported.add(seen)
+                how = f"of {hook} hangs" if hang else f"of {hook} failed for {name} ({type(error).__name__})"
+                problem = PluginLoadError(wrapper.name, wrapper.distribution, f"its wrapper {how} and was left out")
+                self.problems.append(problem)
+                _log.warning("%s", problem)
 
     def _failure(self, name: str, hook: str, error: BaseException) -> BaseException:
         """What a failing hook becomes; without the keys that it may have put into words."""
@@ -295,92 +319,68 @@ class Registry:
         if isinstance(error, (PluginError, ImportError)):
             # The SDK's or the plugin's own import error is reported as itself.
             return error
-        words = redactor.scrub(_describe(error))
-        return PluginLoadError(name, self._plugins[name].distribution, f"{hook} raised {words}")
+        plugin = self._plugins[name]
+        # What a difference in versions looks like: a field, an attribute or an argument that is not there.
+        apart = _apart(plugin, plugin.contract) if isinstance(error, (TypeError, AttributeError)) else _Apart()
+        words = f"{hook} raised {redactor.scrub(describe(error))}{apart.words}"
+        return PluginLoadError(name, plugin.distribution, words, apart.remedy)
 
     def _contract(self, name: str, message: str) -> PluginContractError:
-        return PluginContractError(name, self._plugins[name].distribution, message)
+        plugin = self._plugins[name]
+        apart = _apart(plugin, plugin.contract)
+        return PluginContractError(name, plugin.distribution, message + apart.words, apart.remedy)
 
 
-class _Observer:
-    def __init__(self, callback: Callable[[Event], object]) -> None:
-        self._callback = callback
+@dataclass(frozen=True, slots=True, eq=False)
+class _Observing:
+    """An observer: whom to name, what to call, and whether to call it now."""
 
-    @hookspecs.hookimpl
-    def on_event(self, event: Event) -> None:
-        self._callback(event)
-
-
-def within_deadline(calls: Mapping[str, Callable[[], T]], seconds: float = HOOK_TIMEOUT) -> dict[str, T | Exception]:
-    """Run the calls side by side and give each its result or its error.
-
-    A call that takes longer than `seconds` is abandoned to its daemon thread and becomes a `TimeoutError`: a plugin
-    that hangs must not hold up the others.
-    """
-    results: dict[str, T | Exception] = {}
-
-    def run(name: str, call: Callable[[], T]) -> None:
-        outcome: T | Exception
-        try:
-            outcome = call()
-        except Exception as error:
-            outcome = error
-        except SystemExit as error:
-            outcome = RuntimeError(f"it tried to end the program (SystemExit: {error})")
-        results.setdefault(name, outcome)
-
-    threads = {
-        name: threading.Thread(target=run, args=(name, call), name=f"hfs-{name}", daemon=True)
-        for name, call in calls.items()
-    }
-    for thread in threads.values():
-        thread.start()
-    deadline = time.monotonic() + seconds
-    for name, thread in threads.items():
-        thread.join(max(0.0, deadline - time.monotonic()))
-        if thread.is_alive():
-            results.setdefault(name, TimeoutError(f"it took longer than {seconds:g} s and was abandoned"))
-    return {name: results[name] for name in calls}
+    name: str
+    call: Callable[[Event], object]
+    listening: Callable[[], object] = lambda: True
 
 
-def _installed() -> list[_Candidate]:
-    points = metadata.entry_points(group=PROJECT)
-    found = [
-        _Candidate(
-            point.name, point.dist.name if point.dist else None, point.dist.version if point.dist else None, point.load
-        )
-        for point in points
-    ]
-    # A distribution seen twice on the path (an editable install beside its build) is one claim, not a conflict.
-    unique = {(candidate.name, candidate.distribution): candidate for candidate in reversed(found)}
-    return sorted(unique.values(), key=lambda candidate: (candidate.name, str(candidate.distribution)))
+def _observers(candidate: Candidate, target: object, implementations: Iterable[Any]) -> tuple[_Observing, ...]:
+    listening = getattr(target, "hfs_listening", None)
+    found = []
+    for implementation in implementations:
+        function = implementation.function
+        if _wraps(implementation) or inspect.iscoroutinefunction(function):
+            # Called as it is, either would silently do nothing.
+            words = "its on_event is a wrapper or a coroutine function, and observers are plain functions"
+            raise PluginContractError(candidate.name, candidate.distribution, words)
+        call = function if implementation.argnames else partial(_without_event, function)
+        found.append(_Observing(candidate.name, call, listening) if listening else _Observing(candidate.name, call))
+    return tuple(found)
 
 
-def _normal(distribution: str | None) -> str:
-    # https://packaging.python.org/en/latest/specifications/name-normalization/
-    return re.sub(r"[-_.]+", "-", distribution or "").lower()
+def _without_event(function: Callable[[], object], event: Event) -> None:
+    function()
 
 
-def _given(plugin: object) -> _Candidate:
-    name = getattr(plugin, "name", None)
-    if not isinstance(name, str):
-        name = getattr(plugin, "__name__", type(plugin).__name__).rpartition(".")[2]
-    return _Candidate(name, None, None, lambda: plugin)
+def _wraps(implementation: Any) -> bool:
+    return bool(implementation.wrapper or implementation.hookwrapper)
 
 
-def _contract_words(version: object) -> str:
-    if version is None:
-        return f"it has no hfs_contract. Set hfs_contract = {CONTRACT_VERSION} in it"
-    if isinstance(version, int) and version > CONTRACT_VERSION:
-        return (
-            f"it was written for contract {version}, newer than the {CONTRACT_VERSION} of this hfs-providers. "
-            "Run: pip install -U hfs-providers"
-        )
-    return (
-        f"it was written for contract {version!r}, and this hfs-providers speaks {CONTRACT_VERSION}. Update the plugin"
+class _Apart(NamedTuple):
+    """What to add to a problem where plugin and library may only be of different versions."""
+
+    words: str = ""
+    remedy: str | None = None
+
+
+def _apart(plugin: Plugin | Candidate, written: int) -> _Apart:
+    speaks = contract.CONTRACT_VERSION
+    if written == speaks:
+        return _Apart()
+    remedy = f"pip install -U {LIBRARY if written > speaks else plugin.distribution or plugin.name}"
+    words = f". It was written for contract {written}, and this {LIBRARY} speaks {speaks}; this may mend it: {remedy}"
+    return _Apart(words, remedy)
+
+
+def _goes_unused(candidate: Candidate, written: int, hooks: Sequence[str]) -> Problem:
+    message = (
+        f"plugin {candidate.name!r} was written for contract {written}, newer than the {contract.CONTRACT_VERSION} of "
+        f"this {LIBRARY}; it works, without its {', '.join(hooks)}"
     )
-
-
-def _describe(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return Problem(message, f"pip install -U {LIBRARY}", "info")

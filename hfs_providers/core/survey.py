@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any
 
 from hfs_providers.core.contract import ModelDefault, Problem, ProviderConfig
+from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.errors import PluginConflictError, PluginError, PluginLoadError, nearest
 from hfs_providers.core.file_config import FileConfig, load_file_config
 from hfs_providers.core.provider import sdk_version
-from hfs_providers.core.registry import Plugin, Registry, within_deadline
+from hfs_providers.core.registry import Plugin, Registry
 from hfs_providers.core.settings import Settings, env_name
 
 ORDER = "HFS_PROVIDER_ORDER"
@@ -120,6 +121,7 @@ def survey(
             message = f"{name} has keys, but its SDK {requirement.distribution!r} is not installed"
             problems.append(Problem(message, requirement.install, "error", name))
     problems.extend(_as_problem(error) for error in registry.problems)
+    problems.extend(registry.notes)
     wanted = settings.names(ORDER)
     order, unknown = _ordered(list(found), wanted or list(file.order))
     known = [*registry.plugins, *registry.disabled]
@@ -172,8 +174,8 @@ def _no_databases(settings: Settings) -> list[Problem]:
 def _as_problem(error: PluginError) -> Problem:
     if isinstance(error, PluginConflictError):
         return Problem(str(error), f"Set {DISABLED}={error.plugin}@ and the distribution that is not wanted", "error")
-    mend = f"pip install -U {error.distribution}, or " if error.distribution else ""
-    return Problem(str(error), f"{mend}set {DISABLED}={error.plugin}", "error")
+    mend = error.remedy or (f"pip install -U {error.distribution}" if error.distribution else "")
+    return Problem(str(error), f"{mend}{', or ' if mend else ''}set {DISABLED}={error.plugin}", "error")
 
 
 def _broken(plugin: Plugin, error: Exception) -> Problem:

@@ -23,7 +23,8 @@ from hfs_providers import (
     ProviderManager,
     hookimpl,
 )
-from hfs_providers.core.registry import Registry, within_deadline
+from hfs_providers.core.deadline import within_deadline
+from hfs_providers.core.registry import Registry
 from hfs_providers.core.survey import Survey, survey
 
 Install = Callable[[str, Mapping[str, str], Mapping[str, str]], None]

@@ -1,0 +1,72 @@
+"""Calls of foreign code side by side, of which one that hangs is abandoned."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from hfs_providers.core.hookspecs import HOOK_TIMEOUT
+
+T = TypeVar("T")
+
+
+class AbandonedError(TimeoutError):
+    """A call that was given up, though it may still be running."""
+
+
+def within_deadline(
+    calls: Mapping[str, Callable[[], T]], seconds: float = HOOK_TIMEOUT, *, head_start: float = 0.0
+) -> dict[str, T | Exception]:
+    """Run each call on a daemon thread of its own and give its result or its error.
+
+    A call that takes longer than `seconds` is abandoned to its thread and becomes an `AbandonedError`: a plugin
+    that hangs must not hold up the others.
+
+    Args:
+        calls: by label, what to call.
+        seconds: for how long all of them may take, from the start of the last.
+        head_start: seconds for which the next one waits for each to end: so quick calls run one at a time.
+    """
+    results: dict[str, T | BaseException] = {}
+
+    def run(name: str, call: Callable[[], T]) -> None:
+        outcome: T | BaseException
+        try:
+            outcome = call()
+        except SystemExit as error:
+            outcome = RuntimeError(f"it tried to end the program (SystemExit: {error})")
+        except BaseException as error:
+            outcome = error
+        results.setdefault(name, outcome)
+
+    threads = {
+        name: threading.Thread(target=run, args=(name, call), name=f"hfs-{name}", daemon=True)
+        for name, call in calls.items()
+    }
+    for thread in threads.values():
+        thread.start()
+        if head_start:
+            thread.join(head_start)
+    deadline = time.monotonic() + seconds
+    for name, thread in threads.items():
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            results.setdefault(name, AbandonedError(f"it took longer than {seconds:g} s and was abandoned"))
+    given: dict[str, T | Exception] = {}
+    for name in calls:
+        result = results[name]
+        if isinstance(result, BaseException) and not isinstance(result, Exception):
+            # A KeyboardInterrupt is the user's.
+            raise result
+        given[name] = result
+    return given
+
+
+def bounded(call: Callable[[], T], seconds: float = HOOK_TIMEOUT) -> T:
+    """The result of one call. Raises its error, or AbandonedError after `seconds`."""
+    result = within_deadline({"call": call}, seconds)["call"]
+    if isinstance(result, Exception):
+        raise result
+    return result

@@ -1,0 +1,139 @@
+"""The plugins that are installed, each loaded under guard, and whether their version of the contract fits ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from hfs_providers.core import contract
+from hfs_providers.core.deadline import AbandonedError, within_deadline
+from hfs_providers.core.errors import PluginContractError, PluginLoadError
+from hfs_providers.core.hookspecs import PROJECT
+
+LIBRARY = "hfs-providers"
+_HEAD_START = 0.25
+"""Seconds after which a plugin that is still importing no longer holds up the next one's import."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry point, or an object that was given, before anything of it is imported.
+
+    Args:
+        name: the entry point's.
+        distribution, version: the installed package that it comes from.
+        load: imports it.
+    """
+
+    name: str
+    distribution: str | None
+    version: str | None
+    load: Callable[[], object]
+
+    @property
+    def aliases(self) -> set[str]:
+        """What disables it: its name, or its name at its distribution."""
+        return {self.name, f"{self.name}@{normal(self.distribution)}"}
+
+
+def installed() -> list[Candidate]:
+    """The entry points of our group, sorted by name."""
+    found = [
+        Candidate(
+            point.name, point.dist.name if point.dist else None, point.dist.version if point.dist else None, point.load
+        )
+        for point in metadata.entry_points(group=PROJECT)
+    ]
+    # A distribution seen twice on the path (an editable install beside its build) is one claim, not a conflict.
+    unique = {(candidate.name, candidate.distribution): candidate for candidate in reversed(found)}
+    return sorted(unique.values(), key=lambda candidate: (candidate.name, str(candidate.distribution)))
+
+
+def given(plugin: object) -> Candidate:
+    """A plugin object that was passed in rather than installed."""
+    name = getattr(plugin, "name", None)
+    if not isinstance(name, str):
+        name = getattr(plugin, "__name__", type(plugin).__name__).rpartition(".")[2]
+    return Candidate(name, None, None, lambda: plugin)
+
+
+def normal(distribution: str | None) -> str:
+    """A distribution's name as indexes compare it."""
+    # https://packaging.python.org/en/latest/specifications/name-normalization/
+    return re.sub(r"[-_.]+", "-", distribution or "").lower()
+
+
+def load(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, object]]:
+    """Import each, one at a time unless one dawdles; one that fails or hangs gives a `PluginLoadError`.
+
+    Args:
+        candidates: no two of one name.
+    """
+    by_name = {candidate.name: candidate for candidate in candidates}
+    results = within_deadline({name: candidate.load for name, candidate in by_name.items()}, head_start=_HEAD_START)
+    for name, result in results.items():
+        yield by_name[name], _unloadable(by_name[name], result) if isinstance(result, Exception) else result
+
+
+def _unloadable(candidate: Candidate, error: Exception) -> PluginLoadError:
+    if isinstance(error, AbandonedError):
+        words, remedy = f"importing it hangs: {error}", None
+    else:
+        words, remedy = f"importing it raised {describe(error)}", _of_another_version(candidate, error)
+    problem = PluginLoadError(candidate.name, candidate.distribution, words, remedy)
+    problem.__cause__ = error
+    return problem
+
+
+def _of_another_version(candidate: Candidate, error: Exception) -> str | None:
+    """The command for a plugin that wants what this version of the library has not."""
+    ours = isinstance(error, ImportError) and str(error.name).partition(".")[0] == PROJECT
+    # `KeyedProvider(...)` and the records of the contract, with a field that is not in them.
+    field = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
+    return f"pip install -U {LIBRARY} {candidate.distribution or ''}".strip() if ours or field else None
+
+
+def agreed(candidate: Candidate, plugin: object) -> int:
+    """The version of the contract that a plugin was written for. Raises PluginContractError where it does not fit.
+
+    A plugin works with the versions from `hfs_contract_min` (by default `hfs_contract`) on, the library with the
+    plugins of `CONTRACT_OLDEST` to `CONTRACT_VERSION`, and with a newer one that says it works with ours.
+    """
+    speaks, oldest = contract.CONTRACT_VERSION, contract.CONTRACT_OLDEST
+    written = getattr(plugin, "hfs_contract", None)
+    least = getattr(plugin, "hfs_contract_min", written)
+
+    def refused(words: str, remedy: str | None = None) -> PluginContractError:
+        return PluginContractError(candidate.name, candidate.distribution, words, remedy)
+
+    if written is None:
+        raise refused(f"it has no hfs_contract. Set hfs_contract = {speaks} in it")
+    if type(written) is not int or type(least) is not int or least > written:
+        raise refused(
+            f"its hfs_contract is {written!r} and its hfs_contract_min {least!r}: whole numbers, the second not above "
+            "the first"
+        )
+    if least > speaks:
+        upgrade = f"pip install -U {LIBRARY}"
+        needs = f"needs contract {least}" if least < written else "needs that"
+        raise refused(
+            f"it was written for contract {written} and {needs}, newer than the {speaks} that this {LIBRARY} speaks. "
+            f"Upgrade {LIBRARY}: {upgrade}",
+            upgrade,
+        )
+    if written < oldest:
+        upgrade = f"pip install -U {candidate.distribution or candidate.name}"
+        raise refused(
+            f"it was written for contract {written}, and this {LIBRARY} works with plugins of contract {oldest} "
+            f"and later. Upgrade the plugin: {upgrade}",
+            upgrade,
+        )
+    return written
+
+
+def describe(error: BaseException) -> str:
+    """An error's type and words."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
