@@ -53,7 +53,8 @@ def test_plugins_lists_the_built_in_ones(cli):
     listing = json.loads(done.stdout)
     assert listing["problems"] == listing["disabled"] == []
     by_name = {plugin["name"]: plugin for plugin in listing["plugins"]}
-    assert set(by_name) == {"cerebras", "groq", "gemini", "openrouter"}
+    assert set(by_name) == {"cerebras", "groq", "gemini", "openrouter", "otel"}
+    assert by_name["otel"]["kind"] == "observer"
     groq = by_name["groq"]
     assert groq.pop("version")
     assert groq == {
