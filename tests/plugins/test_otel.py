@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from agno.agent import Agent
@@ -23,6 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from hfs_providers import Event, KeysExhaustedError, ProviderManager
+from hfs_providers.core.contract import EventKind
 from hfs_providers.core.registry import Registry
 from hfs_providers.plugins import otel
 from hfs_providers.testing import LoopbackServer, RateLimited, ServerError, Unauthorized
@@ -334,3 +337,30 @@ class TestUnlessItIsSetUp:
         )
         done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
         assert done.stdout.splitlines()[-1] == "['hfs_providers.plugins.otel']"
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "observability.md").read_text(encoding="utf-8")
+
+
+class TestDocs:
+    """docs/observability.md."""
+
+    def test_its_program_runs_and_shows_what_it_says(self, server: LoopbackServer, tmp_path: Path) -> None:
+        (program,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+        server.script("groq", "*", [], then=ServerError(503))
+        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        env = {**kept, **server.env({"groq": 1, "cerebras": 1})}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        for name in ("answer a question", "chat llama-3.3-70b-versatile", "chat gpt-oss-120b"):
+            assert f'"name": "{name}"' in done.stdout
+        assert '"name": "hfs.fallback_activated"' in done.stdout
+        assert '"error.type": "overloaded"' in done.stdout
+        for metric in ("gen_ai.client.operation.duration", "gen_ai.client.token.usage", "hfs.events"):
+            assert f'"name": "{metric}"' in done.stdout
+
+    @pytest.mark.parametrize("kind", sorted(set(get_args(EventKind)) - {"call_finished"}))
+    def test_it_names_each_event(self, kind: str) -> None:
+        assert f"`{kind}`" in DOCS
