@@ -5,8 +5,8 @@ JSON of `status`: `version`, `usable` (whether any provider is), `providers` (in
 or null where none is needed), `sdk_version` (null where it is missing), `install`, `problems`), `problems` (those of no
 provider), `env_file`, `config_file`, `tidb_persistence`. A problem is `message`, `remedy`, `level`, `provider`.
 
-JSON of `plugins`: `plugins` (`name`, `distribution`, `version`, `kind`, `hooks`), `problems` (`plugin`,
-`distribution`, `message`, `remedy`), `disabled` (names).
+JSON of `plugins`: `plugins` (`name`, `distribution`, `version`, `kind`, `contract`, `hooks`), `problems` (`plugin`,
+`distribution`, `message`, `remedy`), `notes` (problems that keep no plugin from working), `disabled` (names).
 """
 
 from __future__ import annotations
@@ -144,13 +144,17 @@ def plugins(as_json: output.JsonOption = False) -> None:
             "distribution": plugin.distribution,
             "version": plugin.version,
             "kind": _kind(plugin.provider, plugin.hooks),
+            "contract": plugin.contract,
             "hooks": list(plugin.hooks),
         }
         for plugin in registry.plugins.values()
     ]
     problems = plugin_problems(found)
     if as_json:
-        output.print_json({"plugins": listed, "problems": problems, "disabled": list(registry.disabled)})
+        notes = [output.problem_record(note) for note in registry.notes]
+        output.print_json(
+            {"plugins": listed, "problems": problems, "notes": notes, "disabled": list(registry.disabled)}
+        )
     else:
         output.print_table(
             None,
@@ -165,6 +169,7 @@ def plugins(as_json: output.JsonOption = False) -> None:
         if problems:
             print("Problems")
             output.print_findings(("error", problem["message"], problem["remedy"]) for problem in problems)
+        output.print_problems(registry.notes)
     if problems:
         raise typer.Exit(1)
 

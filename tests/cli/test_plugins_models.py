@@ -58,6 +58,7 @@ def test_plugins_lists_the_built_in_ones(cli):
     groq = by_name["groq"]
     assert groq.pop("version")
     assert groq == {
+        "contract": 1,
         "name": "groq",
         "distribution": "hfs-providers",
         "kind": "provider",

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import venv
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from hfs_providers.testing import LoopbackServer, OpenAIDialect
-
-ROOT = Path(__file__).parents[2]
+from tests.packaging.installed import ROOT, Installed, run
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("HFS_TEST_INDEX"),
@@ -23,51 +18,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-    """What a command prints; fails the test with its complaints where it ends badly."""
-    base = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**base, **(env or {})},
-        cwd=cwd,
-    )
-    assert done.returncode in (0, 1), done.stderr
-    return done.stdout
-
-
-@dataclass
-class Installed:
-    """A virtual environment with the wheel in it."""
-
-    root: Path
-
-    @property
-    def python(self) -> Path:
-        return self.root / "bin" / "python"
-
-    @property
-    def script(self) -> Path:
-        return self.root / "bin" / "hfs-providers"
-
-    def install(self, *requirements: str) -> None:
-        run(self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements)
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT)
-    return next(out.glob("*.whl"))
-
-
 @pytest.fixture(scope="module")
 def gemini_only(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    root = tmp_path_factory.mktemp("gemini")
-    venv.create(root, with_pip=True)
-    installed = Installed(root)
+    installed = Installed.fresh(tmp_path_factory.mktemp("gemini"))
     installed.install(f"{wheel}[gemini]")
     return installed
 
@@ -110,7 +63,7 @@ def test_a_third_partys_plugin_appears_serves_and_vanishes(gemini_only: Installe
         output = run(gemini_only.script, "ask", "hello", "--provider", "acme", env=env, cwd=tmp_path)
         assert "[acme/acme-large]" in output
 
-    run(gemini_only.python, "-m", "pip", "uninstall", "-q", "-y", "hfs-providers-acme", "openai")
+    gemini_only.uninstall("hfs-providers-acme", "openai")
     listed = json.loads(run(gemini_only.script, "plugins", "--json", cwd=tmp_path))
     assert "acme" not in [plugin["name"] for plugin in listed["plugins"]]
 
