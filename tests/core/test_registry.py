@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import threading
@@ -22,8 +23,10 @@ from hfs_providers import (
     ProviderHealth,
     ProviderManager,
     hookimpl,
+    hookspec,
 )
-from hfs_providers.core.deadline import within_deadline
+from hfs_providers.core import contract, hookspecs
+from hfs_providers.core.deadline import bounded, within_deadline
 from hfs_providers.core.registry import Registry
 from hfs_providers.core.survey import Survey, survey
 
@@ -185,6 +188,212 @@ class TestBadPlugin:
         install("bad-llm", {"bad": "bad_of_test"}, {"bad_of_test": "raise KeyboardInterrupt"})
         with pytest.raises(KeyboardInterrupt):
             Registry()
+
+
+class TestHangingImport:
+    """A plugin that never ends importing is abandoned like a hook that hangs."""
+
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def soon(calls: Mapping[str, Callable[[], Any]], **options: Any) -> dict[str, Any]:
+            return within_deadline(calls, 0.5, **options)
+
+        monkeypatch.setattr("hfs_providers.core.discovery.within_deadline", soon)
+
+    @pytest.fixture
+    def gate(self, install: Install, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+        """Installs a plugin whose import waits for it."""
+        gate = threading.Event()
+        monkeypatch.setattr(threading, "gate_of_test", gate, raising=False)
+        source = "import threading\nthreading.gate_of_test.wait(30)\n" + GOOD.format(name="bad")
+        install("bad-llm", {"bad": "hanging_of_test:plugin"}, {"hanging_of_test": source})
+        yield gate
+        gate.set()
+
+    def test_is_named_and_the_others_work(self, gate: threading.Event) -> None:
+        found = survey({"NUM_GROQ": "1", "GROQ_API_KEY_1": "a-key-of-groq"})
+        assert [*found.providers] == BUILT_IN
+        (problem,) = [problem for problem in found.problems if "'bad' (from bad-llm)" in problem.message]
+        assert problem.level == "error"
+        assert "importing it hangs: it took longer than 0.5 s" in problem.message
+
+    def test_that_ends_after_all_is_not_loaded(self, gate: threading.Event) -> None:
+        registry = Registry()
+        gate.set()
+        importing = [thread for thread in threading.enumerate() if thread.name == "hfs-bad"]
+        for thread in importing:
+            thread.join(30)
+        assert "bad" not in registry.plugins
+
+    def test_several_cost_one_wait(self, gate: threading.Event, install: Install) -> None:
+        source = "import threading\nthreading.gate_of_test.wait(30)\n"
+        modules = {f"hanging_{n}_of_test": source for n in range(3)}
+        install("more-llm", {f"more-{n}": module for n, module in enumerate(modules)}, modules)
+        started = time.monotonic()
+        registry = Registry()
+        # Four head starts and one deadline; the gate opens after 30.
+        assert time.monotonic() - started < 10
+        assert [problem.plugin for problem in registry.problems] == ["bad", "more-0", "more-1", "more-2"]
+
+    def test_quick_ones_are_imported_one_at_a_time(self, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = "import threading\nthreading.order_of_test.append({n})\n" + hooks()
+        order: list[int] = []
+        monkeypatch.setattr(threading, "order_of_test", order, raising=False)
+        modules = {f"quick_{n}_of_test": source.format(n=n) for n in range(5)}
+        install("quick-llm", {f"quick-{n}": module for n, module in enumerate(modules)}, modules)
+        Registry()
+        assert order == [0, 1, 2, 3, 4]
+
+
+NEWER = ("hfs_contract = 1", "hfs_contract = 2\nhfs_contract_min = 1")
+
+
+class TestPluginOfANewerContract:
+    """One that was written for contract 2, with this library, which speaks 1."""
+
+    def test_is_refused_with_who_upgrades_what(self, beside_a_good_one: Callable[[str], Survey]) -> None:
+        found = beside_a_good_one(hooks().replace("hfs_contract = 1", "hfs_contract = 2"))
+        (problem,) = [problem for problem in found.problems if "'bad'" in problem.message]
+        assert "written for contract 2" in problem.message
+        assert problem.remedy == "pip install -U hfs-providers, or set HFS_DISABLED_PLUGINS=bad"
+
+    def test_works_if_it_says_that_it_works_with_ours(self, beside_a_good_one: Callable[[str], Survey]) -> None:
+        found = beside_a_good_one(hooks().replace(*NEWER))
+        assert "bad" in found.providers
+        assert not [problem for problem in found.problems if "'bad'" in problem.message]
+        assert found.registry.plugins["bad"].contract == 2
+
+    def test_goes_without_its_hooks_that_we_do_not_know_and_it_is_said(
+        self, beside_a_good_one: Callable[[str], Survey]
+    ) -> None:
+        found = beside_a_good_one(hooks().replace(*NEWER) + "\n@hookimpl\ndef forecast(config): raise SystemError")
+        assert "bad" in found.providers
+        assert "forecast" not in found.registry.plugins["bad"].hooks
+        (note,) = [problem for problem in found.problems if "'bad'" in problem.message]
+        assert (note.level, note.remedy) == ("info", "pip install -U hfs-providers")
+        assert "works, without its forecast" in note.message
+
+    def test_may_have_an_argument_of_its_own_with_a_default(self, beside_a_good_one: Callable[[str], Survey]) -> None:
+        source = hooks(configure_env="return ProviderConfig('bad', configured=profile == 'plain')").replace(*NEWER)
+        found = beside_a_good_one(source.replace("configure_env(env)", "configure_env(env, profile='plain')"))
+        assert found.providers["bad"].config.configured
+
+    def test_that_needs_an_argument_of_its_contract_is_told_who_upgrades_what(
+        self, beside_a_good_one: Callable[[str], Survey]
+    ) -> None:
+        source = hooks().replace(*NEWER).replace("configure_env(env)", "configure_env(env, profile)")
+        (problem,) = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
+        assert "profile" in problem.message
+        assert "written for contract 2" in problem.message
+        assert str(problem.remedy).startswith("pip install -U hfs-providers, or")
+
+    def test_that_gives_a_field_of_its_contract_is_told_who_upgrades_what(
+        self, beside_a_good_one: Callable[[str], Survey]
+    ) -> None:
+        source = hooks(configure_env="return ProviderConfig('bad', regions=('eu',))").replace(*NEWER)
+        (problem,) = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
+        assert "regions" in problem.message
+        assert "pip install -U hfs-providers" in problem.message
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "from hfs_providers import Forecast",
+            "from hfs_providers.forecasts import Forecast",
+            "from hfs_providers import KeyedProvider\nplugin = KeyedProvider(name='bad', model_class='', forecast=1)",
+        ],
+    )
+    def test_that_imports_what_we_have_not_is_told_so(
+        self, beside_a_good_one: Callable[[str], Survey], source: str
+    ) -> None:
+        (problem,) = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
+        assert str(problem.remedy).startswith("pip install -U hfs-providers bad-llm, or")
+
+    def test_may_begin_above_ours(self, beside_a_good_one: Callable[[str], Survey]) -> None:
+        source = hooks().replace("hfs_contract = 1", "hfs_contract = 3\nhfs_contract_min = 2")
+        (problem,) = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
+        assert "contract 3 and needs contract 2, newer than the 1" in problem.message
+
+    @pytest.mark.parametrize("said", ["True", "1.0", "None\nhfs_contract_min = 1", "1\nhfs_contract_min = 2"])
+    def test_nonsense_about_it_is_refused(self, beside_a_good_one: Callable[[str], Survey], said: str) -> None:
+        found = beside_a_good_one(hooks().replace("hfs_contract = 1", f"hfs_contract = {said}"))
+        (problem,) = [problem for problem in found.problems if "'bad'" in problem.message]
+        assert "hfs_contract" in problem.message
+
+
+class TestPluginOfAnOlderContract:
+    """One that was written for contract 1, with a library that speaks 2."""
+
+    @pytest.fixture(autouse=True)
+    def newer_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        @hookspec(firstresult=True)
+        def forecast(config: ProviderConfig) -> float | None: ...
+
+        @hookspec(firstresult=True)
+        def health(config: ProviderConfig, wrapper: Any, live: bool, since: float) -> ProviderHealth | None: ...
+
+        specs = types.SimpleNamespace(**{**vars(hookspecs), "forecast": forecast, "health": health})
+        monkeypatch.setattr("hfs_providers.core.registry.hookspecs", specs)
+        monkeypatch.setattr(contract, "CONTRACT_VERSION", 2)
+
+    def test_works_without_the_hooks_and_arguments_that_it_does_not_know(
+        self, beside_a_good_one: Callable[[str], Survey]
+    ) -> None:
+        found = beside_a_good_one(hooks())
+        assert "bad" in found.providers
+        assert not [problem for problem in found.problems if "'bad'" in problem.message]
+        others = [plugin.target for name, plugin in found.registry.plugins.items() if name != "bad"]
+        health = found.registry._manager.subset_hook_caller("health", others)
+        answer = health(config=ProviderConfig("bad"), wrapper=None, live=False, since=0.0)
+        assert answer == ProviderHealth("bad", True)
+
+    def test_that_breaks_the_contract_is_told_who_upgrades_what(
+        self, beside_a_good_one: Callable[[str], Survey]
+    ) -> None:
+        found = beside_a_good_one(hooks(configure_env="return None"))
+        (problem,) = [problem for problem in found.problems if "'bad'" in problem.message]
+        assert "written for contract 1, and this hfs-providers speaks 2" in problem.message
+        assert problem.remedy == "pip install -U bad-llm, or set HFS_DISABLED_PLUGINS=bad"
+
+    def test_that_is_too_old_is_refused_with_who_upgrades_what(
+        self, beside_a_good_one: Callable[[str], Survey], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(contract, "CONTRACT_OLDEST", 2)
+        (problem,) = [p for p in beside_a_good_one(hooks()).problems if "'bad'" in p.message]
+        assert "works with plugins of contract 2 and later" in problem.message
+        assert problem.remedy == "pip install -U bad-llm, or set HFS_DISABLED_PLUGINS=bad"
+
+
+class TestContractVersion1:
+    """What may not change without a change of the version: see `CONTRACT_VERSION`."""
+
+    def test_each_hook_takes_at_least_these_arguments(self) -> None:
+        hooks = {
+            "configure_env": {"env"},
+            "build_wrapper": {"config", "services"},
+            "default_model": {"config"},
+            "health": {"config", "wrapper", "live"},
+            "on_event": {"event"},
+        }
+        for name, arguments in hooks.items():
+            assert arguments <= set(inspect.signature(getattr(hookspecs, name)).parameters)
+
+    @pytest.mark.parametrize(
+        ("record", "required"),
+        [
+            (contract.ProviderConfig, ["name"]),
+            (contract.Credential, ["id", "secret"]),
+            (contract.Limits, []),
+            (contract.ModelDefault, ["id"]),
+            (contract.Requirement, ["distribution", "module"]),
+            (contract.Problem, ["message"]),
+            (contract.ProviderHealth, ["name", "usable"]),
+            (contract.KeyStatus, ["id", "fingerprint", "state"]),
+        ],
+    )
+    def test_a_plugin_need_give_no_more_than_these_fields(self, record: type[Any], required: list[str]) -> None:
+        parameters = inspect.signature(record).parameters.values()
+        assert [parameter.name for parameter in parameters if parameter.default is parameter.empty] == required
 
 
 class TestConflict:
@@ -407,6 +616,15 @@ class TestSlowHook:
         assert gave.wait(30)
         assert [*found.providers] == []
 
+    def test_of_health_is_a_provider_in_bad_health(
+        self, fake_provider: Make, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hfs_providers.core.registry.bounded", lambda call: bounded(call, 0.5))
+        slow = fake_provider("bad", health=lambda *_: gate.wait(30))
+        with ProviderManager(ENV, plugins=[slow, fake_provider("acme")]) as manager:
+            assert "0.5 s" in manager.health("bad").reasons[0]
+            assert manager.is_provider_healthy("acme")
+
     def test_the_limit_is_five_seconds(self) -> None:
         from hfs_providers.core.hookspecs import HOOK_TIMEOUT
 
@@ -495,6 +713,51 @@ class TestHookWrapper:
         with ProviderManager(ENV, plugins=[fake_provider("acme"), Breaking()]) as manager:
             assert manager.available_providers == ["acme"]
             assert any("breaking" in problem.message for problem in manager.problems)
+
+    @pytest.mark.parametrize("hook", ["configure_env", "default_model", "build_wrapper", "health"])
+    def test_that_raises_is_reported_once_for_each_provider(self, fake_provider: Make, hook: str) -> None:
+        def raising(self: object) -> Any:
+            yield
+            raise RuntimeError("boom")
+
+        plugin = type("Breaking", (), {hook: hookimpl(wrapper=True)(raising), "hfs_contract": 1, "name": "breaking"})()
+        with ProviderManager(ENV, plugins=[fake_provider("acme"), fake_provider("bad"), plugin]) as manager:
+            for _ in range(3):
+                assert manager.is_provider_healthy("acme")
+                assert manager.is_provider_healthy("bad")
+            problems = [str(problem) for problem in manager.survey.registry.problems]
+        assert sorted(problem.partition("for ")[2] for problem in problems) == [
+            "acme (RuntimeError) and was left out",
+            "bad (RuntimeError) and was left out",
+        ]
+        assert all("'breaking'" in problem and hook in problem for problem in problems)
+
+    @pytest.mark.parametrize("hook", ["configure_env", "default_model", "build_wrapper", "health"])
+    def test_that_hangs_takes_down_no_provider_and_is_not_called_again(
+        self, fake_provider: Make, hook: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hfs_providers.core.registry._WRAPPED_TIMEOUT", 0.3)
+        gate = threading.Event()
+        calls: list[str] = []
+
+        def hanging(self: object) -> Any:
+            calls.append(hook)
+            gate.wait(30)
+            return (yield)
+
+        plugin = type("Hanging", (), {hook: hookimpl(wrapper=True)(hanging), "hfs_contract": 1, "name": "hanging"})()
+        try:
+            with ProviderManager(ENV, plugins=[fake_provider("acme"), fake_provider("bad"), plugin]) as manager:
+                assert manager.available_providers == ["acme", "bad"]
+                assert manager.is_provider_healthy("acme")
+                before = len(calls)
+                assert manager.is_provider_healthy("acme")
+                assert len(calls) == before > 0
+                (problem,) = manager.survey.registry.problems
+        finally:
+            gate.set()
+        assert "'hanging'" in str(problem)
+        assert f"its wrapper of {hook} hangs" in str(problem)
 
 
 class TestOwnHooksOnly:
@@ -613,6 +876,56 @@ class TestObserver:
         registry.observe(events.append)
         registry.emit(EVENT)
         assert events == [EVENT, EVENT]
+
+    def test_one_that_does_not_listen_is_told_nothing_and_nothing_is_made_for_it(self) -> None:
+        class Sleepy(Observer):
+            awake = False
+
+            def hfs_listening(self) -> bool:
+                return self.awake
+
+        observer = Sleepy()
+        registry = Registry(plugins=[observer])
+        assert not registry.observed
+        registry.emit(EVENT)
+        observer.awake = True
+        assert registry.observed
+        registry.emit(EVENT)
+        assert observer.events == [EVENT]
+
+    def test_one_that_cannot_say_whether_it_listens_is_reported_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        class Confused(Observer):
+            def hfs_listening(self) -> bool:
+                raise RuntimeError("boom")
+
+        registry = Registry(plugins=[Confused()])
+        for _ in range(3):
+            assert registry.observed
+            registry.emit(EVENT)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+    @pytest.mark.parametrize("kind", ["wrapper", "coroutine"])
+    def test_one_that_could_not_be_called_is_refused(self, kind: str) -> None:
+        class Wrapper:
+            hfs_contract = 1
+            name = "odd"
+
+            @hookimpl(wrapper=True)
+            def on_event(self, event: Event) -> Any:
+                return (yield)
+
+        class Coroutine:
+            hfs_contract = 1
+            name = "odd"
+
+            @hookimpl
+            async def on_event(self, event: Event) -> None:
+                raise AssertionError("awaited")
+
+        registry = Registry(plugins=[Wrapper() if kind == "wrapper" else Coroutine()])
+        assert not registry.observed
+        assert [type(problem) for problem in registry.problems] == [PluginContractError]
+        assert kind in str(registry.problems[0])
 
     def test_the_manager_tells_of_what_it_built(self, fake_provider: Make) -> None:
         observer = Observer()
