@@ -56,7 +56,7 @@ def doctor(as_json: output.JsonOption = False) -> None:
     found = survey()
     findings = [
         finding
-        for check in (_python, _imports, _problems, _usable, _environment, _files, _models, _state)
+        for check in (_python, _imports, _problems, _built, _usable, _environment, _files, _models, _state)
         for finding in check(found)
     ]
     findings.sort(key=lambda finding: _ORDER.index(finding.level))
@@ -141,6 +141,17 @@ def _problems(found: Survey) -> Iterator[Finding]:
     for name in found.registry.disabled:
         message = f"{name} is disabled by HFS_DISABLED_PLUGINS"
         yield Finding("info", "plugins", message, "Remove it there to use it", name)
+
+
+def _built(found: Survey) -> Iterator[Finding]:
+    """Build the providers where there are plugins of others: a hook that fails only then is found only so."""
+    if all(plugin.distribution == "hfs-providers" for plugin in found.registry.plugins.values()):
+        return
+    known = {problem.message for problem in found.problems}
+    for name, problems in imports.try_build().items():
+        for problem in problems:
+            if problem["message"] not in known:
+                yield Finding(problem["level"], "plugins", problem["message"], problem["remedy"], name)
 
 
 def _usable(found: Survey) -> Iterator[Finding]:

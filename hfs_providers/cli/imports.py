@@ -1,4 +1,4 @@
-"""Tries imports in processes of their own: what is broken there crashes, hangs or prints there."""
+"""Tries imports and builds in processes of their own: what is broken there crashes, hangs or prints there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 TIMEOUT = 30.0
-"""Seconds that one import may take; the slowest SDK takes about 3 on a cold cache."""
+"""Seconds that one try may take; the slowest SDK takes about 3 on a cold cache, plugins that hang at a build 15."""
 
 _MARK = "hfs-providers-import:"
 # Agno answers any ImportError of an SDK with "not installed"; the error that it replaced says what is wrong. An error
@@ -46,12 +47,33 @@ def try_imports(paths: Mapping[str, str]) -> dict[str, str | None]:
         return dict(zip(paths, threads.map(_try_import, paths.values()), strict=True))
 
 
+def try_build() -> dict[str, list[dict[str, Any]]]:
+    """Build every provider that can be used; by provider, its problems as `status --build --json` has them."""
+    _, printed = _child("-m", "hfs_providers", "status", "--build", "--json")
+    try:
+        return {provider["name"]: provider["problems"] for provider in json.loads(printed)["providers"]}
+    except ValueError:
+        return {}
+
+
 def _try_import(path: str) -> str | None:
+    code, printed = _child("-c", _PROGRAM, path)
+    if code is None:
+        return f"it takes longer than {TIMEOUT:g} s"
+    _, mark, result = printed.rpartition(_MARK)
+    if mark:
+        words: str | None = json.loads(result.splitlines()[0])
+        return words
+    return f"importing it ended the process with {_ending(code)}"
+
+
+def _child(*arguments: str) -> tuple[int | None, str]:
+    """Run Python; its exit code, or None where it took too long, and what it printed."""
     # Files rather than pipes: a grandchild that keeps a pipe open would outlive the timeout. `-P` because the script
     # `hfs-providers` does not have the working directory on its path either.
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(  # noqa: S603  this interpreter, with a program of our own
-            [sys.executable, "-P", "-c", _PROGRAM, path],
+            [sys.executable, "-P", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.DEVNULL,
@@ -59,18 +81,13 @@ def _try_import(path: str) -> str | None:
         try:
             code = child.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            return f"it takes longer than {TIMEOUT:g} s"
+            return None, ""
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
         out.seek(0)
-        printed = out.read().decode("utf-8", "replace")
-    _, mark, result = printed.rpartition(_MARK)
-    if mark:
-        words: str | None = json.loads(result.splitlines()[0])
-        return words
-    return f"importing it ended the process with {_ending(code)}"
+        return code, out.read().decode("utf-8", "replace")
 
 
 def _ending(code: int) -> str:

@@ -471,6 +471,10 @@ def __getattr__(name: str) -> Any:
     if name == "PROVIDER_CONFIGS":
         disabled = Settings.load().names(DISABLED)
         registry = Registry(disabled)
-        plain = {found: registry.configure_env(found, {}) for found in registry.providers}
-        return [(found, registry.default_model(found, config)[0].id) for found, config in plain.items()]
+        first = {found: partial(_first_default, registry, found) for found in registry.providers}
+        return [(found, model) for found, model in within_deadline(first).items() if isinstance(model, str)]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _first_default(registry: Registry, name: str) -> str:
+    return registry.default_model(name, registry.configure_env(name, {}))[0].id

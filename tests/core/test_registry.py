@@ -538,6 +538,12 @@ class TestBadHook:
             assert manager.health("bad").reasons
             assert manager.is_provider_healthy("acme") is True
 
+    def test_keeps_no_other_out_of_the_list_of_providers(self, install: Install) -> None:
+        import hfs_providers
+
+        install("bad-llm", {"bad": "raising_of_test"}, {"raising_of_test": hooks(configure_env="raise ValueError")})
+        assert [name for name, _ in hfs_providers.PROVIDER_CONFIGS] == BUILT_IN
+
     def test_a_configuration_of_another_name_is_refused(self, fake_provider: Make) -> None:
         bad = fake_provider("bad", configure_env=giver(ProviderConfig("acme", configured=True)))
         with pytest.raises(PluginContractError, match="'acme'"):

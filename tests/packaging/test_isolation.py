@@ -84,8 +84,8 @@ HARMLESS = {
 }
 CLASH = ("first-of-two", "second-of-two")
 BUILDING = {
-    "unbuilt": (good("unbuilt", build_wrapper="raise ValueError('bad day')"), "ValueError: bad day"),
-    "unwell": (good("unwell", health="import time; time.sleep(30)"), None),
+    "unbuilt": good("unbuilt", build_wrapper="raise ValueError('bad day')"),
+    "unwell": good("unwell", health="import time; time.sleep(30)"),
 }
 
 
@@ -154,8 +154,7 @@ class Seen:
 def seen(groq_only: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     """Every bad plugin at once, beside the built-in ones."""
     folder = tmp_path_factory.mktemp("wheels")
-    sources = {name: bad.source for name, bad in BAD.items()} | HARMLESS
-    sources |= {name: source for name, (source, _) in BUILDING.items()}
+    sources = {name: bad.source for name, bad in BAD.items()} | HARMLESS | BUILDING
     wheels = [wheel_of(folder, f"{name}-llm", name, source) for name, source in sources.items()]
     wheels += [wheel_of(folder, name, "both", good("both")) for name in CLASH]
     groq_only.install("--no-deps", "--no-index", *map(str, wheels))
@@ -223,6 +222,11 @@ class TestWhatOnlyBuildingShows:
         unbuilt = next(p for p in seen.status.json["providers"] if p["name"] == "unbuilt")
         assert (unbuilt["usable"], unbuilt["initialized"]) == (False, False)
         assert any("ValueError: bad day" in problem["message"] for problem in unbuilt["problems"])
+
+    def test_doctor_names_it_too(self, seen: Seen) -> None:
+        (error,) = [f for f in seen.doctor.json["findings"] if f["provider"] == "unbuilt" and f["topic"] == "plugins"]
+        assert error["level"] == "error"
+        assert "(from unbuilt-llm): build_wrapper raised ValueError: bad day" in error["message"]
 
     def test_a_health_hook_that_hangs_is_a_provider_in_bad_health(self, seen: Seen) -> None:
         unwell = next(p for p in seen.status.json["providers"] if p["name"] == "unwell")
