@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,8 +67,9 @@ class Plugin:
 
 _BROKEN = (Exception, SystemExit)
 """What a plugin may raise without taking the program with it. KeyboardInterrupt is the user's."""
-_WRAPPED_TIMEOUT = 2.0
-"""Seconds after which a provider's hook is called without the hook wrappers around it."""
+_WRAPPED_TIMEOUT = {"configure_env": 2.0, "default_model": 2.0, "build_wrapper": 4.0, "health": 2.0}
+"""Seconds after which a provider's hook is called without the wrappers around it, so that it can still answer in time:
+the first two share one deadline, and the first build imports Agno."""
 
 
 class Registry:
@@ -82,6 +84,7 @@ class Registry:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, Plugin] = {}
+        self._lock = threading.Lock()
         self._observers: tuple[_Observing, ...] = ()
         self._reported: set[object] = set()
         self._benched: set[str] = set()
@@ -189,11 +192,13 @@ class Registry:
 
     def observe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """Register a function as an observer; returns the function that removes it again."""
-        observer = _Observing(getattr(callback, "__qualname__", repr(callback)), callback)
-        self._observers += (observer,)
+        observer = _Observing(getattr(callback, "__qualname__", type(callback).__name__), callback)
+        with self._lock:
+            self._observers += (observer,)
 
         def remove() -> None:
-            self._observers = tuple(other for other in self._observers if other is not observer)
+            with self._lock:
+                self._observers = tuple(other for other in self._observers if other is not observer)
 
         return remove
 
@@ -286,7 +291,7 @@ class Registry:
                 wrapped = partial(self._manager.subset_hook_caller(hook, [*others, *benched]), **arguments)
                 try:
                     # One that hangs must leave the provider time for an answer of its own.
-                    result = wrapped() if arguments.get("live") else bounded(wrapped, _WRAPPED_TIMEOUT)
+                    result = wrapped() if arguments.get("live") else bounded(wrapped, _WRAPPED_TIMEOUT[hook])
                 except _BROKEN as error:
                     result = alone()
                     self._leave_out(wrappers, hook, name, error)
@@ -294,8 +299,8 @@ class Registry:
             failure = self._failure(name, hook, error)
             raise failure from (None if failure is error else error)
         if result is None or not isinstance(result, kind):
-            given = "nothing" if result is None else type(result).__name__
-            raise self._contract(name, f"{hook} gave {given} instead of {kind.__name__}")
+            got = "nothing" if result is None else type(result).__name__
+            raise self._contract(name, f"{hook} gave {got} instead of {kind.__name__}")
         return result
 
     def _leave_out(self, wrappers: Sequence[Plugin], hook: str, name: str, error: BaseException) -> None:

@@ -25,7 +25,7 @@ from hfs_providers import (
     hookimpl,
     hookspec,
 )
-from hfs_providers.core import contract, hookspecs
+from hfs_providers.core import contract, hookspecs, registry
 from hfs_providers.core.deadline import bounded, within_deadline
 from hfs_providers.core.registry import Registry
 from hfs_providers.core.survey import Survey, survey
@@ -742,7 +742,7 @@ class TestHookWrapper:
     def test_that_hangs_takes_down_no_provider_and_is_not_called_again(
         self, fake_provider: Make, hook: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hfs_providers.core.registry._WRAPPED_TIMEOUT", 0.3)
+        monkeypatch.setitem(registry._WRAPPED_TIMEOUT, hook, 0.3)
         gate = threading.Event()
         calls: list[str] = []
 
