@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfs_providers.core.chain import FallbackChain
+    from hfs_providers.core.checkup import check_keys
     from hfs_providers.core.contract import (
         CONTRACT_VERSION,
         Credential,
         Event,
+        KeyProbe,
         KeyStatus,
         Limits,
         ModelDefault,
@@ -70,9 +72,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "chain": "FallbackChain",
+    "checkup": "check_keys",
     "contract": (
-        "CONTRACT_VERSION Credential Event KeyStatus Limits ModelDefault Problem ProviderConfig ProviderHealth "
-        "Requirement Services UsageRow Wrapper"
+        "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "
+        "ProviderHealth Requirement Services UsageRow Wrapper"
     ),
     "errors": (
         "HfsProvidersError MissingKeyError MissingSdkError PluginConflictError PluginContractError PluginError "
@@ -107,6 +110,7 @@ __all__ = [
     "FallbackChain",
     "HfsProvidersError",
     "KeyPool",
+    "KeyProbe",
     "KeyRejectedError",
     "KeyStatus",
     "KeyedProvider",
@@ -140,6 +144,7 @@ __all__ = [
     "UnknownProviderError",
     "UsageRow",
     "Wrapper",
+    "check_keys",
     "fingerprint",
     "get_any_model",
     "get_cerebras_model",

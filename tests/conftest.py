@@ -96,8 +96,10 @@ class FakeWrapper:
     def list_models(self) -> list[str]:
         return []
 
-    def probe(self, credential: hfs_providers.Credential) -> hfs_providers.ProviderHealth:
-        return hfs_providers.ProviderHealth(self.provider, True)
+    def probe(
+        self, credential: hfs_providers.Credential, *, timeout: float = 10.0, ask: bool = False
+    ) -> hfs_providers.KeyProbe:
+        return hfs_providers.KeyProbe(credential.id, credential.fingerprint, "works")
 
     def close(self) -> None:
         self.closed += 1

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import ask, demo, doctor, models, output, status
+from hfs_providers.cli import ask, check, demo, doctor, models, output, status
 
 
 class _LightHelp:
@@ -71,7 +71,7 @@ def options(
     output.set_up_logging(verbose)
 
 
-for _command in (status.status, status.plugins, models.models, ask.ask, demo.demo, doctor.doctor):
+for _command in (status.status, status.plugins, models.models, check.check, ask.ask, demo.demo, doctor.doctor):
     app.command(cls=_Command)(_command)
 
 

@@ -46,6 +46,8 @@ class KeyedProvider:
         client: how the SDK takes a shared HTTP client: `stainless` (the OpenAI family: `http_client`, `api_key`,
             `max_retries`), `google_genai`, or `own` (the model builds its client itself).
         client_params: further arguments of the SDK's client.
+        proof: the cheapest request that proves a key: `models` where the list of the models is given to good keys
+            alone, the path of a GET below the base URL (`/key`), or `completion`, which costs one token.
         model_params: arguments of the model class that differ from its defaults.
         stream_params: arguments of the model class for streams only, such as a request for the usage.
     """
@@ -66,6 +68,7 @@ class KeyedProvider:
     env_aliases: Sequence[str] = ()
     client: str = "stainless"
     client_params: Mapping[str, Any] = field(default_factory=dict)
+    proof: str = "completion"
     model_params: Mapping[str, Any] = field(default_factory=dict)
     stream_params: Mapping[str, Any] = field(default_factory=dict)
     hfs_contract: int = CONTRACT_VERSION
@@ -153,8 +156,8 @@ def provider_health(config: ProviderConfig, wrapper: Wrapper | None, live: bool)
         return ProviderHealth(config.name, False, ("not built",))
     reasons: list[str] = []
     if live:
-        results = [wrapper.probe(credential) for credential in config.credentials]
-        reasons = [reason for result in results for reason in result.reasons]
+        probes = [wrapper.probe(credential) for credential in config.credentials]
+        reasons = [f"{probe.id}: {probe.outcome}: {probe.reason}" for probe in probes if probe.outcome != "works"]
     keys = wrapper.pool.statuses()
     alive = [key for key in keys if key.state != "dead"]
     if not alive:

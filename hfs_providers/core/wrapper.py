@@ -26,14 +26,15 @@ from hfs_providers.core.contract import (
     Credential,
     Event,
     EventKind,
+    KeyProbe,
     Limits,
     ProviderConfig,
-    ProviderHealth,
     Services,
     UsageRow,
 )
 from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
 from hfs_providers.core.pool import KeyPool, Lease
+from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
 from hfs_providers.core.secret import Redactor, fingerprint
 from hfs_providers.core.statistics import PoolManager
 from hfs_providers.core.waits import limits_from_headers
@@ -373,24 +374,18 @@ class ProviderWrapper(MultiProviderWrapper):
         with self.pool.acquire("models", estimated_tokens=0, timeout=0) as lease:
             return self._listed(lease.credential)
 
-    def probe(self, credential: Credential) -> ProviderHealth:
-        """Try one key for real, by listing the models with it. What it learns goes into the pool."""
-        from hfs_providers.core.verdicts import judge
+    def probe(self, credential: Credential, *, timeout: float = PROBE_TIMEOUT, ask: bool = False) -> KeyProbe:
+        """Try one key for real, with the cheapest request that proves it. What it shows goes into the pool.
 
-        name = self.provider
-        with self.pool.acquire("models", estimated_tokens=0, timeout=0, key_id=credential.id) as lease:
-            try:
-                self._listed(credential)
-            except Exception as error:
-                verdict = judge(error)
-                words = self.redactor.scrub(verdict.message)
-                if verdict.kind == "dead":
-                    lease.dead(verdict.code or "refused", credits=verdict.credits)
-                elif verdict.kind == "rate_limited":
-                    lease.rate_limited(verdict.retry_after, verdict.scope)
-                return ProviderHealth(name, False, (f"{credential.id}: {verdict.kind}: {words}",))
-            lease.commit()
-        return ProviderHealth(name, True)
+        Args:
+            credential: the key.
+            timeout: seconds, for the SDK.
+            ask: ask the default model for one token, even where something cheaper proves the key.
+
+        Raises:
+            MissingSdkError: the provider's SDK is not installed.
+        """
+        return Probe(self, credential, timeout, ask).run()
 
     @cached_property
     def console(self) -> Console:  # type: ignore[override]  # an attribute in keycycle, made at once
@@ -403,11 +398,21 @@ class ProviderWrapper(MultiProviderWrapper):
         """Close the shared connections. Safe to call twice."""
         self.clients.close()
 
-    def _listed(self, credential: Credential) -> list[str]:
-        model = self.get_model()
-        bound = model.bare_copy()  # type: ignore[attr-defined]
+    def bound(self, credential: Credential, model_id: str | None = None, timeout: float | None = None) -> Any:
+        """A model without rotation that uses one key, and no lease.
+
+        Args:
+            credential: the key.
+            model_id: the provider's model id, or None for the default.
+            timeout: seconds, for the SDK.
+        """
+        model = self.get_model(model_id, request_timeout=timeout)
+        bound = model.bare_copy()  # type: ignore[attr-defined]  # of the rotating class
         self.clients.bind(bound, credential)
-        page = bound.client.models.list()
+        return bound
+
+    def _listed(self, credential: Credential) -> list[str]:
+        page = self.bound(credential).client.models.list()
         # The OpenAI family answers with `data`, google-genai with something to iterate over.
         return [str(getattr(m, "id", None) or m.name).removeprefix("models/") for m in getattr(page, "data", page)]
 

@@ -168,7 +168,9 @@ class OpenAIDialect(Dialect):
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
         key = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if method == "GET":
-            return Request(self.provider, key, "", path, "GET") if path == f"{self._api}/models" else None
+            # `/key` is OpenRouter's, about the key itself.
+            known = (f"{self._api}/models", f"{self._api}/key")
+            return Request(self.provider, key, "", path, "GET") if path in known else None
         if path != f"{self._api}/chat/completions":
             return None
         messages: list[dict[str, Any]] = body.get("messages") or []
