@@ -67,8 +67,11 @@ if TYPE_CHECKING:
     from hfs_providers.core.plan import ServedBy
     from hfs_providers.core.pool import KeyPool, Lease
     from hfs_providers.core.provider import KeyedProvider
+    from hfs_providers.core.pruning import Prunable, prunable, prune
     from hfs_providers.core.secret import Secret, fingerprint
+    from hfs_providers.core.store import Store
     from hfs_providers.core.survey import Survey, survey
+    from hfs_providers.core.usage_report import UsageReport, UsageTimeline, UsageTotal, UsageTotals, usage_path
 
 _HOMES = {
     "chain": "FallbackChain",
@@ -94,8 +97,11 @@ _HOMES = {
     "plan": "ServedBy",
     "pool": "KeyPool Lease",
     "provider": "KeyedProvider",
+    "pruning": "Prunable prunable prune",
     "secret": "Secret fingerprint",
+    "store": "Store",
     "survey": "Survey survey",
+    "usage_report": "UsageReport UsageTimeline UsageTotal UsageTotals usage_path",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -133,16 +139,22 @@ __all__ = [
     "ProviderHealth",
     "ProviderManager",
     "ProviderUnavailableError",
+    "Prunable",
     "Requirement",
     "Secret",
     "ServedBy",
     "Services",
     "SettingsError",
+    "Store",
     "StoreError",
     "StreamInterruptedError",
     "Survey",
     "UnknownProviderError",
+    "UsageReport",
     "UsageRow",
+    "UsageTimeline",
+    "UsageTotal",
+    "UsageTotals",
     "Wrapper",
     "check_keys",
     "fingerprint",
@@ -157,7 +169,10 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "list_available_providers",
+    "prunable",
+    "prune",
     "survey",
+    "usage_path",
 ]
 
 

@@ -49,6 +49,7 @@ class Probe:
         self._proof = wrapper.plugin.proof
         self._asks = ask or self._proof == "completion"
         self._reserve = _TOKENS if self._asks else 0
+        self._began = 0.0
         self._usage: MessageMetrics | None = None
         self._model_id = wrapper.serving(wrapper.default_model_id)
 
@@ -69,9 +70,8 @@ class Probe:
             except PoolExhaustedError as error:
                 return self._said("limited", self._status().reason or "its allowance is used up", error.free_in)
         try:
-            began = time.perf_counter()
             verdict = self._request()
-            latency = time.perf_counter() - began
+            latency = time.perf_counter() - self._began
             if self._asks and (verdict is None or verdict.sent):
                 self._record(latency, "ok" if verdict is None else verdict.kind)
             outcome, reason = self._settle(lease, verdict)
@@ -91,6 +91,8 @@ class Probe:
     def _request(self) -> Verdict | None:
         """Send it; None where the key was accepted."""
         bound = self._wrapper.bound(self._credential, self._model_id, self._timeout)
+        # The first of a provider's probes imports its SDK; that is not the provider's latency.
+        self._began = time.perf_counter()
         try:
             with Attempt():
                 if self._asks:
