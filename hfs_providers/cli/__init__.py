@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import ask, check, demo, doctor, models, output, status
+from hfs_providers.cli import ask, check, demo, doctor, models, output, status, usage
 
 
 class _LightHelp:
@@ -73,6 +73,12 @@ def options(
 
 for _command in (status.status, status.plugins, models.models, check.check, ask.ask, demo.demo, doctor.doctor):
     app.command(cls=_Command)(_command)
+
+
+_usage = typer.Typer(cls=_Group, invoke_without_command=True)
+_usage.callback(help=usage.usage.__doc__)(usage.usage)
+_usage.command("prune", cls=_Command)(usage.prune)
+app.add_typer(_usage, name="usage")
 
 
 def main() -> None:

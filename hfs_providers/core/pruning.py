@@ -10,9 +10,6 @@ from typing import NamedTuple
 from hfs_providers.core.errors import StoreError
 from hfs_providers.core.store import Store
 
-KEPT_FOR = 25 * 3600.0
-"""Seconds for which rows are kept in any case: they count against limits per day, and a day can have 25 hours."""
-
 _BATCH = 5_000
 """Rows of one transaction, so that whoever writes waits for some milliseconds."""
 

@@ -28,8 +28,9 @@ Period = Literal["hour", "day"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 """What a report can be divided by."""
 
-_SUMS = "sum({requests}), sum(tokens_in), sum(tokens_out), sum(tokens), sum(latency)"
 _OK = "ok"
+_COUNTS = "tokens_in, tokens_out, tokens, latency"
+_SUMS = ", ".join(f"sum({name})" for name in ("requests", "ok", *_COUNTS.split(", ")))
 _HOURLY = 3 * 86_400.0
 """Seconds up to which a timeline has hours."""
 
@@ -76,7 +77,16 @@ class UsageTotals:
     @property
     def total(self) -> UsageTotal:
         """All groups together."""
-        return _added((), self.rows)
+        requests = sum(row.requests for row in self.rows)
+        return UsageTotal(
+            (),
+            requests,
+            ok=sum(row.ok for row in self.rows),
+            tokens_in=sum(row.tokens_in for row in self.rows),
+            tokens_out=sum(row.tokens_out for row in self.rows),
+            tokens=sum(row.tokens for row in self.rows),
+            latency=sum(row.latency * row.requests for row in self.rows) / requests if requests else 0.0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +225,7 @@ class _Query:
         self._zone = zone
         self._groups: list[tuple[str, ...]] = []
         self._slots: dict[str, int] = {}
-        # By (group, slot, outcome): requests, tokens in, out, all, seconds.
+        # By (group, slot, outcome): requests, answered ones, tokens in, out, all, seconds.
         self._sums: dict[tuple[int, int, str], list[float]] = {}
         self._choose_series(only)
 
@@ -275,19 +285,26 @@ class _Query:
     def _add_quarters(self, span: _Span) -> None:
         if span.first >= span.last:
             return
-        bounds = (_bound(span.first), _bound(span.last))
-        joined, slot = "", "0"
+        first, last = _bound(span.first), _bound(span.last)
+        ranges: dict[int, tuple[int, int]] = {0: (first, last)}
         if self._period is not None:
-            self._connection.execute("CREATE TEMP TABLE bucket (start INTEGER PRIMARY KEY, slot INTEGER NOT NULL)")
-            self._connection.executemany(
-                "INSERT INTO bucket VALUES (?, ?)", [(start, self._slot(start)) for start in self._starts(*bounds)]
-            )
-            joined, slot = "CROSS JOIN bucket USING (start)", "slot"
-        # In this order: for each series one range of the table itself, whose key begins with series and start.
+            ranges.clear()
+            for start in self._starts(first, last):
+                slot = self._slot(start)
+                ranges[slot] = (ranges.get(slot, (start,))[0], start + QUARTER)
+        self._connection.execute("CREATE TEMP TABLE bucket (slot INTEGER PRIMARY KEY, first INTEGER, last INTEGER)")
+        self._connection.executemany(
+            "INSERT INTO bucket VALUES (?, ?, ?)", [(slot, *ends) for slot, ends in ranges.items()]
+        )
+        # In this order: for each series and bucket one range of the table itself, whose key begins with series and
+        # start; what comes is in the order of its groups, so that millions of rows need not be sorted.
         self._add(
-            f"SELECT grp, {slot}, {self._outcome}, {_SUMS.format(requests='requests')} "  # noqa: S608  our own words
-            f"FROM part CROSS JOIN quarter USING (series) {joined} WHERE start >= ? AND start < ? GROUP BY 1, 2, 3",
-            bounds,
+            f"SELECT grp, slot, {self._outcome} AS outcome, sum(requests) AS requests, "  # noqa: S608  our own words
+            f"sum(CASE outcome WHEN '{_OK}' THEN requests ELSE 0 END) AS ok, {_summed(_COUNTS)} "
+            "FROM part CROSS JOIN bucket CROSS JOIN quarter "
+            "ON quarter.series = part.series AND start >= first AND start < last "
+            f"GROUP BY part.series, bucket.slot{', quarter.outcome' if 'outcome' in self._by else ''}",
+            (),
         )
 
     def _starts(self, first: int, last: int) -> list[int]:
@@ -303,15 +320,14 @@ class _Query:
     def _add_piece(self, begin: float, end: float) -> None:
         slot = self._slot(math.floor(begin / QUARTER) * QUARTER)
         self._add(
-            f"SELECT grp, {slot}, {self._outcome}, {_SUMS.format(requests='1')} "  # noqa: S608  our own words
-            "FROM part CROSS JOIN usage USING (series) WHERE at >= ? AND at < ? GROUP BY 1, 2, 3",
+            f"SELECT grp, {slot} AS slot, {self._outcome} AS outcome, 1 AS requests, "  # noqa: S608  our own words
+            f"outcome = '{_OK}' AS ok, {_COUNTS} FROM part CROSS JOIN usage USING (series) WHERE at >= ? AND at < ?",
             (begin, end),
         )
 
     @property
     def _outcome(self) -> str:
-        # Who answered is always told from who did not.
-        return "outcome" if "outcome" in self._by else f"CASE outcome WHEN '{_OK}' THEN '{_OK}' ELSE '' END"
+        return "outcome" if "outcome" in self._by else "''"
 
     @property
     def _period(self) -> Period | None:
@@ -323,23 +339,21 @@ class _Query:
             return 0
         return self._slots.setdefault(_period_of(start, self._period, self._zone), len(self._slots))
 
-    def _add(self, query: str, bounds: tuple[float, float]) -> None:
+    def _add(self, source: str, bounds: tuple[float, ...]) -> None:
+        query = f"SELECT grp, slot, outcome, {_SUMS} FROM ({source}) GROUP BY 1, 2, 3"  # noqa: S608  our own words
         for group, slot, outcome, *sums in self._connection.execute(query, bounds):
-            found = self._sums.setdefault((group, slot, outcome), [0, 0, 0, 0, 0.0])
+            found = self._sums.setdefault((group, slot, outcome), [0, 0, 0, 0, 0, 0.0])
             for place, value in enumerate(sums):
                 found[place] += value
 
     def _rows(self) -> list[UsageTotal]:
         slots = list(self._slots)
-        groups: dict[tuple[str, ...], list[UsageTotal]] = {}
-        for (group, slot, outcome), sums in self._sums.items():
+        rows = []
+        for (group, slot, outcome), (*counts, seconds) in self._sums.items():
             names = iter(self._groups[group])
             told = tuple(self._named(name, names, slots[slot] if slots else "", outcome) for name in self._by)
-            requests, tokens_in, tokens_out, tokens, seconds = sums
-            ok = requests if outcome == _OK else 0
-            counts = map(int, (requests, ok, tokens_in, tokens_out, tokens))
-            groups.setdefault(told, []).append(UsageTotal._make([told, *counts, seconds / requests]))
-        return [_added(group, parts) for group, parts in sorted(groups.items())]
+            rows.append(UsageTotal._make([told, *map(int, counts), seconds / counts[0]]))
+        return sorted(rows)
 
     def _named(self, name: Dimension, names: Iterable[str], slot: str, outcome: str) -> str:
         if name == "outcome":
@@ -351,17 +365,8 @@ class _Query:
         return next(iter(names))
 
 
-def _added(group: tuple[str, ...], parts: Sequence[UsageTotal]) -> UsageTotal:
-    requests = sum(part.requests for part in parts)
-    return UsageTotal(
-        group,
-        requests,
-        ok=sum(part.ok for part in parts),
-        tokens_in=sum(part.tokens_in for part in parts),
-        tokens_out=sum(part.tokens_out for part in parts),
-        tokens=sum(part.tokens for part in parts),
-        latency=sum(part.latency * part.requests for part in parts) / requests if requests else 0.0,
-    )
+def _summed(names: str) -> str:
+    return ", ".join(f"sum({name}) AS {name}" for name in names.split(", "))
 
 
 def _period_of(moment: float, period: Period, zone: tzinfo | None) -> str:
