@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _DIMENSIONS = ("provider", "model", "key", "outcome", "hour", "day")
 _COUNTS = ("requests", "ok", "tokens_in", "tokens_out", "tokens")
 _BAR = 16
+_LONGEST_TABLE = 400
+"""Rows; nobody reads more, and files take them better."""
+
 _KEPT_FOR = 25 * 3600.0
 """Rows as young as this count against limits per day (a day can have 25 hours), and are not pruned."""
 
@@ -147,14 +150,18 @@ def _print_usage(found: UsageTotals, line: UsageTimeline | None) -> None:
     if line is None:
         return
     timed = {"hour", "day"} & set(found.by)
-    rows = found.rows if timed else sorted(found.rows, key=lambda row: -row.requests)
+    rows = list(found.rows) if timed else sorted(found.rows, key=lambda row: -row.requests)
     most = max(row.requests for row in rows)
+    # Of times the last ones, of the rest the largest.
+    more, rows = len(rows) - _LONGEST_TABLE, rows[-_LONGEST_TABLE:] if timed else rows[:_LONGEST_TABLE]
     cells = [[*map(_readable, found.by, row.group), *_cells(row), bar(row.requests, most, _BAR)] for row in rows]
     if len(rows) > 1:
         cells.append(["all", *[" "] * (len(found.by) - 1), *_cells(found.total), " "])
     headings = ["requests", "failed", "tokens in", "out", "all", "mean s"]
     print(f"Usage {_when(found)}\n")
     output.print_table(None, [*found.by, *(f">{name}" for name in headings), "requests"], cells)
+    if more > 0:
+        output.note(f"{more:,} more rows are not shown here; --csv and --json have them all.")
     values = [sum(each) for each in zip(*line.lines.values(), strict=True)]
     if len(values) > 1:
         print()

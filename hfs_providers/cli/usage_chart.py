@@ -60,24 +60,24 @@ def _cell(value: int, most: int, level: int, height: int) -> str:
 
 def _ticks(starts: Sequence[str], period: str, together: int, wide: int, axis: int) -> str:
     """The names of some columns below their left ends, as many as have room."""
-    line = ""
+    line, named = "", ""
     for place in range(0, len(starts), together):
         at = place // together * wide
-        name = tick(starts[place], period, line == "")
-        if at >= len(line) + (4 if line else 0) and (at + len(name) <= max(axis, len(name))):
-            line = line.ljust(at) + name
+        name = tick(starts[place], period, named)
+        if at >= len(line) + (4 if line else 0) and at + len(name) <= max(axis, len(name)):
+            line, named = line.ljust(at) + name, starts[place]
     return line
 
 
-def tick(start: str, period: str, first: bool) -> str:
+def tick(start: str, period: str, before: str) -> str:
     """An hour or day, as short as it can be understood.
 
     Args:
         start: in ISO.
         period: which of them it is.
-        first: the first of its axis says the day, too; so does midnight.
+        before: the last that was named on its axis; where that was another day, the day is said.
     """
     at = datetime.fromisoformat(start)
     if period == "day":
         return f"{at:%b} {at.day}"
-    return f"{at:%b} {at.day} {at:%H:%M}" if first or at.hour == 0 else f"{at:%H:%M}"
+    return f"{at:%H:%M}" if before[:10] == start[:10] else f"{at:%b} {at.day} {at:%H:%M}"

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#3b7ddd", "#e08a1e", "#2a9d8f", "#c8553d", "#8e6bbf", "#6b8e23", "#c77da0")
 _OTHERS = "#8a94a6"
-_WIDTH, _HEIGHT = 900, 420
-_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 24, 92, 48
+_WIDTH, _HEIGHT = 900, 440
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 24, 108, 48
+
+_LONGEST = 30
+"""Letters of a name in the legend, so that seven of them have room in two lines."""
 
 _STYLE = """
     .card { fill: #ffffff } .ink { fill: #1f2430 } .dim { fill: #5b6472 }
@@ -90,11 +93,10 @@ def svg(line: UsageTimeline, title: str, subtitle: str) -> str:
                 base[place] += value
         parts.append(f'<path fill="{colour}" d="{"".join(shapes)}"><title>{escape(name)}</title></path>')
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    every = max(1, math.ceil(count * 92 / (_WIDTH - _LEFT - _RIGHT)))
-    for place in range(0, count, every):
+    for place, name in _ticks(line, math.ceil(count * 92 / (_WIDTH - _LEFT - _RIGHT))):
         parts.append(
             f'<text class="dim" x="{_LEFT + (place + 0.5) * wide:.1f}" y="{bottom + 20}" text-anchor="middle" '
-            f'font-size="12">{tick(line.starts[place], line.period, place == 0)}</text>'
+            f'font-size="12">{name}</text>'
         )
     said = "; ".join(f"{name}: {sum(values):,} requests" for name, values, _ in lines)
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" \
@@ -111,18 +113,25 @@ font-family="Helvetica, Arial, sans-serif" role="img" aria-labelledby="title des
 """
 
 
+def _ticks(line: UsageTimeline, every: int) -> list[tuple[int, str]]:
+    every = max(1, every)
+    places = range(0, len(line.starts), every)
+    return [(at, tick(line.starts[at], line.period, line.starts[at - every] if at else "")) for at in places]
+
+
 def _legend(lines: Sequence[tuple[str, Sequence[int], str]]) -> str:
-    parts, x = [], 24.0
-    room = (_WIDTH - 48) / max(1, len(lines))
+    parts, x, y = [], 24.0, 52
     for name, _, colour in lines:
+        shown = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
         # Helvetica's letters are half as wide as they are high, on average.
-        letters = int(max(6, (room - 34) / 7.2))
-        shown = name if len(name) <= letters else f"{name[: letters - 1]}…"
+        wide = 34 + 7.2 * len(shown)
+        if x + wide > _WIDTH and x > 24:
+            x, y = 24.0, y + 21
         parts.append(
-            f'<rect x="{x:.0f}" y="54" width="12" height="12" rx="2" fill="{colour}"/>'
-            f'<text class="ink" x="{x + 18:.0f}" y="64.5" font-size="13">{escape(shown)}</text>'
+            f'<rect x="{x:.0f}" y="{y}" width="12" height="12" rx="2" fill="{colour}"/>'
+            f'<text class="ink" x="{x + 18:.0f}" y="{y + 10.5}" font-size="13">{escape(shown)}</text>'
         )
-        x += 34 + 7.2 * len(shown)
+        x += wide
     return "".join(parts)
 
 
@@ -151,11 +160,9 @@ def write_png(path: Path, line: UsageTimeline, title: str, subtitle: str) -> Non
         base = [low + value for low, value in zip(base, values, strict=True)]
     axes.set_title(title, loc="left", fontweight="bold", color="#1f2430")
     axes.set_title(subtitle, loc="right", fontsize=9, color="#5b6472")
-    every = max(1, math.ceil(len(line.starts) / 9))
-    axes.set_xticks(
-        range(0, len(line.starts), every),
-        [tick(line.starts[place], line.period, place == 0) for place in range(0, len(line.starts), every)],
-    )
+    ticks = _ticks(line, math.ceil(len(line.starts) / 9))
+    axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
+    axes.margins(x=0.01)
     axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
     axes.tick_params(colors="#5b6472", labelsize=9, length=0)
