@@ -98,14 +98,14 @@ class Probe:
                 if self._asks:
                     self._usage = _one_token(bound)
                 elif self._proof == "models":
-                    # google-genai's iterator has asked already; more than its first page is not needed.
-                    bound.client.models.list()
+                    page = bound.client.models.list()
+                    # google-genai takes an empty body for an empty list.
+                    if next(iter(getattr(page, "data", page)), None) is None:
+                        return Verdict("empty", 200, None, "the list of models is empty")
                 else:
                     bound.client.get(self._proof, cast_to=object)
         except Exception as error:
-            verdict = judge(error)
-            # A 200 with nothing in it, as of a model whose one token was a thought.
-            return None if verdict.kind == "empty" else verdict
+            return judge(error)
         return None
 
     def _record(self, latency: float, outcome: str) -> None:
