@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Requirement,
         Services,
         UsageRow,
+        WindowUse,
         Wrapper,
     )
     from hfs_providers.core.errors import (
@@ -78,7 +79,7 @@ _HOMES = {
     "checkup": "check_keys",
     "contract": (
         "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "
-        "ProviderHealth Requirement Services UsageRow Wrapper"
+        "ProviderHealth Requirement Services UsageRow WindowUse Wrapper"
     ),
     "errors": (
         "HfsProvidersError MissingKeyError MissingSdkError PluginConflictError PluginContractError PluginError "
@@ -155,6 +156,7 @@ __all__ = [
     "UsageTimeline",
     "UsageTotal",
     "UsageTotals",
+    "WindowUse",
     "Wrapper",
     "check_keys",
     "fingerprint",

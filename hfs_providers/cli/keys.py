@@ -3,7 +3,7 @@
 JSON of `keys`: `providers` (`name`, `error` (why its keys cannot be shown, or null), `default_model`, `keys` (`id`,
 `fingerprint`, `account` (null where it has its own), `state`, `reason`, `free_in` (seconds, or null), `until` (ISO, or
 null), `models` (`model`, `state`, `reason`, `free_in`, `until`, `windows` (`per` (minute, hour, day), `unit` (requests,
-tokens), `used`, `limit`))). What all models share has the model `*`.
+tokens), `used`, `limit`))).
 
 JSON of `keys revive` and `keys retire`: `id`, `fingerprint`, `state`, `reason`, `free_in`, `until`.
 """
@@ -11,7 +11,8 @@ JSON of `keys revive` and `keys retire`: `id`, `fingerprint`, `state`, `reason`,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +23,12 @@ from hfs_providers.cli.models import known
 from hfs_providers.cli.status import first_step
 
 if TYPE_CHECKING:
-    from hfs_providers import Credential, KeyStatus, Limits, ProviderManager, Wrapper
+    from hfs_providers import Credential, KeyStatus, ProviderManager
 
 _STATES = {"ready": "green", "limited": "yellow", "cooling": "yellow", "dead": "red"}
 _KEY_ID = re.compile(r"([a-z0-9][a-z0-9_-]{0,40})#\d{1,6}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{8}")
-_PERIODS = {"minute": "m", "hour": "h", "day": "d"}
-_ALL = "*"
+_DAY = 86_400.0
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as groq#3, or its fingerprint.")]
 
@@ -131,26 +131,25 @@ def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
 
 
 def _record(manager: ProviderManager, name: str, model: str | None) -> dict[str, Any]:
-    wrapper = manager.wrapper(name)
+    pool = manager.wrapper(name).pool
     default = manager.default_model(name)
-    shown = [model or default]
-    for_shown = wrapper.pool.statuses(shown[0])
-    used = _used(wrapper)
-    if model is None:
-        # Models that something is known of: used within a window, or told to wait.
-        shown += sorted({scope for about in used.values() for scope, _ in about if scope not in (default, _ALL)})
-    by_model = {shown[0]: for_shown, **{each: wrapper.pool.statuses(each) for each in shown[1:]}}
-    overall = wrapper.pool.statuses(model)
+    asked = _asked(manager, name) if model is None else {}
+    shown = list(dict.fromkeys([model or default, *sorted(set().union(*asked.values()))]))
+    by_model = {each: (pool.statuses(each), pool.used(each)) for each in shown}
     records = []
-    for place, (credential, status) in enumerate(zip(wrapper.pool.credentials, overall, strict=True)):
-        about = used[credential.id]
-        models = []
-        for each in shown:
-            limits = _limits(manager, name, each, credential.id)
-            scope = _ALL if limits is not None and limits.shared else each
-            if each == shown[0] or any(known_scope == each for known_scope, _ in about):
-                windows = _windows(limits, about, scope)
-                models.append({"model": each, **_state(by_model[each][place]), "windows": windows})
+    for place, (credential, status) in enumerate(zip(pool.credentials, pool.statuses(model), strict=True)):
+        models = [
+            {
+                "model": each,
+                **_state(statuses[place]),
+                "windows": [
+                    {"per": use.period, "unit": use.unit, "used": use.used, "limit": use.limit}
+                    for use in used[credential.id]
+                ],
+            }
+            for each, (statuses, used) in by_model.items()
+            if each == shown[0] or each in asked.get(credential.fingerprint, ())
+        ]
         own = credential.account == credential.id
         records.append(
             {
@@ -162,6 +161,24 @@ def _record(manager: ProviderManager, name: str, model: str | None) -> dict[str,
             }
         )
     return {"name": name, "error": None, "default_model": default, "keys": records}
+
+
+def _asked(manager: ProviderManager, name: str) -> dict[str, set[str]]:
+    """The models that were asked with each key within a day, by fingerprint."""
+    from hfs_providers import Store, StoreError, UsageReport, usage_path
+
+    path = usage_path(manager.survey.settings.env)
+    asked: dict[str, set[str]] = {}
+    if path is not None and path.exists():
+        try:
+            since = time.time() - _DAY
+            rows = UsageReport(Store(path)).totals(("fingerprint", "model"), since=since, providers=[name]).rows
+        except StoreError:
+            # What the manager has to say of the file is among its problems.
+            return asked
+        for row in rows:
+            asked.setdefault(row.group[0], set()).add(row.group[1])
+    return asked
 
 
 def _state(status: KeyStatus) -> dict[str, Any]:
@@ -178,46 +195,6 @@ def _until(free_in: float | None) -> str | None:
     if free_in is None:
         return None
     return (datetime.now().astimezone() + timedelta(seconds=free_in)).isoformat(timespec="seconds")
-
-
-def _used(wrapper: Wrapper) -> dict[str, dict[tuple[str, str], tuple[int, int]]]:
-    """By key id, then by model (`*`: all together) and period: requests and tokens in its windows."""
-    used: dict[str, dict[tuple[str, str], tuple[int, int]]] = {each.id: {} for each in wrapper.pool.credentials}
-    state: Any = wrapper.pool.dump()
-    for account in state["accounts"]:
-        about: dict[tuple[str, str], tuple[int, int]] = {}
-        for window in account["windows"]:
-            period = window["kind"].partition("@")[0]
-            entries: Iterable[Sequence[int]] = window["entries"]
-            counted = [(requests, tokens) for _, requests, tokens in entries]
-            about[window["model"] or _ALL, period] = (
-                sum(each[0] for each in counted),
-                sum(each[1] for each in counted),
-            )
-        for rest in account["cooling"]:
-            about.setdefault((rest["model"] or _ALL, ""), (0, 0))
-        for key in account["keys"]:
-            used[key["id"]] = about
-    return used
-
-
-def _limits(manager: ProviderManager, name: str, model: str, key_id: str) -> Limits | None:
-    limits_of = getattr(manager.wrappers[name], "limits_of", None)
-    found: Limits | None = limits_of(model, key_id) if limits_of is not None else None
-    return found
-
-
-def _windows(
-    limits: Limits | None, used: Mapping[tuple[str, str], tuple[int, int]], scope: str
-) -> list[dict[str, Any]]:
-    found = []
-    for unit, place in (("requests", 0), ("tokens", 1)):
-        for period, letter in _PERIODS.items():
-            limit = getattr(limits, f"{unit[0]}p{letter}", None)
-            if limit is not None:
-                counted = used.get((scope, period), (0, 0))[place]
-                found.append({"per": period, "unit": unit, "used": counted, "limit": limit})
-    return found
 
 
 def _print_keys(records: Sequence[Mapping[str, Any]]) -> None:
@@ -238,6 +215,4 @@ def _print_keys(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _in_words(windows: Sequence[Mapping[str, Any]]) -> str:
-    return "  ".join(
-        f"{each['unit'][0]}p{_PERIODS[each['per']]} {each['used']:,}/{each['limit']:,}" for each in windows
-    )
+    return "  ".join(f"{each['unit'][0]}p{each['per'][0]} {each['used']:,}/{each['limit']:,}" for each in windows)

@@ -26,7 +26,7 @@ from hfs_providers.cli.usage_chart import bar, columns
 if TYPE_CHECKING:
     from hfs_providers import Store, UsageReport, UsageTimeline, UsageTotal, UsageTotals
 
-_DIMENSIONS = ("provider", "model", "key", "outcome", "hour", "day")
+_DIMENSIONS = ("provider", "model", "key", "fingerprint", "outcome", "hour", "day")
 _COUNTS = ("requests", "ok", "tokens_in", "tokens_out", "tokens")
 _BAR = 16
 _LONGEST_TABLE = 400

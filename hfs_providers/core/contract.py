@@ -180,6 +180,23 @@ class KeyStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowUse:
+    """How much of one limit of a key and model is used.
+
+    Args:
+        period: `minute`, `hour` or `day`.
+        unit: `requests` or `tokens`.
+        used: in the window, calls in flight included, by all keys of its account.
+        limit: that there is.
+    """
+
+    period: str
+    unit: Literal["requests", "tokens"]
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderHealth:
     """Whether a provider can serve a call, and why not.
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 
 from hfs_providers.core import snapshot
 from hfs_providers.core.claims import Claims, reserve_async
-from hfs_providers.core.contract import Credential, KeyStatus, Limits
+from hfs_providers.core.contract import Credential, KeyStatus, Limits, WindowUse
 from hfs_providers.core.desk import Desk
 from hfs_providers.core.errors import PoolExhaustedError
 from hfs_providers.core.forking import enlist
@@ -297,6 +297,13 @@ class KeyPool:
         with self._held():
             now = self._clock()
             return [self._roster.status(key, model_id, now) for key in self._roster.keys.values()]
+
+    def used(self, model_id: str) -> dict[str, list[WindowUse]]:
+        """What of a model's limits is used, by key id; nothing where no limits are known."""
+        self._roster.know(model_id)
+        with self._held():
+            now = self._clock()
+            return {key.id: self._roster.used(key, model_id, now) for key in self._roster.keys.values()}
 
     # Ruling.
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, get_args
 from hfs_providers.core.errors import StoreError
 from hfs_providers.core.store import QUARTER, Store
 
-Dimension = Literal["provider", "model", "key", "outcome", "hour", "day"]
+Dimension = Literal["provider", "model", "key", "fingerprint", "outcome", "hour", "day"]
 
 Period = Literal["hour", "day"]
 
@@ -248,13 +248,13 @@ class _Query:
 
     def _choose_series(self, only: Mapping[str, set[str]]) -> None:
         """Number the groups that the wanted series fall into."""
-        columns = [name for name in self._by if name in ("provider", "model", "key")]
+        columns = [name for name in self._by if name in ("provider", "model", "key", "fingerprint")]
         numbers: dict[tuple[str, ...], int] = {}
         part: list[tuple[int, int]] = []
         for series, provider, model, key, mark in self._connection.execute(
             "SELECT id, provider, model, key_id, fingerprint FROM series"
         ):
-            about = {"provider": (provider,), "model": (model,), "key": (key, mark)}
+            about = {"provider": (provider,), "model": (model,), "key": (key, mark), "fingerprint": (mark,)}
             if any(names and names.isdisjoint(about[name]) for name, names in only.items()):
                 continue
             group = tuple(about[name][0] for name in columns)

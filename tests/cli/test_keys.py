@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from hfs_providers import ProviderManager
+from hfs_providers import ProviderManager, Store
 from hfs_providers.cli import keys
 from hfs_providers.testing import LoopbackServer
 from tests.cli.conftest import Cli
+from tests.usage_rows import row, write
 
 SECRET = "gsk_0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -31,7 +34,9 @@ class TestTheTable:
     def test_has_each_key_with_its_state_and_limits(self, cli: Cli, env: dict[str, str]) -> None:
         done = cli("keys", env=env)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"groq#1 +[0-9a-f]{8} +ready +- +llama-3.3-70b-versatile +rpm 0/30  rpd 0/1,000", done.stdout)
+        assert re.search(
+            r"groq#1 +[0-9a-f]{8} +ready +- +llama-3.3-70b-versatile +rpm 0/30  tpm 0/12,000  rpd 0/1,000", done.stdout
+        )
         assert re.search(r"gemini#1 .* ready +- .* - +- *\n", done.stdout)
         assert SECRET not in done.stdout + done.stderr
 
@@ -59,8 +64,9 @@ class TestTheTable:
 
 class TestWhatIsUsed:
     @pytest.fixture
-    def manager(self, env: dict[str, str]) -> Iterator[ProviderManager]:
-        with ProviderManager({**env, "GROQ_LIMITS": "rpm=3,rpd=100,tpm=5000"}) as manager:
+    def manager(self, env: dict[str, str], tmp_path: Path) -> Iterator[ProviderManager]:
+        limits = {"GROQ_LIMITS": "rpm=3,rpd=100,tpm=5000", "HFS_USAGE_DB": str(tmp_path / "u.db")}
+        with ProviderManager({**env, **limits}) as manager:
             yield manager
 
     def record(self, manager: ProviderManager, provider: str = "groq", number: int = 1) -> dict:
@@ -72,15 +78,21 @@ class TestWhatIsUsed:
         (model,) = self.record(manager)["models"]
         assert model["windows"] == [
             {"per": "minute", "unit": "requests", "used": 1, "limit": 3},
-            {"per": "day", "unit": "requests", "used": 1, "limit": 100},
             {"per": "minute", "unit": "tokens", "used": 700, "limit": 5000},
+            {"per": "day", "unit": "requests", "used": 1, "limit": 100},
         ]
         (other,) = self.record(manager, number=2)["models"]
         assert [window["used"] for window in other["windows"]] == [0, 0, 0]
 
+    @pytest.fixture
+    def asked_small(self, manager: ProviderManager, tmp_path: Path) -> None:
+        """The first key was used with the model `small` within a day."""
+        mark = manager.wrapper("groq").pool.credentials[0].fingerprint
+        asked = row(time.time() - 3600, "groq", "small")._replace(fingerprint=mark)
+        write(Store(tmp_path / "u.db"), [asked, asked._replace(at=asked.at - 90_000, model="long ago")])
+
+    @pytest.mark.usefixtures("asked_small")
     def test_of_other_models_is_shown_too(self, manager: ProviderManager) -> None:
-        with manager.wrapper("groq").pool.acquire("small", key_id="groq#1") as lease:
-            lease.commit(5)
         assert [model["model"] for model in self.record(manager)["models"]] == ["llama-3.3-70b-versatile", "small"]
         assert len(self.record(manager, number=2)["models"]) == 1
 
@@ -93,6 +105,7 @@ class TestWhatIsUsed:
         assert 0 < record["free_in"] <= 60
         assert record["until"]
 
+    @pytest.mark.usefixtures("asked_small")
     def test_a_key_that_rests_for_one_model_works_for_the_other(self, manager: ProviderManager) -> None:
         with manager.wrapper("groq").pool.acquire("small", key_id="groq#1") as lease:
             lease.rate_limited(100, reason="told to")

@@ -45,6 +45,7 @@ DIMENSIONS: dict[str, Callable[[UsageRow], str]] = {
     "provider": lambda each: each.provider,
     "model": lambda each: each.model,
     "key": lambda each: each.key_id,
+    "fingerprint": lambda each: each.fingerprint,
     "outcome": lambda each: each.outcome,
     "hour": lambda each: datetime.fromtimestamp(each.at // 3600 * 3600, UTC).isoformat(),
     "day": lambda each: datetime.fromtimestamp(each.at, UTC).date().isoformat(),
@@ -78,6 +79,7 @@ class TestTotals:
             ("hour",),
             ("day",),
             ("key", "provider"),
+            ("fingerprint", "day"),
             ("day", "model", "outcome"),
             ("provider", "hour", "day"),
         ],
@@ -146,7 +148,7 @@ class TestTotals:
         assert (report.rows, report.total.requests, UsageReport(store).extent()) == ([], 0, None)
 
     def test_by_what_there_is_not_say_what_there_is(self, store: Store) -> None:
-        with pytest.raises(ValueError, match="no 'colour': choose from provider, model, key, outcome, hour, day"):
+        with pytest.raises(ValueError, match="choose from provider, model, key, fingerprint"):
             UsageReport(store).totals(["colour"])  # type: ignore[list-item]
 
     def test_do_not_see_half_of_a_transaction(self, store: Store) -> None:
