@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from hfs_providers.core.plan import ServedBy
     from hfs_providers.core.pool import KeyPool, Lease
+    from hfs_providers.core.probe import RETIRED
     from hfs_providers.core.provider import KeyedProvider
     from hfs_providers.core.pruning import Prunable, prunable, prune
     from hfs_providers.core.secret import Secret, fingerprint
@@ -97,6 +98,7 @@ _HOMES = {
     ),
     "plan": "ServedBy",
     "pool": "KeyPool Lease",
+    "probe": "RETIRED",
     "provider": "KeyedProvider",
     "pruning": "Prunable prunable prune",
     "secret": "Secret fingerprint",
@@ -111,6 +113,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CONTRACT_VERSION",
     "PROVIDER_CONFIGS",
+    "RETIRED",
     "ChainExhaustedError",
     "Credential",
     "Event",

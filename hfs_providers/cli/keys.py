@@ -29,6 +29,7 @@ _STATES = {"ready": "green", "limited": "yellow", "cooling": "yellow", "dead": "
 _KEY_ID = re.compile(r"([a-z0-9][a-z0-9_-]{0,40})#\d{1,6}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{8}")
 _DAY = 86_400.0
+_LONGEST_REASON = 200
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as groq#3, or its fingerprint.")]
 
@@ -70,16 +71,16 @@ def revive(key: KeyArgument, as_json: output.JsonOption = False) -> None:
 
 def retire(
     key: KeyArgument,
-    reason: Annotated[str, typer.Option(help="Why, for people.")] = "retired by hand",
+    reason: Annotated[str, typer.Option(help="Why, for people.")] = "by hand",
     as_json: output.JsonOption = False,
 ) -> None:
     """Take a key out of rotation, in all processes that share the usage file."""
-    _rule(key, " ".join(reason.split())[:200] or "retired by hand", as_json)
+    _rule(key, " ".join(reason.split())[:_LONGEST_REASON], as_json)
 
 
 def _rule(key: str, reason: str | None, as_json: bool) -> None:
     """Revive a key, or with a reason retire it."""
-    from hfs_providers import ProviderManager, usage_path
+    from hfs_providers import RETIRED, ProviderManager, usage_path
 
     with ProviderManager() as manager:
         name, credential = _find(manager, key)
@@ -89,7 +90,8 @@ def _rule(key: str, reason: str | None, as_json: bool) -> None:
             wrapper.pool.revive(credential.id)
         elif kept and reason is not None:
             redactor = getattr(wrapper, "redactor", None)
-            wrapper.pool.retire(credential.id, redactor.scrub(reason) if redactor is not None else reason)
+            why = redactor.scrub(reason) if redactor is not None else reason
+            wrapper.pool.retire(credential.id, f"{RETIRED}: {why}")
         status = next(each for each in wrapper.pool.statuses() if each.id == credential.id)
     if not kept:
         # It would be forgotten with this process.
@@ -101,7 +103,7 @@ def _rule(key: str, reason: str | None, as_json: bool) -> None:
         print(f"{status.id} is in rotation again.")
     else:
         again = output.local_time(_until(status.free_in))
-        print(f"{status.id} is out of rotation: {status.reason}. From {again} on, one call may try it.")
+        print(f"{status.id} is out of rotation ({status.reason}). From {again} on, one call may try it.")
         print("To keep it out for good, take it out of the environment.")
 
 
@@ -215,4 +217,11 @@ def _print_keys(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _in_words(windows: Sequence[Mapping[str, Any]]) -> str:
-    return "  ".join(f"{each['unit'][0]}p{each['per'][0]} {each['used']:,}/{each['limit']:,}" for each in windows)
+    return "  ".join(
+        f"{each['unit'][0]}p{each['per'][0]} {_short(each['used'])}/{_short(each['limit'])}" for each in windows
+    )
+
+
+def _short(count: int) -> str:
+    """In thousands where it is long, so that four limits stand in one line."""
+    return str(count) if count < 10_000 else f"{count / 1000:.4g}k" if count < 10_000_000 else f"{count / 1e6:.4g}M"

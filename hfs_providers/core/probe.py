@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PROBE_TIMEOUT = 10.0
 """Seconds that a key's probe waits for an answer, if nothing else is said."""
 
+RETIRED = "retired"
+"""How the reason of a key begins that its owner took out of rotation: it is not tried, because it may well work."""
+
 _ABOUT_THE_KEY = "models"
 """The pool's name for what asks no model."""
 
@@ -63,7 +66,10 @@ class Probe:
     def _try(self) -> KeyProbe | None:
         """The result, or None where the model turned out to be gone and its successor is to be asked."""
         lease: Lease | None = None
-        if self._status().state != "dead":
+        before = self._status()
+        if before.state == "dead" and (before.reason or "").startswith(RETIRED):
+            return self._said("dead", before.reason, before.free_in)
+        if before.state != "dead":
             asked = self._model_id if self._asks else _ABOUT_THE_KEY
             try:
                 lease = self._pool.acquire(asked, self._reserve, timeout=0, key_id=self._credential.id)

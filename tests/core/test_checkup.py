@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import Credential, KeyPool, KeyProbe, ProviderManager, Secret, check_keys
+from hfs_providers import RETIRED, Credential, KeyPool, KeyProbe, ProviderManager, Secret, check_keys
 from hfs_providers.testing import (
     EmptyBody,
     Forbidden,
@@ -231,6 +231,13 @@ class TestADeadKey:
         one.pool.retire("groq#1", "revoked")
         assert one.probe().outcome == "works"
         assert one.state == "ready"
+
+    def test_that_its_owner_retired_is_left_alone(self, tried: Callable[..., Tried]) -> None:
+        one = tried()
+        one.pool.retire("groq#1", f"{RETIRED}: leaked")
+        probe = one.probe()
+        assert (probe.outcome, probe.reason, probe.latency) == ("dead", "retired: leaked", None)
+        assert (one.state, one.paths) == ("dead", [])
 
     def test_stays_dead_where_it_is(self, tried: Callable[..., Tried]) -> None:
         one = tried()
