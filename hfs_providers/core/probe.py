@@ -7,6 +7,7 @@ invariant: a live key is tried with a lease, so no limit is passed; a dead one, 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.attempt import Attempt
@@ -67,7 +68,7 @@ class Probe:
         """The result, or None where the model turned out to be gone and its successor is to be asked."""
         lease: Lease | None = None
         before = self._status()
-        if before.state == "dead" and (before.reason or "").startswith(RETIRED):
+        if before.state == "dead" and ((before.reason or "").startswith(RETIRED) or self._account_rests()):
             return self._said("dead", before.reason, before.free_in)
         if before.state != "dead":
             asked = self._model_id if self._asks else _ABOUT_THE_KEY
@@ -158,10 +159,11 @@ class Probe:
             if lease is None:
                 # A key that is told to wait was recognised: it lives.
                 self._pool.revive(key_id)
-                lease = self._pool.acquire(_ABOUT_THE_KEY, 0, timeout=0, key_id=key_id)
-            # Where no model was asked for, the limit is the key's.
-            scope = verdict.scope if self._asks else "key"
-            lease.rate_limited(verdict.retry_after, scope, said)
+                with suppress(PoolExhaustedError):
+                    lease = self._pool.acquire(_ABOUT_THE_KEY, 0, timeout=0, key_id=key_id)
+            if lease is not None:
+                # Where no model was asked for, the limit is the key's.
+                lease.rate_limited(verdict.retry_after, verdict.scope if self._asks else "key", said)
             # 403 without a reason can be about the key, the network or the country.
             return ("unknown" if verdict.status == 403 else "limited"), reason
         if lease is not None and verdict.sent:
@@ -170,6 +172,12 @@ class Probe:
 
     def _status(self) -> KeyStatus:
         return next(each for each in self._pool.statuses(self._model_id) if each.id == self._credential.id)
+
+    def _account_rests(self) -> bool:
+        """Whether another key of the account has to wait: then so has this one, which asks for no lease."""
+        account, own = self._credential.account, self._credential.id
+        others = {each.id for each in self._pool.credentials if each.account == account and each.id != own}
+        return any(each.id in others and each.state in ("cooling", "limited") for each in self._pool.statuses())
 
     def _said(
         self, outcome: ProbeOutcome, reason: str | None, free_in: float | None = None, latency: float | None = None

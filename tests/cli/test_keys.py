@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers import ProviderManager, Store
+from hfs_providers import Limits, ProviderManager, Store
 from hfs_providers.cli import keys
 from hfs_providers.testing import LoopbackServer
 from tests.cli.conftest import Cli
@@ -116,6 +116,21 @@ class TestWhatIsUsed:
             ("ready", None),
             ("cooling", "told to"),
         ]
+
+    def test_limits_that_answers_have_shown_count_too(self, server: LoopbackServer) -> None:
+        with ProviderManager({**server.env({"cerebras": 1}), "CEREBRAS_MODEL": "m"}) as manager:
+            manager.wrapper("cerebras").pool.learn("m", "cerebras#1", Limits(rpd=7))
+            (model,) = self.record(manager, "cerebras")["models"]
+        assert model["windows"] == [{"per": "day", "unit": "requests", "used": 0, "limit": 7}]
+
+    def test_keys_of_one_account_show_what_they_have_used_together(self, server: LoopbackServer) -> None:
+        env = {**server.env({"groq": 2}), "GROQ_ACCOUNT_1": "us", "GROQ_ACCOUNT_2": "us", "GROQ_LIMITS": "rpd=9"}
+        with ProviderManager(env) as manager:
+            with manager.wrapper("groq").pool.acquire("llama-3.3-70b-versatile", key_id="groq#1") as lease:
+                lease.commit(1)
+            records = [self.record(manager, number=number) for number in (1, 2)]
+        assert [record["models"][0]["windows"][0]["used"] for record in records] == [1, 1]
+        assert [record["account"] for record in records] == ["us", "us"]
 
     def test_what_all_models_share_is_counted_together(self, server: LoopbackServer) -> None:
         with ProviderManager(server.env({"openrouter": 1})) as manager:
