@@ -239,6 +239,15 @@ class TestADeadKey:
         assert (probe.outcome, probe.reason, probe.latency) == ("dead", "retired: leaked", None)
         assert (one.state, one.paths) == ("dead", [])
 
+    def test_is_left_alone_while_its_account_has_to_wait(self, tried: Callable[..., Tried]) -> None:
+        one = tried(keys=2, GROQ_ACCOUNT_1="us", GROQ_ACCOUNT_2="us")
+        one.pool.retire("groq#1", "revoked")
+        with one.pool.acquire("m", key_id="groq#2") as lease:
+            lease.rate_limited(300, "key")
+        probe = one.probe()
+        assert (probe.outcome, probe.latency, one.paths) == ("dead", None, [])
+        assert one.pool.statuses()[1].state == "cooling"
+
     def test_stays_dead_where_it_is(self, tried: Callable[..., Tried]) -> None:
         one = tried()
         one.pool.retire("groq#1", "revoked")
