@@ -20,6 +20,9 @@ from collections.abc import Sequence
 from typing import Any
 
 
+_LONGEST_NAME = 30
+
+
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The one of `known` that `name` was probably meant to be, or None."""
     return next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
@@ -85,12 +88,14 @@ class UnknownProviderError(ProviderError, ValueError):
     """
 
     def __init__(self, provider: str, installed: Sequence[str]) -> None:
-        self.provider = provider
+        # What is too long for a name may be a key that was put in the wrong place.
+        self.provider = provider if len(provider) <= _LONGEST_NAME else "?"
         self.installed = tuple(installed)
         self.suggestion = nearest(provider, self.installed)
         hint = f" Did you mean {self.suggestion!r}?" if self.suggestion else ""
         known = ", ".join(self.installed) or "none; run `hfs-providers doctor`"
-        super().__init__(f"unknown provider {provider!r}.{hint} Installed: {known}")
+        said = f" {provider!r}" if provider == self.provider else ""
+        super().__init__(f"unknown provider{said}.{hint} Installed: {known}")
 
 
 class ProviderUnavailableError(ProviderError):

@@ -149,6 +149,11 @@ class TestPluginErrors:
 
 
 class TestUnknownProvider:
+    def test_a_key_in_place_of_a_provider_is_not_shown(self) -> None:
+        error = UnknownProviderError("gsk_0123456789abcdef0123456789abcdef", INSTALLED)
+        assert "gsk_" not in f"{error}{error!r}{vars(error)}"
+        assert "unknown provider. Installed: cerebras" in str(error)
+
     def test_it_lists_what_is_installed(self) -> None:
         error = UnknownProviderError("nonsense", INSTALLED)
         assert error.installed == INSTALLED
