@@ -82,7 +82,10 @@ class Claims:
         now = self._clock()
         seconds = max(_LEAST_REST, refusal.until - self._wall())
         key = lease._key
-        if refusal.state == "dead":
+        if refusal.state == "dead" and key.dead_reason is not None:
+            # Known, and tried a little early: it is not buried anew.
+            key.retry_at = now + seconds
+        elif refusal.state == "dead":
             key.bury(now, refusal.reason, seconds, probed=False)
         else:
             scope = lease.model_id if refusal.scope == "model" else None
