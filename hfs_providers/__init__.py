@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfs_providers.core.chain import FallbackChain
     from hfs_providers.core.checkup import check_keys
+    from hfs_providers.core.clients import Clients
     from hfs_providers.core.contract import (
         CONTRACT_VERSION,
         Credential,
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "chain": "FallbackChain",
     "checkup": "check_keys",
+    "clients": "Clients",
     "contract": (
         "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "
         "ProviderHealth Requirement Services UsageRow WindowUse Wrapper"
@@ -115,6 +117,7 @@ __all__ = [
     "PROVIDER_CONFIGS",
     "RETIRED",
     "ChainExhaustedError",
+    "Clients",
     "Credential",
     "Event",
     "FallbackChain",

@@ -97,7 +97,9 @@ class Probe:
 
     def _request(self) -> Verdict | None:
         """Send it; None where the key was accepted."""
+        clients = self._wrapper.clients
         bound = self._wrapper.bound(self._credential, self._model_id, self._timeout)
+        client = bound.__dict__[clients.client_field]
         # The first of a provider's probes imports its SDK; that is not the provider's latency.
         self._began = time.perf_counter()
         try:
@@ -105,14 +107,13 @@ class Probe:
                 if self._asks:
                     self._usage = _one_token(bound)
                 elif self._proof == "models":
-                    page = bound.client.models.list()
                     # google-genai takes an empty body for an empty list.
-                    if next(iter(getattr(page, "data", page)), None) is None:
+                    if next(iter(clients.model_ids(client)), None) is None:
                         return Verdict("empty", 200, None, "the list of models is empty")
                 else:
-                    bound.client.get(self._proof, cast_to=object)
+                    client.get(self._proof, cast_to=object)
         except Exception as error:
-            return judge(error)
+            return judge(error, kinds=self._wrapper.plugin.errors)
         return None
 
     def _record(self, latency: float, outcome: str) -> None:

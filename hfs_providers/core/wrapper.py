@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.core import attempt
 from hfs_providers.core._keycycle import KeyNotFoundError, MultiProviderWrapper
 from hfs_providers.core.circuit import Circuit
-from hfs_providers.core.clients import FAMILIES
+from hfs_providers.core.clients import family
 from hfs_providers.core.contract import (
     Credential,
     Event,
@@ -74,7 +74,7 @@ class ProviderWrapper(MultiProviderWrapper):
             on_change=self._on_change,
         )
         self.manager: PoolManager = PoolManager(self.pool)  # type: ignore[assignment]  # over our pool
-        self.clients = FAMILIES[provider.client](provider, config)
+        self.clients = family(provider.client)(provider, config)
         self.gone: dict[str, str] = {}
         self._circuits: dict[str, Circuit] = {}
         self.sleep: Callable[[float], None] = time.sleep
@@ -141,8 +141,8 @@ class ProviderWrapper(MultiProviderWrapper):
         arguments = {**self.plugin.model_params, **agno_kwargs}
         if request_timeout is not None:
             arguments.setdefault("timeout", request_timeout)
-        if self.config.base_url is not None and self.plugin.client != "google_genai":
-            arguments.setdefault("base_url", self.config.base_url)
+        if self.config.base_url is not None and self.clients.url_field is not None:
+            arguments.setdefault(self.clients.url_field, self.config.base_url)
         return build_model(self, chosen or self.default_model_id, options, arguments)
 
     def get_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
@@ -412,9 +412,7 @@ class ProviderWrapper(MultiProviderWrapper):
         return bound
 
     def _listed(self, credential: Credential) -> list[str]:
-        page = self.bound(credential).client.models.list()
-        # The OpenAI family answers with `data`, google-genai with something to iterate over.
-        return [str(getattr(m, "id", None) or m.name).removeprefix("models/") for m in getattr(page, "data", page)]
+        return list(self.clients.model_ids(self.bound(credential).__dict__[self.clients.client_field]))
 
     def _limits(self, model_id: str, key_id: str) -> Limits | None:
         for table in (self.config.key_limits.get(key_id, {}), self.config.limits):
