@@ -1,4 +1,12 @@
-"""The wire protocols that the loopback server speaks. A provider that speaks neither gets a `Dialect` of its own."""
+"""The wire protocols that the loopback server speaks. A provider that speaks none of them gets a `Dialect` of its own:
+
+class AcmeDialect(Dialect):
+    def read(self, method, path, headers, body): ...  # a request, as the server understands it
+    def whole(self, request, answer): ...             # an answer in one piece
+    def stream(self, request, answer): ...            # an answer in pieces
+
+LoopbackServer(dialects=[AcmeDialect("acme")])
+"""
 
 from __future__ import annotations
 
@@ -10,11 +18,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hfs_providers.testing.answers import Request, count, schema_in_words
-from hfs_providers.testing.refusals import go_duration, refuse
+from hfs_providers.testing.refusals import Answer, go_duration, refusal
 from hfs_providers.testing.scripts import EmptyBody, Garbage, HalfStream, Ok, Raw, Reply, Step, StreamError
 
 _JSON = {"content-type": "application/json"}
-_SSE = {"content-type": "text/event-stream"}
 # google-genai writes the last one as its users write it.
 _PARAMETERS = ("parameters", "parametersJsonSchema", "parameters_json_schema")
 
@@ -22,7 +29,8 @@ _PARAMETERS = ("parameters", "parametersJsonSchema", "parameters_json_schema")
 class Dialect:
     """How one provider's requests are read and its answers written.
 
-    A subclass gives at least `base_path`, `read`, `whole` and `stream`; the rest has usable defaults.
+    A subclass gives at least `read`, `whole` and `stream`. The rest has usable defaults: server-sent events, errors as
+    OpenAI words them, and OpenAI's list of models.
 
     Args:
         provider: the provider's name.
@@ -36,6 +44,13 @@ class Dialect:
 
     opening = 0
     """How many of a stream's events come before the first with content."""
+
+    stream_type = "text/event-stream"
+    """The content type of a stream."""
+
+    keyless = False
+    """Whether the provider takes endpoints rather than keys. Then each endpoint has a path of its own on the server,
+    and its last part stands for the key: the server adds it to what `read` returns."""
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
@@ -64,7 +79,7 @@ class Dialect:
         return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": self.provider} for name in ids]}
 
     def event(self, data: Mapping[str, Any]) -> bytes:
-        """One server-sent event."""
+        """One event of a stream, as it goes over the wire."""
         return b"data: " + json.dumps(data).encode() + b"\n\n"
 
     def first_events(self) -> list[bytes]:
@@ -98,15 +113,35 @@ class Dialect:
             case Garbage():
                 return Reply(headers=_JSON, body=b"<html>this is not what you asked for</html>")
             case EmptyBody():
-                return Reply(headers=_SSE if request.stream else _JSON, body=b"")
+                return Reply(headers=self._stream_headers if request.stream else _JSON, body=b"")
             case Raw():
                 return Reply(step.status, step.body, dict(step.headers))
             case HalfStream() | StreamError():
                 return self._broken(request, step)
-        refusal = refuse(step, request)
-        if refusal is None:
+        answer = self.refuse(request, step)
+        if answer is None:
             raise ValueError(f"the loopback server does not know how to answer {type(step).__name__}")
-        return refusal
+        status, body, headers = answer
+        if getattr(step, "echo_key", False):
+            body = _with_key(body, request.key)
+        return Reply(status, json.dumps(body).encode(), {**_JSON, **headers})
+
+    def refuse(self, request: Request, step: Step) -> Answer | None:
+        """Status, body and headers of an answer that refuses: the provider's wording of an error step.
+
+        Args:
+            request: whom it is for.
+            step: `RateLimited`, `Unauthorized`, `PaymentRequired`, `Forbidden`, `ModelGone`, `BadRequest`,
+                `ContextTooLong` or `ServerError`. `wait_headers` makes the headers of the first.
+
+        Returns:
+            None for a step that is no error.
+        """
+        return refusal(step, request)
+
+    @property
+    def _stream_headers(self) -> dict[str, str]:
+        return {"content-type": self.stream_type}
 
     def _answer(self, request: Request, answer: Ok) -> Reply:
         tokens = sum(self.usage(request, answer))
@@ -116,7 +151,12 @@ class Dialect:
         content, end = self.stream(request, answer)
         chunks = [*self.first_events(), *map(self.event, (*content, *end)), *self.last_events()]
         return Reply(
-            headers=_SSE, body=None, chunks=chunks, delay=answer.delay, chunk_delay=answer.chunk_delay, tokens=tokens
+            headers=self._stream_headers,
+            body=None,
+            chunks=chunks,
+            delay=answer.delay,
+            chunk_delay=answer.chunk_delay,
+            tokens=tokens,
         )
 
     def _broken(self, request: Request, step: HalfStream | StreamError) -> Reply:
@@ -129,8 +169,8 @@ class Dialect:
         content, _ = self.stream(request, Ok(text=text, chunks=step.chunks + 1))
         chunks = [*self.first_events(), *map(self.event, content[: step.chunks + self.opening])]
         if isinstance(step, StreamError):
-            return Reply(headers=_SSE, body=None, chunks=[*chunks, *self.stream_error(request)])
-        return Reply(headers=_SSE, body=None, chunks=chunks, ending=step.how, stall=step.seconds)
+            return Reply(headers=self._stream_headers, body=None, chunks=[*chunks, *self.stream_error(request)])
+        return Reply(headers=self._stream_headers, body=None, chunks=chunks, ending=step.how, stall=step.seconds)
 
     def stream_error(self, request: Request) -> list[bytes]:
         """The events that say, inside a stream, that the provider failed."""
@@ -400,6 +440,16 @@ def pieces(answer: Ok) -> list[str]:
     words = re.findall(r"\S+\s*", text) or [text]
     size = max(1, -(-len(words) // max(1, answer.chunks)))
     return ["".join(words[start : start + size]) for start in range(0, len(words), size)]
+
+
+def _with_key(body: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A body whose first words of an error quote the caller's key, as some providers' do."""
+    quoted = f" (API key {key}, {key[:8]}****{key[-4:]})"
+    for name in ("message", "detail", "error"):
+        if isinstance(said := body.get(name), str):
+            return {**body, name: said + quoted}
+    inner = body.get("error")
+    return {**body, "error": _with_key(inner, key)} if isinstance(inner, Mapping) else {**body, "message": quoted}
 
 
 def _text(content: Any) -> str:

@@ -8,7 +8,7 @@ from hfs_providers import ProviderManager
 from hfs_providers.testing import LoopbackServer, OpenAIDialect
 
 with (
-    LoopbackServer(dialects={"acme": OpenAIDialect("acme")}) as server,
+    LoopbackServer(dialects=[OpenAIDialect("acme")]) as server,
     ProviderManager(env=server.env({"acme": 2})) as manager,
 ):
     answer = Agent(model=manager.get_model("acme"), telemetry=False).run("hello").content
