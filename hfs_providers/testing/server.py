@@ -23,8 +23,9 @@ from typing import Any
 
 from hfs_providers.testing.answers import Request, think
 from hfs_providers.testing.connection import Connection
-from hfs_providers.testing.dialects import Dialect, built_in
+from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.scripts import ModelGone, Ok, Reply, Reset, Stall, Step, Unauthorized
+from hfs_providers.testing.spoken import built_in
 
 _MODELS: Mapping[str, Sequence[str]] = {
     "cerebras": ("llama-3.3-70b", "gpt-oss-120b", "llama3.1-8b"),
