@@ -167,17 +167,22 @@ class Clients:
         """Whether a stream that was cut off can be told from a whole one."""
         return self.answers != "unknown"
 
-    def shared(self, base: type[Any], **options: Any) -> Any:
+    def shared(self, base: type[Any], most_connections: int = 100, **options: Any) -> Any:
         """An HTTP client that all keys can share, for `make_transport` and `make_async_transport`.
 
         It keeps no cookie, its responses are closed when a stream is dropped, and the provider's one TLS context is
         used for each.
 
         Args:
-            base: `Client` or `AsyncClient` of httpx or httpx2, or a subclass of one.
+            base: `Client`, `AsyncClient`, `HTTPTransport` or `AsyncHTTPTransport` of httpx or httpx2, or a subclass.
+            most_connections: what `base` opens at most; 100 is httpx's default.
             options: its arguments.
         """
-        return refuse_cookies(noting(base)(verify=self.tls_context(backend_of(base)), **options))
+        backend = backend_of(base)
+        client = refuse_cookies(noting(base)(verify=self.tls_context(backend), **options))
+        if hasattr(base, "aclose") and backend.__name__ == "httpx":
+            gate(client, most_connections)
+        return client
 
     # What differs between SDKs.
 
@@ -284,11 +289,9 @@ class StainlessClients(Clients):
 
     def make_async_transport(self) -> Any:
         sdk = self._sdk()
-        client = self.shared(sdk.DefaultAsyncHttpxClient)
         limits = getattr(sdk, "DEFAULT_CONNECTION_LIMITS", None)
-        if limits is not None and limits.max_connections and backend_of(type(client)).__name__ == "httpx":
-            gate(client, limits.max_connections)
-        return client
+        most = limits.max_connections if limits is not None else None
+        return self.shared(sdk.DefaultAsyncHttpxClient, *([most] if most else []))
 
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
