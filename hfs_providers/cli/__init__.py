@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import ask, check, demo, doctor, keys, models, output, status, usage
+from hfs_providers.cli import ask, check, demo, doctor, keys, models, new_plugin, output, status, usage
 
 
 class _LightHelp:
@@ -73,7 +73,16 @@ def options(
     output.set_up_logging(verbose)
 
 
-for _command in (status.status, status.plugins, models.models, check.check, ask.ask, demo.demo, doctor.doctor):
+for _command in (
+    status.status,
+    status.plugins,
+    models.models,
+    check.check,
+    ask.ask,
+    demo.demo,
+    doctor.doctor,
+    new_plugin.new_plugin,
+):
     app.command(cls=_Command)(_command)
 
 

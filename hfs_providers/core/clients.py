@@ -295,6 +295,9 @@ class StainlessClients(Clients):
 
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
+        if credential.secret is None:
+            # The SDKs refuse to be without a key, or take one out of the process environment.
+            bound.api_key = "none"
         bound.max_retries = 0
         params = {**self.provider.client_params, **(bound.client_params or {})}
         if bound.http_client is None:

@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         given: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
         found = self._server.read(method, path, headers, given)
         if found is None:
-            self._write(_failed(404, "no such path"))
+            self._write(_failed(404, f"the loopback server has no such path: {method} {path}"))
             return
         dialect, request = found
         step = self._server.next_step(request) if readable else BadRequest()

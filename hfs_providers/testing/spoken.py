@@ -27,6 +27,7 @@ class OpenAIDialect(Dialect):
         key_prefix: how a key begins.
         api_path: what the SDK puts between that and `/chat/completions`.
         unasked_usage: whether a stream tells its usage where the request did not ask.
+        keyless: whether the provider takes endpoints rather than keys.
     """
 
     opening = 1  # the delta with the role
@@ -38,10 +39,12 @@ class OpenAIDialect(Dialect):
         key_prefix: str = "sk-",
         api_path: str = "",
         unasked_usage: bool = False,
+        keyless: bool = False,
     ) -> None:
         super().__init__(provider)
         self.base_path = base_path
         self.key_prefix = key_prefix
+        self.keyless = keyless
         self._api = base_path + api_path
         self._unasked_usage = unasked_usage
         self._numbers = itertools.count(1)

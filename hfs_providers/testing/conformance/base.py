@@ -135,11 +135,12 @@ class Base:
             return self.dialect
         if self.name in built_in():
             return None
-        kinds: dict[Any, type[Dialect]] = {"stainless": OpenAIDialect, "google_genai": GeminiDialect}
-        kind = kinds.get(getattr(self.plugin, "client", None))
-        if kind is None:
-            pytest.fail(f"{type(self).__name__} needs an attribute `dialect`: how {self.name} speaks is not known")
-        return kind(self.name)
+        match getattr(self.plugin, "client", None):
+            case "stainless":
+                return OpenAIDialect(self.name, keyless=self.plugin.keyless)
+            case "google_genai":
+                return GeminiDialect(self.name)
+        pytest.fail(f"{type(self).__name__} needs an attribute `dialect`: how {self.name} speaks is not known")
 
     def _known(self, server: LoopbackServer) -> Dialect:
         return self._spoken() or built_in()[self.name]
