@@ -54,7 +54,12 @@ def look_at(path: str) -> ModelClass:
 def _tree(module: str) -> ast.Module | None:
     top, *rest = module.split(".")
     # Only the top is asked for: looking for a module inside a package imports the package.
-    spec = importlib.util.find_spec(top)
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module that runs, such as __main__
+        return None
+    if spec is not None and not rest and spec.origin is not None and spec.origin.endswith(".py"):
+        return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     for root in (spec.submodule_search_locations or ()) if spec is not None else ():
         place = Path(root).joinpath(*rest)
         for file in (place / "__init__.py", place.with_suffix(".py")):
