@@ -261,7 +261,7 @@ class _ProviderReader:
         result: list[Credential] = []
         for index, variable, raw in candidates:
             endpoint = raw.strip().strip(_QUOTES).strip()
-            if not re.fullmatch(r"(?:https?://)?[^\s/]+\S*", endpoint):
+            if not re.fullmatch(r"(?:https?://|(?!\w+://))[^\s/]+\S*", endpoint):
                 self._problem(f"{variable} is no address and is dropped", f"Set {variable} to http://host:port")
                 continue
             if endpoint in first_with:

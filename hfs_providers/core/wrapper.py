@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.core import attempt
 from hfs_providers.core._keycycle import KeyNotFoundError, MultiProviderWrapper
 from hfs_providers.core.circuit import Circuit
-from hfs_providers.core.clients import family
 from hfs_providers.core.contract import (
     Credential,
     Event,
@@ -33,6 +32,7 @@ from hfs_providers.core.contract import (
     UsageRow,
 )
 from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
+from hfs_providers.core.families import family
 from hfs_providers.core.pool import KeyPool, Lease
 from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
 from hfs_providers.core.secret import Redactor, fingerprint
