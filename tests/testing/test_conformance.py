@@ -62,6 +62,18 @@ class TestWhatASubclassMayNotDo:
         with pytest.raises(TypeError, match="as a whole"):
             type("TestGroq", (ProviderConformance,), {"plugin": groq, "pytestmark": mark})
 
+    def test_be_marked_later(self) -> None:
+        with pytest.raises(TypeError, match="is marked skip as a whole"):
+
+            @pytest.mark.skip(reason="later")
+            class TestGroq(ProviderConformance):
+                plugin = groq
+
+    def test_lose_a_check_later(self) -> None:
+        cls: type = type("TestGroq", (ProviderConformance,), {"plugin": groq})
+        with pytest.raises(TypeError, match="overrides test_an_agent_runs"):
+            cls.test_an_agent_runs = None  # type: ignore[attr-defined]  # what is refused
+
     def test_name_no_plugin(self) -> None:
         with pytest.raises(TypeError, match="TestGroq needs an attribute `plugin`"):
             type("TestGroq", (ProviderConformance,), {})

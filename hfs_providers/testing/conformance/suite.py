@@ -16,7 +16,19 @@ from hfs_providers.testing.conformance.objects import ObjectChecks
 _SETTABLE = frozenset({"plugin", "dialect", "lacks", "pytestmark"})
 
 
-class ProviderConformance(ContractChecks, AnswerChecks, FailureChecks, ObjectChecks):
+class _Guarded(type):
+    """Looks at a class again when it is changed after it was made: by a mark of pytest's above it, say."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        _check(cls)
+
+    def __delattr__(cls, name: str) -> None:
+        super().__delattr__(name)
+        _check(cls)
+
+
+class ProviderConformance(ContractChecks, AnswerChecks, FailureChecks, ObjectChecks, metaclass=_Guarded):
     """What a provider plugin has to do, through its real SDK and Agno class, against the loopback server.
 
     Subclass it in a test module, with a name that begins with `Test`, and set:
@@ -36,20 +48,20 @@ class ProviderConformance(ContractChecks, AnswerChecks, FailureChecks, ObjectChe
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _check_attributes(cls)
-        for name, own in _SUITE.items():
-            found = inspect.getattr_static(cls, name, None)
-            if found is own or (name.startswith("test_") and _expected_to_fail(found)):
-                continue
-            if name.startswith("test_"):
-                raise TypeError(
-                    f"{cls.__name__} deletes or overrides {name} of the conformance suite. Declare what the provider "
-                    f"cannot do in `lacks`, or mark the override with @pytest.mark.xfail(reason=...)"
-                )
-            raise TypeError(f"{cls.__name__} overrides {name}, which the conformance suite needs as it is")
+        _check(cls)
 
 
-def _check_attributes(cls: type[ProviderConformance]) -> None:
+def _check(cls: Any) -> None:
+    for name, own in _SUITE.items():
+        found = inspect.getattr_static(cls, name, None)
+        if found is own or (name.startswith("test_") and _expected_to_fail(found)):
+            continue
+        if name.startswith("test_"):
+            raise TypeError(
+                f"{cls.__name__} deletes or overrides {name} of the conformance suite. Declare what the provider "
+                f"cannot do in `lacks`, or mark the override with @pytest.mark.xfail(reason=...)"
+            )
+        raise TypeError(f"{cls.__name__} overrides {name}, which the conformance suite needs as it is")
     if cls.__name__.startswith("Test") and getattr(cls, "plugin", None) is None:
         raise TypeError(f"{cls.__name__} needs an attribute `plugin`: the plugin object that it tests")
     for capability, reason in cls.lacks.items():
