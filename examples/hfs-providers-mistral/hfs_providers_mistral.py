@@ -64,6 +64,7 @@ plugin = KeyedProvider(
     sdk_module="mistralai.client",
     base_url="https://api.mistral.ai",
     openai_path="/v1",
+    proof="models",
     models=(ModelDefault("mistral-small-latest"), ModelDefault("mistral-large-latest")),
     # No limits: they are shown in the account's own console. https://docs.mistral.ai/deployment/laplateforme/tier
     windows={"*": 131_072},

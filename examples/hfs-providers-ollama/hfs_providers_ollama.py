@@ -48,6 +48,7 @@ plugin = KeyedProvider(
     sdk="ollama",
     base_url="http://127.0.0.1:11434",
     openai_path="/v1",
+    proof="models",
     models=(ModelDefault("llama3.2"), ModelDefault("llama3.1")),
     keyless=True,
     env_aliases=("OLLAMA_HOST",),

@@ -141,7 +141,6 @@ class AnswerChecks(Base):
         assert set(self._wrapper(manager).list_models()) == set(server.models(self.name))
         assert self._nothing_held(manager)
 
-    @needs("model_listing")
     def test_live_health_finds_a_dead_key(
         self, manager: ProviderManager, server: LoopbackServer, keys: list[str]
     ) -> None:

@@ -32,7 +32,7 @@ CAPABILITIES: Mapping[str, str] = {
     "shared_connections": "its keys share one pool of connections",
     "timeouts": "the SDK takes a timeout",
     "successors": "the plugin names more than one default model",
-    "model_listing": "its models can be listed, which is also how a key is tried without a completion",
+    "model_listing": "its models can be listed",
 }
 """What a provider may declare in `lacks`, and what it means to have it."""
 
