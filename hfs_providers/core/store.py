@@ -71,8 +71,10 @@ _MIGRATIONS = {
         provider TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, at REAL NOT NULL,
         PRIMARY KEY (provider, kind, name)
     ) WITHOUT ROWID;
+    -- Shared: 0 alone, 1 with others, 2 joining them, -1 found dead when last seen.
     CREATE TABLE processes (
-        id TEXT PRIMARY KEY, pid INTEGER NOT NULL, born REAL NOT NULL, seen REAL NOT NULL, shared INTEGER NOT NULL
+        id TEXT PRIMARY KEY, pid INTEGER NOT NULL, born REAL NOT NULL, place TEXT NOT NULL,
+        seen REAL NOT NULL, shared INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE in_flight (
         process TEXT NOT NULL, provider TEXT NOT NULL, account TEXT NOT NULL, scope TEXT NOT NULL,
@@ -294,20 +296,27 @@ class StoreConnection:
         _connections.add(self)
 
     @contextmanager
-    def use(self) -> Iterator[sqlite3.Connection]:
+    def use(self, wait: float = BUSY) -> Iterator[sqlite3.Connection]:
         """The connection, for the thread that asks, until the block ends.
+
+        Args:
+            wait: seconds to wait for other threads at most.
 
         Raises:
             StoreError, OSError, sqlite3.Error: the file cannot be used.
         """
-        with self._lock:
-            try:
-                yield self._current()
-            except sqlite3.DatabaseError as error:
-                if corrupt(error):
-                    self._close()
-                    self._store.set_aside(self._identity)
-                raise
+        if not self._lock.acquire(timeout=wait):
+            raise sqlite3.OperationalError("the connection is in use")
+        lock = self._lock
+        try:
+            yield self._current()
+        except sqlite3.DatabaseError as error:
+            if corrupt(error):
+                self._close()
+                self._store.set_aside(self._identity)
+            raise
+        finally:
+            lock.release()
 
     def close(self) -> None:
         """Close it until it is used again."""

@@ -22,8 +22,6 @@ from hfs_providers.core.settings import Settings, env_name
 
 ORDER = "HFS_PROVIDER_ORDER"
 DISABLED = "HFS_DISABLED_PLUGINS"
-DATABASES = ("TIDB_DB_URL", "HFS_USAGE_DB", "HFS_REDIS_URL")
-"""What names a database for usage and shared state; none is written to yet, and whoever sets one is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def survey(
     settings = Settings.load(env, env_file)
     registry = Registry(settings.names(DISABLED), plugins)
     file, problems = load_file_config(settings)
-    problems = [*settings.problems, *problems, *_no_databases(settings)]
+    problems = [*settings.problems, *problems]
     names = registry.providers
     found: dict[str, Surveyed] = {}
     calls: dict[str, Callable[[], Surveyed]] = {name: partial(_read, registry, settings, file, name) for name in names}
@@ -158,17 +156,6 @@ def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -
 def _ordered(found: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:
     known = [name for name in wanted if name in found]
     return known + [name for name in found if name not in known], [name for name in wanted if name not in found]
-
-
-def _no_databases(settings: Settings) -> list[Problem]:
-    return [
-        Problem(
-            f"{variable} is set, but this version keeps usage in memory and writes to no database",
-            f"Remove {variable}",
-        )
-        for variable in DATABASES
-        if settings.env.get(variable, "").strip().lower() not in ("", "off")
-    ]
 
 
 def _as_problem(error: PluginError) -> Problem:

@@ -272,11 +272,11 @@ class UsageLog:
             timeout: seconds to wait at most.
         """
         kept = self.flush(timeout)
-        atexit.unregister(self.close)
-        if self._at_end is not None:
-            self._at_end.cancel()
         thread = self._thread
         if thread is not None:
+            atexit.unregister(self.close)
+            if self._at_end is not None:
+                self._at_end.cancel()
             self._stop = True
             self._hurry.set()
             self._wake.set()
