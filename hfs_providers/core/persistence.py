@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.contract import Event, Problem, UsageRow, Wrapper
 from hfs_providers.core.errors import HfsProvidersError, StoreError
+from hfs_providers.core.pool import KeyPool
 
 if TYPE_CHECKING:
     from hfs_providers.core.hydrate import StateKeeper
@@ -64,6 +65,104 @@ class Places:
         return cls(path, targets, env.get(REDIS, "").strip() or None)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A database that rows are forwarded to.
+
+    Args:
+        name: where it is; it holds no password.
+        behind: rows that it does not have yet, or None where that cannot be read.
+        oldest: wall-clock time of the oldest of them.
+        error: why the last try to send them failed.
+    """
+
+    name: str
+    behind: int | None = None
+    oldest: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where usage goes, looked up without keeping any.
+
+    Args:
+        path: of the local file, or None where usage is not kept.
+        size: of the file in bytes, or None where there is none yet.
+        targets: the databases that rows go to besides.
+        sharing: what processes share keys by: `file`, `redis`, or None.
+        processes: that are there at the moment, as the file says.
+        problems: what cannot be used.
+    """
+
+    path: Path | None
+    size: int | None
+    targets: tuple[Target, ...]
+    sharing: str | None
+    processes: int
+    problems: tuple[Problem, ...]
+
+
+def whereabouts(env: Mapping[str, str]) -> Whereabouts:
+    """Where an environment says that usage goes, and what is there. Nothing is made; a corrupt file is put aside."""
+    places = Places.of(env)
+    store, size, problems, running = None, None, [], 0
+    if places.path is not None and places.path.exists():
+        from hfs_providers.core.store import Store
+
+        try:
+            store = Store(places.path)
+            size = places.path.stat().st_size
+            running = _running(store)
+            if store.moved is not None:
+                problems.append(Problem(f"{places.path} was corrupt and is now {store.moved}"))
+        except (StoreError, OSError) as error:
+            problems.append(Problem(str(error), getattr(error, "remedy", None)))
+    targets = []
+    for variable, url in places.targets.items() if places.path is not None else ():
+        try:
+            targets.append(_target(store, url))
+        except (HfsProvidersError, ImportError) as error:
+            problems.append(Problem(f"{variable}: {error}", getattr(error, "remedy", None)))
+    if places.path is None and places.targets:
+        problems.append(_nothing_to_forward(places))
+    sharing = "redis" if places.redis else "file" if places.path is not None else None
+    return Whereabouts(places.path, size, tuple(targets), sharing, running, tuple(problems))
+
+
+def _running(store: Store) -> int:
+    import sqlite3
+    from contextlib import closing
+
+    from hfs_providers.core import processes
+
+    try:
+        with closing(store.connect()) as connection:
+            rows = connection.execute("SELECT pid, born, place, seen FROM processes WHERE shared >= 0").fetchall()
+    except (OSError, sqlite3.Error):
+        return 0
+    return sum(processes.alive(processes.Process(*row[:3]), row[3], time.time()) for row in rows)
+
+
+def _target(store: Store | None, url: str) -> Target:
+    import sqlite3
+
+    forwarding = importlib.import_module("hfs_providers.core.forwarding")
+    name = forwarding.Forwarder(store, url).name
+    if store is None:
+        return Target(name, 0)
+    try:
+        found = next(each for each in forwarding.behind(store, name) if each.name == name)
+    except (OSError, sqlite3.Error) as error:
+        return Target(name, error=str(error))
+    return Target(name, found.rows, found.oldest, found.error)
+
+
+def _nothing_to_forward(places: Places) -> Problem:
+    names = " and ".join(places.targets)
+    return Problem(f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE} to a path")
+
+
 class Persistence:
     """Keeps what outlives the process, for one manager.
 
@@ -91,10 +190,7 @@ class Persistence:
             # What an earlier process could not send.
             self._committed()
         elif self.places.targets:
-            names = " and ".join(self.places.targets)
-            self._failed.append(
-                Problem(f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE}")
-            )
+            self._failed.append(_nothing_to_forward(self.places))
 
     @property
     def problems(self) -> list[Problem]:
@@ -112,11 +208,12 @@ class Persistence:
         """Give providers that were built what is known of their keys, and begin to share it.
 
         Args:
-            wrappers: by provider; the same mapping is looked at later.
+            wrappers: by provider. One that has no pool is left out.
         """
         if self.log is not None and self.store is not None:
             from hfs_providers.core.hydrate import StateKeeper, hydrate
 
+            wrappers = {name: wrapper for name, wrapper in wrappers.items() if _pool(wrapper) is not None}
             self._keeper = StateKeeper(self.log.defer, wrappers, self._wall)
             try:
                 connection = self.store.connect()
@@ -172,7 +269,7 @@ class Persistence:
             return None
 
     def _share(self, wrappers: Mapping[str, Wrapper]) -> Any:
-        pools = {name: wrapper.pool for name, wrapper in wrappers.items()}
+        pools = {name: pool for name, wrapper in wrappers.items() if (pool := _pool(wrapper)) is not None}
         if not pools:
             return None
         try:
@@ -193,6 +290,11 @@ class Persistence:
     def _committed(self) -> None:
         for forwarder in self.forwarders:
             forwarder.wake()
+
+
+def _pool(wrapper: Wrapper) -> KeyPool | None:
+    pool = getattr(wrapper, "pool", None)
+    return pool if isinstance(pool, KeyPool) else None
 
 
 def _problem(message: str, remedy: str | None = None) -> Problem:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.contract import ModelDefault, Problem, ProviderConfig
 from hfs_providers.core.deadline import within_deadline
@@ -19,6 +19,9 @@ from hfs_providers.core.file_config import FileConfig, load_file_config
 from hfs_providers.core.provider import sdk_version
 from hfs_providers.core.registry import Plugin, Registry
 from hfs_providers.core.settings import Settings, env_name
+
+if TYPE_CHECKING:
+    from hfs_providers.core.persistence import Whereabouts
 
 ORDER = "HFS_PROVIDER_ORDER"
 DISABLED = "HFS_DISABLED_PLUGINS"
@@ -72,6 +75,12 @@ class Survey:
     def problems_of(self, provider: str) -> list[Problem]:
         """The problems that concern one provider."""
         return [problem for problem in self.problems if problem.provider == provider]
+
+    def usage(self) -> Whereabouts:
+        """Where usage goes, and how far behind the databases are that it is forwarded to."""
+        from hfs_providers.core.persistence import whereabouts
+
+        return whereabouts(self.settings.env)
 
     @property
     def status(self) -> dict[str, dict[str, Any]]:
