@@ -20,6 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -403,6 +404,9 @@ class UsageLog:
             _log.warning("what was to be written with the usage could not be", exc_info=True)
 
     def _fail(self, error: Exception) -> None:
+        # The next try begins with nothing that this one left behind.
+        with suppress(sqlite3.Error):
+            self._connection.close()
         words = error.reason if isinstance(error, StoreError) else str(error)
         if self._error is None:
             _log.warning("usage cannot be kept in %s: %s; it goes on being tried", self.store.path, words)
