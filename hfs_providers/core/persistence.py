@@ -21,6 +21,7 @@ from hfs_providers.core.pool import KeyPool
 
 if TYPE_CHECKING:
     from hfs_providers.core.hydrate import StateKeeper
+    from hfs_providers.core.retention import Pruner
     from hfs_providers.core.store import Store
     from hfs_providers.core.usage import UsageLog
 
@@ -179,14 +180,19 @@ class Persistence:
         self._failed: list[Problem] = []
         self._keeper: StateKeeper | None = None
         self._ledger: Any = None
+        self._pruner: Pruner | None = None
         self.log: UsageLog | None = None
         self.store: Store | None = self._open()
         self.forwarders: list[Any] = []
         if self.store is not None:
+            from hfs_providers.core.retention import Pruner, Retention
             from hfs_providers.core.usage import UsageLog
 
             self.log = UsageLog(self.store, on_commit=self._committed)
             self.forwarders = [each for name in self.places.targets if (each := self._forwarder(name)) is not None]
+            keep, problems = Retention.of(env)
+            self._failed += problems
+            self._pruner = Pruner(self.store, keep, [each.name for each in self.forwarders], wall)
             # What an earlier process could not send.
             self._committed()
         elif self.places.targets:
@@ -195,7 +201,7 @@ class Persistence:
     @property
     def problems(self) -> list[Problem]:
         """What could not be used, or does not work at the moment."""
-        users = [self.log, *self.forwarders, self._ledger]
+        users = [self.log, self._pruner, *self.forwarders, self._ledger]
         now = [user.problem for user in users if user is not None and user.problem is not None]
         return [*self._failed, *now]
 
@@ -246,6 +252,8 @@ class Persistence:
             self._ledger.close()
         if self.log is not None:
             self.log.close()
+        if self._pruner is not None:
+            self._pruner.close()
         for forwarder in self.forwarders:
             forwarder.close()
 
@@ -290,6 +298,8 @@ class Persistence:
     def _committed(self) -> None:
         for forwarder in self.forwarders:
             forwarder.wake()
+        if self._pruner is not None:
+            self._pruner.step()
 
 
 def _pool(wrapper: Wrapper) -> KeyPool | None:
