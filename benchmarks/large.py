@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+from rich.console import Console
+
 from hfs_providers import Credential, KeyPool, Limits, Secret, UsageRow
 from hfs_providers.core.hydrate import hydrate
 from hfs_providers.core.retention import Retention, prune
@@ -53,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     count = parser.parse_args().rows
+    console = Console(highlight=False)
     now = time.time()
     keys = [Credential(f"p#{number}", Secret(f"a-key-{number}")) for number in range(1, _KEYS + 1)]
     with tempfile.TemporaryDirectory() as directory:
@@ -63,25 +66,27 @@ def main() -> None:
             write_rows(connection, rows)
         wrote = time.perf_counter() - begin
         size = store.path.stat().st_size / 1e6
-        print(f"{count} rows: written in {wrote:.0f} s, {wrote / count * 1e6:.1f} us each; {size:.0f} MB")
+        console.print(f"{count} rows: written in {wrote:.0f} s, {wrote / count * 1e6:.1f} us each; {size:.0f} MB")
         pool = KeyPool("p", keys, limits=lambda *_: _LIMITS)
         wrappers = {"p": SimpleNamespace(pool=pool)}
         start = _timed(lambda: hydrate(connection, wrappers, now), 5)  # type: ignore[arg-type]  # all it needs
-        print(f"hydration: {start:.0f} ms")
+        console.print(f"hydration: {start:.0f} ms")
         log = UsageLog(store)
         ledgers = [FileLedger(log, wall=lambda: now) for _ in "12"]
         for ledger in ledgers:
             ledger.start({"p": pool})
         mark = keys[0].fingerprint
         claim = Claim("p", mark, (mark,), mark, "m", _LIMITS, 10)
-        print(f"a claim: {_timed(lambda: ledgers[1].reserve(claim), 50):.2f} ms")
+        console.print(f"a claim: {_timed(lambda: ledgers[1].reserve(claim), 50):.2f} ms")
         by_day = (
             "SELECT provider, model, start / 86400, SUM(requests), SUM(tokens) FROM quarter"
             " JOIN series ON series.id = series GROUP BY 1, 2, 3"
         )
-        print(f"a report of {_DAYS} days by day: {_timed(lambda: connection.execute(by_day).fetchall(), 5):.0f} ms")
+        console.print(
+            f"a report of {_DAYS} days by day: {_timed(lambda: connection.execute(by_day).fetchall(), 5):.0f} ms"
+        )
         keep = Retention(days=_DAYS - 1)
-        print(f"a step of pruning: {_timed(lambda: prune(connection, keep, now), 20):.1f} ms")
+        console.print(f"a step of pruning: {_timed(lambda: prune(connection, keep, now), 20):.1f} ms")
         for ledger in ledgers:
             ledger.close()
         log.close()
