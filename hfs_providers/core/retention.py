@@ -110,7 +110,8 @@ def prune(connection: sqlite3.Connection, keep: Retention, wall: float, targets:
         )
         connection.executemany("DELETE FROM quarter WHERE series = ? AND start = ? AND outcome = ?", sums.fetchall())
         connection.execute("DELETE FROM state WHERE at < ?", (wall - STATE,))
-        first, last = connection.execute("SELECT MIN(id), MAX(id) FROM usage").fetchone()
+        # In one query both would look at all rows.
+        first, last = connection.execute("SELECT (SELECT MIN(id) FROM usage), (SELECT MAX(id) FROM usage)").fetchone()
         if first is None:
             return Pruned(0, 0, more=False)
         forwarded = _forwarded(connection, targets, wall)

@@ -460,19 +460,15 @@ def _judge(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal
         if rule.tokens is not None:
             # An estimate beyond the limit itself would never fit: it may go when the window is empty.
             excess = charged + reserved + min(claim.tokens, rule.tokens) - rule.tokens
-            if rule.tokens <= 0:
-                until = max(until, wall + DAY)
-        if over <= 0 and excess <= 0:
-            continue
-        freed = (
-            wall + _SOON
-            if over > used or excess > charged
-            else rule.until(_leaves(connection, series, rule.since, over, excess))
-        )
-        if excess > 0 and reserved:
-            # More was reserved than most requests turn out to cost.
-            freed = min(freed, wall + _SOON)
-        until = max(until, freed)
+        if (rule.requests is not None and rule.requests <= 0) or (rule.tokens is not None and rule.tokens <= 0):
+            until = wall + DAY
+        elif over > in_flight or excess > reserved:
+            leaves = _leaves(connection, series, rule.since, over - in_flight, excess - reserved)
+            until = max(until, rule.until(leaves))
+        elif over > 0 or excess > 0:
+            # It would fit but for what is in flight: that may end without counting, cost less than was reserved, or be
+            # in a row already.
+            until = max(until, wall + _SOON)
     return Refusal("limited", until, "other processes have used its allowance up") if until else None
 
 

@@ -52,6 +52,8 @@ class Member:
             key = lease.credential
             self.log.record(UsageRow(self.wall(), "p", model, key.id, key.fingerprint, 0, 0, tokens, 0.1, "ok", tokens))
             lease.commit(tokens)
+        # Else a row may be in the file, and its request in flight, for a moment.
+        self.log.flush()
 
     def calls(self, **options: object) -> int:
         """As many requests as are let through; how many."""
