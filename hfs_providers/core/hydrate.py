@@ -3,8 +3,8 @@
 Windows come from the rows themselves: the minute exactly, the hour by minutes, the day by quarters of an hour. What
 providers said of keys (cooling, dead), circuits and retired models are kept in `state`, one body of JSON for each:
 
-    key      by fingerprint (by id where there is no key): {"reason", "retry_at", "probation"}
-    rest     by account (`sharing.account_name`): {model or "" for all: {"until", "reason"}}
+    key      by fingerprint (by id where there is no key): {"reason", "retry_at", "probation"}, or {"revived": true}
+    rest     by account (`sharing.account_name`): {model or "" for all: {"until", "reason"}}; {} after a revival
     circuit  by model: what `Circuit.dump` gives
     gone     by model: {"successor"}
 
@@ -20,7 +20,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hfs_providers.core import snapshot
 from hfs_providers.core.circuit import Circuit
@@ -29,6 +29,9 @@ from hfs_providers.core.sharing import account_name, key_name
 from hfs_providers.core.store import QUARTER
 from hfs_providers.core.usage import Work
 from hfs_providers.core.windows import DAY, HOUR, MINUTE, Entry
+
+if TYPE_CHECKING:
+    from hfs_providers.core.pool import KeyPool
 
 GONE_FOR = 30 * DAY
 """Seconds after which a model that a provider no longer had is tried again."""
@@ -85,9 +88,7 @@ def pool_state(
         account_of[key_name(credential)] = name
     for name, rests in _bodies(connection, provider, "rest").items():
         if name in accounts:
-            accounts[name]["cooling"] += [
-                {"model": model or None, **rest} for model, rest in rests.items() if isinstance(rest, dict)
-            ]
+            accounts[name]["cooling"] += _rests(rests)
     _windows(connection, provider, wall, accounts, account_of)
     return {"version": snapshot.VERSION, "at": wall, "accounts": list(accounts.values())}
 
@@ -140,6 +141,59 @@ def hydrate(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wal
                 # A plugin that was updated since may have other models.
                 if isinstance(body.get("successor"), str) and body["successor"] == successor(model):
                     gone.setdefault(model, body["successor"])
+
+
+class Change(NamedTuple):
+    """A row of `state` that was written lately."""
+
+    provider: str
+    kind: str
+    name: str
+    body: str
+    at: float
+
+
+def changes(connection: sqlite3.Connection, since: float) -> list[Change]:
+    """What was said of keys after `since`, in seconds since the epoch.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    query = "SELECT provider, kind, name, body, at FROM state WHERE kind IN ('key', 'rest') AND at > ?"
+    return [Change(*row) for row in connection.execute(query, (since,))]
+
+
+def apply(pool: KeyPool, found: Sequence[Change], wall: float) -> None:
+    """Tell a pool that is at work what others were told of its keys; a key that they revived lives here too.
+
+    Args:
+        pool: of one provider.
+        found: changes, of whatever providers.
+        wall: seconds since the epoch.
+    """
+    accounts: list[dict[str, object]] = []
+    states = {status.id: status.state for status in pool.statuses()}
+    for change in found:
+        if change.provider != pool.provider:
+            continue
+        body = _body(change.body)
+        of = key_name if change.kind == "key" else account_name
+        for credential in pool.credentials:
+            if of(credential) != change.name:
+                continue
+            about: dict[str, object] = {"id": credential.id, "fingerprint": credential.fingerprint}
+            if change.kind == "rest" and body:
+                accounts.append({"keys": [about], "cooling": _rests(body)})
+            elif change.kind == "key" and not body.get("revived"):
+                accounts.append({"keys": [{**about, "dead": body}]})
+            elif states[credential.id] == ("dead" if change.kind == "key" else "cooling"):
+                pool.revive(credential.id)
+    if accounts:
+        pool.load({"version": snapshot.VERSION, "at": wall, "accounts": accounts})
+
+
+def _rests(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"model": model or None, **rest} for model, rest in body.items() if isinstance(rest, dict)]
 
 
 def _bodies(connection: sqlite3.Connection, provider: str, kind: str, since: float = 0.0) -> dict[str, dict[str, Any]]:
@@ -236,8 +290,13 @@ def _revived(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
         return None
 
     def forget(connection: sqlite3.Connection) -> None:
-        _drop(connection, event.provider, "key", key_name(credential))
-        _drop(connection, event.provider, "rest", account_name(credential))
+        # Not deleted: processes that run must hear of it.
+        for kind, name, body in (
+            ("key", key_name(credential), {"revived": True}),
+            ("rest", account_name(credential), {}),
+        ):
+            if _get(connection, event.provider, kind, name) is not None:
+                _put(connection, event.provider, kind, name, body, wall)
 
     return forget
 

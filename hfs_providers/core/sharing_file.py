@@ -32,7 +32,7 @@ from hfs_providers.core import forking as _forking  # noqa: F401  the pools are 
 from hfs_providers.core import processes
 from hfs_providers.core.contract import Problem
 from hfs_providers.core.errors import StoreError
-from hfs_providers.core.hydrate import pool_state
+from hfs_providers.core.hydrate import apply, changes, pool_state
 from hfs_providers.core.pool import KeyPool
 from hfs_providers.core.processes import Process
 from hfs_providers.core.sharing import Claim, Held, Refusal
@@ -123,6 +123,8 @@ class FileLedger:
         """Whether other processes are there."""
         self._uncounted: Counter[Claim] = Counter()
         self._skip_until = 0.0
+        # Of what was said of keys, up to when it is known here; what was known at the start is heard once more.
+        self._heard = self._wall() - MINUTE
         self._seen_version: tuple[int, int] | None = None
         self._look_at = self._beat_at = 0.0
         self._stop = threading.Event()
@@ -159,7 +161,7 @@ class FileLedger:
         self._connection.close()
 
     def look(self) -> None:
-        """See who else is there, and join or part; done again and again by a thread of the ledger's own."""
+        """See who else is there and what was said of keys; done again and again by a thread of the ledger's own."""
         try:
             with self._connection.use(PATIENCE) as connection:
                 now = self._clock()
@@ -172,6 +174,9 @@ class FileLedger:
                     self._beat(connection)
                 self._seen_version = version
                 company = self._company(connection)
+                news = changes(connection, self._heard)
+            if news:
+                self._hear()
             if company and not self.shared:
                 self._join()
             elif self.shared and not company:
@@ -282,6 +287,16 @@ class FileLedger:
     def _publish(self, held: Sequence[Held], provider: str) -> None:
         for account, scope, requests, tokens in held:
             self._log.defer(partial(_add, self._id, provider, account, scope, requests, tokens))
+
+    def _hear(self) -> None:
+        """Tell the pools what was said of their keys, by this or another process or by the owner."""
+        # What this process has to say itself comes first: a key that it has just revived is not to die again.
+        self._log.flush(PATIENCE)
+        with self._connection.use(PATIENCE) as connection:
+            news = changes(connection, self._heard)
+        self._heard = max((change.at for change in news), default=self._heard)
+        for pool in self._pools.values():
+            apply(pool, news, self._wall())
 
     def _part(self) -> None:
         with self._connection.use(PATIENCE) as connection, transaction(connection, PATIENCE):

@@ -347,6 +347,37 @@ class TestTold:
         second.call(key_id="p#1")
         assert second.pool.statuses()[0].state == "ready"
 
+    def test_a_process_that_asks_nobody_hears_of_it_too(self, member: Join, wall: Time) -> None:
+        first, second = self.pair(member)
+        second.ledger.close()
+        first.ledger.look()
+        assert first.pool._ledger is None
+        wall.now += 1
+        # As the command line does it: a process that comes, says it, and goes.
+        second.pool.retire("p#1", "retired: by its owner")
+        second.pool.acquire("m", key_id="p#2").rate_limited(500, scope="key")
+        second.log.flush()
+        first.ledger.look()
+        assert [status.state for status in first.pool.statuses()] == ["dead", "cooling"]
+        wall.now += 1
+        second.pool.revive("p#1")
+        second.pool.revive("p#2")
+        second.log.flush()
+        first.ledger.look()
+        assert [status.state for status in first.pool.statuses()] == ["ready", "ready"]
+
+    def test_what_was_heard_is_not_heard_again(self, member: Join, wall: Time) -> None:
+        first, second = self.pair(member)
+        wall.now += 1
+        second.pool.retire("p#1", "out")
+        second.log.flush()
+        first.ledger.look()
+        # Unlike `revive`, this is known here alone.
+        first.pool._roster.keys["p#1"].revive()
+        wall.now += 5
+        first.ledger.look()
+        assert first.pool.statuses()[0].state == "ready"
+
     def test_a_key_that_this_process_revived_a_moment_ago(self, member: Join) -> None:
         first, _ = self.pair(member)
         first.pool.retire("p#1", "out")
