@@ -283,7 +283,7 @@ class Persistence:
         try:
             if self.places.redis is not None:
                 module = importlib.import_module("hfs_providers.core.sharing_redis")
-                ledger = module.RedisLedger(self.places.redis, self.store, wall=self._wall)
+                ledger = module.RedisLedger(self.places.redis, self.store, wall=self._wall, flush=self.flush)
             elif self.log is not None:
                 module = importlib.import_module("hfs_providers.core.sharing_file")
                 ledger = module.FileLedger(self.log, wall=self._wall)
