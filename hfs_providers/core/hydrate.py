@@ -129,18 +129,34 @@ def hydrate(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wal
     """
     for name, wrapper in wrappers.items():
         wrapper.pool.load(pool_state(connection, name, wrapper.pool.credentials, wall))
-        circuit = getattr(wrapper, "circuit", None)
-        if callable(circuit):
-            for model, body in _bodies(connection, name, "circuit").items():
-                found = circuit(model)
-                if isinstance(found, Circuit):
-                    found.load(body, wall)
-        gone, successor = getattr(wrapper, "gone", None), getattr(wrapper, "successor", None)
-        if isinstance(gone, dict) and callable(successor):
-            for model, body in _bodies(connection, name, "gone", since=wall - GONE_FOR).items():
-                # A plugin that was updated since may have other models.
-                if isinstance(body.get("successor"), str) and body["successor"] == successor(model):
-                    gone.setdefault(model, body["successor"])
+        circuits = _bodies(connection, name, "circuit")
+        gone = _bodies(connection, name, "gone", since=wall - GONE_FOR)
+        try:
+            _open_circuits(wrapper, circuits, wall)
+            _retire_models(wrapper, gone)
+        except Exception:
+            # A wrapper of anybody's: it goes on without.
+            _log.warning("circuits and retired models of %s were not taken over", name, exc_info=True)
+
+
+def _open_circuits(wrapper: Wrapper, circuits: Mapping[str, dict[str, Any]], wall: float) -> None:
+    circuit = getattr(wrapper, "circuit", None)
+    if not callable(circuit):
+        return
+    for model, body in circuits.items():
+        found = circuit(model)
+        if isinstance(found, Circuit):
+            found.load(body, wall)
+
+
+def _retire_models(wrapper: Wrapper, retired: Mapping[str, dict[str, Any]]) -> None:
+    gone, successor = getattr(wrapper, "gone", None), getattr(wrapper, "successor", None)
+    if not isinstance(gone, dict) or not callable(successor):
+        return
+    for model, body in retired.items():
+        # A plugin that was updated since may have other models.
+        if isinstance(body.get("successor"), str) and body["successor"] == successor(model):
+            gone.setdefault(model, body["successor"])
 
 
 class Change(NamedTuple):

@@ -248,14 +248,12 @@ class Persistence:
 
     def close(self) -> None:
         """Write what is left, tell those who share that this process leaves, and stop all threads. Safe twice."""
-        if self._ledger is not None:
-            self._ledger.close()
-        if self.log is not None:
-            self.log.close()
-        if self._pruner is not None:
-            self._pruner.close()
-        for forwarder in self.forwarders:
-            forwarder.close()
+        for user in (self._ledger, self.log, self._pruner, *self.forwarders):
+            try:
+                if user is not None:
+                    user.close()
+            except Exception as error:
+                _log.warning("%r did not close cleanly: %s", user, error)
 
     def _open(self) -> Store | None:
         if self.places.path is None:

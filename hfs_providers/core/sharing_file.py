@@ -395,7 +395,8 @@ def _add(
 ) -> None:
     connection.execute(
         "INSERT INTO in_flight (process, provider, account, scope, requests, tokens) VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
+        " ON CONFLICT (provider, account, scope, process) DO UPDATE SET"
+        " requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
         (process, provider, account, scope, requests, tokens),
     )
 

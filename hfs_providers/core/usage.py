@@ -123,10 +123,10 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: dic
     )
     connection.executemany(
         "INSERT INTO quarter (series, start, outcome, requests, tokens_in, tokens_out, tokens, charged, latency)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,"
-        " tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out,"
-        " tokens = tokens + excluded.tokens, charged = charged + excluded.charged,"
-        " latency = latency + excluded.latency",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (series, start, outcome) DO UPDATE SET"
+        " requests = requests + excluded.requests, tokens_in = tokens_in + excluded.tokens_in,"
+        " tokens_out = tokens_out + excluded.tokens_out, tokens = tokens + excluded.tokens,"
+        " charged = charged + excluded.charged, latency = latency + excluded.latency",
         [(*place, *total) for place, total in sums.items()],
     )
 
