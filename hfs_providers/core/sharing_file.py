@@ -13,8 +13,6 @@ and what it may have had in flight no longer counts, they part.
 
 from __future__ import annotations
 
-import heapq
-import json
 import logging
 import os
 import sqlite3
@@ -24,21 +22,19 @@ import uuid
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from hfs_providers.core import forking as _forking  # noqa: F401  the pools are made fit for a child before the ledgers
-from hfs_providers.core import processes
+from hfs_providers.core import processes, sharing_rules
 from hfs_providers.core.contract import Problem
 from hfs_providers.core.errors import StoreError
 from hfs_providers.core.hydrate import apply, changes, pool_state
 from hfs_providers.core.pool import KeyPool
 from hfs_providers.core.processes import Process
 from hfs_providers.core.sharing import Claim, Held, Refusal
-from hfs_providers.core.store import QUARTER, Store, StoreConnection, transaction
+from hfs_providers.core.store import Store, StoreConnection, transaction
 from hfs_providers.core.usage import UsageLog
-from hfs_providers.core.windows import DAY, HOUR, MINUTE, next_midnight, zone_of
+from hfs_providers.core.windows import MINUTE
 
 TICK = 0.1
 """Seconds between two looks at who else is there."""
@@ -64,20 +60,8 @@ LINGER = 60.0
 DEAD, ALONE, SHARED, JOINING = -1, 0, 1, 2
 """What `processes.shared` says. Who is joining counts what is granted, and has not written down what was in flight."""
 
-# Until a request in flight may have ended: only then more is known.
-_SOON = 0.25
-
 _log = logging.getLogger("hfs_providers")
 _BROKEN = (OSError, sqlite3.Error, StoreError)
-
-
-class _Rule(NamedTuple):
-    """One window of a claim: since when it counts, for how long, and the most that it may hold."""
-
-    since: float
-    until: Callable[[float], float]
-    requests: int | None
-    tokens: int | None
 
 
 class FileLedger:
@@ -224,10 +208,10 @@ class FileLedger:
             raise sqlite3.OperationalError("it could not be asked a moment ago")
         with self._connection.use(PATIENCE) as connection:
             wall = self._wall()
-            told = _told(connection, claim, wall)
-            if told is not None:
-                return told
-            if not _limited(claim):
+            found = sharing_rules.told(connection, claim, wall)
+            if found is not None:
+                return found
+            if not sharing_rules.limited(claim):
                 self._alone(claim)
                 return None
             with transaction(connection, PATIENCE):
@@ -235,7 +219,7 @@ class FileLedger:
                 if row is None or row[0] == ALONE:
                     # The pool parts just now, or was joined for nothing: its end will not be told.
                     return None
-                refusal = _judge(connection, claim, wall)
+                refusal = sharing_rules.judge(connection, claim, wall)
                 if refusal is None:
                     _add(self._id, claim.provider, claim.account, claim.scope, 1, claim.tokens, connection)
                 return refusal
@@ -417,140 +401,6 @@ def _in_flight(connection: sqlite3.Connection, process: str) -> bool:
 def _forget(process: str, connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM in_flight WHERE process = ?", (process,))
     connection.execute("DELETE FROM processes WHERE id = ?", (process,))
-
-
-# What is judged.
-
-
-def _told(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal | None:
-    """What any process was told of the key: that it is dead, or must rest."""
-    key = claim.account if claim.fingerprint == "keyless" else claim.fingerprint
-    query = (
-        "SELECT kind, body FROM state WHERE provider = ?"
-        " AND ((kind = 'key' AND name = ?) OR (kind = 'rest' AND name = ?))"
-    )
-    found: Refusal | None = None
-    for kind, text in connection.execute(query, (claim.provider, key, claim.account)):
-        for refusal in _refusals(claim, kind, text):
-            if refusal.until > max(wall, found.until if found is not None else 0.0):
-                found = refusal
-    return found if found is None else replace(found, until=min(found.until, wall + DAY))
-
-
-def _refusals(claim: Claim, kind: str, text: str) -> list[Refusal]:
-    try:
-        body = json.loads(text)
-        if kind == "key":
-            return [Refusal("dead", float(body["retry_at"]), str(body.get("reason")), "key")]
-        rests = {"key": body.get(""), "model": body.get(claim.model_id)}
-        return [
-            Refusal("cooling", float(rest["until"]), str(rest.get("reason")), "key" if scope == "key" else "model")
-            for scope, rest in rests.items()
-            if rest
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        # Not ours: as if nothing was said.
-        return []
-
-
-def _limited(claim: Claim) -> bool:
-    limits = claim.limits
-    return limits is not None and any(
-        each is not None for each in (limits.rpm, limits.rph, limits.rpd, limits.tpm, limits.tph, limits.tpd)
-    )
-
-
-def _judge(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal | None:
-    """Whether the claim fits into all its windows, together with what everybody has in flight."""
-    in_flight, reserved = connection.execute(
-        "SELECT COALESCE(SUM(MAX(requests, 0)), 0), COALESCE(SUM(MAX(tokens, 0)), 0) FROM in_flight"
-        " WHERE provider = ? AND account = ? AND scope = ?",
-        (claim.provider, claim.account, claim.scope),
-    ).fetchone()
-    series = _series(connection, claim)
-    until = 0.0
-    for rule in _rules(claim, wall):
-        used, charged = _used(connection, series, rule.since, wall)
-        over = used + in_flight + 1 - rule.requests if rule.requests is not None else 0
-        excess = 0
-        if rule.tokens is not None:
-            # An estimate beyond the limit itself would never fit: it may go when the window is empty.
-            excess = charged + reserved + min(claim.tokens, rule.tokens) - rule.tokens
-        if (rule.requests is not None and rule.requests <= 0) or (rule.tokens is not None and rule.tokens <= 0):
-            until = wall + DAY
-        elif over > in_flight or excess > reserved:
-            leaves = _leaves(connection, series, rule.since, over - in_flight, excess - reserved)
-            until = max(until, rule.until(leaves))
-        elif over > 0 or excess > 0:
-            # It would fit but for what is in flight: that may end without counting, cost less than was reserved, or be
-            # in a row already.
-            until = max(until, wall + _SOON)
-    return Refusal("limited", until, "other processes have used its allowance up") if until else None
-
-
-def _rules(claim: Claim, wall: float) -> list[_Rule]:
-    limits = claim.limits
-    assert limits is not None
-    rules = [
-        _Rule(wall - MINUTE, lambda at: at + MINUTE, limits.rpm, limits.tpm),
-        _Rule(wall - HOUR, lambda at: at + HOUR, limits.rph, limits.tph),
-    ]
-    zone = zone_of(limits.day_zone) if limits.day_zone else None
-    if zone is None:
-        rules.append(_Rule(wall - DAY, lambda at: at + DAY, limits.rpd, limits.tpd))
-    else:
-        midnight = next_midnight(zone, wall)
-        rules.append(_Rule(next_midnight(zone, midnight - 1.5 * DAY), lambda _: midnight, limits.rpd, limits.tpd))
-    return [rule for rule in rules if rule.requests is not None or rule.tokens is not None]
-
-
-def _series(connection: sqlite3.Connection, claim: Claim) -> list[int]:
-    """The numbers under which rows of the account, and of the model unless all count together, are written."""
-    query = "SELECT id, key_id, fingerprint FROM series WHERE provider = ?"
-    values = [claim.provider]
-    if claim.scope:
-        query += " AND model = ?"
-        values.append(claim.scope)
-    return [
-        number
-        for number, key_id, fingerprint in connection.execute(query, values)
-        # Endpoints without keys are told apart by their ids.
-        if fingerprint in claim.fingerprints and (fingerprint != "keyless" or key_id == claim.account)
-    ]
-
-
-def _used(connection: sqlite3.Connection, series: Sequence[int], since: float, wall: float) -> tuple[int, int]:
-    """Requests and tokens after `since`: whole quarters of an hour from their sums, the edges from the rows."""
-    requests = tokens = 0
-    whole = (since // QUARTER + 1) * QUARTER
-    for number in series:
-        if whole + QUARTER < wall:
-            found = connection.execute(
-                "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(charged), 0) FROM quarter"
-                " WHERE series = ? AND start >= ?",
-                (number, whole),
-            ).fetchone()
-            requests, tokens = requests + found[0], tokens + found[1]
-            edge = "SELECT COUNT(*), COALESCE(SUM(charged), 0) FROM usage WHERE series = ? AND at > ? AND at < ?"
-            found = connection.execute(edge, (number, since, whole)).fetchone()
-        else:
-            rows = "SELECT COUNT(*), COALESCE(SUM(charged), 0) FROM usage WHERE series = ? AND at > ?"
-            found = connection.execute(rows, (number, since)).fetchone()
-        requests, tokens = requests + found[0], tokens + found[1]
-    return requests, tokens
-
-
-def _leaves(connection: sqlite3.Connection, series: Sequence[int], since: float, requests: int, tokens: int) -> float:
-    """The instant of the row with which that many requests and tokens will have left the window."""
-    rows = "SELECT at, charged FROM usage WHERE series = ? AND at > ? ORDER BY at"
-    leaves = since
-    for at, charged in heapq.merge(*(connection.execute(rows, (number, since)) for number in series)):
-        leaves = at
-        requests -= 1
-        tokens -= charged
-        if requests <= 0 and tokens <= 0:
-            break
-    return leaves
 
 
 _ledgers: weakref.WeakSet[FileLedger] = weakref.WeakSet()
