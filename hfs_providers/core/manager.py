@@ -310,7 +310,9 @@ class ProviderManager:
 
     def record(self, row: UsageRow) -> None:
         """Write down one request that was sent, and tell the observers."""
-        self.persistence.record(row)
+        log = self.persistence.log
+        if log is not None:
+            log.record(row)
         if self.survey.registry.observed:
             given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
             self.emit(Event("call_finished", *given))

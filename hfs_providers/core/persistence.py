@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.core.contract import Event, Problem, UsageRow, Wrapper
+from hfs_providers.core.contract import Event, Problem, Wrapper
 from hfs_providers.core.errors import HfsProvidersError, StoreError
 from hfs_providers.core.pool import KeyPool
 
@@ -182,6 +182,7 @@ class Persistence:
         self._ledger: Any = None
         self._pruner: Pruner | None = None
         self.log: UsageLog | None = None
+        """Takes the rows; None where usage is not kept."""
         self.store: Store | None = self._open()
         self.forwarders: list[Any] = []
         if self.store is not None:
@@ -231,11 +232,6 @@ class Persistence:
                 # Whatever it is, the program can do without what was known yesterday.
                 self._failed.append(_problem(f"key state was not read from {self.store.path}: {error}"))
         self._ledger = self._share(wrappers)
-
-    def record(self, row: UsageRow) -> None:
-        """Have a row kept. Never blocks, never raises."""
-        if self.log is not None:
-            self.log.record(row)
 
     def note(self, event: Event) -> None:
         """Keep of an event what outlives the process. Never blocks, never raises."""

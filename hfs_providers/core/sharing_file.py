@@ -100,7 +100,8 @@ class FileLedger:
     def _reset(self) -> None:
         self._id = uuid.uuid4().hex
         self._me = self._process or processes.this()
-        self._lock = threading.Lock()
+        # A lease that is collected ends at any moment, maybe in a thread that holds it.
+        self._lock = threading.RLock()
         self._registered_at: float | None = None
         self._acknowledged = False
         self.shared = False

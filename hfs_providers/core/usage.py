@@ -58,6 +58,25 @@ def default_path() -> Path:
     return Path(platformdirs.user_state_path("hfs-providers")) / "usage.db"
 
 
+class _Bell:
+    """Wakes one thread. Unlike an `Event` it may be rung anywhere, also by a finalizer amidst its own waiting."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        # A bell that was rung and not heard yet stays so.
+        with suppress(RuntimeError):
+            self._lock.release()
+
+    def wait(self, timeout: float = -1) -> None:
+        """Until it is rung, or was since the last time; or for `timeout` seconds."""
+        self._lock.acquire(timeout=timeout)
+
+
 class _Mark:
     """Stands in the queue behind what a `flush` waits for."""
 
@@ -112,8 +131,8 @@ class UsageLog:
         self._pending: deque[UsageRow | Work | _Mark] = deque()
         self._idle = True
         self._stop = False
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
+        self._wake = _Bell()
+        self._hurry = _Bell()
         self._starting = threading.Lock()
         self._at_end: Any = None
         self._thread: threading.Thread | None = None
@@ -149,7 +168,7 @@ class UsageLog:
             return True
         mark = _Mark()
         self._queue.append(mark)
-        self._hurry.set()
+        self._hurry.ring()
         self._rouse()
         return mark.passed.wait(timeout) and mark.kept
 
@@ -166,8 +185,8 @@ class UsageLog:
             if self._at_end is not None:
                 self._at_end.cancel()
             self._stop = True
-            self._hurry.set()
-            self._wake.set()
+            self._hurry.ring()
+            self._wake.ring()
             thread.join(timeout)
         if not kept:
             _log.warning("%d rows of usage are lost: %s", self.waiting, self._error)
@@ -197,7 +216,7 @@ class UsageLog:
         self._idle = False
         if self._thread is None:
             self._start()
-        self._wake.set()
+        self._wake.ring()
 
     def _start(self) -> None:
         with self._starting:
@@ -226,9 +245,7 @@ class UsageLog:
                 if not self._queue and not self._stop:
                     self._wake.wait()
                 self._idle = False
-                self._wake.clear()
             self._hurry.wait(self._retry if self._pending else self._group)
-            self._hurry.clear()
             if self._write_pending() and self.on_commit is not None:
                 self.on_commit()
             if self._stop and not self._queue:
