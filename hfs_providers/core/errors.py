@@ -19,7 +19,6 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-
 _LONGEST_NAME = 30
 
 
