@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -118,12 +118,12 @@ class Store:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             identity = self.identity()
             try:
-                self._open()
+                _patiently(self._open, BUSY)
             except sqlite3.DatabaseError as error:
                 if not corrupt(error):
                     raise
                 self.set_aside(identity)
-                self._open()
+                _patiently(self._open, BUSY)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(self.path, str(error)) from error
 
@@ -178,7 +178,8 @@ class Store:
         try:
             # Changing the mode of a new file may meet another process that does the same.
             connection.execute(f"PRAGMA busy_timeout = {int(BUSY * 1000)}")
-            connection.execute("PRAGMA journal_mode = WAL")
+            # SQLite itself does not wait where two processes would wait for each other.
+            _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), BUSY)
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
             connection.execute(f"PRAGMA synchronous = {'NORMAL' if durable else 'OFF'}")
             if not durable:
@@ -240,11 +241,16 @@ def begin(connection: sqlite3.Connection, seconds: float = BUSY) -> None:
     Raises:
         sqlite3.OperationalError: it is locked for longer than that.
     """
+    _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), seconds)
+
+
+def _patiently(action: Callable[[], object], seconds: float) -> None:
+    """Do it as soon as others let it be done."""
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE
     while True:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            action()
             return
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:

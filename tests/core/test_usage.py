@@ -284,3 +284,33 @@ def test_the_naive_way_waits_for_the_disk_at_each_row(tmp_path: Path) -> None:
     naive = frames(lambda connection: [write_rows(connection, [ROW]) for _ in range(100)], tmp_path / "naive.db")
     ours = frames(lambda connection: write_rows(connection, [ROW] * 100), tmp_path / "ours.db")
     assert naive > 20 * ours
+
+
+def test_many_that_begin_at_once_all_get_the_file(tmp_path: Path) -> None:
+    failures: list[Exception] = []
+
+    def begin(path: Path, gate: threading.Barrier) -> None:
+        gate.wait()
+        try:
+            Store(path)
+        except Exception as error:
+            failures.append(error)
+
+    for number in range(5):
+        gate = threading.Barrier(8)
+        threads = [threading.Thread(target=begin, args=(tmp_path / f"{number}.db", gate)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+def test_a_file_that_another_makes_just_now_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "usage.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(0.05, other.execute, ("COMMIT",))
+        timer.start()
+        assert Store(path).source
+        timer.join()
