@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         StreamInterruptedError,
     )
+    from hfs_providers.core.persistence import Whereabouts
     from hfs_providers.core.plan import ServedBy
     from hfs_providers.core.pool import KeyPool, Lease
     from hfs_providers.core.probe import RETIRED
@@ -98,6 +99,7 @@ _HOMES = {
         "ChainExhaustedError KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError "
         "StreamInterruptedError"
     ),
+    "persistence": "Whereabouts",
     "plan": "ServedBy",
     "pool": "KeyPool Lease",
     "probe": "RETIRED",
@@ -162,6 +164,7 @@ __all__ = [
     "UsageTimeline",
     "UsageTotal",
     "UsageTotals",
+    "Whereabouts",
     "WindowUse",
     "Wrapper",
     "check_keys",

@@ -33,6 +33,9 @@ def empty_env(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     for kind in ("config", "state"):
         monkeypatch.setattr(platformdirs, f"user_{kind}_path", lambda *_, kind=kind, **__: home / kind)
         monkeypatch.setattr(platformdirs, f"user_{kind}_dir", lambda *_, kind=kind, **__: str(home / kind))
+    # For processes that a test starts.
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("HFS_USAGE_DB", "off")
     monkeypatch.chdir(tmp_path)
 
 

@@ -381,10 +381,18 @@ class KeyPool:
             self._ledger = ledger
             return self._claims.held()
 
-    def part(self) -> None:
-        """Go on alone, on what this pool itself has seen."""
+    def part(self, used: Callable[[], Mapping[str, object] | None] | None = None) -> None:
+        """Go on alone, on what this pool itself has seen.
+
+        Args:
+            used: what all have used meanwhile, as for `load`; asked while nobody can lease a key, so that none of it
+                is missed.
+        """
         with self._held():
             self._ledger = None
+            state = used() if used is not None else None
+            if state is not None:
+                self._load(state)
 
     # What outlives the process.
 
@@ -396,17 +404,22 @@ class KeyPool:
     def load(self, state: Mapping[str, object]) -> None:
         """Take over what `dump` gave, of keys that are here and the same.
 
-        Windows are replaced, cooldowns and probations never shortened. What lies too far ahead is clamped to a day;
-        what cannot be read is left out.
+        The windows that it names are replaced, cooldowns and probations never shortened. What lies too far ahead is
+        clamped to a day; what cannot be read is left out.
 
         Args:
             state: from `dump`, maybe by way of JSON.
         """
+        for model_id in snapshot.models(state):
+            self._roster.know(model_id)
         with self._held():
-            snapshot.load(state, self._roster.keys, self._clock(), self._wall(), self._roster.meter)
-            for account in self._roster.accounts:
-                self._roster.wake(account)
-            self._desk.serve_all()
+            self._load(state)
+
+    def _load(self, state: Mapping[str, object]) -> None:
+        snapshot.load(state, self._roster.keys, self._clock(), self._wall(), self._roster.allowance)
+        for account in self._roster.accounts:
+            self._roster.wake(account)
+        self._desk.serve_all()
 
     @contextmanager
     def _held(self) -> Iterator[None]:

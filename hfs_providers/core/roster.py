@@ -74,10 +74,15 @@ class Roster:
         lane = self.lanes.get((model_id, size))
         if lane is None:
             for account in self.accounts:
-                if model_id not in account.allowances:
-                    account.allowances[model_id] = self._allow(account, model_id)
+                self.allowance(account, model_id)
             lane = self.lanes[model_id, size] = Lane(model_id, size, self.accounts)
         return lane
+
+    def allowance(self, account: Account, model_id: str) -> Allowance:
+        found = account.allowances.get(model_id)
+        if found is None:
+            found = account.allowances[model_id] = self._allow(account, model_id)
+        return found
 
     def _allow(self, account: Account, model_id: str) -> Allowance:
         # Forgotten again since the lock was taken: rare, and only then the resolver is asked under the lock.

@@ -222,7 +222,7 @@ class TestPrune:
 
     def test_leaves_what_a_database_has_not_got(self, cli: Cli, env: dict[str, str], database: Path) -> None:
         with closing(sqlite3.connect(database)) as connection, connection:
-            connection.execute("INSERT INTO targets VALUES ('mysql://db/usage', 0, 0, 'down')")
+            connection.execute("INSERT INTO targets (name, forwarded, at) VALUES ('mysql://db/usage', 0, 0)")
         done = cli("usage", "prune", "--keep", "2d", "--yes", env=env)
         assert "1 more wait to be forwarded and stay" in done.stdout
         assert self.rows(database) == 61

@@ -235,7 +235,7 @@ class TestPruning:
     def test_keeps_what_one_database_has_not_got(self, store: Store) -> None:
         write(store, [row(NOON + second) for second in range(10)])
         with closing(store.connect()) as connection:
-            connection.execute("INSERT INTO targets VALUES ('fast', 9, 0, NULL), ('slow', 4, 0, 'down')")
+            connection.execute("INSERT INTO targets (name, forwarded, at) VALUES ('fast', 9, 0), ('slow', 4, 0)")
         assert prunable(store, NOON + 6) == (4, 2)
         assert prune(store, NOON + 6) == 4
         assert prunable(store, NOON + 6) == (0, 2)
