@@ -1,0 +1,129 @@
+"""What a host has used of an account within the windows, as it tells those that it shares the account with.
+
+Its source is the local file, where all processes of the host write; without one, what the process itself remembers.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hfs_providers.core.store import QUARTER
+from hfs_providers.core.windows import DAY, HOUR, MINUTE
+
+Buckets = dict[int, tuple[int, int]]
+"""Requests and tokens by the number of a bucket since the epoch."""
+
+_SLACK = 5.0
+"""Seconds that a clock may be off before its quarters are counted as those after them."""
+
+
+@dataclass
+class Used:
+    """What counts against limits, stamped by the clock of whom it is told.
+
+    Args:
+        minute: the ends of the last minute's requests and their tokens, oldest first.
+        hours: by minutes.
+        days: by quarters of an hour.
+    """
+
+    minute: list[tuple[float, int]] = field(default_factory=list)
+    hours: Buckets = field(default_factory=dict)
+    days: Buckets = field(default_factory=dict)
+
+
+def from_store(
+    connection: sqlite3.Connection,
+    provider: str,
+    fingerprints: Collection[str],
+    scope: str,
+    now: float,
+    offset: float,
+) -> Used:
+    """The rows of an account.
+
+    Args:
+        connection: to the local file.
+        provider: its name.
+        fingerprints: of the keys of the account.
+        scope: the model, or empty for all.
+        now: seconds since the epoch, by this host's clock.
+        offset: seconds by which the other clock is ahead of it.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    marks = ", ".join("?" * len(fingerprints))
+    model = " AND model = ?" if scope else ""
+    # The texts put together here are question marks and our own words; all values are bound.
+    of = f"series IN (SELECT id FROM series WHERE provider = ? AND fingerprint IN ({marks}){model})"  # noqa: S608
+    about = (provider, *fingerprints, *([scope] if scope else []))
+    minute = connection.execute(
+        f"SELECT at, charged FROM usage WHERE {of} AND at > ? ORDER BY at",  # noqa: S608
+        (*about, now - MINUTE),
+    )
+    used = Used([(at + offset, charged) for at, charged in minute])
+    hours = connection.execute(
+        f"SELECT CAST((at + ?) / 60 AS INTEGER), count(*), sum(charged) FROM usage"  # noqa: S608
+        f" WHERE {of} AND at > ? GROUP BY 1",
+        (offset, *about, now - HOUR - MINUTE),
+    )
+    used.hours = {number: (requests, tokens) for number, requests, tokens in hours}
+    days = connection.execute(
+        f"SELECT start, sum(requests), sum(charged) FROM quarter WHERE {of} AND start > ? GROUP BY 1",  # noqa: S608
+        (*about, now - DAY - HOUR - QUARTER),
+    )
+    for start, requests, tokens in days:
+        _add(used.days, math.ceil((start + offset - _SLACK) / QUARTER), requests, tokens)
+    return used
+
+
+def from_dump(dump: Mapping[str, object], fingerprints: Collection[str], scope: str, offset: float) -> Used:
+    """The windows of an account, as `KeyPool.dump` gives them; see `from_store`."""
+    used = Used()
+    for account, window in windows_of(dump):
+        if (window["model"] or "") != scope or not fingerprints_of(account) & set(fingerprints):
+            continue
+        entries = [(stamp + offset, requests, tokens) for stamp, requests, tokens in window["entries"]]
+        if window["kind"] == "minute":
+            # Entries of several requests come from buckets of an older dump: the tokens go with the first.
+            for at, requests, tokens in entries:
+                used.minute += [(at, tokens if i == 0 else 0) for i in range(requests)]
+        else:
+            buckets, grain = (used.hours, MINUTE) if window["kind"] == "hour" else (used.days, QUARTER)
+            # Stamped by the end of the bucket, which belongs to the one before it.
+            for at, requests, tokens in entries:
+                _add(buckets, math.ceil(at / grain) - 1, requests, tokens)
+    used.minute.sort()
+    return used
+
+
+def windows_of(dump: Mapping[str, object]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Each account of a dump with each of its windows."""
+    accounts: Any = dump["accounts"]
+    for account in accounts:
+        for window in account["windows"]:
+            yield account, window
+
+
+def fingerprints_of(account: Mapping[str, Any]) -> set[str]:
+    """Those of the keys of an account of a dump."""
+    return {key["fingerprint"] for key in account["keys"]}
+
+
+def by_bucket(used: Used) -> dict[str, tuple[int, int]]:
+    """Hours and days in one, by `h:N` and `d:N`."""
+    named: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    named.update({f"h:{number}": counts for number, counts in used.hours.items()})
+    named.update({f"d:{number}": counts for number, counts in used.days.items()})
+    return named
+
+
+def _add(buckets: Buckets, number: int, requests: int, tokens: int) -> None:
+    known = buckets.get(number, (0, 0))
+    buckets[number] = (known[0] + requests, known[1] + tokens)
