@@ -6,6 +6,7 @@ The only module that imports redis-py, and only when a link is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hfs_providers.core.contract import Problem
@@ -50,7 +51,7 @@ class Link:
         self.errors = (redis.RedisError, OSError)
         """What any method may raise."""
         try:
-            given: dict[str, Any] = dict(parse_url(url))
+            given: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]  # redis-py's
         except Exception:
             # Not chained: the error may quote the URL, and with it the password.
             raise ValueError("it is not a URL as redis://, rediss:// or unix:// have it") from None
@@ -134,10 +135,8 @@ class Link:
         """Disconnect; safe at any time."""
         client, self._client = self._client, None
         if client is not None:
-            try:
+            with suppress(*self.errors):
                 client.close()
-            except self.errors:
-                pass
 
     def forget(self) -> None:
         """In a child after `fork`: the connection is the parent's."""

@@ -13,7 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from hfs_providers.core.contract import Limits
+from hfs_providers.core.contract import Credential, Limits
+
+
+def account_name(credential: Credential) -> str:
+    """What the account of a key is called wherever the key is used."""
+    return credential.params.get("account") or key_name(credential)
+
+
+def key_name(credential: Credential) -> str:
+    """What a key is called wherever it is used: its fingerprint, or the id of an endpoint that has no key."""
+    return credential.fingerprint if credential.secret is not None else credential.id
 
 
 @dataclass(frozen=True, slots=True)

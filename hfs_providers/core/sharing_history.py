@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +39,7 @@ class Used:
 def from_store(
     connection: sqlite3.Connection,
     provider: str,
-    fingerprints: Collection[str],
+    names: Collection[str],
     scope: str,
     now: float,
     offset: float,
@@ -50,7 +49,7 @@ def from_store(
     Args:
         connection: to the local file.
         provider: its name.
-        fingerprints: of the keys of the account.
+        names: of the keys of the account, as `key_name` gives them.
         scope: the model, or empty for all.
         now: seconds since the epoch, by this host's clock.
         offset: seconds by which the other clock is ahead of it.
@@ -58,36 +57,40 @@ def from_store(
     Raises:
         sqlite3.Error: the file cannot be read.
     """
-    marks = ", ".join("?" * len(fingerprints))
-    model = " AND model = ?" if scope else ""
-    # The texts put together here are question marks and our own words; all values are bound.
-    of = f"series IN (SELECT id FROM series WHERE provider = ? AND fingerprint IN ({marks}){model})"  # noqa: S608
-    about = (provider, *fingerprints, *([scope] if scope else []))
+    names = set(names)
+    query = "SELECT id, key_id, fingerprint FROM series WHERE provider = ?1 AND (?2 = '' OR model = ?2)"
+    # Each number goes into the texts as a number.
+    series = [
+        int(number)
+        for number, key_id, fingerprint in connection.execute(query, (provider, scope))
+        if _name(key_id, fingerprint) in names
+    ]
+    of = f"series IN ({', '.join(map(str, series))})"
     minute = connection.execute(
         f"SELECT at, charged FROM usage WHERE {of} AND at > ? ORDER BY at",  # noqa: S608
-        (*about, now - MINUTE),
+        (now - MINUTE,),
     )
     used = Used([(at + offset, charged) for at, charged in minute])
     hours = connection.execute(
         f"SELECT CAST((at + ?) / 60 AS INTEGER), count(*), sum(charged) FROM usage"  # noqa: S608
         f" WHERE {of} AND at > ? GROUP BY 1",
-        (offset, *about, now - HOUR - MINUTE),
+        (offset, now - HOUR - MINUTE),
     )
     used.hours = {number: (requests, tokens) for number, requests, tokens in hours}
     days = connection.execute(
         f"SELECT start, sum(requests), sum(charged) FROM quarter WHERE {of} AND start > ? GROUP BY 1",  # noqa: S608
-        (*about, now - DAY - HOUR - QUARTER),
+        (now - DAY - HOUR - QUARTER,),
     )
     for start, requests, tokens in days:
         _add(used.days, math.ceil((start + offset - _SLACK) / QUARTER), requests, tokens)
     return used
 
 
-def from_dump(dump: Mapping[str, object], fingerprints: Collection[str], scope: str, offset: float) -> Used:
+def from_dump(dump: Mapping[str, object], names: Collection[str], scope: str, offset: float) -> Used:
     """The windows of an account, as `KeyPool.dump` gives them; see `from_store`."""
     used = Used()
     for account, window in windows_of(dump):
-        if (window["model"] or "") != scope or not fingerprints_of(account) & set(fingerprints):
+        if (window["model"] or "") != scope or not names_of(account) & set(names):
             continue
         entries = [(stamp + offset, requests, tokens) for stamp, requests, tokens in window["entries"]]
         if window["kind"] == "minute":
@@ -111,17 +114,13 @@ def windows_of(dump: Mapping[str, object]) -> Iterator[tuple[Mapping[str, Any], 
             yield account, window
 
 
-def fingerprints_of(account: Mapping[str, Any]) -> set[str]:
-    """Those of the keys of an account of a dump."""
-    return {key["fingerprint"] for key in account["keys"]}
+def names_of(account: Mapping[str, Any]) -> set[str]:
+    """Those of the keys of an account of a dump, as `key_name` gives them."""
+    return {_name(key["id"], key["fingerprint"]) for key in account["keys"]}
 
 
-def by_bucket(used: Used) -> dict[str, tuple[int, int]]:
-    """Hours and days in one, by `h:N` and `d:N`."""
-    named: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    named.update({f"h:{number}": counts for number, counts in used.hours.items()})
-    named.update({f"d:{number}": counts for number, counts in used.days.items()})
-    return named
+def _name(key_id: str, fingerprint: str) -> str:
+    return key_id if fingerprint == "keyless" else fingerprint
 
 
 def _add(buckets: Buckets, number: int, requests: int, tokens: int) -> None:
