@@ -422,7 +422,7 @@ class RedisLedger:
                 for number, (requests, tokens) in counts.items():
                     buckets += [f"{kind}:{number}", requests, tokens]
             held = self._in_flight.get(scope, (0, 0))
-            about = [*self._who(), *held, len(used.minute), len(buckets) // 3]
+            about: list[str | int] = [*self._who(), *held, len(used.minute), len(buckets) // 3]
             calls.append(Call("publish", scope.keys, [*about, *entries, *buckets]))
         link.run(calls)
         self._published.update(dict.fromkeys(scopes, now))
