@@ -288,9 +288,11 @@ class Counts:
         lost.update(_scope(ask.claim) for ask in unknown)
         if lost:
             self._renew(link, lost)
-            unknown = self._answer(unknown, link.run([self._asking(ask.claim) for ask in unknown]))
+            if self.settled_at <= self._wall():
+                unknown = self._answer(unknown, link.run([self._asking(ask.claim) for ask in unknown]))
             for ask in unknown:
-                ask.settle(Refusal("limited", self._wall() + SOON, "what all have used is being counted anew", "key"))
+                again = max(self.settled_at, self._wall() + SOON)
+                ask.settle(Refusal("limited", again, "what all have used is being counted anew", "key"))
         if not work or time.monotonic() >= self._beat_at:
             self._beat(link)
 
