@@ -12,6 +12,7 @@ wait (`SETTLE`).
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -39,7 +40,12 @@ SETTLE = 3.0
 SOON = 0.05
 """Seconds until it is worth asking again where counts are being published."""
 
+# Seconds that rows may take to be in the file before they are published.
 _FLUSHED = 0.1
+
+# Milliseconds by which others may try a dead key early: who found it dead must not come before they may.
+_EARLY = 500
+
 _GENERATION = "hfs:generation"
 
 _log = logging.getLogger("hfs_providers")
@@ -166,7 +172,7 @@ class Counts:
         """Have the pools ask `ledger`, and tell the server all that it must know of them."""
         self._register(link)
         self.in_flight.clear()
-        self._published.clear()
+        self._forget()
         for provider, pool in self._pools.items():
             for held in pool.join(ledger):
                 self.in_flight[Scope(provider, held.account, held.scope)] = (held.requests, held.tokens)
@@ -184,14 +190,18 @@ class Counts:
         self.settled_at = int(settled) / 1000 - self._offset
         if changed:
             _log.warning("Redis at %s has lost counts: all who share the keys count anew", link.name)
-            self._published.clear()
+            self._forget()
         return changed
+
+    def _forget(self) -> None:
+        """The server need not have any counts."""
+        self._published = dict.fromkeys(self._published, -math.inf)
 
     def _renew(self, link: Link, scopes: Iterable[Scope]) -> None:
         """Publish scopes that the server does not know, and all if it should have known one of them."""
         fresh = time.monotonic() - KEPT / 1000 + 3600
         changed = self._register(link)
-        if not changed and any(self._published.get(scope, -KEPT) > fresh for scope in scopes):
+        if not changed and any(self._published.get(scope, -math.inf) > fresh for scope in scopes):
             changed = self._register(link, lost=self._generation)
         self._publish(link, self._scopes() | set(scopes) if changed else scopes)
 
@@ -366,5 +376,7 @@ def _told(of: tuple[str, str]) -> str:
 
 
 def _telling(tell: Tell) -> Call:
-    ms = "" if tell.milliseconds is None else tell.milliseconds
-    return Call("tell", [_told(tell.keys)], [tell.field, ms, tell.reason[:200]])
+    ms = tell.milliseconds
+    if ms is not None and tell.field.startswith("d:"):
+        ms -= _EARLY
+    return Call("tell", [_told(tell.keys)], [tell.field, "" if ms is None else ms, tell.reason[:200]])

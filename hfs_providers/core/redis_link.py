@@ -48,7 +48,7 @@ class Link:
         from redis.retry import Retry
 
         self._redis = redis
-        self.errors = (redis.RedisError, OSError)
+        self.errors = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
         """What any method may raise."""
         try:
             given: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]  # redis-py's
@@ -80,7 +80,7 @@ class Link:
         """Connect, and give the server the scripts."""
         redis = self._redis
         self.close()
-        client: Any = redis.Redis(connection_pool=redis.ConnectionPool(**self._options))
+        client: Any = redis.Redis.from_pool(redis.ConnectionPool(**self._options))
         self._client = client
         client.ping()
         try:
@@ -122,12 +122,11 @@ class Link:
         return answers
 
     def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
-        if isinstance(self._client, self._redis.Redis):
-            pipeline = self._client.pipeline(transaction=False)
-        else:
-            pipeline = self._client.pipeline()
+        whole = isinstance(self._client, self._redis.Redis)
+        pipeline: Any = self._client.pipeline(transaction=False) if whole else self._client.pipeline()
         for script, keys, args in calls:
-            pipeline.evalsha(self._hashes[script], len(keys), *keys, *args)
+            # Not by the method of that name, which redis-py forbids in the pipeline of a cluster.
+            pipeline.execute_command("EVALSHA", self._hashes[script], len(keys), *keys, *args)
         found: list[Any] = pipeline.execute(raise_on_error=False)
         return found
 
