@@ -332,7 +332,8 @@ class Counts:
     def _beat(self, link: Link) -> None:
         self._beat_at = time.monotonic() + HEARTBEAT
         self._beats += 1
-        if self._register(link):
+        if self._register(link) or self.settled_at > self._wall():
+            # Again until all is settled: rows may have come late to the file.
             self._publish(link, self._scopes())
             self._retell(link)
         elif self._beats % 5 == 0:

@@ -146,7 +146,8 @@ local function rule(words, most_r, most_t, sum_r, sum_t, leave)
   if most_t then
     local excess = sum_t + ft + math.min(tokens, most_t) - most_t
     if excess > 0 or most_t <= 0 then
-      refuse(most_t <= 0 and NEVER or excess > sum_t and now + BUSY or leave(excess, 2), 'tokens a ' .. words)
+      -- Calls in flight mostly cost less than was reserved for them.
+      refuse(most_t <= 0 and NEVER or ft > 0 and now + BUSY or leave(excess, 2), 'tokens a ' .. words)
     end
   end
 end

@@ -157,6 +157,15 @@ def test_tokens_are_reserved_as_estimated_and_counted_as_charged(clock: Clock, h
     assert not here.call(estimate=1)
 
 
+def test_what_calls_in_flight_have_reserved_is_asked_for_again_soon(clock: Clock, hosts: Callable[..., Host]) -> None:
+    here, there = hosts(Limits(tpm=1000)), hosts(Limits(tpm=1000))
+    assert here.call(tokens=500)
+    here.pool.acquire("m", 400)
+    refusal = there.ledger.reserve(_claim_of(there, Limits(tpm=1000), 300))
+    assert isinstance(refusal, Refusal)
+    assert refusal.until < NOON + 1
+
+
 def test_a_minute_ends_to_the_millisecond_after_the_call_did(clock: Clock, hosts: Callable[..., Host]) -> None:
     here, there = hosts(Limits(rpm=1)), hosts(Limits(rpm=1))
     assert here.call()
@@ -615,9 +624,9 @@ def test_a_closed_ledger_lets_everything_go(server: RedisServer, hosts: Callable
     assert used["mr"] == "1"  # what had ended by then was counted
 
 
-def _claim_of(host: Host, limits: Limits | None = None) -> Claim:
+def _claim_of(host: Host, limits: Limits | None = None, tokens: int = 0) -> Claim:
     fingerprint = host.pool.credentials[0].fingerprint
-    return Claim("acme", fingerprint, (fingerprint,), fingerprint, "m", limits or Limits(rpm=1), 0)
+    return Claim("acme", fingerprint, (fingerprint,), fingerprint, "m", limits or Limits(rpm=1), tokens)
 
 
 def _told_by(server: RedisServer) -> int:
