@@ -27,7 +27,7 @@ from hfs_providers.core.pool import KeyPool
 from hfs_providers.core.redis_link import Call, Link
 from hfs_providers.core.redis_scripts import KEPT
 from hfs_providers.core.sharing import Claim, Ledger, Refusal, account_name, key_name
-from hfs_providers.core.sharing_history import Used, from_dump, from_store, names_of, windows_of
+from hfs_providers.core.sharing_history import Used, from_pool, from_store
 from hfs_providers.core.store import Store
 from hfs_providers.core.windows import DAY, next_midnight, zone_of
 
@@ -207,16 +207,8 @@ class Counts:
 
     def _scopes(self) -> set[Scope]:
         """All that this process knows to be in use."""
-        scopes = {*self._published, *self.in_flight}
-        for provider, pool in self._pools.items():
-            accounts = {
-                name: account for (of, account), names in self._names.items() if of == provider for name in names
-            }
-            for account, window in windows_of(pool.dump()):
-                name = next((accounts[each] for each in names_of(account) if each in accounts), None)
-                if name is not None:
-                    scopes.add(Scope(provider, name, window["model"] or ""))
-        return scopes
+        spent = ((provider, each) for provider, pool in self._pools.items() for each in pool.spent() if each.entries)
+        return {*self._published, *self.in_flight, *(Scope(name, each.account, each.scope) for name, each in spent)}
 
     def _publish(self, link: Link, scopes: Iterable[Scope]) -> None:
         if self._flush is not None:
@@ -245,13 +237,8 @@ class Counts:
                     from_store(connection, scope.provider, self._of(scope), scope.model, wall, self._offset)
                     for scope in scopes
                 ]
-        dumps = {name: pool.dump() for name, pool in self._pools.items()}
-        return [
-            from_dump(dumps[scope.provider], self._of(scope), scope.model, self._offset)
-            if scope.provider in dumps
-            else Used()
-            for scope in scopes
-        ]
+        spent = {name: pool.spent() for name, pool in self._pools.items()}
+        return [from_pool(spent.get(scope.provider, ()), scope.account, scope.model, self._offset) for scope in scopes]
 
     def _of(self, scope: Scope) -> set[str]:
         return self._names.get((scope.provider, scope.account), set())

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from hfs_providers.core.sharing import Spent
 from hfs_providers.core.store import QUARTER
 from hfs_providers.core.windows import DAY, HOUR, MINUTE
 
@@ -86,37 +86,24 @@ def from_store(
     return used
 
 
-def from_dump(dump: Mapping[str, object], names: Collection[str], scope: str, offset: float) -> Used:
-    """The windows of an account, as `KeyPool.dump` gives them; see `from_store`."""
+def from_pool(spent: Iterable[Spent], account: str, scope: str, offset: float) -> Used:
+    """What a pool remembers of an account and scope, as `KeyPool.spent` gives it; see `from_store`."""
     used = Used()
-    for account, window in windows_of(dump):
-        if (window["model"] or "") != scope or not names_of(account) & set(names):
+    for each in spent:
+        if (each.account, each.scope) != (account, scope):
             continue
-        entries = [(stamp + offset, requests, tokens) for stamp, requests, tokens in window["entries"]]
-        if window["kind"] == "minute":
-            # Entries of several requests come from buckets of an older dump: the tokens go with the first.
+        entries = [(stamp + offset, requests, tokens) for stamp, requests, tokens in each.entries]
+        if each.kind == "minute":
+            # Several requests that were remembered as one: the tokens go with the first.
             for at, requests, tokens in entries:
                 used.minute += [(at, tokens if i == 0 else 0) for i in range(requests)]
         else:
-            buckets, grain = (used.hours, MINUTE) if window["kind"] == "hour" else (used.days, QUARTER)
+            buckets, grain = (used.hours, MINUTE) if each.kind == "hour" else (used.days, QUARTER)
             # Stamped by the end of the bucket, which belongs to the one before it.
             for at, requests, tokens in entries:
                 _add(buckets, math.ceil(at / grain) - 1, requests, tokens)
     used.minute.sort()
     return used
-
-
-def windows_of(dump: Mapping[str, object]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Each account of a dump with each of its windows."""
-    accounts: Any = dump["accounts"]
-    for account in accounts:
-        for window in account["windows"]:
-            yield account, window
-
-
-def names_of(account: Mapping[str, Any]) -> set[str]:
-    """Those of the keys of an account of a dump, as `key_name` gives them."""
-    return {_name(key["id"], key["fingerprint"]) for key in account["keys"]}
 
 
 def _name(key_id: str, fingerprint: str) -> str:

@@ -191,8 +191,6 @@ class RedisLedger:
             do(link)
         except Exception as error:
             # Whatever it is, calls go on: this thread is all that can bring the ledger back.
-            if not isinstance(error, link.errors):
-                _log.exception("sharing by Redis failed")
             self._away(error)
         if self._mode == "away":
             self._failures += 1
@@ -247,14 +245,15 @@ class RedisLedger:
         if self._mode != "closed":
             self._mode = "away"
             assert self._link is not None
-            self._say(self._link.problem(error))
+            self._say(self._link.problem(error), error)
 
-    def _say(self, problem: Problem | None) -> None:
+    def _say(self, problem: Problem | None, error: BaseException | None = None) -> None:
         known, self.problem = self.problem, problem
         if problem is None and known is not None:
             _log.warning("Redis at %s is back: keys are shared again", self.name)
         elif problem is not None and (known is None or known.message != problem.message):
-            _log.warning("%s. %s", problem.message, problem.remedy)
+            ours = error if error is not None and self._link and not isinstance(error, self._link.errors) else None
+            _log.warning("%s. %s", problem.message, problem.remedy, exc_info=ours)
 
     def _part(self) -> None:
         if not self._parted:
