@@ -83,7 +83,7 @@ class Held(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a pool remembers of one account and scope: a window's entries (instant, requests, tokens), by the wall clock."""
+    """What a pool remembers of one account and scope: what lies in a window, by instants of the wall clock."""
 
     account: str
     scope: str
