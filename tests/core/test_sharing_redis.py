@@ -407,6 +407,28 @@ def test_after_a_flush_all_hosts_count_anew_before_anything_is_granted(
     assert here.call()
 
 
+@pytest.mark.parametrize(
+    ("limits", "span"), [(Limits(rph=2), 3600), (Limits(rpd=2), 86_400), (Limits(tpd=20, shared=True), 86_400)]
+)
+def test_after_a_flush_hours_and_days_are_counted_anew(
+    clock: Clock, server: RedisServer, hosts: Callable[..., Host], limits: Limits, span: float
+) -> None:
+    here, there = hosts(limits), hosts(limits)
+    assert [each.call(tokens=10) for each in (here, there)] == [True, True]
+    settled(here, clock)
+    settled(there, clock)
+    server.client().flushall()
+    clock.set(clock.now)
+    assert not here.call(10, 10)
+    clock.pass_by(120)  # out of the minute, in which counts are told by the entry
+    eventually(lambda: _hosts(server) == 2)
+    clock.pass_by(span - 200)
+    assert not here.call(10, 10)
+    assert not there.call(10, 10)
+    clock.pass_by(200 + 900)
+    assert here.call(10, 10)
+
+
 def test_counts_that_redis_evicted_are_found_to_be_missing(
     clock: Clock, server: RedisServer, hosts: Callable[..., Host]
 ) -> None:
@@ -634,6 +656,14 @@ def _told_by(server: RedisServer) -> int:
     for key, (_, content) in everything(server.client()).items():
         if ":minute:m" in key:
             return len({member.partition("/")[0] for member, _ in content})
+    return 0
+
+
+def _hosts(server: RedisServer) -> int:
+    """How many hosts have told what they used in the last hours."""
+    for key, (_, content) in everything(server.client()).items():
+        if ":shares:" in key and "nobody" not in key:
+            return len({field.partition("/")[0] for field in content if "/" in field})
     return 0
 
 
