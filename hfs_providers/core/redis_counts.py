@@ -184,7 +184,10 @@ class Counts:
         args: list[str | int] = [self._generation, uuid.uuid4().hex, int(SETTLE * 1000), lost]
         asked = self._wall()
         generation, settled, now = link.run([Call("register", [_GENERATION], args)])[0]
-        self._offset = int(now) / 1000 - (asked + self._wall()) / 2
+        answered = self._wall()
+        # A clock that was set meanwhile tells nothing.
+        if 0 <= answered - asked < 1:
+            self._offset = int(now) / 1000 - (asked + answered) / 2
         changed = bool(self._generation) and generation != self._generation
         self._generation = generation
         self.settled_at = int(settled) / 1000 - self._offset

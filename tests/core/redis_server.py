@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -93,14 +94,18 @@ class Clock:
 
     def __init__(self, server: RedisServer, now: float) -> None:
         self._client = server.client()
+        self._lock = threading.Lock()
         self.set(now)
 
     def __call__(self) -> float:
-        return self.now
+        with self._lock:
+            return self.now
 
     def set(self, now: float) -> None:
-        self.now = now
-        self._client.set("clock", f"{now:.3f}")
+        # At once for all: who has heard the server's new time does not see the old one here.
+        with self._lock:
+            self.now = now
+            self._client.set("clock", f"{now:.3f}")
 
     def pass_by(self, seconds: float) -> None:
         self.set(self.now + seconds)

@@ -160,10 +160,11 @@ def test_tokens_are_reserved_as_estimated_and_counted_as_charged(clock: Clock, h
 def test_what_calls_in_flight_have_reserved_is_asked_for_again_soon(clock: Clock, hosts: Callable[..., Host]) -> None:
     here, there = hosts(Limits(tpm=1000)), hosts(Limits(tpm=1000))
     assert here.call(tokens=500)
-    here.pool.acquire("m", 400)
+    lease = here.pool.acquire("m", 400)
     refusal = there.ledger.reserve(_claim_of(there, Limits(tpm=1000), 300))
     assert isinstance(refusal, Refusal)
     assert refusal.until < NOON + 1
+    lease.release()
 
 
 def test_a_minute_ends_to_the_millisecond_after_the_call_did(clock: Clock, hosts: Callable[..., Host]) -> None:
