@@ -31,20 +31,22 @@ def plan(server: RedisServer, directory: Path, **sizes: int) -> Plan:
     return Plan({"HFS_REDIS_URL": server.url}, files, **sizes)
 
 
-class TestFleet:
-    @pytest.fixture(scope="class")
-    def result(self, server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Result:
-        return run(plan(server, tmp_path_factory.mktemp("hosts")))
+@pytest.fixture(scope="module")
+def result(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return run(plan(server, tmp_path_factory.mktemp("hosts")))
 
-    def test_no_key_is_used_more_than_it_may(self, result: Result) -> None:
-        assert result.busiest <= result.plan.rpm
 
-    def test_nine_tenths_of_what_is_allowed_are_used(self, result: Result) -> None:
-        assert result.used >= 0.9
+def test_no_key_is_used_more_than_it_may(result: Result) -> None:
+    assert result.busiest <= result.plan.rpm
 
-    def test_every_call_is_answered_or_says_that_no_key_is_free(self, result: Result) -> None:
-        assert set(result.endings) == {"answered", "exhausted"}
-        assert result.endings["answered"] == len(result.seen)
+
+def test_nine_tenths_of_what_is_allowed_are_used(result: Result) -> None:
+    assert result.used >= 0.9
+
+
+def test_every_call_is_answered_or_says_that_no_key_is_free(result: Result) -> None:
+    assert set(result.endings) == {"answered", "exhausted"}
+    assert result.endings["answered"] == len(result.seen)
 
 
 def test_counts_that_are_flushed_in_the_midst_of_it_are_counted_anew(server: RedisServer, tmp_path: Path) -> None:
