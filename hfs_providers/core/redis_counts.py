@@ -156,7 +156,7 @@ class Counts:
         if known is None:
             return None
         account, name = known
-        milliseconds = int((event.seconds or 0.0) * 1000)
+        milliseconds = int(min(event.seconds or 0.0, DAY) * 1000)
         of = (event.provider, account)
         if event.kind == "key_dead":
             return Tell(of, f"d:{name}", milliseconds, event.reason or "refused")

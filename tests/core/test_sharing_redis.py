@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import subprocess
@@ -220,6 +221,15 @@ def test_what_one_host_was_told_of_a_key_all_heed(clock: Clock, hosts: Callable[
     settled(here, clock)
     there.pool.revive("acme#1")
     assert there.pool.acquire("m", timeout=0).key_id == "acme#1"
+
+
+def test_a_rest_without_an_end_is_told_as_one_of_a_day(clock: Clock, hosts: Callable[..., Host]) -> None:
+    here, there = hosts(), hosts()
+    here.pool.acquire("m").rate_limited(math.inf)
+    settled(here, clock)
+    assert not there.call()
+    clock.pass_by(86_401)
+    assert there.ledger.reserve(_claim_of(there)) is None
 
 
 @pytest.mark.parametrize("seed", range(6))
