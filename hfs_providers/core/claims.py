@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hfs_providers.core.lease import Lease
 from hfs_providers.core.roster import Roster
-from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal, account_name
+from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal, Spent, account_name
 
 if TYPE_CHECKING:
     # Importing it costs 10 ms, and a pool that shares nothing with tasks needs none of it.
@@ -74,6 +74,22 @@ class Claims:
                 if requests > 0:
                     reserved = meter.reserved - tokens[account.index, scope]
                     found.append(Held(account_name(account.keys[0].credential), scope or "", requests, reserved))
+        return found
+
+    def spent(self) -> list[Spent]:
+        """What lies in the windows."""
+        now, wall = self._clock(), self._wall()
+        found = []
+        for account in self._roster.accounts:
+            for scope, meter in account.meters.items():
+                for kind, window in meter.windows.items():
+                    window.prune(now)
+                    # The one entry of a calendar day bears no instant of its own.
+                    entries = [
+                        (wall if "@" in kind else stamp - now + wall, requests, tokens)
+                        for stamp, requests, tokens in window.entries()
+                    ]
+                    found.append(Spent(account_name(account.keys[0].credential), scope or "", kind, entries))
         return found
 
     def heed(self, lease: Lease, refusal: Refusal) -> None:

@@ -42,7 +42,7 @@ from hfs_providers.core.keystate import (
 from hfs_providers.core.lanes import Slot
 from hfs_providers.core.lease import Change, Lease, OnChange, Outcome, PoolCounts, Scope, Told
 from hfs_providers.core.roster import Resolver, Roster
-from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal
+from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal, Spent
 from hfs_providers.core.waiting import LoopSignal, RealWaits, Signal, ThreadSignal, Waiter, Waits
 from hfs_providers.core.windows import NEVER, seconds_until
 
@@ -393,6 +393,11 @@ class KeyPool:
             state = used() if used is not None else None
             if state is not None:
                 self._load(state)
+
+    def spent(self) -> list[Spent]:
+        """What this pool remembers to have been used, for those who share the keys."""
+        with self._held():
+            return self._claims.spent()
 
     # What outlives the process.
 

@@ -10,6 +10,7 @@ all of them have used and have in flight, and what any of them was told of a key
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -79,6 +80,15 @@ class Held(NamedTuple):
     scope: str
     requests: int
     tokens: int
+
+
+class Spent(NamedTuple):
+    """What a pool remembers of one account and scope: what lies in a window, by instants of the wall clock."""
+
+    account: str
+    scope: str
+    kind: str
+    entries: Sequence[tuple[float, int, int]]
 
 
 class Ledger(Protocol):
