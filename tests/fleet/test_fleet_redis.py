@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fleet.fleet import Plan, Result, run
 
 from tests.core.redis_server import RedisServer, binary, eventually
+from tests.fleet.fleet import Plan, Result, run
 
 LONG = "HFS_TEST_FLEET"
 pytestmark = pytest.mark.skipif(not os.environ.get(LONG), reason=f"takes more than a minute; set {LONG}=1 to run it")
