@@ -26,7 +26,9 @@ if TYPE_CHECKING:
         Wrapper,
     )
     from hfs_providers.core.errors import (
+        ForwardingError,
         HfsProvidersError,
+        MissingDriverError,
         MissingKeyError,
         MissingSdkError,
         PluginConflictError,
@@ -75,9 +77,9 @@ _HOMES = {
         "Requirement Services UsageRow Wrapper"
     ),
     "errors": (
-        "HfsProvidersError MissingKeyError MissingSdkError PluginConflictError PluginContractError PluginError "
-        "PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError SettingsError StoreError "
-        "UnknownProviderError"
+        "ForwardingError HfsProvidersError MissingDriverError MissingKeyError MissingSdkError PluginConflictError "
+        "PluginContractError PluginError PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError "
+        "SettingsError StoreError UnknownProviderError"
     ),
     "hookspecs": "hookimpl hookspec",
     "manager": (
@@ -105,6 +107,7 @@ __all__ = [
     "Credential",
     "Event",
     "FallbackChain",
+    "ForwardingError",
     "HfsProvidersError",
     "KeyPool",
     "KeyRejectedError",
@@ -113,6 +116,7 @@ __all__ = [
     "KeysExhaustedError",
     "Lease",
     "Limits",
+    "MissingDriverError",
     "MissingKeyError",
     "MissingSdkError",
     "ModelCallError",

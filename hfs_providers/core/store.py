@@ -79,9 +79,10 @@ _MIGRATIONS = {
         requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
         PRIMARY KEY (provider, account, scope, process)
     ) WITHOUT ROWID;
-    -- How far each database that rows are forwarded to has come.
+    -- How far each database that rows are forwarded to has come, and how many rows it refuses for good.
     CREATE TABLE targets (
-        name TEXT PRIMARY KEY, forwarded INTEGER NOT NULL, at REAL NOT NULL, error TEXT
+        name TEXT PRIMARY KEY, forwarded INTEGER NOT NULL, at REAL NOT NULL, error TEXT,
+        refused INTEGER NOT NULL DEFAULT 0, refusal TEXT
     ) WITHOUT ROWID;
     """,
 }
