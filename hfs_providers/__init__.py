@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         Wrapper,
     )
     from hfs_providers.core.errors import (
+        ForwardingError,
         HfsProvidersError,
+        MissingDriverError,
         MissingKeyError,
         MissingSdkError,
         PluginConflictError,
@@ -86,9 +88,9 @@ _HOMES = {
         "ProviderHealth Requirement Services UsageRow WindowUse Wrapper"
     ),
     "errors": (
-        "HfsProvidersError MissingKeyError MissingSdkError PluginConflictError PluginContractError PluginError "
-        "PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError SettingsError StoreError "
-        "UnknownProviderError"
+        "ForwardingError HfsProvidersError MissingDriverError MissingKeyError MissingSdkError PluginConflictError "
+        "PluginContractError PluginError PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError "
+        "SettingsError StoreError UnknownProviderError"
     ),
     "hookspecs": "hookimpl hookspec",
     "manager": (
@@ -123,6 +125,7 @@ __all__ = [
     "Credential",
     "Event",
     "FallbackChain",
+    "ForwardingError",
     "HfsProvidersError",
     "KeyPool",
     "KeyProbe",
@@ -132,6 +135,7 @@ __all__ = [
     "KeysExhaustedError",
     "Lease",
     "Limits",
+    "MissingDriverError",
     "MissingKeyError",
     "MissingSdkError",
     "ModelCallError",

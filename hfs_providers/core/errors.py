@@ -5,6 +5,7 @@
     |- ProviderError: UnknownProviderError (also ValueError), ProviderUnavailableError, PoolExhaustedError,
     |                 MissingSdkError (also ImportError)
     |- StoreError
+    |- ForwardingError: MissingDriverError (also ImportError)
     `- SettingsError: MissingKeyError
 
 `model_errors` holds those that are also Agno's `ModelProviderError`.
@@ -204,6 +205,26 @@ class StoreError(HfsProvidersError):
         self.reason = reason
         self.remedy = remedy or f"Move {path} away, make it writable, or set HFS_USAGE_DB to another path or to off"
         super().__init__(f"usage cannot be kept in {path}: {reason}. {self.remedy}")
+
+
+class ForwardingError(HfsProvidersError):
+    """A database that usage cannot be forwarded to. The rows wait in the local file.
+
+    Args:
+        target: its name, without the password, or what stands for it where its URL cannot be read.
+        reason: what is wrong.
+        remedy: what mends it.
+    """
+
+    def __init__(self, target: str, reason: str, remedy: str) -> None:
+        self.target = target
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"usage cannot be forwarded to {target}: {reason}. {remedy}")
+
+
+class MissingDriverError(ForwardingError, ImportError):
+    """A database whose driver is not installed."""
 
 
 class SettingsError(HfsProvidersError):

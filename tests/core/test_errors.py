@@ -11,9 +11,11 @@ from agno.exceptions import ContextWindowExceededError, ModelProviderError, Mode
 
 from hfs_providers import (
     ChainExhaustedError,
+    ForwardingError,
     HfsProvidersError,
     KeyRejectedError,
     KeysExhaustedError,
+    MissingDriverError,
     MissingKeyError,
     MissingSdkError,
     ModelCallError,
@@ -58,6 +60,10 @@ EXAMPLES: dict[str, Callable[[], HfsProvidersError]] = {
     "MissingSdkError": lambda: MissingSdkError("gemini", "google-genai", "pip install 'hfs-providers[gemini]'"),
     "SettingsError": lambda: SettingsError("bad settings"),
     "StoreError": lambda: StoreError("/tmp/usage.db", "the disk is full"),
+    "ForwardingError": lambda: ForwardingError("mysql://me@db/usage", "access is denied", "Grant it"),
+    "MissingDriverError": lambda: MissingDriverError(
+        "mysql://me@db/usage", "PyMySQL is missing", "Run: pip install 'hfs-providers[mysql]'"
+    ),
     "MissingKeyError": lambda: MissingKeyError("groq", ["NUM_GROQ", "GROQ_API_KEY_1"]),
     "ModelCallError": lambda: call(ModelCallError, kind="server_error"),
     "KeyRejectedError": lambda: call(KeyRejectedError, kind="dead"),
