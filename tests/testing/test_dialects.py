@@ -114,7 +114,7 @@ class TestADialect:
 class TestAKeylessDialect:
     def test_gives_each_endpoint_an_address(self, keyless: LoopbackServer) -> None:
         env = keyless.env({"talk": ["gpu-1", "gpu-2"]})
-        assert list(env) == ["NUM_TALK", "TALK_ENDPOINT_1", "TALK_ENDPOINT_2"]
+        assert list(env) == ["HFS_USAGE_DB", "NUM_TALK", "TALK_ENDPOINT_1", "TALK_ENDPOINT_2"]
         assert env["TALK_ENDPOINT_2"] == keyless.base_url("talk", "gpu-2")
 
     def test_counts_and_scripts_by_endpoint(self, keyless: LoopbackServer) -> None:
