@@ -79,6 +79,12 @@ class Behind:
     refused: int = 0
     refusal: str | None = None
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong, in words, or None."""
+        refused = f"refused {self.refused} rows for good, the last because of {self.refusal}" if self.refused else None
+        return "; ".join(filter(None, (self.error, refused))) or None
+
 
 def behind(store: Store, *names: str) -> list[Behind]:
     """Each database that rows of `store` were ever forwarded to, and those of `names` to which none was yet.

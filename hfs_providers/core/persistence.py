@@ -76,7 +76,7 @@ class Target:
         name: where it is; it holds no password.
         behind: rows that it does not have yet, or None where that cannot be read.
         oldest: wall-clock time of the oldest of them.
-        error: why the last try to send them failed.
+        error: why the last try to send them failed, and how many it refuses for good.
     """
 
     name: str
@@ -160,7 +160,7 @@ def _target(store: Store | None, url: str) -> Target:
         found = next(each for each in behind(store, name) if each.name == name)
     except (OSError, sqlite3.Error) as error:
         return Target(name, error=str(error))
-    return Target(name, found.rows, found.oldest, found.error)
+    return Target(name, found.rows, found.oldest, found.trouble)
 
 
 def _nothing_to_forward(places: Places) -> Problem:

@@ -49,7 +49,7 @@ _TIMEOUTS: dict[str, dict[str, Any]] = {
 @cache
 def table() -> Table:
     """The table, as it is made where it is missing."""
-    from sqlalchemy import BigInteger, Column, DateTime, Float, Index, MetaData, String, Table
+    from sqlalchemy import BigInteger, Column, DateTime, Double, Index, MetaData, String, Table
     from sqlalchemy.dialects.mysql import DATETIME
 
     instant = DateTime(timezone=True).with_variant(DATETIME(fsp=6), "mysql", "mariadb")
@@ -64,7 +64,7 @@ def table() -> Table:
             for name in ("provider", "model", "key_id", "fingerprint")
         ),
         *(Column(name, BigInteger, nullable=False) for name in ("tokens_in", "tokens_out", "tokens", "charged")),
-        Column("latency", Float(53), nullable=False),
+        Column("latency", Double, nullable=False),
         Column("outcome", String(LENGTHS["outcome"]), nullable=False),
         Index(f"{TABLE}_at", "at"),
         # Model ids differ by case; a collation that ignores it would add them up.

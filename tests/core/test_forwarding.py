@@ -308,6 +308,7 @@ class TestRowsThatAreRefused:
         assert (found.rows, found.refused, found.error) == (0, 3, None)
         assert found.refusal is not None
         assert "CHECK constraint failed" in found.refusal
+        assert str(found.trouble).startswith("refused 3 rows for good")
         assert "refuses 3 rows of usage for good (41, 51, 52)" in caplog.text
 
     def test_all_of_them_are_a_fault_of_the_table_and_wait(

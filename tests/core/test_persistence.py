@@ -212,3 +212,10 @@ def test_a_wrapper_without_a_pool_is_left_out(fake_provider: Make, path: Path) -
     with ProviderManager({"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(path)}, plugins=[acme]) as manager:
         assert manager.available_providers == ["acme"]
         assert not [problem for problem in manager.problems if problem.provider is None]
+
+
+def test_a_database_is_named_before_there_is_a_file(tmp_path: Path) -> None:
+    env = {"HFS_USAGE_DB": str(tmp_path / "usage.db"), "TIDB_DB_URL": "mysql://me:secret@db.example/usage"}
+    found = whereabouts(env)
+    assert [(each.name, each.behind) for each in found.targets] == [("mysql://me@db.example/usage", 0)]
+    assert found.problems == ()
