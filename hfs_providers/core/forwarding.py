@@ -18,11 +18,12 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfs_providers.core.address import Address
+from hfs_providers.core.alone import alone
 from hfs_providers.core.contract import Problem
 from hfs_providers.core.errors import ForwardingError, StoreError
 from hfs_providers.core.remote import Remote, fitted
@@ -137,6 +138,7 @@ class Forwarder:
         self._wall = wall
         self._chance = chance
         self._local = StoreConnection(store)
+        self._lock = f"{store.path}.{fingerprint(self.name)}"
         self._source = store.source
         self._cursor = 0
         self._stop = False
@@ -255,8 +257,8 @@ class Forwarder:
             self._catch_up(local)
             rows, _ = _left(local, self._cursor)
         if rows:
-            with _alone(self._store, self.name) as alone:
-                if not alone:
+            with alone(self._lock) as mine:
+                if not mine:
                     return False
                 while True:
                     source, batch = self._read()
@@ -369,39 +371,11 @@ def _left(local: sqlite3.Connection, cursor: int) -> tuple[int, float | None]:
     return (last - first[0] + 1, first[1]) if first else (0, None)
 
 
-@contextlib.contextmanager
-def _alone(store: Store, name: str) -> Iterator[bool]:
-    """Whether no other process forwards rows of `store` to `name`, held as long as the block lasts.
-
-    The lock is SQLite's, on an empty file of its own: it works wherever the store does, and ends with its holder.
-    """
-    lock = sqlite3.connect(
-        f"{store.path}.{fingerprint(name)}", timeout=0, isolation_level=None, check_same_thread=False
-    )
-    _locks.add(lock)
-    try:
-        try:
-            lock.execute("PRAGMA journal_mode = OFF")
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            yield False
-        else:
-            yield True
-    finally:
-        _locks.discard(lock)
-        lock.close()
-
-
 _forwarders: weakref.WeakSet[Forwarder] = weakref.WeakSet()
-_locks: set[sqlite3.Connection] = set()
 _orphans: list[object] = []
 
 
 def _after_fork_in_child() -> None:
-    _orphans.extend(_locks)
-    _locks.clear()
     for forwarder in list(_forwarders):
         forwarder._after_fork()
 

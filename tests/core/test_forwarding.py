@@ -25,6 +25,7 @@ import pytest
 from hfs_providers import ForwardingError, MissingDriverError, UsageRow
 from hfs_providers.core import address, forwarding, remote
 from hfs_providers.core.address import Address, mysql_tls
+from hfs_providers.core.alone import alone
 from hfs_providers.core.forwarding import Forwarder, Pace, behind
 from hfs_providers.core.store import Store
 from hfs_providers.core.usage import UsageLog, write_rows
@@ -384,7 +385,7 @@ class TestSeveralForwarders:
     def test_are_right_even_where_they_do_not(
         self, store: Store, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(forwarding, "_alone", lambda store, name: contextlib.nullcontext(True))
+        monkeypatch.setattr(forwarding, "alone", lambda path: contextlib.nullcontext(True))
         write(store, 1000)
         others = [Forwarder(store, target.url, pace=QUICK) for _ in range(4)]
         for other in others:
@@ -394,25 +395,24 @@ class TestSeveralForwarders:
             other.close()
         assert target.ids == list(range(1, 1001))
 
-    def test_one_that_was_killed_leaves_no_lock(self, store: Store, target: Target, forwarder: Forwarder) -> None:
+    def test_one_that_was_killed_leaves_no_lock(self, tmp_path: Path) -> None:
+        lock = str(tmp_path / "lock")
         program = (
-            "import os, sys\n"
-            "from hfs_providers.core import forwarding\n"
-            "from hfs_providers.core.store import Store\n"
-            f"with forwarding._alone(Store({str(store.path)!r}), {forwarder.name!r}) as alone:\n"
-            "    assert alone\n"
-            "    print('held', flush=True)\n"
+            "import sys\n"
+            "from hfs_providers.core.alone import alone\n"
+            f"with alone({lock!r}) as mine:\n"
+            "    print(mine, flush=True)\n"
             "    sys.stdin.read()\n"
         )
         child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         with child:
             assert child.stdout is not None
-            assert child.stdout.readline() == b"held\n"
-            with forwarding._alone(store, forwarder.name) as alone:
-                assert not alone
+            assert child.stdout.readline() == b"True\n"
+            with alone(lock) as mine:
+                assert not mine
             child.kill()
-        with forwarding._alone(store, forwarder.name) as alone:
-            assert alone
+        with alone(lock) as mine:
+            assert mine
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
     def test_a_child_of_fork_forwards_by_itself(self, store: Store, target: Target, forwarder: Forwarder) -> None:

@@ -1,0 +1,52 @@
+"""A lock that one process of a machine holds at a time, and that ends with its holder, however that ends.
+
+It is SQLite's, on an empty file of its own, so it works wherever the store does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def alone(path: str) -> Iterator[bool]:
+    """Whether nobody else holds the lock, which is held as long as the block lasts. Never waits.
+
+    Args:
+        path: of the lock's file; it stays there, empty.
+
+    Raises:
+        sqlite3.Error: the file cannot be made.
+    """
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    _held.add(lock)
+    try:
+        try:
+            lock.execute("PRAGMA journal_mode = OFF")
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            yield False
+        else:
+            yield True
+    finally:
+        _held.discard(lock)
+        lock.close()
+
+
+_held: set[sqlite3.Connection] = set()
+_left_alone: list[sqlite3.Connection] = []
+
+
+def _after_fork_in_child() -> None:
+    # They are the parent's: a SQLite connection must not be closed in a child, not even by the collector.
+    _left_alone.extend(_held)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
