@@ -187,7 +187,7 @@ class Postgres(Server):
     verified = "sslmode=verify-full&sslrootcert={ca}"
 
     def _install(self) -> None:
-        bin_, data = Path(self.executable).parent, self.folder / "data"
+        bin_, data = Path(self.executable).resolve().parent, self.folder / "data"
         if os.geteuid() == 0:  # it refuses to be run by root
             for path in (self.folder, *self.folder.iterdir()):
                 shutil.chown(path, "postgres", "postgres")
