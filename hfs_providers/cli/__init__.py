@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import ask, demo, doctor, models, output, status
+from hfs_providers.cli import agents, ask, demo, doctor, models, output, status
 
 
 class _LightHelp:
@@ -73,6 +73,7 @@ def options(
 
 for _command in (status.status, status.plugins, models.models, ask.ask, demo.demo, doctor.doctor):
     app.command(cls=_Command)(_command)
+app.add_typer(agents.app, name="agents", cls=_Group)
 
 
 def main() -> None:

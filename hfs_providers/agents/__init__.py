@@ -1,0 +1,67 @@
+"""Agents under supervision: four roles over this library's models, workers as processes, and their supervisor.
+
+The names below are loaded on first use (PEP 562), because the roles need Agno and the contract pydantic.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfs_providers.agents.contract import (
+        ROLES,
+        AgentConfig,
+        AgentEvent,
+        AgentHealth,
+        AgentSnapshot,
+        AgentState,
+        ContractError,
+        Role,
+        WorkItem,
+        WorkResult,
+        json_schema,
+    )
+    from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
+    from hfs_providers.agents.worker import run_worker
+
+_HOMES = {
+    "contract": (
+        "ROLES AgentConfig AgentEvent AgentHealth AgentSnapshot AgentState ContractError Role WorkItem WorkResult "
+        "json_schema"
+    ),
+    "roles": "AgentUnavailableError RoleAgent create_agent",
+    "worker": "run_worker",
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "ROLES",
+    "AgentConfig",
+    "AgentEvent",
+    "AgentHealth",
+    "AgentSnapshot",
+    "AgentState",
+    "AgentUnavailableError",
+    "ContractError",
+    "Role",
+    "RoleAgent",
+    "WorkItem",
+    "WorkResult",
+    "create_agent",
+    "json_schema",
+    "run_worker",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
