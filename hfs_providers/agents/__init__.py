@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         WorkResult,
         json_schema,
     )
+    from hfs_providers.agents.events import Subscription
     from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
+    from hfs_providers.agents.supervisor import Supervisor
     from hfs_providers.agents.worker import run_worker
 
 _HOMES = {
@@ -30,7 +32,9 @@ _HOMES = {
         "ROLES AgentConfig AgentEvent AgentHealth AgentSnapshot AgentState ContractError Role WorkItem WorkResult "
         "json_schema"
     ),
+    "events": "Subscription",
     "roles": "AgentUnavailableError RoleAgent create_agent",
+    "supervisor": "Supervisor",
     "worker": "run_worker",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -46,6 +50,8 @@ __all__ = [
     "ContractError",
     "Role",
     "RoleAgent",
+    "Subscription",
+    "Supervisor",
     "WorkItem",
     "WorkResult",
     "create_agent",

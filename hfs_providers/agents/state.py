@@ -79,10 +79,9 @@ class Restarts:
         return 0.0 if self._until is None else max(0.0, self._until - self._clock())
 
     def allow(self) -> bool:
-        """Count a restart; False where there were too many, and then the circuit opens."""
+        """Count a restart; False where there were too many."""
         now = self._clock()
         if len(self._recent) == MOST_RESTARTS and now - self._recent[0] <= WINDOW:
-            self.give_up()
             return False
         self._recent.append(now)
         return True
