@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hfs_providers.agents.batch import Batch
     from hfs_providers.agents.contract import (
         ROLES,
         AgentConfig,
@@ -23,16 +24,19 @@ if TYPE_CHECKING:
         json_schema,
     )
     from hfs_providers.agents.events import Subscription
+    from hfs_providers.agents.pipeline import PIPELINE, run_pipeline
     from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
     from hfs_providers.agents.supervisor import Supervisor
     from hfs_providers.agents.worker import run_worker
 
 _HOMES = {
+    "batch": "Batch",
     "contract": (
         "ROLES AgentConfig AgentEvent AgentHealth AgentSnapshot AgentState ContractError Role WorkItem WorkResult "
         "json_schema"
     ),
     "events": "Subscription",
+    "pipeline": "PIPELINE run_pipeline",
     "roles": "AgentUnavailableError RoleAgent create_agent",
     "supervisor": "Supervisor",
     "worker": "run_worker",
@@ -40,6 +44,7 @@ _HOMES = {
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "PIPELINE",
     "ROLES",
     "AgentConfig",
     "AgentEvent",
@@ -47,6 +52,7 @@ __all__ = [
     "AgentSnapshot",
     "AgentState",
     "AgentUnavailableError",
+    "Batch",
     "ContractError",
     "Role",
     "RoleAgent",
@@ -56,6 +62,7 @@ __all__ = [
     "WorkResult",
     "create_agent",
     "json_schema",
+    "run_pipeline",
     "run_worker",
 ]
 

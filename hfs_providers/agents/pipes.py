@@ -1,4 +1,4 @@
-"""A worker's own pipes, each with a thread: neither a full pipe nor a silent one holds up the event loop.
+"""Files and pipes, each with a thread of its own: neither a full pipe nor a silent one holds up the event loop.
 
 Threads and not asyncio's transports, because these want a pipe or a socket (not a file) and leave it non-blocking for
 every process that shares it.
@@ -45,12 +45,12 @@ class Input:
         on_end: called in the thread at the end of the input.
     """
 
-    def __init__(self, fd: int, on_end: Callable[[], object]) -> None:
+    def __init__(self, fd: int, on_end: Callable[[], object] = lambda: None) -> None:
         self._fd = fd
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_AHEAD)
-        threading.Thread(target=self._read, name="worker-input", daemon=True).start()
+        threading.Thread(target=self._read, name="agents-input", daemon=True).start()
 
     def _read(self) -> None:
         data = b"-"
@@ -87,7 +87,7 @@ class Output:
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._unread = 0
-        self._thread = threading.Thread(target=self._write, name="worker-output", daemon=True)
+        self._thread = threading.Thread(target=self._write, name="agents-output", daemon=True)
         self._thread.start()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,8 +24,37 @@ app = typer.Typer(
 
 
 @app.command()
+def run(
+    source: Annotated[str, typer.Argument(help="A file of work items, one JSON object a line; - reads stdin.")] = "-",
+    role: Annotated[RoleName, typer.Option("--role", "-r", help="Whose work it is.")] = RoleName.executor,
+    pipeline: Annotated[
+        bool, typer.Option("--pipeline", help="Instead: each item is planned, carried out and reviewed.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=4, help="Processes of each role.")] = 1,
+    events: Annotated[
+        Path | None, typer.Option("--events", help="Write what happens to this file, for `watch`.", show_default=False)
+    ] = None,
+) -> None:
+    """Have work done, with a result a line on stdout as they come.
+
+    Exit code: 0 all succeeded, 1 some failed, 2 wrong usage, 3 no agent is available for it.
+    """
+    from hfs_providers.cli import agents_run
+
+    raise typer.Exit(agents_run.run(source, None if pipeline else role.value, workers, events))
+
+
+@app.command()
+def watch(events: Annotated[Path, typer.Argument(help="The file that `run --events` writes.")]) -> None:
+    """Watch the agents of a `run` in another terminal: their states and what happens, until it ends."""
+    from hfs_providers.cli import agents_watch
+
+    raise typer.Exit(agents_watch.watch(events))
+
+
+@app.command()
 def worker(
-    role: Annotated[RoleName, typer.Option("--role", help="What its agents are for.")],
+    role: Annotated[RoleName, typer.Option("--role", "-r", help="What its agents are for.")],
     heartbeat: Annotated[float, typer.Option("--heartbeat", min=0.01, help="Seconds between heartbeats.")] = 30.0,
 ) -> None:
     """Work for a supervisor: JSON-RPC 2.0 on stdin and stdout, one object a line. See docs/agents.md."""
