@@ -122,7 +122,8 @@ class Service:
         # A session that is being started adds itself to the sessions only when it is there.
         while self._tasks:
             await self._stop_sessions()
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def _stop_sessions(self) -> None:
         sessions = list(self._sessions.values())
