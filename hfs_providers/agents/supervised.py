@@ -32,7 +32,7 @@ from hfs_providers.agents.contract import (
 )
 from hfs_providers.agents.queueing import Job
 from hfs_providers.agents.roles import timed_out
-from hfs_providers.agents.state import MOST_RESTARTS, WINDOW, Clock, Errors, Restarts
+from hfs_providers.agents.state import MOST_RESTARTS, Clock, Errors, Restarts
 
 _log = logging.getLogger("hfs_providers.agents")
 
@@ -211,7 +211,7 @@ class SupervisedAgent:
             except Exception as error:
                 # A mistake of ours must not leave work waiting for an agent that nobody looks after.
                 _log.exception("the supervision of %s failed", self.name)
-                await self._end_worker(at_once=True)
+                await self._end_worker()
                 reason = f"its supervision failed: {type(error).__name__}"
             self._restarts.give_up()
             self._resting = Unavailable(reason=reason)
@@ -223,20 +223,24 @@ class SupervisedAgent:
 
     async def _live_until_given_up(self) -> str:
         """Start the worker and replace it, as often as is allowed; why not any more."""
+        failed_starts = 0
         while True:
             problem = await self._begin()
             if problem is None:
+                failed_starts = 0
                 self._tell("agent_restarted" if self._started else "agent_started")
                 self._started = True
                 self._around.changed()
                 why = await self._until_it_has_to_begin_anew()
-            elif problem.hopeless:
-                return problem.reason
             else:
                 why = problem.reason
+                if problem.hopeless:
+                    return why
                 self._record(why)
-            if not self._restarts.allow():
-                return f"given up after {MOST_RESTARTS} restarts within {WINDOW:g} s; last error: {why}"
+                failed_starts += 1
+            # Starts that fail slowly are never too many within the window.
+            if not self._restarts.allow() or failed_starts > MOST_RESTARTS:
+                return f"given up after {MOST_RESTARTS} restarts; last error: {why}"
 
     async def _begin(self) -> _Problem | None:
         """Start a worker and its session; what is in the way, or None."""
@@ -249,7 +253,7 @@ class SupervisedAgent:
         opening = asyncio.create_task(self._open_session(self._link))
         try:
             in_time = await self._around.within(opening, START_WITHIN)
-            problem = opening.result() if in_time else _Problem(f"it did not start within {START_WITHIN:g} s")
+            problem = opening.result() if in_time else _Problem(f"it did not start within {START_WITHIN:g} s", True)
         except WorkerDiedError as error:
             problem = _Problem(f"its worker did not start: {error}")
         except HfsProvidersError as error:
@@ -263,7 +267,7 @@ class SupervisedAgent:
             self._last_restart = time.time() if self._started else None
             self.settled.set()
             return None
-        await self._end_worker(at_once=not problem.hopeless)
+        await self._end_worker()
         return problem
 
     async def _open_session(self, link: Link) -> _Problem | None:
@@ -300,7 +304,7 @@ class SupervisedAgent:
         finally:
             tired.cancel()
             silent.cancel()
-        await self._end_worker(at_once=False)
+        await self._end_worker()
         return why
 
     async def _until_quiet(self, link: Link) -> None:
@@ -317,12 +321,10 @@ class SupervisedAgent:
         while (left := self._heard + bound - self._around.clock()) > 0:
             await self._around.sleep(left)
 
-    async def _end_worker(self, at_once: bool) -> None:
+    async def _end_worker(self) -> None:
         link, self._session_id = self._link, None
         self._resting = Waiting(reason="restarting")
         if link is not None:
-            if at_once:
-                link.kill()
             await link.stop(self._around.grace)
         self._link = None
 
