@@ -37,6 +37,8 @@ from hfs_providers.agents.contract import (
 )
 
 if TYPE_CHECKING:
+    from agno.agent import Agent
+
     from hfs_providers import FallbackChain
 
 Progress = Callable[[str, str], object]
@@ -288,22 +290,40 @@ class RoleAgent:
 
     async def _asked(self, item: WorkItem, chain: FallbackChain) -> tuple[BaseModel | None, str]:
         """The structured answer, or None and why there is none."""
-        from agno.agent import Agent
         from agno.run.base import RunStatus
 
-        spec = ROLE_SPECS[self.role]
-        instructions = [spec.instructions, *([self.config.instructions] if self.config.instructions else ())]
-        # One for each item: items at work at once share nothing but the chain. Telemetry would post each run to Agno.
-        agent = Agent(
-            name=self.role, model=chain, instructions=instructions, output_schema=spec.output, telemetry=False
-        )
-        run = await agent.arun(prompt_of(item), session_id=f"{self.session_id}:{item.id}")
+        # One agent for each item: items at work at once share nothing but the chain.
+        run = await self._agno_agent(chain).arun(prompt_of(item), session_id=f"{self.session_id}:{item.id}")
         if run.status != RunStatus.completed:
             # Agno returns a run with error status, whose content is the error's message.
             return None, str(run.content or run.status.value)
-        if not isinstance(run.content, spec.output):
-            return None, f"the model's answer does not have the structure of {spec.output.__name__}"
+        expected = ROLE_SPECS[self.role].output
+        if not isinstance(run.content, expected):
+            return None, f"the model's answer does not have the structure of {expected.__name__}"
         return run.content, ""
+
+    def agno_agent(self) -> Agent:
+        """An Agno agent of the role over the session's chain, for whatever takes one, such as Agno's AgentOS.
+
+        Raises:
+            AgentUnavailableError: no session was started.
+        """
+        if self._chain is None:
+            raise AgentUnavailableError(self.role, "no session was started")
+        return self._agno_agent(self._chain)
+
+    def _agno_agent(self, chain: FallbackChain) -> Agent:
+        from agno.agent import Agent
+
+        spec = ROLE_SPECS[self.role]
+        return Agent(
+            name=self.role,
+            model=chain,
+            instructions=[spec.instructions, *([self.config.instructions] if self.config.instructions else ())],
+            output_schema=spec.output,
+            # It would post each run to Agno.
+            telemetry=False,
+        )
 
     def cancel(self, item_id: str) -> bool:
         """Cancel the work on an item, whose result is then a failed one; whether there was such work."""

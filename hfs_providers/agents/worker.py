@@ -54,24 +54,20 @@ class _Worker:
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._code: int | None = None
-        self._lock = threading.Lock()
 
     def end(self, code: int) -> None:
         """Begin to end."""
-        with self._lock:
-            if self._code is not None:
-                return
+        # No lock: a signal's handler runs in between, and would wait for itself.
+        if self._code is None:
             self._code = code
-        # Even if the loop or a thread is stuck in something that cannot be cancelled.
-        watchdog = threading.Timer(GRACE, os._exit, [code])
-        watchdog.daemon = True
-        watchdog.start()
-        self._loop.call_soon_threadsafe(self._ended.set)
+            _exit_after(GRACE, code)
+            self._loop.call_soon_threadsafe(self._ended.set)
 
     async def run(self, reading: int, writing: int) -> int:
         """Serve until the end; the exit code."""
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-            self._on_signal(number, code)
+            # Not the loop's own handlers, which do not run while the loop is stuck.
+            signal.signal(number, lambda *_, code=code: self.end(code))
         output = Output(writing, on_broken=lambda: self.end(1))
 
         def send(line: bytes, droppable: bool) -> None:
@@ -79,7 +75,8 @@ class _Worker:
                 output.send(line)
 
         service = Service(self._role, send, on_shutdown=lambda: self.end(0))
-        incoming = Input(reading, on_end=self._input_ended)
+        # What came before the end is received first, unless the loop is stuck.
+        incoming = Input(reading, on_end=lambda: _exit_after(2 * GRACE, 0))
         tasks = [
             asyncio.create_task(self._receive(incoming, output, service)),
             asyncio.create_task(service.beat(self._interval)),
@@ -100,14 +97,9 @@ class _Worker:
             await output.wait_until_read()
         self.end(0)
 
-    def _input_ended(self) -> None:
-        # What came before the end is received first, unless the loop is stuck.
-        watchdog = threading.Timer(2 * GRACE, os._exit, [0])
-        watchdog.daemon = True
-        watchdog.start()
 
-    def _on_signal(self, number: signal.Signals, code: int) -> None:
-        try:
-            self._loop.add_signal_handler(number, self.end, code)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: self.end(code))
+def _exit_after(seconds: float, code: int) -> None:
+    """Exit then at the latest, even if something is stuck that cannot be cancelled."""
+    watchdog = threading.Timer(seconds, os._exit, [code])
+    watchdog.daemon = True
+    watchdog.start()

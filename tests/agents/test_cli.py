@@ -106,6 +106,21 @@ class TestRun:
         assert sorted(result["item_id"] for result in results) == list("012345")
         assert {result["error"] for result in results} == {"cancelled"}
 
+    @pytest.mark.skipif(os.name != "posix", reason="Windows has no such pipes")
+    def test_ends_quietly_when_nobody_reads_its_results(self, env: Mapping[str, str], tmp_path: Path) -> None:
+        (tmp_path / "work.jsonl").write_text(lines([item(n) for n in range(300)]))
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [*AGENTS, "run", "work.jsonl"], env=dict(env), cwd=tmp_path, stdout=pipe, stderr=pipe
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["success"]
+        process.stdout.close()
+        assert process.wait(DEADLINE) == 1
+        assert b"Error" not in process.stderr.read()
+        process.stderr.close()
+
 
 class TestWatch:
     def test_shows_what_a_run_wrote(self, env: Mapping[str, str], tmp_path: Path) -> None:

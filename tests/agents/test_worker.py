@@ -259,7 +259,40 @@ class TestTheEnd:
         process.communicate()
 
 
+# A worker whose model call blocks the event loop, and a grace that a test can wait for.
+STUCK = """
+import sys, time
+from hfs_providers.agents import run_worker, roles, worker
+
+worker.GRACE = 0.3
+roles.RoleAgent._asked = lambda *_: time.sleep(60)
+sys.exit(run_worker("executor"))
+"""
+
+
+@posix
+@pytest.mark.parametrize(("ending", "code"), [("sigterm", 143), ("end of input", 0)])
+def test_a_worker_that_is_stuck_ends_within_its_grace_all_the_same(
+    ending: str, code: int, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    with RawWorker("executor", env, tmp_path, command=[sys.executable, "-c", STUCK]) as worker:
+        worker.initialize()
+        session = worker.session()
+        worker.send("send_work", {"session_id": session, "item": item()})
+        worker.wait_for(lambda message: message.get("method") == "progress")
+        if ending == "sigterm":
+            worker.process.send_signal(signal.SIGTERM)
+        else:
+            worker.close_input()
+        assert worker.wait() == code
+
+
 class TestStandardOutput:
+    def test_is_where_agno_logs_by_itself(self, tmp_path: Path) -> None:
+        program = "from agno.utils.log import log_error; log_error('an error of a run')"
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+        assert "an error of a run" in done.stdout
+
     def test_belongs_to_the_protocol_though_agno_logs_there(
         self, env: Mapping[str, str], server: LoopbackServer, tmp_path: Path
     ) -> None:

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,13 +30,26 @@ class RawWorker:
         env: its environment.
         cwd: its working directory.
         heartbeat: seconds.
+        command: starts it in another way.
     """
 
-    def __init__(self, role: str, env: Mapping[str, str], cwd: Path, heartbeat: float = 30.0) -> None:
-        command = [sys.executable, "-m", "hfs_providers", "agents", "worker", "--role", role]
+    def __init__(
+        self,
+        role: str,
+        env: Mapping[str, str],
+        cwd: Path,
+        heartbeat: float = 30.0,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        usual = [sys.executable, "-m", "hfs_providers", "agents", "worker", "--role", role]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [*command, "--heartbeat", str(heartbeat)], env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe
+            command or [*usual, "--heartbeat", str(heartbeat)],
+            env=env,
+            cwd=cwd,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
         )
         self.messages: list[dict[str, Any]] = []
         self._ids = itertools.count(1)
