@@ -302,16 +302,6 @@ class RoleAgent:
             return None, f"the model's answer does not have the structure of {expected.__name__}"
         return run.content, ""
 
-    def agno_agent(self) -> Agent:
-        """An Agno agent of the role over the session's chain, for whatever takes one, such as Agno's AgentOS.
-
-        Raises:
-            AgentUnavailableError: no session was started.
-        """
-        if self._chain is None:
-            raise AgentUnavailableError(self.role, "no session was started")
-        return self._agno_agent(self._chain)
-
     def _agno_agent(self, chain: FallbackChain) -> Agent:
         from agno.agent import Agent
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from hfs_providers import HfsProvidersError, __version__
 from hfs_providers.agents import wire
-from hfs_providers.agents.bridge import Notified, WorkerDiedError
+from hfs_providers.agents.bridge import WorkerDiedError
 from hfs_providers.agents.contract import (
     CANCELLED,
     Active,
@@ -30,9 +30,10 @@ from hfs_providers.agents.contract import (
     WorkResult,
     state_after,
 )
+from hfs_providers.agents.link import Link, Surroundings
 from hfs_providers.agents.queueing import Job
 from hfs_providers.agents.roles import timed_out
-from hfs_providers.agents.state import MOST_RESTARTS, Clock, Errors, Restarts
+from hfs_providers.agents.state import MOST_RESTARTS, Errors, Restarts
 
 _log = logging.getLogger("hfs_providers.agents")
 
@@ -40,58 +41,6 @@ START_WITHIN: Final = 60.0
 """Seconds that a worker may take until it has a session."""
 SILENT_HEARTBEATS: Final = 3
 """Heartbeats that may fail to come before a worker counts as stuck."""
-
-
-class Link(Protocol):
-    """What supervision needs of a worker; see `Bridge`."""
-
-    pid: int
-    ended: asyncio.Future[str]
-
-    async def call(self, method: str, params: Mapping[str, Any]) -> Any:
-        """The answer to a request."""
-
-    async def stop(self, grace: float) -> None:
-        """End it within bounds."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-
-Connect = Callable[[Role, Notified], Awaitable[Link]]
-"""Starts a worker of a role."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the agents of one supervisor share.
-
-    Args:
-        connect: starts a worker.
-        publish: hands an event on.
-        changed: is called when an agent can do more or less than before.
-        heartbeat: seconds between a worker's heartbeats.
-        grace: seconds that a worker is given to do what it is told, before it is made to.
-        clock: monotonic seconds.
-        sleep: waits, in seconds.
-    """
-
-    connect: Connect
-    publish: Callable[[AgentEvent], object]
-    changed: Callable[[], object]
-    heartbeat: float
-    grace: float
-    clock: Clock
-    sleep: Callable[[float], Awaitable[object]]
-
-    async def within(self, work: asyncio.Future[Any], seconds: float) -> bool:
-        """Wait for something for at most that long; whether it is done. It is not cancelled."""
-        timer = asyncio.ensure_future(self.sleep(seconds))
-        try:
-            await asyncio.wait([work, timer], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-        return work.done()
 
 
 class SupervisedAgent:

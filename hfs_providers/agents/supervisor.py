@@ -27,8 +27,9 @@ from hfs_providers.agents.contract import (
     read_item,
 )
 from hfs_providers.agents.events import Hub, Subscription
+from hfs_providers.agents.link import Connect, Link, Surroundings
 from hfs_providers.agents.queueing import FairQueue, Job
-from hfs_providers.agents.supervised import Connect, Link, SupervisedAgent, Surroundings
+from hfs_providers.agents.supervised import SupervisedAgent
 from hfs_providers.agents.worker import GRACE, HEARTBEAT
 
 MOST_WORKING: Final = 4

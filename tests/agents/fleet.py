@@ -183,6 +183,11 @@ def supervised(agents: Mapping[Role, int], body: Callable[[Fleet], Coroutine[Any
     run(main())
 
 
+def one(body: Callable[[Fleet], Coroutine[Any, Any, None]], **options: Any) -> None:
+    """As `supervised`, with one executor."""
+    supervised({"executor": 1}, body, **options)
+
+
 def run(work: Awaitable[None]) -> None:
     """Run it, and fail instead of hanging."""
 

@@ -183,20 +183,6 @@ def test_stopping_a_session_answers_what_is_pending(manager: ProviderManager, se
     run(main())
 
 
-def test_the_agno_agent_behind_it_can_be_had_for_other_uses(manager: ProviderManager) -> None:
-    async def main() -> None:
-        agent = create_agent("reviewer", {"instructions": "Be kind."}, manager=manager)
-        with pytest.raises(AgentUnavailableError, match="no session"):
-            agent.agno_agent()
-        await agent.start_session()
-        agno = agent.agno_agent()
-        assert agno.instructions[-1] == "Be kind."
-        assert agno.telemetry is False
-        assert isinstance((await agno.arun("Review this.")).content, ROLE_SPECS["reviewer"].output)
-
-    run(main())
-
-
 def test_the_model_is_told_the_feedback_and_the_context() -> None:
     told = prompt_of(WorkItem.read(item(review_feedback="Too long.", review_attempt=2, context={"style": "terse"})))
     for part in ("plan_to_artifacts", "Do number 1.", "Too long.", "attempt 2", json.dumps("terse")):
