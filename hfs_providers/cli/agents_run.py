@@ -122,14 +122,15 @@ async def _write(events: Subscription, journal: Any) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """A bar on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
+    """A bar on stderr, where that is a terminal and the results do not go there, too."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
         yield lambda batch, tally: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=output.console(stderr=True)) as bar:
+    # Rich would take what is printed to stdout, and print it above the bar.
+    with Progress(*columns, console=output.console(stderr=True), redirect_stdout=False) as bar:
         task = bar.add_task("working", total=None)
 
         def show(batch: Batch, tally: Tally) -> None:

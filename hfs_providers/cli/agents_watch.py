@@ -84,7 +84,7 @@ def watch(path: Path) -> int:
     try:
         events = _followed(path)
         if not sys.stdout.isatty():
-            for event in events:
+            for event in filter(None, events):
                 print(line_of(event), flush=True)
             return 0
         from rich.live import Live
@@ -92,14 +92,17 @@ def watch(path: Path) -> int:
         view = View()
         with Live(view.draw(), console=output.console(), auto_refresh=False) as live:
             for event in events:
-                view.take(event)
-                live.update(view.draw(), refresh=True)
+                if event is not None:
+                    view.take(event)
+                else:
+                    live.update(view.draw(), refresh=True)
     except OSError as error:
         output.fail(f"{path} cannot be read: {error.strerror}", "Run: hfs-providers agents run --events FILE", code=2)
     return 0
 
 
-def _followed(path: Path) -> Iterator[AgentEvent]:
+def _followed(path: Path) -> Iterator[AgentEvent | None]:
+    """The events, until the supervisor has stopped; None where there is no more for the moment."""
     from hfs_providers.agents import AgentEvent, ContractError
 
     with path.open(encoding="utf-8") as file:
@@ -108,6 +111,7 @@ def _followed(path: Path) -> Iterator[AgentEvent]:
             # A line may be there by half.
             line += file.readline()
             if not line.endswith("\n"):
+                yield None
                 time.sleep(_LOOK_EVERY)
                 continue
             try:
@@ -117,4 +121,5 @@ def _followed(path: Path) -> Iterator[AgentEvent]:
             line = ""
             yield event
             if event.kind == "supervisor_stopped":
+                yield None
                 return

@@ -106,6 +106,30 @@ class TestRun:
         assert sorted(result["item_id"] for result in results) == list("012345")
         assert {result["error"] for result in results} == {"cancelled"}
 
+    @pytest.mark.skipif(os.name != "posix", reason="Windows has no such terminals")
+    def test_shows_a_bar_on_a_terminal_and_keeps_the_results_out_of_it(
+        self, env: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        import pty
+
+        terminal, end = pty.openpty()
+        process = subprocess.Popen(
+            [*AGENTS, "run"],
+            env={**env, "TERM": "xterm", "COLUMNS": "100"},
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=end,
+        )
+        os.close(end)
+        out, _ = process.communicate(lines([item(n) for n in range(5)]).encode(), timeout=60)
+        shown = os.read(terminal, 1_000_000).decode()
+        os.close(terminal)
+        assert process.returncode == 0
+        assert sorted(json.loads(line)["item_id"] for line in out.splitlines()) == list("01234")
+        assert "5/5" in shown
+        assert "item_id" not in shown
+
     @pytest.mark.skipif(os.name != "posix", reason="Windows has no such pipes")
     def test_ends_quietly_when_nobody_reads_its_results(self, env: Mapping[str, str], tmp_path: Path) -> None:
         (tmp_path / "work.jsonl").write_text(lines([item(n) for n in range(300)]))
