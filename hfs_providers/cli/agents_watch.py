@@ -84,8 +84,8 @@ def watch(path: Path) -> int:
     try:
         events = _followed(path)
         if not sys.stdout.isatty():
-            for event in filter(None, events):
-                print(line_of(event), flush=True)
+            for told in filter(None, events):
+                print(line_of(told), flush=True)
             return 0
         from rich.live import Live
 
