@@ -248,7 +248,7 @@ class SupervisedAgent:
                 self._record(why)
                 link.kill()
             else:
-                why = self._errors.last or ""
+                why = self._errors.last or "it was told to end by somebody else"
                 await self._until_quiet(link)
         finally:
             tired.cancel()
@@ -340,6 +340,10 @@ class SupervisedAgent:
             result = WorkResult.read(call.result())
             if result.item_id != item.id:
                 raise ContractError("WorkResult", (f"item_id: it is not {item.id!r}",))
+            if result.error == CANCELLED and in_time and self._session_id is not None and not job.answer.done():
+                # Nobody here cancelled it: the worker is being ended from outside, as by a SIGTERM.
+                self._tired.set()
+                raise WorkerDiedError(self.pid or 0, "was told to end by somebody else")
         except WorkerDiedError as error:
             if in_time and item.idempotent and not job.retried and not job.answer.done():
                 return None

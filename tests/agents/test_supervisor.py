@@ -186,6 +186,22 @@ class TestTheDeathOfAWorker:
 
         one(body)
 
+    def test_is_also_a_cancellation_that_nobody_here_asked_for(self) -> None:
+        async def body(fleet: Fleet) -> None:
+            ended = fleet.link
+            work, again = fleet.give(), fleet.give("again", idempotent=True)
+            await settle()
+            # What a worker does on a SIGTERM from outside.
+            for name in ("1", "again"):
+                ended.answer(name, error="cancelled")
+            assert "told to end by somebody else" in str((await work).error)
+            await settle()
+            assert fleet.link is not ended
+            fleet.link.answer("again")
+            assert (await again).success
+
+        one(body)
+
     def test_is_one_error_and_one_restart_however_many_items_it_had(self) -> None:
         async def body(fleet: Fleet) -> None:
             works = [fleet.give(number) for number in range(4)]
