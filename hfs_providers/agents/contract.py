@@ -167,6 +167,11 @@ class WorkResult(Contract):
         return cls(item_id=item_id, success=False, error=error, duration=duration, served_by=served_by)
 
 
+def timed_out(item: WorkItem) -> str:
+    """The error of work that took too long."""
+    return f"timed out after {item.timeout:g} s"
+
+
 class Idle(Contract):
     """Ready for work."""
 

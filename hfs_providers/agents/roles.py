@@ -34,6 +34,7 @@ from hfs_providers.agents.contract import (
     WorkResult,
     read_item,
     state_after,
+    timed_out,
 )
 
 if TYPE_CHECKING:
@@ -331,11 +332,6 @@ class RoleAgent:
             await asyncio.wait(tasks)
         self._resting = Idle()
         return existed
-
-
-def timed_out(item: WorkItem) -> str:
-    """The error of work that took too long."""
-    return f"timed out after {item.timeout:g} s"
 
 
 def prompt_of(item: WorkItem) -> str:

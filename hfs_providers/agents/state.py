@@ -73,11 +73,6 @@ class Restarts:
         """Whether the circuit is open: no start until it has rested."""
         return self._until is not None and self._clock() < self._until
 
-    @property
-    def rest(self) -> float:
-        """Seconds until one start may be tried again."""
-        return 0.0 if self._until is None else max(0.0, self._until - self._clock())
-
     def allow(self) -> bool:
         """Count a restart; False where there were too many."""
         now = self._clock()

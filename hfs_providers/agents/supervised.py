@@ -29,10 +29,10 @@ from hfs_providers.agents.contract import (
     Waiting,
     WorkResult,
     state_after,
+    timed_out,
 )
 from hfs_providers.agents.link import Link, Surroundings
 from hfs_providers.agents.queueing import Job
-from hfs_providers.agents.roles import timed_out
 from hfs_providers.agents.state import MOST_RESTARTS, Errors, Restarts
 
 _log = logging.getLogger("hfs_providers.agents")
