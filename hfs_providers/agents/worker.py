@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from hfs_providers.agents.contract import Role
@@ -54,20 +55,20 @@ class _Worker:
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._code: int | None = None
+        self._lock = threading.Lock()
 
     def end(self, code: int) -> None:
         """Begin to end."""
-        # No lock: a signal's handler runs in between, and would wait for itself.
-        if self._code is None:
+        with self._lock:
+            if self._code is not None:
+                return
             self._code = code
-            _exit_after(GRACE, code)
-            self._loop.call_soon_threadsafe(self._ended.set)
+        _exit_after(GRACE, code)
+        self._loop.call_soon_threadsafe(self._ended.set)
 
     async def run(self, reading: int, writing: int) -> int:
         """Serve until the end; the exit code."""
-        for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-            # Not the loop's own handlers, which do not run while the loop is stuck.
-            signal.signal(number, lambda *_, code=code: self.end(code))
+        _on_signals({signal.SIGTERM: 143, signal.SIGINT: 130}, self.end)
         output = Output(writing, on_broken=lambda: self.end(1))
 
         def send(line: bytes, droppable: bool) -> None:
@@ -96,6 +97,17 @@ class _Worker:
                 service.receive(line)
             await output.wait_until_read()
         self.end(0)
+
+
+def _on_signals(codes: Mapping[int, int], end: Callable[[int], object]) -> None:
+    """Call `end` with the code of the first of these signals. To be called before any other thread is started."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        for number, code in codes.items():
+            signal.signal(number, lambda *_, code=code: end(code))
+        return
+    # A handler runs in the main thread, and not while that is stuck; so a thread of its own waits for them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, codes)
+    threading.Thread(target=lambda: end(codes[signal.sigwait(codes)]), name="agents-signals", daemon=True).start()
 
 
 def _exit_after(seconds: float, code: int) -> None:
