@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import ask, check, demo, doctor, keys, models, new_plugin, output, status, usage
+from hfs_providers.cli import agents, ask, check, demo, doctor, keys, models, new_plugin, output, status, usage
 
 
 class _LightHelp:
@@ -84,6 +84,7 @@ for _command in (
     new_plugin.new_plugin,
 ):
     app.command(cls=_Command)(_command)
+app.add_typer(agents.app, name="agents", cls=_Group)
 
 
 class _Unquoted:

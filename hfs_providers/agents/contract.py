@@ -1,0 +1,323 @@
+"""What agents, workers and supervisors say to one another: work in, results out, states, health, events.
+
+The models are strict: what does not fit is a `ContractError`, never coerced. `json_schema()` gives them all as one JSON
+schema for supervisors in other languages; it is kept in `docs/agents.schema.json`. Instants are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
+from pydantic.json_schema import models_json_schema
+
+from hfs_providers import HfsProvidersError
+
+CANCELLED = "cancelled"
+"""The error of a result whose work was cancelled."""
+
+Role = Literal["orchestrator", "optimizer", "reviewer", "executor"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Phase = Literal["prompt_to_spec", "spec_to_full_spec", "full_spec_to_plan", "plan_to_artifacts", "complete"]
+EventKind = Literal[
+    "agent_started",
+    "agent_completed",
+    "agent_failed",
+    "agent_error_recorded",
+    "agent_health_degraded",
+    "agent_restarted",
+    "agent_unavailable",
+    "agent_stopped",
+    "heartbeat",
+    "progress",
+    "events_lost",
+    "supervisor_stopped",
+]
+
+
+_MOST_PARTS = 8
+
+
+class ContractError(HfsProvidersError):
+    """Data that breaks the contract.
+
+    Args:
+        what: what the data should have been.
+        errors: where it is wrong and how, one text each; no value of the data is repeated.
+    """
+
+    def __init__(self, what: str, errors: tuple[str, ...]) -> None:
+        self.what = what
+        self.errors = errors
+        super().__init__(f"not a valid {what}: {'; '.join(errors)}. The contract is in docs/agents.schema.json")
+
+
+class Contract(BaseModel):
+    """Base of what goes over the wire: strict, immutable, closed to unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, data: object) -> Self:
+        """The model for decoded JSON.
+
+        Raises:
+            ContractError: the data does not fit.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ContractError(cls.__name__, _texts(error)) from None
+
+    def dump(self) -> dict[str, Any]:
+        """As what JSON holds."""
+        return self.model_dump(mode="json")
+
+
+def _texts(error: ValidationError) -> tuple[str, ...]:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # Data that is nested too deeply has a place to match.
+    return tuple(f"{'.'.join(map(str, item['loc'][:_MOST_PARTS])) or 'it'}: {item['msg']}" for item in found)
+
+
+class WorkItem(Contract):
+    """A piece of work.
+
+    Args:
+        id: names it among the work that is pending.
+        description: what to do.
+        phase: of the larger undertaking that it belongs to.
+        priority: 10 is the most urgent.
+        review_feedback: what a reviewer said of the attempt before.
+        review_attempt: how many attempts a reviewer has turned down.
+        context: anything else that the agent should know.
+        timeout: seconds that the work may take.
+        idempotent: whether it may be done a second time after its worker died.
+    """
+
+    id: str = Field(min_length=1, max_length=256)
+    description: str = Field(min_length=1, max_length=50_000)
+    phase: Phase
+    priority: int = Field(default=5, ge=0, le=10)
+    review_feedback: str | None = Field(default=None, max_length=50_000)
+    review_attempt: int | None = Field(default=None, ge=0)
+    context: dict[str, JsonValue] = Field(default_factory=dict)
+    timeout: float = Field(default=60.0, gt=0, le=86_400, allow_inf_nan=False)
+    idempotent: bool = False
+
+
+class AgentConfig(Contract):
+    """How an agent of a role is made.
+
+    Args:
+        models: its chain, as `provider` or `provider/model`, in order of preference.
+        tier: instead, the tier that the chain is taken from. Without either it is the tier with the role's name, where
+            there is one, else every provider that can be used.
+        instructions: what it is told besides its role's own instructions.
+    """
+
+    models: list[str] | None = Field(default=None, min_length=1)
+    tier: str | None = Field(default=None, min_length=1)
+    instructions: str | None = Field(default=None, max_length=50_000)
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.models is not None and self.tier is not None:
+            raise ValueError("give models or a tier, not both")
+        return self
+
+
+class Server(Contract):
+    """Who answered the model call, and why the chain's other entries did not.
+
+    Args:
+        provider, model: who did.
+        others: by `provider/model`, why those asked or passed over before did not.
+    """
+
+    provider: str
+    model: str
+    others: dict[str, str] = Field(default_factory=dict)
+
+
+class WorkResult(Contract):
+    """What came of a piece of work.
+
+    Args:
+        item_id: the item's.
+        success: whether the work was done.
+        data: the role's structured result.
+        error: why it was not done; `cancelled` where somebody cancelled it.
+        memory_ids: of what the agent remembered, where it has a memory.
+        duration: seconds.
+        served_by: the provider and model that answered.
+    """
+
+    item_id: str
+    success: bool
+    data: dict[str, JsonValue] | None = None
+    error: str | None = None
+    memory_ids: list[str] = Field(default_factory=list)
+    duration: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    served_by: Server | None = None
+
+    @classmethod
+    def failed(cls, item_id: str, error: str, duration: float = 0.0, served_by: Server | None = None) -> WorkResult:
+        """The result of work that was not done."""
+        return cls(item_id=item_id, success=False, error=error, duration=duration, served_by=served_by)
+
+
+def timed_out(item: WorkItem) -> str:
+    """The error of work that took too long."""
+    return f"timed out after {item.timeout:g} s"
+
+
+class Idle(Contract):
+    """Ready for work."""
+
+    state: Literal["idle"] = "idle"
+
+
+class Active(Contract):
+    """At work. Args: task: the id of the item that it has worked on the longest."""
+
+    state: Literal["active"] = "active"
+    task: str
+
+
+class Waiting(Contract):
+    """Not ready yet."""
+
+    state: Literal["waiting"] = "waiting"
+    reason: str
+
+
+class Completed(Contract):
+    """Its last work was done. The result is without its data, which was in the answer."""
+
+    state: Literal["completed"] = "completed"
+    result: WorkResult
+
+
+class Failed(Contract):
+    """Its last work failed."""
+
+    state: Literal["failed"] = "failed"
+    error: str
+
+
+class Unavailable(Contract):
+    """It cannot work."""
+
+    state: Literal["unavailable"] = "unavailable"
+    reason: str
+
+
+AgentState = Annotated[
+    Idle | Active | Waiting | Completed | Failed | Unavailable,
+    Field(discriminator="state"),
+]
+"""What an agent is doing, told apart by `state`."""
+
+
+def state_after(result: WorkResult) -> Completed | Failed:
+    """The state of an agent whose last work had this result."""
+    if result.success:
+        return Completed(result=result.model_copy(update={"data": None}))
+    return Failed(error=result.error or "no reason given")
+
+
+class SessionInfo(Contract):
+    """A session of a worker."""
+
+    session_id: str
+    state: AgentState
+
+
+class AgentHealth(Contract):
+    """How an agent fares.
+
+    Args:
+        is_healthy: whether it can work and has fewer than three errors in a row.
+        error_count: errors since its last success.
+        last_error: the latest of them.
+        last_restart: when it was last restarted, or None.
+        state: what it is doing.
+        sessions: of a worker, where it speaks for itself.
+    """
+
+    is_healthy: bool
+    error_count: int = Field(ge=0)
+    last_error: str | None = None
+    last_restart: float | None = None
+    state: AgentState
+    sessions: list[SessionInfo] = Field(default_factory=list)
+
+
+class AgentSnapshot(Contract):
+    """One agent of a supervisor at one moment.
+
+    Args:
+        agent: its name, such as `executor#1`.
+        role: what it is for.
+        pid: of its worker's process, or None where there is none.
+        working: how many items it works on.
+        health: how it fares.
+    """
+
+    agent: str
+    role: Role
+    pid: int | None
+    working: int
+    health: AgentHealth
+
+
+class AgentEvent(Contract):
+    """Something that happened to an agent.
+
+    Args:
+        kind: what.
+        at: when.
+        agent, role, pid: to whom; None where it is about no single agent.
+        item_id: the work that it is about.
+        state: the agent's, afterwards.
+        error_count: the agent's, afterwards.
+        message: in words.
+        count: with `events_lost`, how many events this subscriber was too slow for.
+    """
+
+    kind: EventKind
+    at: float
+    agent: str | None = None
+    role: Role | None = None
+    pid: int | None = None
+    item_id: str | None = None
+    state: AgentState | None = None
+    error_count: int | None = None
+    message: str | None = None
+    count: int | None = None
+
+
+def json_schema() -> dict[str, Any]:
+    """Everything that goes over the wire, as one JSON schema (2020-12) with a definition for each model."""
+    models = (AgentConfig, WorkItem, WorkResult, AgentHealth, AgentSnapshot, AgentEvent, SessionInfo)
+    _, schema = models_json_schema([(model, "validation") for model in models], title="hfs-providers agents")
+    schema["$defs"]["AgentState"] = TypeAdapter(AgentState).json_schema(ref_template="#/$defs/{model}")
+    schema["$defs"]["AgentState"].pop("$defs", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def json_schema_text() -> str:
+    """The schema as `docs/agents.schema.json` holds it."""
+    return json.dumps(json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+def read_item(data: Mapping[str, Any] | WorkItem) -> WorkItem:
+    """A work item from decoded JSON, or as it is.
+
+    Raises:
+        ContractError: the data does not fit.
+    """
+    return data if isinstance(data, WorkItem) else WorkItem.read(data)

@@ -1,0 +1,95 @@
+"""A piece of work from end to end: it is planned, carried out and reviewed, and done again where the review says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from pydantic import JsonValue
+
+from hfs_providers.agents.contract import CANCELLED, Phase, Role, WorkItem, WorkResult, read_item
+
+PIPELINE: Final[tuple[Role, ...]] = ("orchestrator", "executor", "reviewer")
+"""The roles that a supervisor needs for it."""
+MOST_ATTEMPTS: Final = 3
+_MOST_FEEDBACK: Final = 50_000
+
+
+class Works(Protocol):
+    """What gives work to agents, as a `Supervisor` does."""
+
+    async def work(self, role: Role, item: WorkItem | Mapping[str, Any]) -> WorkResult:
+        """Have a piece of work done."""
+
+
+async def run_pipeline(
+    supervisor: Works, item: WorkItem | Mapping[str, Any], attempts: int = MOST_ATTEMPTS
+) -> WorkResult:
+    """Plan, carry out and review a piece of work. An attempt that the reviewer turns down is followed by another, which
+    is told `review_feedback` and `review_attempt` and sees what was made before.
+
+    Args:
+        supervisor: has agents of the three roles.
+        item: the work; its timeout holds for each step.
+        attempts: how often it is carried out at most.
+
+    Returns:
+        A result that succeeded if an attempt was approved. Its data has `plan`, `artifacts`, `verdict` and `attempts`,
+        as far as they came, and `served_by` is who served the last step.
+
+    Raises:
+        ContractError: the item does not fit, or one with its id is pending.
+    """
+    item = read_item(item)
+    begun, attempt = time.monotonic(), 0
+    made: dict[str, JsonValue] = {}
+
+    async def step(role: Role, phase: Phase, **changes: object) -> WorkResult:
+        return await supervisor.work(role, item.model_copy(update={"phase": phase, **changes}))
+
+    def ended(last: WorkResult, error: str | None) -> WorkResult:
+        return WorkResult(
+            item_id=item.id,
+            success=error is None,
+            data=made,
+            error=error,
+            duration=time.monotonic() - begun,
+            served_by=last.served_by,
+        )
+
+    def broken(role: Role, last: WorkResult) -> WorkResult:
+        return ended(last, CANCELLED if last.error == CANCELLED else f"the {role} failed: {last.error}")
+
+    planned = await step("orchestrator", "full_spec_to_plan", review_feedback=None, review_attempt=None)
+    if not planned.success:
+        return broken("orchestrator", planned)
+    made["plan"] = planned.data
+    feedback, turned_down = item.review_feedback, item.review_attempt
+    while True:
+        context: dict[str, JsonValue] = {**item.context, "plan": planned.data}
+        if "artifacts" in made:
+            context["artifacts"] = made["artifacts"]
+        done = await step(
+            "executor", "plan_to_artifacts", context=context, review_feedback=feedback, review_attempt=turned_down
+        )
+        if not done.success:
+            return broken("executor", done)
+        made["artifacts"] = done.data
+        made["attempts"] = attempt = attempt + 1
+        context = {**item.context, "plan": planned.data, "artifacts": done.data}
+        reviewed = await step("reviewer", "complete", context=context, review_feedback=None, review_attempt=None)
+        if not reviewed.success or reviewed.data is None:
+            return broken("reviewer", reviewed)
+        made["verdict"] = reviewed.data
+        if reviewed.data.get("approved") is True:
+            return ended(reviewed, None)
+        feedback, turned_down = _feedback(reviewed.data), (turned_down or 0) + 1
+        if attempt == attempts:
+            return ended(reviewed, f"the reviewer turned down {attempts} attempts, the last with: {feedback}")
+
+
+def _feedback(verdict: Mapping[str, Any]) -> str:
+    """What a reviewer's verdict tells whoever does the work again."""
+    issues = [f"- {issue['severity']}: {issue['description']}" for issue in verdict.get("issues", ())]
+    return "\n".join([str(verdict.get("feedback", "")), *issues])[:_MOST_FEEDBACK]

@@ -1,0 +1,92 @@
+"""Which work is next: roles take turns, and within a role the more urgent goes first without starving the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from hfs_providers.agents.contract import Role, WorkItem, WorkResult
+from hfs_providers.agents.state import Clock
+
+SECONDS_PER_PRIORITY: Final = 10.0
+"""How much longer waiting makes up for one step of priority: so nothing waits for ever behind what is more urgent."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """An item on its way.
+
+    Args:
+        role: whose work it is.
+        item: the work.
+        answer: gets the result, once.
+        retried: whether it was given out before to a worker that died.
+        given_out: whether an agent has it.
+    """
+
+    role: Role
+    item: WorkItem
+    answer: asyncio.Future[WorkResult]
+    retried: bool = False
+    given_out: bool = False
+
+    def finish(self, result: WorkResult) -> None:
+        """Give the answer, unless whoever asked has gone."""
+        if not self.answer.done():
+            self.answer.set_result(result)
+
+
+@dataclass(slots=True)
+class _Line:
+    jobs: list[tuple[float, int, Job]] = field(default_factory=list)
+    turn: int = 0
+
+
+class FairQueue:
+    """Waiting jobs.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lines: dict[Role, _Line] = {}
+        self._count = itertools.count(1)
+
+    def put(self, job: Job) -> None:
+        """Let a job wait. One that waits a second time goes first."""
+        line = self._lines.setdefault(job.role, _Line())
+        due = float("-inf") if job.retried else self._clock() - job.item.priority * SECONDS_PER_PRIORITY
+        heapq.heappush(line.jobs, (due, next(self._count), job))
+
+    def take(self, roles: Collection[Role]) -> Job | None:
+        """The next job of one of these roles: of the one whose turn was longest ago."""
+        waiting = [(line.turn, role) for role, line in self._lines.items() if role in roles and self._trim(line)]
+        if not waiting:
+            return None
+        line = self._lines[min(waiting)[1]]
+        line.turn = next(self._count)
+        return heapq.heappop(line.jobs)[2]
+
+    def waiting(self, role: Role) -> bool:
+        """Whether a job of the role waits."""
+        line = self._lines.get(role)
+        return line is not None and self._trim(line)
+
+    def clear(self, role: Role) -> list[Job]:
+        """Take every job of the role out."""
+        line = self._lines.get(role, _Line())
+        jobs, line.jobs = [job for _, _, job in sorted(line.jobs, key=lambda entry: entry[:2])], []
+        return jobs
+
+    @staticmethod
+    def _trim(line: _Line) -> bool:
+        # A job whose caller has gone stays in the heap until it comes to the front.
+        while line.jobs and line.jobs[0][2].answer.done():
+            heapq.heappop(line.jobs)
+        return bool(line.jobs)

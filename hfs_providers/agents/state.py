@@ -1,0 +1,92 @@
+"""What a supervisor or a worker keeps count of: errors, restarts and rests. Pure: the clock is injected."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+Clock = Callable[[], float]
+
+DEGRADED_FROM = 3
+"""Errors since the last success from which an agent is not healthy."""
+RESTART_AT = 5
+"""Errors within the window that ask for a restart."""
+MOST_RESTARTS = 3
+"""Restarts within the window after which an agent is given up."""
+WINDOW = 60.0
+"""Seconds."""
+FIRST_REST = 60.0
+LONGEST_REST = 3600.0
+
+
+class Errors:
+    """An agent's errors since its last success.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._recent: deque[float] = deque(maxlen=RESTART_AT)
+        self.count = 0
+        self.last: str | None = None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether there are so many that the agent is not healthy."""
+        return self.count >= DEGRADED_FROM
+
+    @property
+    def ask_for_restart(self) -> bool:
+        """Whether there were so many within the window that the agent should begin anew."""
+        return len(self._recent) == RESTART_AT and self._clock() - self._recent[0] <= WINDOW
+
+    def record(self, error: str) -> bool:
+        """Count an error; whether it is the one that degrades the agent."""
+        self._recent.append(self._clock())
+        self.count += 1
+        self.last = error
+        return self.count == DEGRADED_FROM
+
+    def clear(self) -> None:
+        """A success, or a new beginning. The last error stays on record."""
+        self._recent.clear()
+        self.count = 0
+
+
+class Restarts:
+    """How often an agent may begin anew, and how long it is left alone after it was given up.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._recent: deque[float] = deque(maxlen=MOST_RESTARTS)
+        self._rest = FIRST_REST
+        self._until: float | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the circuit is open: no start until it has rested."""
+        return self._until is not None and self._clock() < self._until
+
+    def allow(self) -> bool:
+        """Count a restart; False where there were too many."""
+        now = self._clock()
+        if len(self._recent) == MOST_RESTARTS and now - self._recent[0] <= WINDOW:
+            return False
+        self._recent.append(now)
+        return True
+
+    def give_up(self) -> None:
+        """Open the circuit: for a minute, and twice as long each further time, up to an hour."""
+        self._until = self._clock() + self._rest
+        self._rest = min(2 * self._rest, LONGEST_REST)
+
+    def worked(self) -> None:
+        """A success closes the circuit for good."""
+        self._until = None
+        self._rest = FIRST_REST

@@ -1,0 +1,63 @@
+"""`agents`: agents under supervision. `worker` is what a supervisor in any language starts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class RoleName(StrEnum):
+    """A role, as typer wants its choices. The same as `hfs_providers.agents.ROLES`, which costs pydantic to import."""
+
+    orchestrator = "orchestrator"
+    optimizer = "optimizer"
+    reviewer = "reviewer"
+    executor = "executor"
+
+
+app = typer.Typer(
+    help="Agents under supervision: run work, watch it, or be a supervisor's worker.", no_args_is_help=True
+)
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(help="A file of work items, one JSON object a line; - reads stdin.")] = "-",
+    role: Annotated[RoleName, typer.Option("--role", "-r", help="Whose work it is.")] = RoleName.executor,
+    pipeline: Annotated[
+        bool, typer.Option("--pipeline", help="Instead: each item is planned, carried out and reviewed.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=4, help="Processes of each role.")] = 1,
+    events: Annotated[
+        Path | None, typer.Option("--events", help="Write what happens to this file, for `watch`.", show_default=False)
+    ] = None,
+) -> None:
+    """Have work done, with a result a line on stdout as they come.
+
+    Exit code: 0 all succeeded, 1 some failed, 2 wrong usage, 3 no agent is available for it.
+    """
+    from hfs_providers.cli import agents_run
+
+    raise typer.Exit(agents_run.run(source, None if pipeline else role.value, workers, events))
+
+
+@app.command()
+def watch(events: Annotated[Path, typer.Argument(help="The file that `run --events` writes.")]) -> None:
+    """Watch the agents of a `run` in another terminal: their states and what happens, until it ends."""
+    from hfs_providers.cli import agents_watch
+
+    raise typer.Exit(agents_watch.watch(events))
+
+
+@app.command()
+def worker(
+    role: Annotated[RoleName, typer.Option("--role", "-r", help="What its agents are for.")],
+    heartbeat: Annotated[float, typer.Option("--heartbeat", min=0.01, help="Seconds between heartbeats.")] = 30.0,
+) -> None:
+    """Work for a supervisor: JSON-RPC 2.0 on stdin and stdout, one object a line. See docs/agents.md."""
+    from hfs_providers.agents import run_worker
+
+    raise typer.Exit(run_worker(role.value, heartbeat))
