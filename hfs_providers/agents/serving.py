@@ -319,7 +319,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
-        raise ServingError(f"cannot listen on {host}, port {port}: {error}") from None
+        raise ServingError(
+            f"cannot listen on {host}, port {port}: {error.strerror if isinstance(error, OSError) else error}"
+        ) from None
 
 
 def run_app(app: FastAPI, listening: socket.socket) -> None:

@@ -45,13 +45,13 @@ def serve(database: str | None, host: str, port: int) -> None:
 
 
 def _log_to_stderr() -> None:
-    """What Agno and uvicorn warn of: a server's log is all that its owner sees."""
+    """Show what Agno and uvicorn warn of: of a server, its owner sees nothing else."""
     output.set_up_agno_logging()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    level = logging.getLogger("hfs_providers").level
-    for name in ("hfs_providers", "agno", "uvicorn"):
+    # On the handler, because AgentOS sets its logger's level itself.
+    handler.setLevel(logging.getLogger("hfs_providers").level)
+    for name in ("agno", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
-        logger.setLevel(level)
         logger.propagate = False
