@@ -44,7 +44,7 @@ class Serve:
         own = {**env} if key is None else {**env, "HFS_AGENTS_KEY": key}
         command = [sys.executable, "-m", "hfs_providers", "agents", "serve", "--port", "0"]
         self.process = subprocess.Popen(
-            command, env={**os.environ, **own}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            command, env=own, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
         self.said = list(self._first_lines())
         base = next((line.split()[-1] for line in self.said if line.startswith("Serving on ")), None)
@@ -118,8 +118,8 @@ def provider() -> Iterator[LoopbackServer]:
 
 
 @pytest.fixture
-def env(database: str, provider: LoopbackServer) -> dict[str, str]:
-    return {"HFS_AGENTS_DB": database, **provider.env({"groq": 2})}
+def env(bare: Mapping[str, str], database: str, provider: LoopbackServer) -> dict[str, str]:
+    return {**bare, "HFS_AGENTS_DB": database, **provider.env({"groq": 2})}
 
 
 @contextmanager
@@ -284,8 +284,8 @@ class TestCallers:
 
 @needs_postgres
 class TestWithoutAProvider:
-    def test_every_role_is_unavailable_and_its_work_fails_with_the_reason(self, database: str) -> None:
-        with serving_with({"HFS_AGENTS_DB": database}) as server:
+    def test_every_role_is_unavailable_and_its_work_fails_with_the_reason(self, bare: Mapping[str, str], database: str) -> None:
+        with serving_with({**bare, "HFS_AGENTS_DB": database}) as server:
             roles = {agent["id"]: agent["description"] for agent in server.client.get("/agents").json()}
             run = server.result(server.accepted(item()))
         assert set(roles) == {"orchestrator", "optimizer", "reviewer", "executor"}
