@@ -43,9 +43,7 @@ class Serve:
     def __init__(self, env: Mapping[str, str], key: str | None = SERVER_KEY) -> None:
         own = {**env} if key is None else {**env, "HFS_AGENTS_KEY": key}
         command = [sys.executable, "-m", "hfs_providers", "agents", "serve", "--port", "0"]
-        self.process = subprocess.Popen(
-            command, env=own, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        )
+        self.process = subprocess.Popen(command, env=own, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         self.said = list(self._first_lines())
         base = next((line.split()[-1] for line in self.said if line.startswith("Serving on ")), None)
         assert base is not None, self.said
@@ -284,7 +282,9 @@ class TestCallers:
 
 @needs_postgres
 class TestWithoutAProvider:
-    def test_every_role_is_unavailable_and_its_work_fails_with_the_reason(self, bare: Mapping[str, str], database: str) -> None:
+    def test_every_role_is_unavailable_and_its_work_fails_with_the_reason(
+        self, bare: Mapping[str, str], database: str
+    ) -> None:
         with serving_with({**bare, "HFS_AGENTS_DB": database}) as server:
             roles = {agent["id"]: agent["description"] for agent in server.client.get("/agents").json()}
             run = server.result(server.accepted(item()))
