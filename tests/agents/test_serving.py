@@ -235,6 +235,25 @@ class TestARestart:
             assert second.result(run)["content"]["success"]
         assert len(provider.seen) == 1
 
+    def test_that_cannot_wait_gives_the_work_back(self, env: dict[str, str], provider: LoopbackServer) -> None:
+        with provider.hold() as gate, serving_with(env) as first:
+            idempotent, other = first.accepted(item(idempotent=True)), first.accepted(item())
+            assert gate.wait_for(2)
+            assert first.end()[0] == 143
+        with serving_with(env) as second:
+            assert second.result(idempotent)["content"]["success"]
+            assert "not begun again" in second.result(other)["content"]["error"]
+
+
+@needs_postgres
+def test_two_servers_share_the_work(env: dict[str, str], provider: LoopbackServer) -> None:
+    with serving_with(env) as one, serving_with(env) as other:
+        with provider.hold() as gate:
+            runs = [one.accepted(item()) for _ in range(8)]
+            assert gate.wait_for(8)
+        assert {other.result(run)["status"] for run in runs} == {"COMPLETED"}
+    assert len(provider.seen) == 8
+
 
 @needs_postgres
 class TestCallers:
