@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -20,7 +21,7 @@ from agno.agents.base import BaseExternalAgent
 from agno.run.agent import RunContentEvent, RunOutput
 from agno.run.concurrency import background_run_slot, get_worker_ownership
 
-from hfs_providers import HfsProvidersError, ProviderManager, SettingsError
+from hfs_providers import HfsProvidersError, SettingsError, survey
 from hfs_providers.agents.contract import ROLES, ContractError, Role, WorkItem, WorkResult, read_item
 from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
 
@@ -80,11 +81,11 @@ def require_extra() -> None:
         raise MissingExtraError("agents", missing)
 
 
-def checked_key(key: str | None, host: str) -> str | None:
+def checked_key(key: str, host: str) -> str | None:
     """The key that callers have to know, or None where one may be made up.
 
     Args:
-        key: what the settings say.
+        key: what the settings say; may be empty.
         host: the address that is listened on.
 
     Raises:
@@ -112,11 +113,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def database_url(text: str | None) -> str:
+def database_url(text: str) -> str:
     """The URL of a PostgreSQL database as Agno takes it.
 
     Args:
-        text: what the settings say.
+        text: what the settings say; may be empty.
 
     Raises:
         SettingsError: it is none. The text is not repeated, because it can hold a password.
@@ -252,7 +253,6 @@ def build_app(
     database: str,
     key: str,
     started: Callable[[Mapping[Role, str | None]], None],
-    manager: ProviderManager | None = None,
 ) -> FastAPI:
     """The application: the four roles behind AgentOS's routes, its queue's worker among them.
 
@@ -260,7 +260,6 @@ def build_app(
         database: as `database_url` gives it.
         key: what callers have to send as a bearer token.
         started: is told, once it runs, why each role cannot work, or None where it can.
-        manager: where the models come from; by default the process's own.
     """
     from agno.db.postgres import AsyncPostgresDb
     from agno.job_queue import QueueConfig
@@ -268,7 +267,7 @@ def build_app(
     from agno.os.config import CORSConfig
     from agno.os.settings import AgnoAPISettings
 
-    served = {role: ServedAgent(create_agent(role, manager=manager)) for role in ROLES}
+    served = {role: ServedAgent(create_agent(role)) for role in ROLES}
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -324,20 +323,41 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def run_app(app: FastAPI, listening: socket.socket) -> None:
+def serve(database: str | None, host: str, port: int, say: Callable[[str], object]) -> None:
     """Serve until SIGINT or SIGTERM, which are passed on when work has ended or been given back to the queue.
 
     Args:
-        app: from `build_app`.
-        listening: from `listen`.
+        database: of the queue; None for what `HFS_AGENTS_DB` says.
+        host: the address to listen on.
+        port: 0 for any that is free.
+        say: is told, line by line, a key that was made up, how the roles are, and last where it listens.
 
     Raises:
-        ServingError: the application did not start.
+        MissingExtraError: what is needed is not installed.
+        SettingsError: the key or the database's URL is no good.
+        ServingError: the database or the address cannot be had, or AgentOS did not start.
     """
+    require_extra()
     import uvicorn
 
-    # Not AgentOS.serve: the variable AGENT_OS_HOST would overrule the address.
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", access_log=False, log_config=None, server_header=False))
-    server.run(sockets=[listening])
-    if not server.started:
-        raise ServingError("AgentOS did not start; its log says why")
+    env = survey().settings.env
+    key = checked_key(env.get(KEY, "").strip(), host)
+    url = database_url((database or env.get(DATABASE, "")).strip())
+    check_database(url)
+    with listen(host, port) as listening:
+        if key is None:
+            key = secrets.token_urlsafe(32)
+            say(f"{KEY} is not set. The key until this server ends: {key}")
+
+        def started(reasons: Mapping[Role, str | None]) -> None:
+            for role, reason in reasons.items():
+                say(f"{role}: {'available' if reason is None else f'unavailable: {reason}'}")
+            say(f"Serving on http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
+
+        app = build_app(url, key, started)
+        # Not AgentOS.serve: the variable AGENT_OS_HOST would overrule the address.
+        config = uvicorn.Config(app, lifespan="on", access_log=False, log_config=None, server_header=False)
+        server = uvicorn.Server(config)
+        server.run(sockets=[listening])
+        if not server.started:
+            raise ServingError("AgentOS did not start; its log says why")

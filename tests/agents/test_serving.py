@@ -215,14 +215,16 @@ class TestARestart:
             assert gate.wait_for(4)
             waiting = first.accepted(item(id="waiting"))
             first.end(signal.SIGKILL)
+        while provider.in_flight:
+            time.sleep(0.01)
+        cut_off = len(provider.seen)
         with serving_with(env) as second:
             assert second.result(waiting)["content"]["success"]
             assert second.result(idempotent)["content"]["success"]
             lost = [second.result(run) for run in others]
         assert [run["status"] for run in lost] == ["ERROR"] * 3
         assert all("not begun again" in run["content"]["error"] for run in lost)
-        # Those that the kill cut off were never answered.
-        assert len(provider.seen) == 2
+        assert len(provider.seen) - cut_off == 2
 
     def test_on_request_lets_work_end_first(self, env: dict[str, str], provider: LoopbackServer) -> None:
         with serving_with(env) as first:
@@ -338,12 +340,12 @@ class TestTheKey:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
     def test_is_needed_where_others_reach_the_server(self, host: str) -> None:
         with pytest.raises(SettingsError, match="HFS_AGENTS_KEY"):
-            serving.checked_key(None, host)
+            serving.checked_key("", host)
         assert serving.checked_key(SERVER_KEY, host) == SERVER_KEY
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
     def test_may_be_made_up_where_they_do_not(self, host: str) -> None:
-        assert serving.checked_key(None, host) is None
+        assert serving.checked_key("", host) is None
 
     @pytest.mark.parametrize("variable", ["JWT_VERIFICATION_KEY", "JWT_JWKS_FILE"])
     def test_is_never_ignored_for_tokens(self, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,8 +360,8 @@ class TestTheDatabase:
         url = serving.database_url(f"{scheme}://me:secret@db.example:5433/work?sslmode=require")
         assert url == "postgresql+psycopg://me:secret@db.example:5433/work?sslmode=require"
 
-    @pytest.mark.parametrize("text", ["", None, "secret", "mysql://me:secret@host/name", "postgresql://me:secret@host"])
-    def test_is_refused_where_it_is_no_such_url(self, text: str | None) -> None:
+    @pytest.mark.parametrize("text", ["", "secret", "mysql://me:secret@host/name", "postgresql://me:secret@host"])
+    def test_is_refused_where_it_is_no_such_url(self, text: str) -> None:
         with pytest.raises(SettingsError, match="postgresql://user@host/name") as error:
             serving.database_url(text)
         assert "secret" not in str(error.value)
