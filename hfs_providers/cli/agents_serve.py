@@ -22,7 +22,15 @@ def _log_to_stderr() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # On the handler, because AgentOS sets its logger's level itself.
     handler.setLevel(logging.getLogger("hfs_providers").level)
+    if not output.debugging():
+        handler.addFilter(_drop_traceback)
     for name in ("agno", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    # Agno logs one with every work that failed.
+    record.exc_info = None
+    return True

@@ -168,6 +168,9 @@ class TestAJob:
         assert run["content"]["error"]
         job = server.job(run)
         assert (job["status"], job["attempt"], len(provider.seen)) == ("failed", 1, 1)
+        said = server.end()[1]
+        assert run["content"]["error"] in said
+        assert "Traceback" not in said
 
     def test_is_given_up_when_its_time_is_over(self, server: Serve, provider: LoopbackServer) -> None:
         with provider.hold():
