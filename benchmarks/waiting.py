@@ -56,7 +56,9 @@ def _past(effort: Effort, server: Any, provider: str, refusal: Any) -> float:
     keys = [server.new_key(provider) for _ in range(2)]
     server.script(provider, keys[0], [], then=refusal)
     env = environment(server, dict.fromkeys(PROVIDERS, keys))
-    with ProviderManager(env=env) as manager, ProviderManager(env=environment(server, 2)) as unhindered:
+    # A file of its own, else the two would share their keys' state.
+    apart = environment(server, 2) | {"HFS_USAGE_DB": "off"}
+    with ProviderManager(env=env) as manager, ProviderManager(env=apart) as unhindered:
         model, plain = manager.get_model(provider, MODELS[provider]), unhindered.get_model(provider, MODELS[provider])
         pool = manager.wrapper(provider).pool
         refused = pool.credentials[0].id

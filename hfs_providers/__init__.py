@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfs_providers.core.chain import FallbackChain
+    from hfs_providers.core.checkup import check_keys
+    from hfs_providers.core.clients import Clients
     from hfs_providers.core.contract import (
         CONTRACT_VERSION,
         Credential,
         Event,
+        KeyProbe,
         KeyStatus,
         Limits,
         ModelDefault,
@@ -23,10 +26,13 @@ if TYPE_CHECKING:
         Requirement,
         Services,
         UsageRow,
+        WindowUse,
         Wrapper,
     )
     from hfs_providers.core.errors import (
+        ForwardingError,
         HfsProvidersError,
+        MissingDriverError,
         MissingKeyError,
         MissingSdkError,
         PluginConflictError,
@@ -62,22 +68,29 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         StreamInterruptedError,
     )
+    from hfs_providers.core.persistence import Whereabouts
     from hfs_providers.core.plan import ServedBy
     from hfs_providers.core.pool import KeyPool, Lease
+    from hfs_providers.core.probe import RETIRED
     from hfs_providers.core.provider import KeyedProvider
+    from hfs_providers.core.pruning import Prunable, prunable, prune
     from hfs_providers.core.secret import Secret, fingerprint
+    from hfs_providers.core.store import Store
     from hfs_providers.core.survey import Survey, survey
+    from hfs_providers.core.usage_report import UsageReport, UsageTimeline, UsageTotal, UsageTotals, usage_path
 
 _HOMES = {
     "chain": "FallbackChain",
+    "checkup": "check_keys",
+    "clients": "Clients",
     "contract": (
-        "CONTRACT_VERSION Credential Event KeyStatus Limits ModelDefault Problem ProviderConfig ProviderHealth "
-        "Requirement Services UsageRow Wrapper"
+        "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "
+        "ProviderHealth Requirement Services UsageRow WindowUse Wrapper"
     ),
     "errors": (
-        "HfsProvidersError MissingKeyError MissingSdkError PluginConflictError PluginContractError PluginError "
-        "PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError SettingsError StoreError "
-        "UnknownProviderError"
+        "ForwardingError HfsProvidersError MissingDriverError MissingKeyError MissingSdkError PluginConflictError "
+        "PluginContractError PluginError PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError "
+        "SettingsError StoreError UnknownProviderError"
     ),
     "hookspecs": "hookimpl hookspec",
     "manager": (
@@ -88,11 +101,16 @@ _HOMES = {
         "ChainExhaustedError KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError "
         "StreamInterruptedError"
     ),
+    "persistence": "Whereabouts",
     "plan": "ServedBy",
     "pool": "KeyPool Lease",
+    "probe": "RETIRED",
     "provider": "KeyedProvider",
+    "pruning": "Prunable prunable prune",
     "secret": "Secret fingerprint",
+    "store": "Store",
     "survey": "Survey survey",
+    "usage_report": "UsageReport UsageTimeline UsageTotal UsageTotals usage_path",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -101,18 +119,23 @@ __version__ = "0.1.0"
 __all__ = [
     "CONTRACT_VERSION",
     "PROVIDER_CONFIGS",
+    "RETIRED",
     "ChainExhaustedError",
+    "Clients",
     "Credential",
     "Event",
     "FallbackChain",
+    "ForwardingError",
     "HfsProvidersError",
     "KeyPool",
+    "KeyProbe",
     "KeyRejectedError",
     "KeyStatus",
     "KeyedProvider",
     "KeysExhaustedError",
     "Lease",
     "Limits",
+    "MissingDriverError",
     "MissingKeyError",
     "MissingSdkError",
     "ModelCallError",
@@ -129,17 +152,26 @@ __all__ = [
     "ProviderHealth",
     "ProviderManager",
     "ProviderUnavailableError",
+    "Prunable",
     "Requirement",
     "Secret",
     "ServedBy",
     "Services",
     "SettingsError",
+    "Store",
     "StoreError",
     "StreamInterruptedError",
     "Survey",
     "UnknownProviderError",
+    "UsageReport",
     "UsageRow",
+    "UsageTimeline",
+    "UsageTotal",
+    "UsageTotals",
+    "Whereabouts",
+    "WindowUse",
     "Wrapper",
+    "check_keys",
     "fingerprint",
     "get_any_model",
     "get_cerebras_model",
@@ -152,7 +184,10 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "list_available_providers",
+    "prunable",
+    "prune",
     "survey",
+    "usage_path",
 ]
 
 

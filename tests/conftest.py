@@ -33,6 +33,9 @@ def empty_env(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     for kind in ("config", "state"):
         monkeypatch.setattr(platformdirs, f"user_{kind}_path", lambda *_, kind=kind, **__: home / kind)
         monkeypatch.setattr(platformdirs, f"user_{kind}_dir", lambda *_, kind=kind, **__: str(home / kind))
+    # For processes that a test starts.
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("HFS_USAGE_DB", "off")
     monkeypatch.chdir(tmp_path)
 
 
@@ -96,8 +99,10 @@ class FakeWrapper:
     def list_models(self) -> list[str]:
         return []
 
-    def probe(self, credential: hfs_providers.Credential) -> hfs_providers.ProviderHealth:
-        return hfs_providers.ProviderHealth(self.provider, True)
+    def probe(
+        self, credential: hfs_providers.Credential, *, timeout: float = 10.0, ask: bool = False
+    ) -> hfs_providers.KeyProbe:
+        return hfs_providers.KeyProbe(credential.id, credential.fingerprint, "works")
 
     def close(self) -> None:
         self.closed += 1

@@ -119,7 +119,8 @@ class TestImportingKeycycle:
     def test_a_whole_model_leaves_them_too(self, tmp_path: Path) -> None:
         building = (
             "import hfs_providers\n"
-            "manager = hfs_providers.ProviderManager({'GROQ_API_KEY': 'gsk_0123456789abcdef'})\n"
+            "env = {'GROQ_API_KEY': 'gsk_0123456789abcdef', 'HFS_USAGE_DB': 'off'}\n"
+            "manager = hfs_providers.ProviderManager(env)\n"
             "manager.get_model('groq')\n"
             "manager.shutdown()"
         )

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import agents, ask, demo, doctor, models, output, status
+from hfs_providers.cli import agents, ask, check, demo, doctor, keys, models, new_plugin, output, status, usage
 
 
 class _LightHelp:
@@ -71,9 +73,64 @@ def options(
     output.set_up_logging(verbose)
 
 
-for _command in (status.status, status.plugins, models.models, ask.ask, demo.demo, doctor.doctor):
+for _command in (
+    status.status,
+    status.plugins,
+    models.models,
+    check.check,
+    ask.ask,
+    demo.demo,
+    doctor.doctor,
+    new_plugin.new_plugin,
+):
     app.command(cls=_Command)(_command)
 app.add_typer(agents.app, name="agents", cls=_Group)
+
+
+class _Unquoted:
+    """Mixed in before typer's classes: quotes no argument in a message, because it may be a pasted key."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        with _unquoted(args):
+            return super().parse_args(ctx, args)  # type: ignore[misc]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        with _unquoted(args):
+            return super().resolve_command(ctx, args)  # type: ignore[misc]
+
+
+@contextmanager
+def _unquoted(args: Sequence[str]) -> Iterator[None]:
+    given = list(args)
+    try:
+        yield
+    except Exception as error:
+        # Older versions of typer use click's errors, newer ones their own.
+        if isinstance(message := getattr(error, "message", None), str):
+            for arg in sorted(given, key=len, reverse=True):
+                message = message.replace(arg, "...") if arg else message
+            error.message = message  # type: ignore[attr-defined]  # of a usage error
+        raise
+
+
+class _KeysGroup(_Unquoted, _Group):
+    pass
+
+
+class _KeysCommand(_Unquoted, _Command):
+    pass
+
+
+_usage = typer.Typer(cls=_Group, invoke_without_command=True)
+_usage.callback(help=usage.usage.__doc__)(usage.usage)
+_usage.command("prune", cls=_Command)(usage.prune)
+app.add_typer(_usage, name="usage")
+
+_keys = typer.Typer(cls=_KeysGroup, invoke_without_command=True)
+_keys.callback(help=keys.keys.__doc__)(keys.keys)
+_keys.command("revive", cls=_KeysCommand)(keys.revive)
+_keys.command("retire", cls=_KeysCommand)(keys.retire)
+app.add_typer(_keys, name="keys")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -146,6 +147,15 @@ def cell(value: object) -> Text:
     if isinstance(value, bool):
         return Text("yes", style="green") if value else Text("no", style="dim")
     return Text(str(value))
+
+
+def local_time(moment: str | datetime | None) -> str | None:
+    """A moment as people read it here: the time, and the day where that is not today."""
+    if moment is None:
+        return None
+    moment = (datetime.fromisoformat(moment) if isinstance(moment, str) else moment).astimezone()
+    today = datetime.now().astimezone().date()
+    return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
 
 
 def styled(text: str, style: str) -> Text:

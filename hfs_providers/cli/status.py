@@ -3,7 +3,9 @@
 JSON of `status`: `version`, `usable` (whether any provider is), `providers` (in fallback order: `name`, `configured`,
 `usable`, `initialized` (null without `--build`), `keys`, `declared`, `expected`, `default_model`, `sdk` (distribution,
 or null where none is needed), `sdk_version` (null where it is missing), `install`, `problems`), `problems` (those of no
-provider), `env_file`, `config_file`, `tidb_persistence`. A problem is `message`, `remedy`, `level`, `provider`.
+provider), `env_file`, `config_file`, `usage` (`path`, `size` in bytes, `targets`: `name`, `behind` (rows), `oldest` of
+them (seconds since the epoch), `error`; `sharing`: `file`, `redis` or null; `processes` that are there),
+`tidb_persistence`. A problem is `message`, `remedy`, `level`, `provider`.
 
 JSON of `plugins`: `plugins` (`name`, `distribution`, `version`, `kind`, `contract`, `hooks`), `problems` (`plugin`,
 `distribution`, `message`, `remedy`), `notes` (problems that keep no plugin from working), `disabled` (names).
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +23,7 @@ import typer
 from hfs_providers.cli import output
 
 if TYPE_CHECKING:
-    from hfs_providers import Problem, ProviderManager, Survey
+    from hfs_providers import Problem, ProviderManager, Survey, Whereabouts
 
 
 def status(
@@ -34,7 +36,8 @@ def status(
     with ExitStack() as stack:
         manager = stack.enter_context(_manager()) if build else None
         found = manager.survey if manager is not None else survey()
-        problems = tuple(manager.problems) if manager is not None else found.problems
+        usage = found.usage()
+        problems = (*(manager.problems if manager is not None else found.problems), *usage.problems)
         providers = [_provider_record(found, name, manager, problems) for name in found.providers]
     general = [problem for problem in problems if problem.provider not in found.providers]
     usable = any(provider["usable"] for provider in providers)
@@ -47,17 +50,48 @@ def status(
                 "problems": [output.problem_record(problem) for problem in general],
                 "env_file": _path(found.settings.env_file),
                 "config_file": _path(found.file.path),
-                "tidb_persistence": False,
+                "usage": _usage_record(usage),
+                "tidb_persistence": bool(usage.targets),
             }
         )
     else:
         _print_status(providers, build)
-        print("TiDB persistence: No")
+        _print_usage(usage)
+        print(f"TiDB persistence: {'Yes' if usage.targets else 'No'}")
         if problems:
             print("\nProblems")
             output.print_problems(problems)
     if not usable:
         output.fail("no provider is usable", first_step(found))
+
+
+def _usage_record(usage: Whereabouts) -> dict[str, Any]:
+    return {
+        "path": _path(usage.path),
+        "size": usage.size,
+        "targets": [
+            {"name": each.name, "behind": each.behind, "oldest": each.oldest, "error": each.error}
+            for each in usage.targets
+        ],
+        "sharing": usage.sharing,
+        "processes": usage.processes,
+    }
+
+
+def _print_usage(usage: Whereabouts) -> None:
+    if usage.path is None:
+        print("Usage: not kept")
+    else:
+        size = "not there yet" if usage.size is None else f"{usage.size / 1e6:.1f} MB"
+        others = f", used by {usage.processes} process{'es' * (usage.processes > 1)}" if usage.processes else ""
+        print(f"Usage: {usage.path} ({size}{others})")
+    for target in usage.targets:
+        since = f" since {datetime.fromtimestamp(target.oldest):%Y-%m-%d %H:%M:%S}" if target.oldest else ""
+        state = f"{target.behind} rows behind{since}" if target.behind else "up to date"
+        error = f"; last error: {target.error}" if target.error else ""
+        print(f"Forwarded to {target.name}: {state if target.behind is not None else 'unknown'}{error}")
+    if usage.sharing == "redis":
+        print("Keys are shared by Redis")
 
 
 def first_step(found: Survey) -> str:

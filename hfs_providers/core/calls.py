@@ -198,7 +198,7 @@ class Call(Attempt):
 
     def check_finished(self, bound: Any) -> None:
         """Raise where a stream ended without a finish reason: the SDKs let a body that was cut off pass as whole."""
-        if bound.__dict__.get("_hfs_finished") or not self.wrapper.plugin.marks_end:
+        if bound.__dict__.get("_hfs_finished") or not self.clients.marks_end:
             return
         if not self._text:
             raise UnusableAnswerError("empty", "the stream ended with nothing in it")
@@ -263,7 +263,7 @@ class Call(Attempt):
         """What the error means, or None where nobody failed: the caller stopped, or Agno asks for another try."""
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
-        verdict = judge(error, model_id=self.model_id)
+        verdict = judge(error, model_id=self.model_id, kinds=self.wrapper.plugin.errors)
         if verdict.kind == "bad_request" and reads_as_overflow(verdict.message):
             return replace(verdict, kind="context_overflow")
         return verdict

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeGuard
 
 FAILURES = 3
 """Failed calls in a row that open a circuit."""
@@ -82,3 +84,36 @@ class Circuit:
         """A call ended without saying anything about the provider; a probe is given back."""
         with self._lock:
             self._probing = False
+
+    # What outlives the process.
+
+    def dump(self, wall: float) -> dict[str, float] | None:
+        """An open circuit as plain data, or None for one that is closed.
+
+        Args:
+            wall: seconds since the epoch.
+        """
+        with self._lock:
+            if self._until is None:
+                return None
+            return {"until": wall + self._until - self._clock(), "rest": self._rest, "failures": self._failures}
+
+    def load(self, state: Mapping[str, object], wall: float) -> None:
+        """Open a circuit that is closed as `dump` said; what cannot be read is left out.
+
+        Args:
+            state: from `dump`, maybe by way of JSON.
+            wall: seconds since the epoch.
+        """
+        until, rest, failures = (state.get(name) for name in ("until", "rest", "failures"))
+        if not (_real(until) and _real(rest) and _real(failures)):
+            return
+        with self._lock:
+            if self._until is None:
+                self._rest = min(max(FIRST_REST, rest), LONGEST_REST)
+                self._failures = max(FAILURES, int(failures))
+                self._until = self._clock() + min(until - wall, LONGEST_REST)
+
+
+def _real(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hfs_providers.core.keystate import Account
 from hfs_providers.core.lease import Lease
 from hfs_providers.core.roster import Roster
-from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal
+from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal, Spent, account_name
 
 if TYPE_CHECKING:
     # Importing it costs 10 ms, and a pool that shares nothing with tasks needs none of it.
@@ -51,7 +50,7 @@ class Claims:
         allowance = account.allowances.get(lease.model_id)
         return Claim(
             self._provider,
-            _name(account),
+            account_name(account.keys[0].credential),
             tuple(sorted(key.credential.fingerprint for key in account.keys)),
             lease.credential.fingerprint,
             lease.model_id,
@@ -74,7 +73,23 @@ class Claims:
                 requests = meter.in_flight - asking[account.index, scope]
                 if requests > 0:
                     reserved = meter.reserved - tokens[account.index, scope]
-                    found.append(Held(_name(account), scope or "", requests, reserved))
+                    found.append(Held(account_name(account.keys[0].credential), scope or "", requests, reserved))
+        return found
+
+    def spent(self) -> list[Spent]:
+        """What lies in the windows."""
+        now, wall = self._clock(), self._wall()
+        found = []
+        for account in self._roster.accounts:
+            for scope, meter in account.meters.items():
+                for kind, window in meter.windows.items():
+                    window.prune(now)
+                    # The one entry of a calendar day bears no instant of its own.
+                    entries = [
+                        (wall if "@" in kind else stamp - now + wall, requests, tokens)
+                        for stamp, requests, tokens in window.entries()
+                    ]
+                    found.append(Spent(account_name(account.keys[0].credential), scope or "", kind, entries))
         return found
 
     def heed(self, lease: Lease, refusal: Refusal) -> None:
@@ -82,18 +97,15 @@ class Claims:
         now = self._clock()
         seconds = max(_LEAST_REST, refusal.until - self._wall())
         key = lease._key
-        if refusal.state == "dead":
+        if refusal.state == "dead" and key.dead_reason is not None:
+            # Known, and tried a little early: it is not buried anew.
+            key.retry_at = now + seconds
+        elif refusal.state == "dead":
             key.bury(now, refusal.reason, seconds, probed=False)
         else:
             scope = lease.model_id if refusal.scope == "model" else None
             key.account.cool(now, now + seconds, scope, refusal.reason, refusal.state)
         self._roster.wake(key.account)
-
-
-def _name(account: Account) -> str:
-    """What the account is called wherever its keys are used."""
-    credential = account.keys[0].credential
-    return credential.params.get("account") or (credential.fingerprint if credential.secret else credential.id)
 
 
 async def reserve_async(ledger: Ledger, claim: Claim) -> Refusal | None:

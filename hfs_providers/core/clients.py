@@ -7,18 +7,16 @@ The SDKs' own retries are off: the rotating model owns retrying. An SDK client i
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hfs_providers.core.contract import Credential, ProviderConfig
-from hfs_providers.core.transports import backend_of, gate, newest_backend, noting, refuse_cookies
+from hfs_providers.core.transports import backend_of, gate, noting, refuse_cookies
 
 if TYPE_CHECKING:
     import ssl
@@ -41,7 +39,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class Clients:
-    """SDK clients by key for a model class that takes no shared transport: each key keeps a client of its own.
+    """SDK clients by key, and what differs between SDKs: a plugin whose SDK is unlike any known here subclasses it.
+
+    By itself it is for a model class that takes no shared transport: each key keeps a client of its own.
 
     Args:
         provider: the plugin's data.
@@ -50,6 +50,19 @@ class Clients:
 
     settings: tuple[str, ...] = ("base_url", "timeout", "default_headers", "default_query", "client_params")
     """Attributes of a model that its SDK client depends on."""
+
+    url_field: str | None = "base_url"
+    """The attribute of a model that takes the provider's address, or None."""
+
+    client_field = "client"
+    """The attribute where the model class keeps its sync client."""
+
+    async_client_field = "async_client"
+    """The attribute where the model class keeps its async client; that of the sync one where it has only one."""
+
+    answers: Literal["unknown", "choices", "asked"] = "unknown"
+    """How a broken answer is told from a whole one: not at all; by the `choices` or `candidates` that the SDK's
+    pydantic models have; or by asking `usable` and `ends`."""
 
     def __init__(self, provider: KeyedProvider, config: ProviderConfig) -> None:
         self.provider = provider
@@ -81,7 +94,7 @@ class Clients:
                 client = bound.get_client()
                 _keep(self._sync, identity, client)
                 self._unused = False
-        bound.client = client
+        bound.__dict__[self.client_field] = client
 
     async def abind(self, bound: Any, credential: Credential) -> None:
         """Give `bound` the async client of a key for the running event loop."""
@@ -95,7 +108,7 @@ class Clients:
             self.configure_async(bound, credential, entry.transport)
             client = self.async_client(bound)
             _keep(entry.clients, identity, client)
-        self.set_async_client(bound, client)
+        bound.__dict__[self.async_client_field] = client
 
     def renew(self) -> None:
         """Let the next sync calls use a new connection pool. Calls in flight finish on the old one.
@@ -147,7 +160,29 @@ class Clients:
                 self._context = backend.create_ssl_context()
             return self._context
 
-    # What differs between the SDK families.
+    @property
+    def marks_end(self) -> bool:
+        """Whether a stream that was cut off can be told from a whole one."""
+        return self.answers != "unknown"
+
+    def shared(self, base: type[Any], most_connections: int = 100, **options: Any) -> Any:
+        """An HTTP client that all keys can share, for `make_transport` and `make_async_transport`.
+
+        It keeps no cookie, its responses are closed when a stream is dropped, and the provider's one TLS context is
+        used for each.
+
+        Args:
+            base: `Client`, `AsyncClient`, `HTTPTransport` or `AsyncHTTPTransport` of httpx or httpx2, or a subclass.
+            most_connections: what `base` opens at most; 100 is httpx's default.
+            options: its arguments.
+        """
+        backend = backend_of(base)
+        client = refuse_cookies(noting(base)(verify=self.tls_context(backend), **options))
+        if hasattr(base, "aclose") and backend.__name__ == "httpx":
+            gate(client, most_connections)
+        return client
+
+    # What differs between SDKs.
 
     def make_transport(self) -> Any:
         """The shared HTTP client for sync calls, or None."""
@@ -161,8 +196,8 @@ class Clients:
         """Set on `bound` what its `get_client` reads: key, transport, retries off."""
         if credential.secret is not None:
             bound.api_key = credential.secret.reveal()
-        elif "endpoint" in credential.params:
-            bound.base_url = credential.params["endpoint"]
+        elif self.url_field is not None and "endpoint" in credential.params:
+            setattr(bound, self.url_field, credential.params["endpoint"])
 
     def configure_async(self, bound: Any, credential: Credential, transport: Any) -> None:
         """As `configure`, for `get_async_client`."""
@@ -172,9 +207,19 @@ class Clients:
         """Build the async SDK client."""
         return bound.get_async_client()
 
-    def set_async_client(self, bound: Any, client: Any) -> None:
-        """Put a cached async client where the model class looks for it."""
-        bound.async_client = client
+    def usable(self, answer: Any) -> bool:
+        """Whether an answer of the SDK in one piece has something in it. For `answers = "asked"`."""
+        return answer is not None
+
+    def ends(self, chunk: Any) -> bool:
+        """Whether a chunk of a stream says that the answer is whole. For `answers = "asked"`."""
+        raise LookupError(f"{type(self).__name__} says answers = 'asked' and has no method `ends`")
+
+    def model_ids(self, client: Any) -> Iterable[str]:
+        """The ids of the provider's models, asked live with a sync client of the SDK."""
+        page = client.models.list()
+        # The OpenAI family answers with `data`, google-genai with something to iterate over.
+        return (str(getattr(m, "id", None) or m.name).removeprefix("models/") for m in getattr(page, "data", page))
 
     def _identity(self, bound: Any, credential: Credential) -> Hashable:
         # On the way of every call: most settings are None or text, and make a key as they are.
@@ -223,110 +268,6 @@ async def _closes_with_loop(transport: Any) -> AsyncIterator[None]:
     finally:
         if transport is not None:
             await (getattr(transport, "aclose", None) or transport.close)()
-
-
-class StainlessClients(Clients):
-    """For the SDKs of the OpenAI family (openai, groq, cerebras): `http_client`, `api_key`, `max_retries`."""
-
-    settings = (*Clients.settings, "organization", "http_client")
-
-    def _sdk(self) -> Any:
-        requirement = self.provider.requirement
-        assert requirement is not None, "the stainless family has an SDK"
-        return importlib.import_module(requirement.module)
-
-    def make_transport(self) -> Any:
-        return self._shared(self._sdk().DefaultHttpxClient)
-
-    def make_async_transport(self) -> Any:
-        sdk = self._sdk()
-        client = self._shared(sdk.DefaultAsyncHttpxClient)
-        limits = getattr(sdk, "DEFAULT_CONNECTION_LIMITS", None)
-        if limits is not None and limits.max_connections and backend_of(type(client)).__name__ == "httpx":
-            gate(client, limits.max_connections)
-        return client
-
-    def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
-        super().configure(bound, credential, transport)
-        bound.max_retries = 0
-        params = {**self.provider.client_params, **(bound.client_params or {})}
-        if bound.http_client is None:
-            # Not as `bound.http_client`: Agno takes only httpx there, and openai 3 is built on httpx2.
-            params.setdefault("http_client", transport)
-        bound.client_params = params
-
-    def _shared(self, base: type[Any]) -> Any:
-        # The SDK's own default class carries its timeouts, limits and redirects, which a plain client would lose.
-        return refuse_cookies(noting(base)(verify=self.tls_context(backend_of(base))))
-
-
-class GenaiClients(Clients):
-    """For google-genai: everything goes into `client_params["http_options"]`."""
-
-    settings = ("timeout", "client_params", "vertexai", "project_id", "location", "credentials")
-
-    def make_transport(self) -> Any:
-        client = noting(newest_backend().Client)(
-            timeout=None, follow_redirects=True, verify=self.tls_context(newest_backend())
-        )
-        refuse_cookies(client)
-        return client
-
-    def make_async_transport(self) -> Any:
-        # The transport that a bare model would use: google-genai takes aiohttp where it is installed.
-        if importlib.util.find_spec("aiohttp") is not None:
-            aiohttp = importlib.import_module("aiohttp")
-            return aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context(newest_backend())),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,
-                read_bufsize=2**22,
-            )
-        client = noting(newest_backend().AsyncClient)(
-            timeout=None, follow_redirects=True, verify=self.tls_context(newest_backend())
-        )
-        refuse_cookies(client)
-        return client
-
-    def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
-        super().configure(bound, credential, transport)
-        bound.client_params = self._params(bound, {"httpx_client": transport})
-
-    def configure_async(self, bound: Any, credential: Credential, transport: Any) -> None:
-        super().configure(bound, credential, transport)
-        with self._lock:
-            if self._transport is None:
-                self._transport = self.make_transport()
-        kind = "aiohttp_client" if type(transport).__module__.startswith("aiohttp") else "httpx_async_client"
-        bound.client_params = self._params(bound, {"httpx_client": self._transport, kind: transport})
-
-    def async_client(self, bound: Any) -> Any:
-        return bound.get_client()
-
-    def set_async_client(self, bound: Any, client: Any) -> None:
-        bound.client = client
-
-    def _params(self, bound: Any, transports: Mapping[str, Any]) -> dict[str, Any]:
-        given = {**self.provider.client_params, **(bound.client_params or {})}
-        options = given.get("http_options") or {}
-        if not isinstance(options, dict):
-            options = options.model_dump(exclude_none=True)
-        context = self.tls_context(newest_backend())
-        defaults: dict[str, Any] = {
-            "retry_options": {"attempts": 1},
-            # Without these each client builds TLS contexts of its own.
-            "async_client_args": {"ssl": context, "verify": context},
-        }
-        if bound.timeout is not None:
-            # `client_params` replaces what Agno makes of `timeout`, so it is said again here, in milliseconds.
-            defaults["timeout"] = int(bound.timeout * 1000)
-        if self.config.base_url is not None:
-            defaults["base_url"] = self.config.base_url
-        return {**given, "http_options": {**defaults, **transports, **options}}
-
-
-FAMILIES: Mapping[str, type[Clients]] = {"stainless": StainlessClients, "google_genai": GenaiClients, "own": Clients}
-"""What `KeyedProvider.client` may name."""
 
 
 def _keep(cache: OrderedDict[Hashable, Any], identity: Hashable, client: Any) -> None:

@@ -180,6 +180,23 @@ class KeyStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowUse:
+    """How much of one limit of a key and model is used.
+
+    Args:
+        period: `minute`, `hour` or `day`.
+        unit: `requests` or `tokens`.
+        used: in the window, calls in flight included, by all keys of its account.
+        limit: that there is.
+    """
+
+    period: str
+    unit: Literal["requests", "tokens"]
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderHealth:
     """Whether a provider can serve a call, and why not.
 
@@ -194,6 +211,31 @@ class ProviderHealth:
     usable: bool
     reasons: Sequence[str] = ()
     keys: Sequence[KeyStatus] = ()
+
+
+ProbeOutcome = Literal["works", "limited", "dead", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyProbe:
+    """What trying one key for real has shown.
+
+    Args:
+        id: the key's id.
+        fingerprint: the key's fingerprint.
+        outcome: `works`, `limited` (it lives and has to wait), `dead`, or `unknown` where the answer, or that there
+            was none, says nothing about the key.
+        reason: why it does not work. Never a key.
+        free_in: seconds until it can be used again, where that is known.
+        latency: seconds that the request took; None where none was sent.
+    """
+
+    id: str
+    fingerprint: str
+    outcome: ProbeOutcome
+    reason: str | None = None
+    free_in: float | None = None
+    latency: float | None = None
 
 
 class UsageRow(NamedTuple):
@@ -325,8 +367,14 @@ class Wrapper(Protocol):
     def list_models(self) -> Sequence[str]:
         """The ids that the provider lists, asked live with one of the keys."""
 
-    def probe(self, credential: Credential) -> ProviderHealth:
-        """Try one key for real."""
+    def probe(self, credential: Credential, *, timeout: float = 10.0, ask: bool = False) -> KeyProbe:
+        """Try one key for real, with the cheapest request that proves it. What it shows goes into the pool.
+
+        Args:
+            credential: the key.
+            timeout: seconds, for the SDK.
+            ask: ask the default model for one token, even where something cheaper proves the key.
+        """
 
     def close(self) -> None:
         """Close clients. Safe to call twice."""

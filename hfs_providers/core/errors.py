@@ -5,6 +5,7 @@
     |- ProviderError: UnknownProviderError (also ValueError), ProviderUnavailableError, PoolExhaustedError,
     |                 MissingSdkError (also ImportError)
     |- StoreError
+    |- ForwardingError: MissingDriverError (also ImportError)
     `- SettingsError: MissingKeyError
 
 `model_errors` holds those that are also Agno's `ModelProviderError`.
@@ -18,6 +19,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from typing import Any
+
+_LONGEST_NAME = 30
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
@@ -85,12 +88,14 @@ class UnknownProviderError(ProviderError, ValueError):
     """
 
     def __init__(self, provider: str, installed: Sequence[str]) -> None:
-        self.provider = provider
+        # What is too long for a name may be a key that was put in the wrong place.
+        self.provider = provider if len(provider) <= _LONGEST_NAME else "?"
         self.installed = tuple(installed)
         self.suggestion = nearest(provider, self.installed)
         hint = f" Did you mean {self.suggestion!r}?" if self.suggestion else ""
         known = ", ".join(self.installed) or "none; run `hfs-providers doctor`"
-        super().__init__(f"unknown provider {provider!r}.{hint} Installed: {known}")
+        said = f" {provider!r}" if provider == self.provider else ""
+        super().__init__(f"unknown provider{said}.{hint} Installed: {known}")
 
 
 class ProviderUnavailableError(ProviderError):
@@ -200,6 +205,26 @@ class StoreError(HfsProvidersError):
         self.reason = reason
         self.remedy = remedy or f"Move {path} away, make it writable, or set HFS_USAGE_DB to another path or to off"
         super().__init__(f"usage cannot be kept in {path}: {reason}. {self.remedy}")
+
+
+class ForwardingError(HfsProvidersError):
+    """A database that usage cannot be forwarded to. The rows wait in the local file.
+
+    Args:
+        target: its name, without the password, or what stands for it where its URL cannot be read.
+        reason: what is wrong.
+        remedy: what mends it.
+    """
+
+    def __init__(self, target: str, reason: str, remedy: str) -> None:
+        self.target = target
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"usage cannot be forwarded to {target}: {reason}. {remedy}")
+
+
+class MissingDriverError(ForwardingError, ImportError):
+    """A database whose driver is not installed."""
 
 
 class SettingsError(HfsProvidersError):

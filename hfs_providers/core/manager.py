@@ -22,6 +22,7 @@ from hfs_providers.core.errors import (
     ProviderUnavailableError,
     UnknownProviderError,
 )
+from hfs_providers.core.persistence import Persistence
 from hfs_providers.core.registry import Registry
 from hfs_providers.core.settings import Settings, env_name
 from hfs_providers.core.survey import DISABLED, Survey, Surveyed, survey
@@ -61,16 +62,23 @@ class ProviderManager:
         self._own_environment = env is None and env_file is None and plugins is None
         self.survey: Survey = survey(env, env_file, plugins)
         self.wrappers: dict[str, Wrapper] = {}
-        self.problems: list[Problem] = list(self.survey.problems)
+        self._problems: list[Problem] = list(self.survey.problems)
         self._failures: dict[str, Exception] = {}
-        for problem in self.problems:
+        for problem in self._problems:
             _log.log(_LEVELS[problem.level], "%s", problem.message)
+        self.persistence = Persistence(self.survey.settings.env)
         self._build()
+        self.persistence.start(self.wrappers)
         _log.info("%s", self.get_status_summary())
         atexit.register(self.shutdown)
 
     def __repr__(self) -> str:
         return f"ProviderManager({', '.join(self.available_providers) or 'no provider available'})"
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong with the environment, the installation, and at the moment with what usage is kept in."""
+        return [*self._problems, *self.persistence.problems]
 
     @property
     def available_providers(self) -> list[str]:
@@ -277,13 +285,13 @@ class ProviderManager:
         return self.available_providers
 
     def get_status_summary(self) -> str:
-        """One line for each installed provider, and whether usage goes to a database."""
+        """One line for each installed provider, and whether usage goes to a database besides the local file."""
         lines = ["Provider status:"]
         for name, entry in self.environment_status.items():
             configured = "Yes" if entry["configured"] else "No"
             initialized = "Yes" if entry["initialized"] else "No"
             lines.append(f"  {name}: configured={configured}, initialized={initialized}, keys={entry['keys']}")
-        lines.append("  TiDB persistence: No")
+        lines.append(f"  TiDB persistence: {'Yes' if self.persistence.forwards else 'No'}")
         return "\n".join(lines)
 
     def observe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
@@ -291,22 +299,29 @@ class ProviderManager:
         return self.survey.registry.observe(callback)
 
     def emit(self, event: Event) -> None:
-        """Tell the observers. Never raises."""
+        """Keep what outlives the process, and tell the observers. Never raises."""
+        self.persistence.note(event)
         self.survey.registry.emit(event)
 
     @property
     def listening(self) -> bool:
-        """Whether there are observers."""
-        return self.survey.registry.observed
+        """Whether rows are kept, or anybody observes them."""
+        return self.persistence.log is not None or self.survey.registry.observed
 
     def record(self, row: UsageRow) -> None:
-        """Tell the observers of one request that was sent."""
+        """Write down one request that was sent, and tell the observers."""
+        log = self.persistence.log
+        if log is not None:
+            log.record(row)
         if self.survey.registry.observed:
             given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
             self.emit(Event("call_finished", *given))
 
     def shutdown(self) -> None:
-        """Close every provider's clients. Safe to call twice; one provider's failure does not stop the rest."""
+        """Write down what is left of usage and close every provider's clients.
+
+        Safe to call twice; one provider's failure does not stop the rest.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -317,6 +332,7 @@ class ProviderManager:
                 wrapper.close()
             except Exception as error:
                 _log.warning("%s did not shut down cleanly: %s", name, type(error).__name__)
+        self.persistence.close()
 
     def __enter__(self) -> ProviderManager:
         return self
@@ -358,7 +374,7 @@ class ProviderManager:
             if isinstance(result, Exception):
                 self._failures[name] = result
                 message = f"{name} could not be built: {type(result).__name__}: {result}"
-                self.problems.append(Problem(message, "Run: hfs-providers doctor", "error", name))
+                self._problems.append(Problem(message, "Run: hfs-providers doctor", "error", name))
                 _log.error("%s", message)
                 self.emit(Event("provider_failed", name, reason=message))
             else:

@@ -58,10 +58,15 @@ def build_model(wrapper: ProviderWrapper, model_id: str, options: CallOptions, a
     Raises:
         TypeError: an argument that would go around the keys, or that the class does not know.
     """
-    refused = sorted(_KEY_FIELDS & arguments.keys())
+    clients = wrapper.clients
+    key_fields = _KEY_FIELDS | {clients.client_field, clients.async_client_field}
+    refused = sorted(key_fields & arguments.keys())
     if refused:
         raise TypeError(f"get_model takes no {', '.join(refused)}: the keys are those of the environment")
-    model: Model = rotating_class(wrapper.model_class, wrapper.plugin.marks_end)(id=model_id, **arguments)
+    model: Model = rotating_class(wrapper.model_class, clients.answers)(id=model_id, **arguments)
+    for name in key_fields & model.__dict__.keys():
+        # Some of Agno's classes read a key from the process environment as a default.
+        model.__dict__[name] = None
     model.__dict__["_hfs"] = Rotation(wrapper, options, dict(arguments))
     return model
 
@@ -108,6 +113,27 @@ class _Observed:
         if parsed.response_usage is None and usage:
             parsed.response_usage = self._get_metrics(usage)  # type: ignore[attr-defined]
         return parsed
+
+
+class _Asked:
+    """As `_Observed`, for SDKs that the plugin's own `Clients` knows."""
+
+    _hfs: Rotation
+
+    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
+        if not self._hfs.wrapper.clients.usable(response):
+            raise UnusableAnswerError("empty", "the answer has nothing in it")
+        parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
+        return parsed
+
+    def _parse_provider_response_delta(self, response: Any, *args: Any, **kwargs: Any) -> ModelResponse:
+        if self._hfs.wrapper.clients.ends(response):
+            self.__dict__["_hfs_finished"] = True
+        parsed: ModelResponse = super()._parse_provider_response_delta(response, *args, **kwargs)  # type: ignore[misc]
+        return parsed
+
+
+_OBSERVERS: Mapping[str, tuple[type, ...]] = {"unknown": (), "choices": (_Observed,), "asked": (_Asked,)}
 
 
 class _Bound:
@@ -338,7 +364,7 @@ class _Rotating(Model):
         with wrapper.pool.acquire(self.id, 0, options.timeout if options.wait else 0.0, key_id=options.key_id) as lease:
             bound = self.bare_copy()
             wrapper.clients.bind(bound, lease.credential)
-            return bound.client
+            return bound.__dict__[wrapper.clients.client_field]
 
     def bare_copy(self) -> Any:
         """A copy of the class without rotation, bound to no key yet. It may be written to."""
@@ -409,16 +435,15 @@ class _Recipe:
 
 
 @cache
-def rotating_class(model_class: type[Model], observed: bool) -> type[Model]:
+def rotating_class(model_class: type[Model], answers: str) -> type[Model]:
     """The rotating subclass of an Agno model class. It keeps the class's name, which Agno looks at.
 
     Args:
         model_class: of Agno.
-        observed: whether its SDK's answers are looked at on their way.
+        answers: how its SDK's answers are looked at on their way: `Clients.answers`.
     """
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
-    mixed = (_Observed, _Bound) if observed else (_Bound,)
-    bound_class = type(model_class.__name__, (*mixed, model_class), dict(names))
+    bound_class = type(model_class.__name__, (*_OBSERVERS[answers], _Bound, model_class), dict(names))
     return type(model_class.__name__, (_Rotating, bound_class), {**names, "_bound_class": bound_class})
 
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 
 from hfs_providers.core import snapshot
 from hfs_providers.core.claims import Claims, reserve_async
-from hfs_providers.core.contract import Credential, KeyStatus, Limits
+from hfs_providers.core.contract import Credential, KeyStatus, Limits, WindowUse
 from hfs_providers.core.desk import Desk
 from hfs_providers.core.errors import PoolExhaustedError
 from hfs_providers.core.forking import enlist
@@ -42,7 +42,7 @@ from hfs_providers.core.keystate import (
 from hfs_providers.core.lanes import Slot
 from hfs_providers.core.lease import Change, Lease, OnChange, Outcome, PoolCounts, Scope, Told
 from hfs_providers.core.roster import Resolver, Roster
-from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal
+from hfs_providers.core.sharing import Claim, Held, Ledger, Refusal, Spent
 from hfs_providers.core.waiting import LoopSignal, RealWaits, Signal, ThreadSignal, Waiter, Waits
 from hfs_providers.core.windows import NEVER, seconds_until
 
@@ -298,6 +298,13 @@ class KeyPool:
             now = self._clock()
             return [self._roster.status(key, model_id, now) for key in self._roster.keys.values()]
 
+    def used(self, model_id: str) -> dict[str, list[WindowUse]]:
+        """What of a model's limits is used, by key id; nothing where no limits are known."""
+        self._roster.know(model_id)
+        with self._held():
+            now = self._clock()
+            return {key.id: self._roster.used(key, model_id, now) for key in self._roster.keys.values()}
+
     # Ruling.
 
     def revive(self, key_id: str) -> None:
@@ -374,10 +381,23 @@ class KeyPool:
             self._ledger = ledger
             return self._claims.held()
 
-    def part(self) -> None:
-        """Go on alone, on what this pool itself has seen."""
+    def part(self, used: Callable[[], Mapping[str, object] | None] | None = None) -> None:
+        """Go on alone, on what this pool itself has seen.
+
+        Args:
+            used: what all have used meanwhile, as for `load`; asked while nobody can lease a key, so that none of it
+                is missed.
+        """
         with self._held():
             self._ledger = None
+            state = used() if used is not None else None
+            if state is not None:
+                self._load(state)
+
+    def spent(self) -> list[Spent]:
+        """What this pool remembers to have been used, for those who share the keys."""
+        with self._held():
+            return self._claims.spent()
 
     # What outlives the process.
 
@@ -389,17 +409,22 @@ class KeyPool:
     def load(self, state: Mapping[str, object]) -> None:
         """Take over what `dump` gave, of keys that are here and the same.
 
-        Windows are replaced, cooldowns and probations never shortened. What lies too far ahead is clamped to a day;
-        what cannot be read is left out.
+        The windows that it names are replaced, cooldowns and probations never shortened. What lies too far ahead is
+        clamped to a day; what cannot be read is left out.
 
         Args:
             state: from `dump`, maybe by way of JSON.
         """
+        for model_id in snapshot.models(state):
+            self._roster.know(model_id)
         with self._held():
-            snapshot.load(state, self._roster.keys, self._clock(), self._wall(), self._roster.meter)
-            for account in self._roster.accounts:
-                self._roster.wake(account)
-            self._desk.serve_all()
+            self._load(state)
+
+    def _load(self, state: Mapping[str, object]) -> None:
+        snapshot.load(state, self._roster.keys, self._clock(), self._wall(), self._roster.allowance)
+        for account in self._roster.accounts:
+            self._roster.wake(account)
+        self._desk.serve_all()
 
     @contextmanager
     def _held(self) -> Iterator[None]:

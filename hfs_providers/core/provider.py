@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.contract import (
     CONTRACT_VERSION,
@@ -20,6 +20,10 @@ from hfs_providers.core.contract import (
 )
 from hfs_providers.core.hookspecs import hookimpl
 from hfs_providers.core.settings import read_provider
+from hfs_providers.core.verdict_rules import Kind
+
+if TYPE_CHECKING:
+    from hfs_providers.core.clients import Clients
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +48,16 @@ class KeyedProvider:
         keyless: it takes endpoints rather than keys.
         env_aliases: other variables that may hold a single key.
         client: how the SDK takes a shared HTTP client: `stainless` (the OpenAI family: `http_client`, `api_key`,
-            `max_retries`), `google_genai`, or `own` (the model builds its client itself).
+            `max_retries`), `google_genai`, `own` (the model builds its client itself), or a subclass of
+            `hfs_providers.Clients`, given as the class or as its `module:name`.
         client_params: further arguments of the SDK's client.
+        proof: the cheapest request that proves a key: `models` where the list of the models is given to good keys
+            alone, the path of a GET below the base URL (`/key`), or `completion`, which costs one token.
         model_params: arguments of the model class that differ from its defaults.
         stream_params: arguments of the model class for streams only, such as a request for the usage.
+        errors: what the SDK's errors mean, where that is the provider's own way: the kind of a verdict
+            (docs/verdicts.md) by the `code` or `type` in an answer's body, by HTTP status, or by the name of the SDK's
+            error class for an error that brings no answer. The first that is found counts, before the library's rules.
     """
 
     name: str
@@ -64,10 +74,12 @@ class KeyedProvider:
     aggregator: bool = False
     keyless: bool = False
     env_aliases: Sequence[str] = ()
-    client: str = "stainless"
+    client: str | type[Clients] = "stainless"
     client_params: Mapping[str, Any] = field(default_factory=dict)
+    proof: str = "completion"
     model_params: Mapping[str, Any] = field(default_factory=dict)
     stream_params: Mapping[str, Any] = field(default_factory=dict)
+    errors: Mapping[str | int, Kind] = field(default_factory=dict)
     hfs_contract: int = CONTRACT_VERSION
 
     @property
@@ -81,11 +93,6 @@ class KeyedProvider:
         if self.sdk is None:
             return None
         return Requirement(self.sdk, self.sdk_module or self.sdk.replace("-", "_"), self.install)
-
-    @property
-    def marks_end(self) -> bool:
-        """Whether its streams end with a finish reason, so that one without it was cut off."""
-        return self.client != "own"
 
     @hookimpl
     def configure_env(self, env: Mapping[str, str]) -> ProviderConfig:
@@ -109,8 +116,11 @@ class KeyedProvider:
     @hookimpl
     def build_wrapper(self, config: ProviderConfig, services: Services) -> Wrapper:
         # keycycle and Agno take 0.3 s each to import; whoever only reads the environment does not pay for them.
+        from hfs_providers.core.verdicts import know_sdk
         from hfs_providers.core.wrapper import ProviderWrapper
 
+        if config.requirement is not None:
+            know_sdk(config.requirement.module)
         return ProviderWrapper(self, config, services)
 
     @hookimpl
@@ -153,8 +163,8 @@ def provider_health(config: ProviderConfig, wrapper: Wrapper | None, live: bool)
         return ProviderHealth(config.name, False, ("not built",))
     reasons: list[str] = []
     if live:
-        results = [wrapper.probe(credential) for credential in config.credentials]
-        reasons = [reason for result in results for reason in result.reasons]
+        probes = [wrapper.probe(credential) for credential in config.credentials]
+        reasons = [f"{probe.id}: {probe.outcome}: {probe.reason}" for probe in probes if probe.outcome != "works"]
     keys = wrapper.pool.statuses()
     alive = [key for key in keys if key.state != "dead"]
     if not alive:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from hfs_providers.core.contract import Credential, KeyState, KeyStatus, Limits
+from hfs_providers.core.contract import Credential, KeyState, KeyStatus, Limits, WindowUse
 from hfs_providers.core.keystate import Account, Key, Strategy
 from hfs_providers.core.lanes import Lane, Slot
 from hfs_providers.core.windows import NEVER, Allowance, Meter, seconds_until, strictest
@@ -74,10 +74,15 @@ class Roster:
         lane = self.lanes.get((model_id, size))
         if lane is None:
             for account in self.accounts:
-                if model_id not in account.allowances:
-                    account.allowances[model_id] = self._allow(account, model_id)
+                self.allowance(account, model_id)
             lane = self.lanes[model_id, size] = Lane(model_id, size, self.accounts)
         return lane
+
+    def allowance(self, account: Account, model_id: str) -> Allowance:
+        found = account.allowances.get(model_id)
+        if found is None:
+            found = account.allowances[model_id] = self._allow(account, model_id)
+        return found
 
     def _allow(self, account: Account, model_id: str) -> Allowance:
         # Forgotten again since the lock was taken: rare, and only then the resolver is asked under the lock.
@@ -209,3 +214,18 @@ class Roster:
         elif room_at > now:
             state, reason = "limited", "its allowance is used up"
         return KeyStatus(key.id, key.credential.fingerprint, state, reason, seconds_until(until, now), key.in_flight)
+
+    def used(self, key: Key, model_id: str, now: float) -> list[WindowUse]:
+        self.lane(model_id, 1)
+        allowance = key.account.allowances[model_id]
+        meter = allowance.meter
+        kinds = {id(window): kind.partition("@")[0] for kind, window in meter.windows.items()}
+        found = []
+        for window, requests, tokens in allowance.rules:
+            window.prune(now)
+            period = kinds[id(window)]
+            if requests != NEVER:
+                found.append(WindowUse(period, "requests", window.requests + meter.in_flight, int(requests)))
+            if tokens != NEVER:
+                found.append(WindowUse(period, "tokens", window.tokens + meter.reserved, int(tokens)))
+        return found

@@ -237,11 +237,7 @@ class _ProviderReader:
         else:
             candidates = [(0, name, self.env[name]) for name in self.aliases if name in self.env]
         if self.keyless:
-            return [
-                Credential(f"{self.provider}#{index}", None, {**params.get(index, {}), "endpoint": value.strip()})
-                for index, _, value in candidates
-                if value.strip()
-            ] or [Credential(f"{self.provider}#0", None)]
+            return self._endpoints(candidates, params) or [Credential(f"{self.provider}#0", None)]
         result: list[Credential] = []
         first_with: dict[str, str] = {}
         for index, variable, raw in candidates:
@@ -256,6 +252,25 @@ class _ProviderReader:
                 # `X_API_KEY` is a single key; another name for it is only looked at where it holds none.
                 continue
             result.append(Credential(f"{self.provider}#{index}", Secret(key), params.get(index, {})))
+        return result
+
+    def _endpoints(
+        self, candidates: Sequence[tuple[int, str, str]], params: Mapping[int, Mapping[str, str]]
+    ) -> list[Credential]:
+        first_with: dict[str, str] = {}
+        result: list[Credential] = []
+        for index, variable, raw in candidates:
+            endpoint = raw.strip().strip(_QUOTES).strip()
+            if not re.fullmatch(r"(?:https?://|(?!\w+://))[^\s/]+\S*", endpoint):
+                self._problem(f"{variable} is no address and is dropped", f"Set {variable} to http://host:port")
+                continue
+            if endpoint in first_with:
+                self._problem(f"{variable} repeats {first_with[endpoint]} and is dropped", f"Remove {variable}")
+                continue
+            first_with[endpoint] = variable
+            if index == 0 and result:
+                continue
+            result.append(Credential(f"{self.provider}#{index}", None, {**params.get(index, {}), "endpoint": endpoint}))
         return result
 
     def _numbered(self, stem: str) -> dict[int, str]:

@@ -10,10 +10,21 @@ all of them have used and have in flight, and what any of them was told of a key
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from hfs_providers.core.contract import Limits
+from hfs_providers.core.contract import Credential, Limits
+
+
+def account_name(credential: Credential) -> str:
+    """What the account of a key is called wherever the key is used."""
+    return credential.params.get("account") or key_name(credential)
+
+
+def key_name(credential: Credential) -> str:
+    """What a key is called wherever it is used: its fingerprint, or the id of an endpoint that has no key."""
+    return credential.fingerprint if credential.secret is not None else credential.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,15 @@ class Held(NamedTuple):
     scope: str
     requests: int
     tokens: int
+
+
+class Spent(NamedTuple):
+    """What a pool remembers of one account and scope: what lies in a window, by instants of the wall clock."""
+
+    account: str
+    scope: str
+    kind: str
+    entries: Sequence[tuple[float, int, int]]
 
 
 class Ledger(Protocol):

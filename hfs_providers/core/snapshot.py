@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hfs_providers.core.keystate import CREDIT_PROBATION, Account, Key
-from hfs_providers.core.windows import DAY, Entry, Meter
+from hfs_providers.core.windows import DAY, Allowance, Entry, Window
 
 VERSION = 1
 """Of the format; another one is not read."""
 
-MeterOf = Callable[[Account, "str | None"], Meter]
+ANY_ZONE = "day@"
+"""The kind of entries for a calendar day of whatever zone: each lies within the day that it counts for."""
 
-_KINDS = ("minute", "hour", "day")
+AllowanceOf = Callable[[Account, str], Allowance]
 
 
 def dump(accounts: Sequence[Account], now: float, wall: float) -> dict[str, object]:
@@ -42,20 +43,22 @@ def _dump_account(account: Account, now: float, shift: float) -> dict[str, objec
             if rest.until > now and rest.state == "cooling"
         ],
         "windows": [
-            {"model": scope, "kind": kind, "entries": [[stamp + shift, *counts] for stamp, *counts in entries]}
-            for scope, kind, entries in _windows(account, now)
+            {"models": models, "kind": kind, "entries": [[stamp + shift, *counts] for stamp, *counts in entries]}
+            for models, kind, entries in _windows(account, now)
             if entries
         ],
     }
 
 
-def _windows(account: Account, now: float) -> Iterable[tuple[str | None, str, Sequence[Entry]]]:
+def _windows(account: Account, now: float) -> Iterable[tuple[list[str], str, Sequence[Entry]]]:
     for scope, meter in account.meters.items():
+        sharing = [model_id for model_id, allowance in account.allowances.items() if allowance.meter is meter]
+        models = [scope] if scope is not None else sharing
         for kind, window in meter.windows.items():
             window.prune(now)
             # A zoned day has one entry, which bears no instant of its own: it is stamped with the present.
             entries = window.entries()
-            yield scope, kind, [(now, *entry[1:]) for entry in entries] if "@" in kind else entries
+            yield models, kind, [(now, *entry[1:]) for entry in entries] if "@" in kind else entries
 
 
 def _dump_key(key: Key, shift: float) -> dict[str, object]:
@@ -65,15 +68,21 @@ def _dump_key(key: Key, shift: float) -> dict[str, object]:
     return about
 
 
-def load(state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall: float, meter: MeterOf) -> None:
-    """Apply what `dump` gave to the keys that are here and the same.
+def models(state: Mapping[str, object]) -> set[str]:
+    """The models that the windows of a state are about."""
+    accounts = _records(state.get("accounts")) if isinstance(state, Mapping) else ()
+    return {model for about in accounts for window in _records(about.get("windows")) for model in _models(window)}
+
+
+def load(state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall: float, allowance: AllowanceOf) -> None:
+    """Apply what `dump` gave to the keys that are here and the same. No window is made that no limit needs.
 
     Args:
         state: from `dump`.
         keys: of one pool, by id.
         now: monotonic seconds.
         wall: seconds since the epoch.
-        meter: finds or makes the meter of an account, for a model or (None) for all.
+        allowance: finds or makes the allowance of an account for a model.
     """
     if not isinstance(state, Mapping) or state.get("version") != VERSION:
         return
@@ -88,7 +97,7 @@ def load(state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall:
             _load_death(key, said.get("dead"), now, shift)
         for account in dict.fromkeys(key.account for key, _ in found):
             _load_cooling(account, about.get("cooling"), now, shift)
-            _load_windows(account, about.get("windows"), now, shift, meter)
+            _load_windows(account, about.get("windows"), now, shift, allowance)
 
 
 def _known(records: object, keys: Mapping[str, Key]) -> Iterable[tuple[Key, Mapping[str, Any]]]:
@@ -121,14 +130,24 @@ def _load_cooling(account: Account, said: object, now: float, shift: float) -> N
             account.cool(now, until, model_id, str(rest.get("reason") or "rate limited"))
 
 
-def _load_windows(account: Account, said: object, now: float, shift: float, meter: MeterOf) -> None:
+def _load_windows(account: Account, said: object, now: float, shift: float, allowance: AllowanceOf) -> None:
+    # Models that share an allowance are counted together.
+    found: dict[int, tuple[Window, list[Entry]]] = {}
     for about in _records(said):
-        scope, kind = about.get("model"), str(about.get("kind"))
-        if kind.partition("@")[0] not in _KINDS or not (scope is None or isinstance(scope, str)):
-            continue
-        entries = sorted(_entries(about.get("entries"), shift))
-        if entries:
-            meter(account, scope).window(kind).restore(now, entries)
+        kind = about.get("kind")
+        entries = list(_entries(about.get("entries"), shift))
+        meters = {id(meter): meter for meter in (allowance(account, each).meter for each in _models(about))}
+        for meter in meters.values() if entries else ():
+            for name, window in meter.windows.items():
+                if name == kind or (kind == ANY_ZONE and name.startswith(ANY_ZONE)):
+                    found.setdefault(id(window), (window, []))[1].extend(entries)
+    for window, counted in found.values():
+        window.restore(now, sorted(counted))
+
+
+def _models(about: Mapping[str, Any]) -> list[str]:
+    said = about.get("models")
+    return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
 
 
 def _entries(said: object, shift: float) -> Iterable[Entry]:

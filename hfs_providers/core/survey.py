@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.contract import ModelDefault, Problem, ProviderConfig
 from hfs_providers.core.deadline import within_deadline
@@ -20,10 +20,11 @@ from hfs_providers.core.provider import sdk_version
 from hfs_providers.core.registry import Plugin, Registry
 from hfs_providers.core.settings import Settings, env_name
 
+if TYPE_CHECKING:
+    from hfs_providers.core.persistence import Whereabouts
+
 ORDER = "HFS_PROVIDER_ORDER"
 DISABLED = "HFS_DISABLED_PLUGINS"
-DATABASES = ("TIDB_DB_URL", "HFS_USAGE_DB", "HFS_REDIS_URL")
-"""What names a database for usage and shared state; none is written to yet, and whoever sets one is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,12 @@ class Survey:
         """The problems that concern one provider."""
         return [problem for problem in self.problems if problem.provider == provider]
 
+    def usage(self) -> Whereabouts:
+        """Where usage goes, and how far behind the databases are that it is forwarded to."""
+        from hfs_providers.core.persistence import whereabouts
+
+        return whereabouts(self.settings.env)
+
     @property
     def status(self) -> dict[str, dict[str, Any]]:
         """By provider: `configured`, `keys` (usable ones), `declared`, `expected`, `sdk`, `problems`."""
@@ -106,7 +113,7 @@ def survey(
     settings = Settings.load(env, env_file)
     registry = Registry(settings.names(DISABLED), plugins)
     file, problems = load_file_config(settings)
-    problems = [*settings.problems, *problems, *_no_databases(settings)]
+    problems = [*settings.problems, *problems]
     names = registry.providers
     found: dict[str, Surveyed] = {}
     calls: dict[str, Callable[[], Surveyed]] = {name: partial(_read, registry, settings, file, name) for name in names}
@@ -158,17 +165,6 @@ def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -
 def _ordered(found: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:
     known = [name for name in wanted if name in found]
     return known + [name for name in found if name not in known], [name for name in wanted if name not in found]
-
-
-def _no_databases(settings: Settings) -> list[Problem]:
-    return [
-        Problem(
-            f"{variable} is set, but this version keeps usage in memory and writes to no database",
-            f"Remove {variable}",
-        )
-        for variable in DATABASES
-        if settings.env.get(variable, "").strip().lower() not in ("", "off")
-    ]
 
 
 def _as_problem(error: PluginError) -> Problem:

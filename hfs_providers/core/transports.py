@@ -23,19 +23,26 @@ def backend_of(client_class: type[Any]) -> Any:
 
 
 def noting(base: type[Any]) -> type[Any]:
-    """A subclass of an HTTP client that notes the responses it opens with the attempt that runs."""
+    """A subclass of an HTTP client, or of a transport, that notes the responses it opens with the attempt that runs."""
+    method = _sender(base)
+    sends = getattr(base, method)
     if hasattr(base, "aclose"):
 
         async def asend(self: Any, request: Any, **options: Any) -> Any:
-            return note(await base.send(self, request, **options))
+            return note(await sends(self, request, **options))
 
         send: Callable[..., Any] = asend
     else:
 
         def send(self: Any, request: Any, **options: Any) -> Any:
-            return note(base.send(self, request, **options))
+            return note(sends(self, request, **options))
 
-    return type(base.__name__, (base,), {"send": send})
+    return type(base.__name__, (base,), {method: send})
+
+
+def _sender(base: type[Any]) -> str:
+    """The method of an httpx client or transport that sends a request."""
+    return next(name for name in ("send", "handle_async_request", "handle_request") if hasattr(base, name))
 
 
 def gate(client: Any, limit: int) -> None:
@@ -46,11 +53,13 @@ def gate(client: Any, limit: int) -> None:
     a pool that all keys share would be used up for good. So nothing waits in that queue; it waits here.
 
     Args:
-        client: an `httpx.AsyncClient`.
+        client: an `httpx.AsyncClient`, or an `httpx.AsyncHTTPTransport`.
         limit: its most connections.
     """
     places = asyncio.Semaphore(limit)
     base = type(client)
+    method = _sender(base)
+    sends = getattr(base, method)
 
     async def send(self: Any, request: Any, **options: Any) -> Any:
         if places.locked():
@@ -58,7 +67,7 @@ def gate(client: Any, limit: int) -> None:
         else:
             await places.acquire()
         try:
-            response = await base.send(self, request, **options)
+            response = await sends(self, request, **options)
         except BaseException:
             places.release()
             raise
@@ -68,7 +77,7 @@ def gate(client: Any, limit: int) -> None:
             response.aclose = _releasing(response.aclose, places)
         return response
 
-    client.__class__ = type(base.__name__, (base,), {"send": send})
+    client.__class__ = type(base.__name__, (base,), {method: send})
 
 
 async def _wait(places: asyncio.Semaphore, request: Any) -> None:
@@ -101,6 +110,8 @@ def refuse_cookies(client: Any) -> Any:
 
     It does not look for any either, which would take longer than anything else that is done to a short answer.
     """
+    if not hasattr(client, "cookies"):  # a transport keeps none
+        return client
     base = type(client.cookies)
     none = {"extract_cookies": lambda self, response: None, "__bool__": lambda self: False}
     client.cookies.__class__ = type(base.__name__, (base,), none)

@@ -101,7 +101,8 @@ class Verdict:
         return not (self.rotates or self.retries)
 
 
-_SDK_ROOTS = frozenset({"groq", "openai", "cerebras", "google", "anthropic", "mistralai", "cohere", "together"})
+# The top-level modules of SDKs; those of installed plugins join them.
+_SDK_ROOTS = {"groq", "openai", "cerebras", "google", "anthropic", "cohere", "together"}
 _TRANSPORT_ROOTS = frozenset({"httpx", "httpcore", "httpx2", "httpcore2", "aiohttp", "requests", "urllib3", "anyio"})
 
 # Errors of a transport, by type name, and whether the request can have reached the provider.
@@ -180,9 +181,28 @@ _READERS = frozenset(
 _READER_ROOTS = _SDK_ROOTS | _TRANSPORT_ROOTS | {"agno"}
 
 _KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}
+_Kinds = Mapping[str | int, Kind]
+_NONE: _Kinds = {}
 
 
-def judge(error: BaseException, *, now: Callable[[], float] = time.time, model_id: str | None = None) -> Verdict:
+def know_sdk(module: str) -> None:
+    """Let the errors of an SDK be read as a provider's answers.
+
+    Args:
+        module: of the SDK.
+    """
+    root = module.partition(".")[0]
+    _SDK_ROOTS.add(root)
+    _READER_ROOTS.add(root)
+
+
+def judge(
+    error: BaseException,
+    *,
+    now: Callable[[], float] = time.time,
+    model_id: str | None = None,
+    kinds: _Kinds = _NONE,
+) -> Verdict:
     """What the error of a call means. Never raises, whatever it is given.
 
     Args:
@@ -190,14 +210,15 @@ def judge(error: BaseException, *, now: Callable[[], float] = time.time, model_i
         now: wall clock, seconds since the epoch, for waits that are given as an instant.
         model_id: the model that was asked for. No rule needs it today: every provider's codes say by themselves whether
             the model is meant.
+        kinds: what the plugin says about errors: `KeyedProvider.errors`.
     """
     try:
-        return _judge(error, now)
+        return _judge(error, now, kinds)
     except Exception:  # a hostile object: it says nothing about a provider
         return Verdict("local", None, None, words_of(error), sent=False)
 
 
-def _judge(error: BaseException, now: Callable[[], float]) -> Verdict:
+def _judge(error: BaseException, now: Callable[[], float], kinds: _Kinds) -> Verdict:
     overflow = False
     for link in chain_of(error):
         given = get(link, "verdict")
@@ -210,7 +231,7 @@ def _judge(error: BaseException, now: Callable[[], float]) -> Verdict:
             # Agno reads a provider's code (or its words) and says so by this type.
             overflow = True
             continue
-        verdict = _judge_link(link, name, root, now)
+        verdict = _judge_link(link, name, root, now, kinds)
         if verdict is not None:
             return replace(verdict, kind="context_overflow") if overflow and verdict.kind == "bad_request" else verdict
     if overflow:
@@ -230,11 +251,11 @@ def _judge_own(link: BaseException) -> Verdict | None:
     return None
 
 
-def _judge_link(link: BaseException, name: str, root: str, now: Callable[[], float]) -> Verdict | None:
+def _judge_link(link: BaseException, name: str, root: str, now: Callable[[], float], kinds: _Kinds) -> Verdict | None:
     """The verdict that one error of the chain allows by itself, or None where it says nothing."""
     if root in ("agno", "hfs_providers"):
         answer = _answer_error(link)
-        return _judge_answer(None, answer, {}, link, now) if answer else None
+        return _judge_answer(None, answer, {}, link, now, kinds) if answer else None
     if name in _LOCAL_TRANSPORT and root in _TRANSPORT_ROOTS:
         return Verdict("local", None, None, words_of(link), sent=False)
     if name in TRANSPORT and root in _TRANSPORT_ROOTS | _SDK_ROOTS:
@@ -242,7 +263,9 @@ def _judge_link(link: BaseException, name: str, root: str, now: Callable[[], flo
     if name in _UNREADABLE or name in _READ_FAILURES:
         return _judge_unreadable(link, name, root)
     if _answered(link, root):
-        return _judge_answer(status_of(link), body_of(link), headers_of(link), link, now)
+        return _judge_answer(status_of(link), body_of(link), headers_of(link), link, now, kinds)
+    if name in kinds and root in _SDK_ROOTS:
+        return Verdict(kinds[name], None, None, words_of(link))
     if isinstance(link, _STDLIB_TRANSPORT) and root == "builtins" and _beneath_transport(link):
         return Verdict("transport", None, None, words_of(link))
     return None
@@ -318,6 +341,7 @@ def _judge_answer(
     headers: Mapping[str, list[str]],
     link: BaseException,
     now: Callable[[], float],
+    kinds: _Kinds,
 ) -> Verdict:
     payload = payload_of(body)
     if status is None or status < 400:
@@ -326,7 +350,7 @@ def _judge_answer(
         status = inner if inner is not None and 400 <= inner < 600 else status
     metadata = as_mapping(payload.get("metadata"))
     details = [as_mapping(item) for item in as_list(payload.get("details"))]
-    rule, code = _decide(status, payload, metadata, details, headers)
+    rule, code = _told(status, payload, kinds) or _decide(status, payload, metadata, details, headers)
     message = message_of(payload, metadata, body, link)
     verdict = Verdict(rule.kind, status, code, message, None, rule.scope, rule.credits)
     if not payload and isinstance(body, str) and not body.strip() and status is not None and status < 400:
@@ -346,6 +370,14 @@ def _judge_answer(
         wait = max((seconds for seconds in (wait, quota_wait) if seconds is not None), default=None)
         verdict = replace(verdict, scope=scope or verdict.scope)
     return replace(verdict, retry_after=wait)
+
+
+def _told(status: int | None, payload: Mapping[str, Any], kinds: _Kinds) -> tuple[Rule, str | None] | None:
+    """The plugin's own reading of a code, a type or a status."""
+    for name in (payload.get("code"), payload.get("type"), status):
+        if isinstance(name, (str, int)) and (kind := kinds.get(name) or kinds.get(str(name))) is not None:
+            return Rule(kind, "key" if kind == "dead" else "model"), as_name(payload.get("type")) or str(name)
+    return None
 
 
 def _decide(

@@ -253,7 +253,7 @@ def next_midnight(zone: ZoneInfo, wall: float) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _zone(name: str) -> ZoneInfo | None:
+def zone_of(name: str) -> ZoneInfo | None:
     from zoneinfo import ZoneInfo  # costs 10 ms to import, and few limits name a zone
 
     try:
@@ -292,7 +292,7 @@ class Meter:
             return SlidingWindow(MINUTE)
         if kind == "hour":
             return SlidingWindow(HOUR, _HOUR_GRAIN)
-        zone = _zone(kind.partition("@")[2]) if "@" in kind else None
+        zone = zone_of(kind.partition("@")[2]) if "@" in kind else None
         return ZonedDay(zone, self._wall) if zone is not None else SlidingWindow(DAY, _DAY_GRAIN)
 
     def record(self, now: float, tokens: int) -> None:

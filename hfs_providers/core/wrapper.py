@@ -21,19 +21,20 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.core import attempt
 from hfs_providers.core._keycycle import KeyNotFoundError, MultiProviderWrapper
 from hfs_providers.core.circuit import Circuit
-from hfs_providers.core.clients import FAMILIES
 from hfs_providers.core.contract import (
     Credential,
     Event,
     EventKind,
+    KeyProbe,
     Limits,
     ProviderConfig,
-    ProviderHealth,
     Services,
     UsageRow,
 )
 from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
+from hfs_providers.core.families import family
 from hfs_providers.core.pool import KeyPool, Lease
+from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
 from hfs_providers.core.secret import Redactor, fingerprint
 from hfs_providers.core.statistics import PoolManager
 from hfs_providers.core.waits import limits_from_headers
@@ -73,7 +74,7 @@ class ProviderWrapper(MultiProviderWrapper):
             on_change=self._on_change,
         )
         self.manager: PoolManager = PoolManager(self.pool)  # type: ignore[assignment]  # over our pool
-        self.clients = FAMILIES[provider.client](provider, config)
+        self.clients = family(provider.client)(provider, config)
         self.gone: dict[str, str] = {}
         self._circuits: dict[str, Circuit] = {}
         self.sleep: Callable[[float], None] = time.sleep
@@ -140,8 +141,8 @@ class ProviderWrapper(MultiProviderWrapper):
         arguments = {**self.plugin.model_params, **agno_kwargs}
         if request_timeout is not None:
             arguments.setdefault("timeout", request_timeout)
-        if self.config.base_url is not None and self.plugin.client != "google_genai":
-            arguments.setdefault("base_url", self.config.base_url)
+        if self.config.base_url is not None and self.clients.url_field is not None:
+            arguments.setdefault(self.clients.url_field, self.config.base_url)
         return build_model(self, chosen or self.default_model_id, options, arguments)
 
     def get_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
@@ -373,24 +374,18 @@ class ProviderWrapper(MultiProviderWrapper):
         with self.pool.acquire("models", estimated_tokens=0, timeout=0) as lease:
             return self._listed(lease.credential)
 
-    def probe(self, credential: Credential) -> ProviderHealth:
-        """Try one key for real, by listing the models with it. What it learns goes into the pool."""
-        from hfs_providers.core.verdicts import judge
+    def probe(self, credential: Credential, *, timeout: float = PROBE_TIMEOUT, ask: bool = False) -> KeyProbe:
+        """Try one key for real, with the cheapest request that proves it. What it shows goes into the pool.
 
-        name = self.provider
-        with self.pool.acquire("models", estimated_tokens=0, timeout=0, key_id=credential.id) as lease:
-            try:
-                self._listed(credential)
-            except Exception as error:
-                verdict = judge(error)
-                words = self.redactor.scrub(verdict.message)
-                if verdict.kind == "dead":
-                    lease.dead(verdict.code or "refused", credits=verdict.credits)
-                elif verdict.kind == "rate_limited":
-                    lease.rate_limited(verdict.retry_after, verdict.scope)
-                return ProviderHealth(name, False, (f"{credential.id}: {verdict.kind}: {words}",))
-            lease.commit()
-        return ProviderHealth(name, True)
+        Args:
+            credential: the key.
+            timeout: seconds, for the SDK.
+            ask: ask the default model for one token, even where something cheaper proves the key.
+
+        Raises:
+            MissingSdkError: the provider's SDK is not installed.
+        """
+        return Probe(self, credential, timeout, ask).run()
 
     @cached_property
     def console(self) -> Console:  # type: ignore[override]  # an attribute in keycycle, made at once
@@ -403,13 +398,21 @@ class ProviderWrapper(MultiProviderWrapper):
         """Close the shared connections. Safe to call twice."""
         self.clients.close()
 
-    def _listed(self, credential: Credential) -> list[str]:
-        model = self.get_model()
-        bound = model.bare_copy()  # type: ignore[attr-defined]
+    def bound(self, credential: Credential, model_id: str | None = None, timeout: float | None = None) -> Any:
+        """A model without rotation that uses one key, and no lease.
+
+        Args:
+            credential: the key.
+            model_id: the provider's model id, or None for the default.
+            timeout: seconds, for the SDK.
+        """
+        model = self.get_model(model_id, request_timeout=timeout)
+        bound = model.bare_copy()  # type: ignore[attr-defined]  # of the rotating class
         self.clients.bind(bound, credential)
-        page = bound.client.models.list()
-        # The OpenAI family answers with `data`, google-genai with something to iterate over.
-        return [str(getattr(m, "id", None) or m.name).removeprefix("models/") for m in getattr(page, "data", page)]
+        return bound
+
+    def _listed(self, credential: Credential) -> list[str]:
+        return list(self.clients.model_ids(self.bound(credential).__dict__[self.clients.client_field]))
 
     def _limits(self, model_id: str, key_id: str) -> Limits | None:
         for table in (self.config.key_limits.get(key_id, {}), self.config.limits):

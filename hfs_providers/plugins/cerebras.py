@@ -20,4 +20,5 @@ plugin = KeyedProvider(
     # The SDK's warm-up request would cost each new client a round trip, and seconds where the host is silent.
     client_params={"warm_tcp_connection": False},
     stream_params={"extra_body": {"stream_options": {"include_usage": True}}},
+    proof="models",
 )

@@ -20,4 +20,5 @@ plugin = KeyedProvider(
     windows={"gemini-*": 1_048_576},
     env_aliases=("GOOGLE_API_KEY",),
     client="google_genai",
+    proof="models",
 )

@@ -23,4 +23,5 @@ plugin = KeyedProvider(
     windows={"*": 131_072},
     # Agno's class has no field for it.
     stream_params={"request_params": {"extra_body": {"stream_options": {"include_usage": True}}}},
+    proof="models",
 )

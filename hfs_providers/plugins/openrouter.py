@@ -19,4 +19,6 @@ plugin = KeyedProvider(
     },
     windows={"*": 131_072},
     aggregator=True,
+    # Its list of models is public: https://openrouter.ai/docs/api/api-reference/api-keys/get-current-key
+    proof="/key",
 )

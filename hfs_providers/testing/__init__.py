@@ -1,11 +1,17 @@
-"""For the authors and tests of provider plugins: simulated providers on a real socket.
+"""For the authors and tests of provider plugins: simulated providers on a real socket, and the suite that each passes.
 
 `LoopbackServer` speaks what the providers' SDKs speak and plays limits, dead keys and broken streams by script.
+`ProviderConformance` is the class that a plugin's tests subclass.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from hfs_providers.testing.answers import Request
-from hfs_providers.testing.dialects import Dialect, GeminiDialect, OpenAIDialect
+from hfs_providers.testing.dialects import Dialect, pieces
 from hfs_providers.testing.process import LoopbackProcess
+from hfs_providers.testing.refusals import wait_headers
 from hfs_providers.testing.scripts import (
     BadRequest,
     ContextTooLong,
@@ -27,6 +33,10 @@ from hfs_providers.testing.scripts import (
     Unauthorized,
 )
 from hfs_providers.testing.server import Gate, LoopbackServer, Seen
+from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect
+
+if TYPE_CHECKING:
+    from hfs_providers.testing.conformance import ProviderConformance
 
 __all__ = [
     "BadRequest",
@@ -44,6 +54,7 @@ __all__ = [
     "Ok",
     "OpenAIDialect",
     "PaymentRequired",
+    "ProviderConformance",
     "RateLimited",
     "Raw",
     "Reply",
@@ -55,4 +66,15 @@ __all__ = [
     "Step",
     "StreamError",
     "Unauthorized",
+    "pieces",
+    "wait_headers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ProviderConformance":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Not before it is asked for: it needs pytest, and the loopback server does not.
+    from hfs_providers.testing.conformance import ProviderConformance
+
+    return ProviderConformance

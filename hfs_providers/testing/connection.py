@@ -79,8 +79,7 @@ class Connection(asyncio.Protocol):
             self._next()
 
     async def _respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        found = self._server.dialect_of(path)
-        if found is not None and method == "GET" and path.endswith("/v1/tcp_warming"):
+        if method == "GET" and path.endswith("/v1/tcp_warming"):
             # The Cerebras SDK's, at each client's construction: a connection, no request.
             self._write(Reply(200, b"{}", {"content-type": "application/json"}))
             return
@@ -90,10 +89,11 @@ class Connection(asyncio.Protocol):
             decoded = None
         readable = isinstance(decoded, dict)
         given: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
-        request = found[0].read(method, found[1], headers, given) if found is not None else None
-        if found is None or request is None:
-            self._write(_failed(404, "no such path"))
+        found = self._server.read(method, path, headers, given)
+        if found is None:
+            self._write(_failed(404, f"the loopback server has no such path: {method} {path}"))
             return
+        dialect, request = found
         step = self._server.next_step(request) if readable else BadRequest()
         if isinstance(step, Ok) and method == "POST" and step.text is None and step.tool_calls is None:
             step = self._server.thought(request, step)
@@ -105,12 +105,12 @@ class Connection(asyncio.Protocol):
             self._reset()
             return
         if method == "GET" and isinstance(step, Ok):
-            listing = json.dumps(found[0].models(self._server.models(request.provider))).encode()
+            listing = json.dumps(dialect.models(self._server.models(request.provider))).encode()
             reply = Reply(200, listing, {"content-type": "application/json"})
         else:
-            reply = found[0].reply(request, step)
+            reply = dialect.reply(request, step)
             if isinstance(step, Ok):
-                reply = self._server.with_allowance(found[0], request, reply)
+                reply = self._server.with_allowance(dialect, request, reply)
         finished = False
         try:
             if reply.delay:

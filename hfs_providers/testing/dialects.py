@@ -1,28 +1,32 @@
-"""The wire protocols that the loopback server speaks. A provider that speaks neither gets a `Dialect` of its own."""
+"""The wire protocols that the loopback server speaks. A provider that speaks none of them gets a `Dialect` of its own:
+
+class AcmeDialect(Dialect):
+    def read(self, method, path, headers, body): ...  # a request, as the server understands it
+    def whole(self, request, answer): ...             # an answer in one piece
+    def stream(self, request, answer): ...            # an answer in pieces
+
+LoopbackServer(dialects=[AcmeDialect("acme")])
+"""
 
 from __future__ import annotations
 
-import base64
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfs_providers.testing.answers import Request, count, schema_in_words
-from hfs_providers.testing.refusals import go_duration, refuse
+from hfs_providers.testing.answers import Request, count
+from hfs_providers.testing.refusals import Answer, refusal
 from hfs_providers.testing.scripts import EmptyBody, Garbage, HalfStream, Ok, Raw, Reply, Step, StreamError
 
 _JSON = {"content-type": "application/json"}
-_SSE = {"content-type": "text/event-stream"}
-# google-genai writes the last one as its users write it.
-_PARAMETERS = ("parameters", "parametersJsonSchema", "parameters_json_schema")
 
 
 class Dialect:
     """How one provider's requests are read and its answers written.
 
-    A subclass gives at least `base_path`, `read`, `whole` and `stream`; the rest has usable defaults.
+    A subclass gives at least `read`, `whole` and `stream`. The rest has usable defaults: server-sent events, errors as
+    OpenAI words them, and OpenAI's list of models.
 
     Args:
         provider: the provider's name.
@@ -36,6 +40,13 @@ class Dialect:
 
     opening = 0
     """How many of a stream's events come before the first with content."""
+
+    stream_type = "text/event-stream"
+    """The content type of a stream."""
+
+    keyless = False
+    """Whether the provider takes endpoints rather than keys. Then each endpoint has a path of its own on the server,
+    and its last part stands for the key: the server adds it to what `read` returns."""
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
@@ -64,7 +75,7 @@ class Dialect:
         return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": self.provider} for name in ids]}
 
     def event(self, data: Mapping[str, Any]) -> bytes:
-        """One server-sent event."""
+        """One event of a stream, as it goes over the wire."""
         return b"data: " + json.dumps(data).encode() + b"\n\n"
 
     def first_events(self) -> list[bytes]:
@@ -98,15 +109,35 @@ class Dialect:
             case Garbage():
                 return Reply(headers=_JSON, body=b"<html>this is not what you asked for</html>")
             case EmptyBody():
-                return Reply(headers=_SSE if request.stream else _JSON, body=b"")
+                return Reply(headers=self._stream_headers if request.stream else _JSON, body=b"")
             case Raw():
                 return Reply(step.status, step.body, dict(step.headers))
             case HalfStream() | StreamError():
                 return self._broken(request, step)
-        refusal = refuse(step, request)
-        if refusal is None:
+        answer = self.refuse(request, step)
+        if answer is None:
             raise ValueError(f"the loopback server does not know how to answer {type(step).__name__}")
-        return refusal
+        status, body, headers = answer
+        if getattr(step, "echo_key", False):
+            body = _with_key(body, request.key)
+        return Reply(status, json.dumps(body).encode(), {**_JSON, **headers})
+
+    def refuse(self, request: Request, step: Step) -> Answer | None:
+        """Status, body and headers of an answer that refuses: the provider's wording of an error step.
+
+        Args:
+            request: whom it is for.
+            step: `RateLimited`, `Unauthorized`, `PaymentRequired`, `Forbidden`, `ModelGone`, `BadRequest`,
+                `ContextTooLong` or `ServerError`. `wait_headers` makes the headers of the first.
+
+        Returns:
+            None for a step that is no error.
+        """
+        return refusal(step, request)
+
+    @property
+    def _stream_headers(self) -> dict[str, str]:
+        return {"content-type": self.stream_type}
 
     def _answer(self, request: Request, answer: Ok) -> Reply:
         tokens = sum(self.usage(request, answer))
@@ -116,7 +147,12 @@ class Dialect:
         content, end = self.stream(request, answer)
         chunks = [*self.first_events(), *map(self.event, (*content, *end)), *self.last_events()]
         return Reply(
-            headers=_SSE, body=None, chunks=chunks, delay=answer.delay, chunk_delay=answer.chunk_delay, tokens=tokens
+            headers=self._stream_headers,
+            body=None,
+            chunks=chunks,
+            delay=answer.delay,
+            chunk_delay=answer.chunk_delay,
+            tokens=tokens,
         )
 
     def _broken(self, request: Request, step: HalfStream | StreamError) -> Reply:
@@ -129,267 +165,12 @@ class Dialect:
         content, _ = self.stream(request, Ok(text=text, chunks=step.chunks + 1))
         chunks = [*self.first_events(), *map(self.event, content[: step.chunks + self.opening])]
         if isinstance(step, StreamError):
-            return Reply(headers=_SSE, body=None, chunks=[*chunks, *self.stream_error(request)])
-        return Reply(headers=_SSE, body=None, chunks=chunks, ending=step.how, stall=step.seconds)
+            return Reply(headers=self._stream_headers, body=None, chunks=[*chunks, *self.stream_error(request)])
+        return Reply(headers=self._stream_headers, body=None, chunks=chunks, ending=step.how, stall=step.seconds)
 
     def stream_error(self, request: Request) -> list[bytes]:
         """The events that say, inside a stream, that the provider failed."""
         return [self.event({"error": {"message": "Internal server error", "type": "server_error", "code": 500}})]
-
-
-class OpenAIDialect(Dialect):
-    """Chat completions as OpenAI, Groq, Cerebras and OpenRouter speak them.
-
-    Args:
-        provider: the provider's name.
-        base_path: what the SDK's base URL ends with.
-        key_prefix: how a key begins.
-        api_path: what the SDK puts between that and `/chat/completions`.
-        unasked_usage: whether a stream tells its usage where the request did not ask.
-    """
-
-    opening = 1  # the delta with the role
-
-    def __init__(
-        self,
-        provider: str,
-        base_path: str = "/v1",
-        key_prefix: str = "sk-",
-        api_path: str = "",
-        unasked_usage: bool = False,
-    ) -> None:
-        super().__init__(provider)
-        self.base_path = base_path
-        self.key_prefix = key_prefix
-        self._api = base_path + api_path
-        self._unasked_usage = unasked_usage
-        self._numbers = itertools.count(1)
-
-    def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
-        key = headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if method == "GET":
-            return Request(self.provider, key, "", path, "GET") if path == f"{self._api}/models" else None
-        if path != f"{self._api}/chat/completions":
-            return None
-        messages: list[dict[str, Any]] = body.get("messages") or []
-        wanted = body.get("response_format") or {}
-        system = "\n".join(_text(m.get("content")) for m in messages if m.get("role") in ("system", "developer"))
-        schema = schema_in_words(system)
-        if wanted.get("type") in ("json_schema", "json_object"):
-            schema = wanted.get("json_schema", {}).get("schema") or schema or {}
-        tools = [] if body.get("tool_choice") == "none" else body.get("tools") or []
-        return Request(
-            provider=self.provider,
-            key=key,
-            model=str(body.get("model", "")),
-            path=path,
-            stream=bool(body.get("stream")),
-            prompt=next((_text(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), ""),
-            tool_result=_text(messages[-1].get("content")) if messages and messages[-1].get("role") == "tool" else None,
-            tools=[(t["function"]["name"], t["function"].get("parameters") or {}) for t in tools],
-            schema=schema,
-            body=body,
-            wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
-        )
-
-    def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": answer.text}
-        if answer.tool_calls:
-            message["tool_calls"] = self._calls(answer)
-        choice = {"index": 0, "message": message, "finish_reason": self._reason(answer), "logprobs": None}
-        return {**self._frame(request, "chat.completion"), "choices": [choice], "usage": self._usage(request, answer)}
-
-    def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-        if answer.tool_calls:
-            deltas += [{"tool_calls": [{"index": n, **call}]} for n, call in enumerate(self._calls(answer))]
-        else:
-            deltas += [{"content": piece} for piece in pieces(answer)]
-        frame = self._frame(request, "chat.completion.chunk")
-        events = [{**frame, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
-        last: dict[str, Any] = {
-            **frame,
-            "choices": [{"index": 0, "delta": {}, "finish_reason": self._reason(answer)}],
-        }
-        usage = self._usage(request, answer)
-        ending = [last]
-        told = request.wants_usage or self._unasked_usage
-        if self.provider == "groq":
-            # Always, in its own place; the standard chunk comes besides where it is asked for.
-            last["x_groq"] = {"id": "req_01", "usage": usage}
-        if self.provider == "cerebras":
-            # In the chunk with the finish reason, not in one without choices.
-            last["time_info"] = {"queue_time": 0.0, "prompt_time": 0.0, "completion_time": 0.0, "total_time": 0.0}
-            last |= {"usage": usage} if told else {}
-        elif told:
-            ending.append({**frame, "choices": [], "usage": usage})
-        return events, ending
-
-    def allowance(self, limits: Mapping[str, int], requests: int, tokens: int) -> dict[str, str]:
-        # https://console.groq.com/docs/rate-limits and https://inference-docs.cerebras.ai/support/rate-limits;
-        # OpenRouter sends none with a good answer.
-        names = {"groq": ("requests", "tokens"), "cerebras": ("requests-day", "tokens-minute")}.get(self.provider)
-        if names is None:
-            return {}
-        headers: dict[str, str] = {}
-        for name, unit, used, window in zip(
-            names, ("requests", "tokens"), (requests, tokens), (86_400, 60), strict=True
-        ):
-            limit = limits.get(unit, 0)
-            reset = round(used / max(limit, 1) * window, 3)
-            headers[f"x-ratelimit-limit-{name}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(limit - used, 0))
-            headers[f"x-ratelimit-reset-{name}"] = go_duration(reset) if self.provider == "groq" else f"{reset:.6f}"
-        return headers
-
-    def first_events(self) -> list[bytes]:
-        # https://openrouter.ai/docs/api-reference/streaming: a comment, so that nobody gives up waiting.
-        return [b": OPENROUTER PROCESSING\n\n"] if self.provider == "openrouter" else []
-
-    def stream_error(self, request: Request) -> list[bytes]:
-        message = "Encountered a server error, please try again."
-        if self.provider == "openrouter":
-            # https://openrouter.ai/docs/api-reference/streaming: beside choices that end with the reason `error`.
-            broken = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
-            error = {"code": "server_error", "message": "Provider disconnected unexpectedly"}
-            frame = self._frame(request, "chat.completion.chunk")
-            return [self.event({**frame, "provider": "Loopback", "error": error, "choices": [broken]})]
-        if self.provider == "cerebras":
-            # The SDK's `ErrorChunkResponse`.
-            error = {"message": message, "type": "server_error", "param": "", "code": ""}
-            return [self.event({"error": error, "status_code": 500})]
-        return [self.event({"error": {"message": message, "type": "internal_server_error"}})]
-
-    def _frame(self, request: Request, kind: str) -> dict[str, Any]:
-        # Without a fingerprint the Cerebras SDK cannot tell the kind of a chunk and hands out a plain dict.
-        return {
-            "id": f"chatcmpl-{next(self._numbers)}",
-            "object": kind,
-            "created": 1_700_000_000,
-            "model": request.model,
-            "system_fingerprint": "fp_1",
-        }
-
-    def _calls(self, answer: Ok) -> list[dict[str, Any]]:
-        return [
-            # No id twice: a conversation keeps the calls of all its turns.
-            {
-                "id": f"call_{next(self._numbers):09d}",
-                "type": "function",
-                "function": {"name": name, "arguments": json.dumps(arguments)},
-            }
-            for name, arguments in answer.tool_calls or ()
-        ]
-
-    def _reason(self, answer: Ok) -> str:
-        return "tool_calls" if answer.tool_calls else "stop"
-
-    def _usage(self, request: Request, answer: Ok) -> dict[str, int]:
-        tokens_in, tokens_out = self.usage(request, answer)
-        return {
-            "prompt_tokens": tokens_in,
-            "completion_tokens": tokens_out,
-            "total_tokens": tokens_in + tokens_out,
-        }
-
-
-class GeminiDialect(Dialect):
-    """`generateContent` and `streamGenerateContent` of the Gemini API."""
-
-    key_prefix = "AIza"
-    _path = re.compile(r"/v1(?:beta|alpha)?/models/(?P<model>[^:]+):(?P<call>generateContent|streamGenerateContent)")
-
-    def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
-        key = headers.get("x-goog-api-key", "")
-        if method == "GET":
-            return Request(self.provider, key, "", path, "GET") if re.fullmatch(r"/v1\w*/models", path) else None
-        found = self._path.fullmatch(path)
-        if found is None:
-            return None
-        contents: list[dict[str, Any]] = body.get("contents") or []
-        config = body.get("generationConfig") or {}
-        last_parts = contents[-1].get("parts", []) if contents else []
-        results = [part["functionResponse"] for part in last_parts if "functionResponse" in part]
-        said = [p["text"] for c in contents if c.get("role") == "user" for p in c.get("parts", []) if "text" in p]
-        system = "\n".join(part.get("text", "") for part in (body.get("systemInstruction") or {}).get("parts", []))
-        schema = schema_in_words(system)
-        if config.get("responseMimeType") == "application/json":
-            schema = config.get("responseSchema") or config.get("responseJsonSchema") or schema or {}
-        calling = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
-        tools = [] if calling.get("mode") == "NONE" else body.get("tools") or []
-        return Request(
-            provider=self.provider,
-            key=key,
-            model=found["model"],
-            path=path,
-            stream=found["call"] == "streamGenerateContent",
-            prompt=said[-1] if said else "",
-            tool_result=json.dumps(results[-1].get("response")) if results else None,
-            tools=[
-                (item["name"], next((item[name] for name in _PARAMETERS if item.get(name)), {}))
-                for tool in tools
-                for item in tool.get("functionDeclarations", [])
-            ],
-            schema=schema,
-            body=body,
-        )
-
-    def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
-        parts = self._calls(request, answer) or [{"text": answer.text}]
-        return self._frame(request, answer, parts, "STOP")
-
-    def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        parts = self._calls(request, answer) or [{"text": piece} for piece in pieces(answer)]
-        # Each event tells the tokens so far; only the last one's count is the whole.
-        events = [self._frame(request, answer, [part], None) for part in parts]
-        for number, event in enumerate(events):
-            event["usageMetadata"]["candidatesTokenCount"] = number
-        return events, [self._frame(request, answer, [{"text": ""}], "STOP")]
-
-    def models(self, ids: Sequence[str]) -> dict[str, Any]:
-        methods = ["generateContent", "countTokens"]
-        return {
-            "models": [
-                {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": methods} for name in ids
-            ]
-        }
-
-    def event(self, data: Mapping[str, Any]) -> bytes:
-        return b"data: " + json.dumps(data).encode() + b"\r\n\r\n"
-
-    def last_events(self) -> list[bytes]:
-        return []
-
-    def stream_error(self, request: Request) -> list[bytes]:
-        error = {"code": 503, "message": "The model is overloaded. Please try again later.", "status": "UNAVAILABLE"}
-        return [self.event({"error": error})]
-
-    def _frame(
-        self, request: Request, answer: Ok, parts: Sequence[Mapping[str, Any]], reason: str | None
-    ) -> dict[str, Any]:
-        tokens_in, tokens_out = self.usage(request, answer)
-        candidate: dict[str, Any] = {"content": {"parts": list(parts), "role": "model"}, "index": 0}
-        if reason is not None:
-            candidate["finishReason"] = reason
-        return {
-            "candidates": [candidate],
-            "usageMetadata": {
-                "promptTokenCount": tokens_in,
-                "candidatesTokenCount": tokens_out,
-                "totalTokenCount": tokens_in + tokens_out,
-            },
-            "modelVersion": request.model,
-            "responseId": "r1",
-        }
-
-    def _calls(self, request: Request, answer: Ok) -> list[dict[str, Any]]:
-        # Gemini 3 wants its signature back with each tool call that it made.
-        signed = "gemini-3" in request.model
-        signature = {"thoughtSignature": base64.b64encode(b"signed").decode()} if signed else {}
-        return [
-            {"functionCall": {"name": name, "args": dict(arguments)}, **signature}
-            for name, arguments in answer.tool_calls or ()
-        ]
 
 
 def pieces(answer: Ok) -> list[str]:
@@ -400,17 +181,11 @@ def pieces(answer: Ok) -> list[str]:
     return ["".join(words[start : start + size]) for start in range(0, len(words), size)]
 
 
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return str(content or "")
-
-
-def built_in(unasked_usage: bool = True) -> dict[str, Dialect]:
-    """The dialects of the built-in providers; the paths are those that their SDKs add to their base URLs."""
-    return {
-        "cerebras": OpenAIDialect("cerebras", "", "csk-", "/v1", unasked_usage),
-        "groq": OpenAIDialect("groq", "", "gsk_", "/openai/v1"),
-        "gemini": GeminiDialect("gemini"),
-        "openrouter": OpenAIDialect("openrouter", "/api/v1", "sk-or-v1-", unasked_usage=unasked_usage),
-    }
+def _with_key(body: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A body whose first words of an error quote the caller's key, as some providers' do."""
+    quoted = f" (API key {key}, {key[:8]}****{key[-4:]})"
+    for name in ("message", "detail", "error"):
+        if isinstance(said := body.get(name), str):
+            return {**body, name: said + quoted}
+    inner = body.get("error")
+    return {**body, "error": _with_key(inner, key)} if isinstance(inner, Mapping) else {**body, "message": quoted}

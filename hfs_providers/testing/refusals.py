@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,6 @@ from hfs_providers.testing.scripts import (
     ModelGone,
     PaymentRequired,
     RateLimited,
-    Reply,
     ServerError,
     Step,
     Unauthorized,
@@ -29,22 +27,14 @@ Answer = tuple[int, dict[str, Any], dict[str, str]]
 _HTTP_NAMES = {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable", 529: "Overloaded"}
 
 
-def refuse(step: Step, request: Request) -> Reply | None:
+def refusal(step: Step, request: Request) -> Answer | None:
     """The provider's answer for an error step, or None where the step is no error.
 
     Args:
         step: what to do.
         request: whom it is for; a provider that is not built in speaks like OpenAI.
     """
-    words = _WORDINGS.get(request.provider, _openai)
-    answer = words(step, request)
-    if answer is None:
-        return None
-    status, body, headers = answer
-    if getattr(step, "echo_key", False):
-        said = body.get("error", body)
-        said["message"] += f" (API key {request.key}, {request.key[:8]}****{request.key[-4:]})"
-    return Reply(status, json.dumps(body).encode(), {"content-type": "application/json", **headers})
+    return _WORDINGS.get(request.provider, _openai)(step, request)
 
 
 def go_duration(seconds: float) -> str:
@@ -59,8 +49,13 @@ def go_duration(seconds: float) -> str:
     return f"{hours}h{text}" if hours else text
 
 
-def _waits(step: RateLimited, reset: Mapping[str, str]) -> dict[str, str]:
-    """The headers that tell the wait. `reset`: the provider's own, for the form of that name."""
+def wait_headers(step: RateLimited, reset: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The headers of a 429 that tell how long to wait.
+
+    Args:
+        step: what the script says.
+        reset: the provider's own headers, for the form of that name; without any, the plain `Retry-After`.
+    """
     wait = step.retry_after
     if wait is None:
         return {}
@@ -70,7 +65,7 @@ def _waits(step: RateLimited, reset: Mapping[str, str]) -> dict[str, str]:
         "fraction": {"retry-after": f"{wait:g}"},
         "date": {"retry-after": formatdate(math.ceil(time.time() + wait), usegmt=True)},
         "ms": {"retry-after-ms": str(round(wait * 1000))},
-        "reset": dict(reset),
+        "reset": dict(reset) if reset is not None else {"retry-after": str(math.ceil(wait))},
         # Only Google has one; elsewhere the nearest is the plain header.
         "retryinfo": {"retry-after": str(math.ceil(wait))},
     }
@@ -100,7 +95,7 @@ def _groq(step: Step, request: Request) -> Answer | None:
                 f"x-ratelimit-remaining-{kind}": "0",
                 f"x-ratelimit-reset-{kind}": go_duration(wait or 0),
             }
-            return status, body, _waits(step, own)
+            return status, body, wait_headers(step, own)
         case Unauthorized():
             return error(401, "Invalid API Key", "invalid_request_error", "invalid_api_key")
         case PaymentRequired():
@@ -161,7 +156,7 @@ def _cerebras(step: Step, request: Request) -> Answer | None:
                 f"x-ratelimit-remaining-{unit}-{per}": "0",
                 f"x-ratelimit-reset-{unit}-{per}": f"{wait or 0:.6f}",
             }
-            return status, body, _waits(step, own)
+            return status, body, wait_headers(step, own)
         case Unauthorized():
             return error(401, "Wrong API Key", "invalid_request_error", "wrong_api_key", "api_key")
         case PaymentRequired():
@@ -240,7 +235,7 @@ def _gemini(step: Step, request: Request) -> Answer | None:
                 # What Google really sends; the other forms are for those who proxy it.
                 details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{wait:.9f}s"})
             else:
-                headers = _waits(step, {})
+                headers = wait_headers(step, {})
             status, body, _ = error(
                 429,
                 "You exceeded your current quota, please check your plan and billing details. For more information on "
@@ -312,7 +307,7 @@ def _openrouter(step: Step, request: Request) -> Answer | None:
                     "to accumulate your rate limits: https://openrouter.ai/settings/integrations"
                 )
                 status, body, _ = error(429, "Provider returned error", {"raw": raw, "provider_name": "Venice"})
-                return status, body, _waits(step, own)
+                return status, body, wait_headers(step, own)
             # github.com/Gitlawb/openclaude/issues/936; limit_source: github.com/Avarok-Cybersecurity/atlas/pull/543
             metadata: dict[str, Any] = {"provider_name": None}
             message = f"Rate limit exceeded: free-models-per-{per[:3]}."
@@ -323,7 +318,7 @@ def _openrouter(step: Step, request: Request) -> Answer | None:
                 # The body repeats the headers; in any other form it must not tell the wait a second time.
                 metadata["headers"] = own
             status, body, _ = error(429, message, metadata)
-            return status, body, _waits(step, own)
+            return status, body, wait_headers(step, own)
         case Unauthorized():
             # Neither has a user_id, because there is no user.
             message = "User not found." if request.key else "No auth credentials found"

@@ -15,15 +15,17 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Any
 
 from hfs_providers.testing.answers import Request, think
 from hfs_providers.testing.connection import Connection
-from hfs_providers.testing.dialects import Dialect, built_in
+from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.scripts import ModelGone, Ok, Reply, Reset, Stall, Step, Unauthorized
+from hfs_providers.testing.spoken import built_in
 
 _MODELS: Mapping[str, Sequence[str]] = {
     "cerebras": ("llama-3.3-70b", "gpt-oss-120b", "llama3.1-8b"),
@@ -32,6 +34,8 @@ _MODELS: Mapping[str, Sequence[str]] = {
     "openrouter": ("meta-llama/llama-3.3-70b-instruct:free", "openrouter/free"),
 }
 _STOP_WITHIN = 5.0
+
+Read = tuple[Dialect, Request]
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class LoopbackServer:
     """Simulated providers on 127.0.0.1, in a thread of their own.
 
     Args:
-        dialects: providers besides the built-in four, by name.
+        dialects: of providers besides the built-in four, or instead of one of them.
         answer: what thinks of an answer where no script says one.
         log_size: requests that `seen` keeps.
         limits: `requests` a day and `tokens` a minute that the rate-limit headers of Groq's and Cerebras' good answers
@@ -101,7 +105,7 @@ class LoopbackServer:
 
     def __init__(
         self,
-        dialects: Mapping[str, Dialect] | None = None,
+        dialects: Iterable[Dialect] = (),
         answer: Callable[[Request], Ok] | None = None,
         log_size: int = 100_000,
         port: int = 0,
@@ -109,7 +113,7 @@ class LoopbackServer:
         limits: Mapping[str, int] | None = None,
     ) -> None:
         self._limits = limits
-        self._dialects = {**built_in(unasked_usage), **(dialects or {})}
+        self._dialects = {**built_in(unasked_usage), **{dialect.provider: dialect for dialect in dialects}}
         self._answer = answer or think
         self._lock = threading.Lock()
         self._scripts: dict[tuple[str, str, str | None], tuple[deque[Step], Step | None]] = {}
@@ -185,21 +189,32 @@ class LoopbackServer:
 
     # What a test says
 
-    def base_url(self, provider: str) -> str:
-        """What goes into the SDK's base URL."""
-        return f"http://127.0.0.1:{self._port}/{provider}{self._dialects[provider].base_path}"
+    def base_url(self, provider: str, endpoint: str = "default") -> str:
+        """What goes into the SDK's base URL.
+
+        Args:
+            provider: its name.
+            endpoint: of a keyless provider; what stands for the key in scripts and counts.
+        """
+        dialect = self._dialects[provider]
+        own = f"/{endpoint}" if dialect.keyless else ""
+        return f"http://127.0.0.1:{self._port}/{provider}{own}{dialect.base_path}"
 
     def env(self, keys: Mapping[str, int | Sequence[str]]) -> dict[str, str]:
         """The environment for a manager.
 
         Args:
-            keys: by provider, how many keys to make up, or the keys.
+            keys: by provider, how many keys (or endpoints of a keyless provider) to make up, or the keys.
         """
         env: dict[str, str] = {}
         for provider, wanted in keys.items():
             upper = provider.upper().replace("-", "_")
             given = [self.new_key(provider) for _ in range(wanted)] if isinstance(wanted, int) else list(wanted)
             env[f"NUM_{upper}"] = str(len(given))
+            if self._dialects[provider].keyless:
+                urls = [self.base_url(provider, endpoint) for endpoint in given]
+                env.update({f"{upper}_ENDPOINT_{number}": url for number, url in enumerate(urls, 1)})
+                continue
             env[f"{upper}_BASE_URL"] = self.base_url(provider)
             env.update({f"{upper}_API_KEY_{number}": key for number, key in enumerate(given, 1)})
         return env
@@ -291,11 +306,23 @@ class LoopbackServer:
 
     # What its connections ask
 
-    def dialect_of(self, path: str) -> tuple[Dialect, str] | None:
-        """The dialect of a path's first part, and the rest of the path."""
+    def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Read | None:
+        """The dialect that a path's first part names, and the request as that dialect reads it; None where it is none.
+
+        Args:
+            method, path, headers, body: see `Dialect.read`; the path is the whole one.
+        """
         name, _, rest = path.removeprefix("/").partition("/")
         dialect = self._dialects.get(name)
-        return None if dialect is None else (dialect, f"/{rest}")
+        if dialect is None:
+            return None
+        endpoint = None
+        if dialect.keyless:
+            endpoint, _, rest = rest.partition("/")
+        request = dialect.read(method, f"/{rest}", headers, body)
+        if request is None:
+            return None
+        return dialect, request if endpoint is None else replace(request, key=endpoint)
 
     def next_step(self, request: Request) -> Step:
         """What to do with a request."""

@@ -184,6 +184,7 @@ def test_model_that_retires_within_30_days_is_a_warning(findings, tmp_path, days
 
 
 def test_state_directory_that_cannot_be_made_is_a_warning(findings, tmp_path, monkeypatch):
+    monkeypatch.delenv("HFS_USAGE_DB")
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(platformdirs, "user_state_path", lambda *_, **__: tmp_path / "file" / "state")
     (entry,) = _of(findings(KEY), "state")

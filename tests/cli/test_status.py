@@ -34,6 +34,7 @@ def test_json(cli):
         "problems",
         "env_file",
         "config_file",
+        "usage",
         "tidb_persistence",
     ]
     by_name = {provider["name"]: provider for provider in status["providers"]}
@@ -84,10 +85,33 @@ def test_missing_sdk_is_shown_with_its_command(cli, without):
 
 
 def test_a_database_that_is_not_written_to_is_told_without_its_address(cli):
-    done = cli("status", env={**GROQ, "TIDB_DB_URL": "mysql://root:hunter2@db.example/usage"})
+    done = cli("status", env={**GROQ, "TIDB_DB_URL": "nosuch+driver://root:hunter2@db.example/usage"})
     assert "TiDB persistence: No" in done.stdout
     assert "TIDB_DB_URL" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_where_usage_goes_is_shown_and_nothing_is_made(cli, tmp_path):
+    path = tmp_path / "kept" / "usage.db"
+    assert f"Usage: {path} (not there yet)" in cli("status", env={**GROQ, "HFS_USAGE_DB": str(path)}).stdout
+    assert not path.exists()
+    assert "Usage: not kept" in cli("status", env={**GROQ, "HFS_USAGE_DB": "off"}).stdout
+
+
+def test_the_file_of_usage_is_shown_once_it_is_there(cli, tmp_path):
+    env = {**GROQ, "HFS_USAGE_DB": str(tmp_path / "usage.db")}
+    cli("status", "--build", env=env)
+    usage = json.loads(cli("status", "--json", env=env).stdout)["usage"]
+    assert usage["path"] == str(tmp_path / "usage.db")
+    assert usage["size"] > 0
+    assert (usage["targets"], usage["sharing"], usage["processes"]) == ([], "file", 0)
+
+
+def test_a_file_of_usage_that_cannot_be_used_is_told(cli, tmp_path):
+    (tmp_path / "usage.db").mkdir()
+    done = cli("status", env={**GROQ, "HFS_USAGE_DB": str(tmp_path / "usage.db")})
+    assert "usage cannot be kept in" in done.stdout
+    assert done.returncode == 0
 
 
 def test_env_file_is_named(cli, tmp_path):

@@ -11,9 +11,11 @@ from agno.exceptions import ContextWindowExceededError, ModelProviderError, Mode
 
 from hfs_providers import (
     ChainExhaustedError,
+    ForwardingError,
     HfsProvidersError,
     KeyRejectedError,
     KeysExhaustedError,
+    MissingDriverError,
     MissingKeyError,
     MissingSdkError,
     ModelCallError,
@@ -58,6 +60,10 @@ EXAMPLES: dict[str, Callable[[], HfsProvidersError]] = {
     "MissingSdkError": lambda: MissingSdkError("gemini", "google-genai", "pip install 'hfs-providers[gemini]'"),
     "SettingsError": lambda: SettingsError("bad settings"),
     "StoreError": lambda: StoreError("/tmp/usage.db", "the disk is full"),
+    "ForwardingError": lambda: ForwardingError("mysql://me@db/usage", "access is denied", "Grant it"),
+    "MissingDriverError": lambda: MissingDriverError(
+        "mysql://me@db/usage", "PyMySQL is missing", "Run: pip install 'hfs-providers[mysql]'"
+    ),
     "MissingKeyError": lambda: MissingKeyError("groq", ["NUM_GROQ", "GROQ_API_KEY_1"]),
     "ModelCallError": lambda: call(ModelCallError, kind="server_error"),
     "KeyRejectedError": lambda: call(KeyRejectedError, kind="dead"),
@@ -149,6 +155,11 @@ class TestPluginErrors:
 
 
 class TestUnknownProvider:
+    def test_a_key_in_place_of_a_provider_is_not_shown(self) -> None:
+        error = UnknownProviderError("gsk_0123456789abcdef0123456789abcdef", INSTALLED)
+        assert "gsk_" not in f"{error}{error!r}{vars(error)}"
+        assert "unknown provider. Installed: cerebras" in str(error)
+
     def test_it_lists_what_is_installed(self) -> None:
         error = UnknownProviderError("nonsense", INSTALLED)
         assert error.installed == INSTALLED

@@ -72,7 +72,7 @@ Naive = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def server() -> Iterator[LoopbackServer]:
-    with LoopbackServer(dialects={"acme": OpenAIDialect("acme")}) as server:
+    with LoopbackServer(dialects=[OpenAIDialect("acme")]) as server:
         yield server
 
 

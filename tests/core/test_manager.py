@@ -201,7 +201,7 @@ class TestBuilding:
 
     def test_a_fresh_directory_stays_empty(self, tmp_path: Path) -> None:
         with ProviderManager(FOUR):
-            assert list(tmp_path.iterdir()) == []
+            assert [each.name for each in tmp_path.iterdir()] == ["home"]
 
 
 class TestSummary:
@@ -216,12 +216,17 @@ class TestSummary:
             "  TiDB persistence: No",
         ]
 
-    @pytest.mark.parametrize("variable", ["TIDB_DB_URL", "HFS_USAGE_DB", "HFS_REDIS_URL"])
+    @pytest.mark.parametrize("variable", ["TIDB_DB_URL", "HFS_USAGE_DB"])
     def test_no_persistence_is_claimed_that_is_not_there(self, variable: str) -> None:
-        with ProviderManager({variable: "mysql://u:hunter2@127.0.0.1:1/d"}, plugins=[]) as manager:
+        with ProviderManager({variable: "nosuch+driver://u:hunter2@127.0.0.1:1/d"}, plugins=[]) as manager:
             assert manager.get_status_summary().splitlines()[-1] == "  TiDB persistence: No"
             assert variable in manager.problems[0].message
             assert "hunter2" not in str(manager.problems)
+
+    def test_nothing_is_forwarded_where_usage_is_not_kept(self) -> None:
+        with ProviderManager({"HFS_USAGE_DB": "off", "TIDB_DB_URL": "mysql://u:p@127.0.0.1/d"}, plugins=[]) as manager:
+            assert manager.get_status_summary().splitlines()[-1] == "  TiDB persistence: No"
+            assert "nothing is forwarded to TIDB_DB_URL" in manager.problems[0].message
 
     def test_configured_but_not_built(self, fake_provider: Make) -> None:
         acme = fake_provider("acme", sdk="acme-sdk-that-is-nowhere")

@@ -60,7 +60,7 @@ class WatchingServer(LoopbackServer):
         self.stream_error: dict[str, Any] = {"message": "failed", "type": "server_error", "code": 500}
         self.headers: list[Mapping[str, str]] = []
         self.requests: dict[str, list[Request]] = defaultdict(list)
-        super().__init__(dialects={"groq": ListeningDialect(self), "gemini": WordyGemini(self)})
+        super().__init__(dialects=[ListeningDialect(self), WordyGemini(self)])
 
     def next_step(self, request: Request) -> Step:
         self.requests[request.prompt].append(request)

@@ -148,6 +148,18 @@ def test_a_key_that_another_process_saw_cooling_or_dead_is_so_here() -> None:
     assert {status.id: status.reason for status in keys.statuses()} == {"p#1": "429 elsewhere", "p#2": "revoked"}
 
 
+def test_a_trial_that_comes_a_little_early_does_not_bury_the_key_for_another_probation() -> None:
+    clock = Clock()
+    book, keys = Book(), pool(1, clock=clock)
+    keys.join(book)
+    keys.acquire("m").dead("revoked")
+    clock.now = 3600.0
+    book.refuse(keys.credentials[0].fingerprint, state="dead", until=NOW + 3600.5, reason="revoked")
+    with pytest.raises(PoolExhaustedError) as caught:
+        keys.acquire("m", timeout=0)
+    assert caught.value.free_in == pytest.approx(0.5)
+
+
 def test_what_others_used_up_is_not_kept_as_a_cooldown_of_our_own() -> None:
     book, keys = Book(), pool(1)
     book.refuse(keys.credentials[0].fingerprint)

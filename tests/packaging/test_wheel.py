@@ -58,7 +58,7 @@ def test_a_third_partys_plugin_appears_serves_and_vanishes(gemini_only: Installe
     assert "pip install 'hfs-providers-acme[acme]'" in missing
 
     gemini_only.install("openai>=3.52,<4")
-    with LoopbackServer(dialects={"acme": OpenAIDialect("acme")}) as server:
+    with LoopbackServer(dialects=[OpenAIDialect("acme")]) as server:
         env = server.env({"acme": 1})
         output = run(gemini_only.script, "ask", "hello", "--provider", "acme", env=env, cwd=tmp_path)
         assert "[acme/acme-large]" in output

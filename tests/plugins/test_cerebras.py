@@ -1,5 +1,6 @@
-from tests.plugins.provider_suite import ProviderSuite
+from hfs_providers.plugins import cerebras
+from hfs_providers.testing import ProviderConformance
 
 
-class TestCerebras(ProviderSuite):
-    name = "cerebras"
+class TestCerebras(ProviderConformance):
+    plugin = cerebras.plugin

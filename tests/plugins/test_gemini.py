@@ -1,5 +1,6 @@
-from tests.plugins.provider_suite import ProviderSuite
+from hfs_providers.plugins import gemini
+from hfs_providers.testing import ProviderConformance
 
 
-class TestGemini(ProviderSuite):
-    name = "gemini"
+class TestGemini(ProviderConformance):
+    plugin = gemini.plugin

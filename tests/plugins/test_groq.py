@@ -1,5 +1,6 @@
-from tests.plugins.provider_suite import ProviderSuite
+from hfs_providers.plugins import groq
+from hfs_providers.testing import ProviderConformance
 
 
-class TestGroq(ProviderSuite):
-    name = "groq"
+class TestGroq(ProviderConformance):
+    plugin = groq.plugin

@@ -1,5 +1,6 @@
-from tests.plugins.provider_suite import ProviderSuite
+from hfs_providers.plugins import openrouter
+from hfs_providers.testing import ProviderConformance
 
 
-class TestOpenrouter(ProviderSuite):
-    name = "openrouter"
+class TestOpenrouter(ProviderConformance):
+    plugin = openrouter.plugin

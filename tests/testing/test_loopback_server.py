@@ -800,7 +800,7 @@ class TestScripts:
             ask(server, "groq")
 
     def test_a_dialect_of_ones_own(self) -> None:
-        with LoopbackServer(dialects={"acme": OpenAIDialect("acme")}) as server:
+        with LoopbackServer(dialects=[OpenAIDialect("acme")]) as server:
             client = openai.OpenAI(api_key=KEY, base_url=server.base_url("acme"), max_retries=0, timeout=TIMEOUT)
             answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
         assert text_of("acme", answer) == "[acme/m] You said: hi"

@@ -1,0 +1,97 @@
+"""What a file of ten million rows costs: `python -m benchmarks.large [--rows N]`. Not part of the table.
+
+Writes the rows of a month of 208 keys, then times a start, a claim, a report and pruning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from hfs_providers import Credential, KeyPool, Limits, Secret, UsageRow
+from hfs_providers.core.hydrate import hydrate
+from hfs_providers.core.retention import Retention, prune
+from hfs_providers.core.sharing import Claim
+from hfs_providers.core.sharing_file import FileLedger
+from hfs_providers.core.store import Store
+from hfs_providers.core.usage import UsageLog, write_rows
+
+_KEYS, _DAYS, _DAY = 208, 30, 86_400.0
+_BATCH = 20_000
+_LIMITS = Limits(rpm=30, rph=10**6, rpd=10**6, tpm=10**9, tph=10**9, tpd=10**9)
+
+
+def _rows(count: int, keys: list[Credential], now: float) -> Iterator[list[UsageRow]]:
+    begin, step = now - _DAYS * _DAY, _DAYS * _DAY / count
+    marks = [key.fingerprint for key in keys]
+    for first in range(0, count, _BATCH):
+        yield [
+            UsageRow(
+                begin + place * step, "p", "m", keys[place % _KEYS].id, marks[place % _KEYS], 7, 3, 10, 0.5, "ok", 10
+            )
+            for place in range(first, min(count, first + _BATCH))
+        ]
+
+
+def _timed(work: Callable[[], object], times: int = 1) -> float:
+    """Milliseconds, the median of so many times."""
+    taken = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - begin) * 1e3)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    count = parser.parse_args().rows
+    console = Console(highlight=False)
+    now = time.time()
+    keys = [Credential(f"p#{number}", Secret(f"a-key-{number}")) for number in range(1, _KEYS + 1)]
+    with tempfile.TemporaryDirectory() as directory:
+        store = Store(Path(directory) / "usage.db")
+        connection = store.connect()
+        begin = time.perf_counter()
+        for rows in _rows(count, keys, now):
+            write_rows(connection, rows)
+        wrote = time.perf_counter() - begin
+        size = store.path.stat().st_size / 1e6
+        console.print(f"{count} rows: written in {wrote:.0f} s, {wrote / count * 1e6:.1f} us each; {size:.0f} MB")
+        pool = KeyPool("p", keys, limits=lambda *_: _LIMITS)
+        wrappers = {"p": SimpleNamespace(pool=pool)}
+        start = _timed(lambda: hydrate(connection, wrappers, now), 5)  # type: ignore[arg-type]  # all it needs
+        console.print(f"hydration: {start:.0f} ms")
+        log = UsageLog(store)
+        ledgers = [FileLedger(log, wall=lambda: now) for _ in "12"]
+        for ledger in ledgers:
+            ledger.start({"p": pool})
+        mark = keys[0].fingerprint
+        claim = Claim("p", mark, (mark,), mark, "m", _LIMITS, 10)
+        console.print(f"a claim: {_timed(lambda: ledgers[1].reserve(claim), 50):.2f} ms")
+        by_day = (
+            "SELECT provider, model, start / 86400, SUM(requests), SUM(tokens) FROM quarter"
+            " JOIN series ON series.id = series GROUP BY 1, 2, 3"
+        )
+        console.print(
+            f"a report of {_DAYS} days by day: {_timed(lambda: connection.execute(by_day).fetchall(), 5):.0f} ms"
+        )
+        keep = Retention(days=_DAYS - 1)
+        console.print(f"a step of pruning: {_timed(lambda: prune(connection, keep, now), 20):.1f} ms")
+        for ledger in ledgers:
+            ledger.close()
+        log.close()
+        connection.close()
+
+
+if __name__ == "__main__":
+    main()

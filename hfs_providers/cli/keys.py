@@ -1,0 +1,227 @@
+"""`keys`, `keys revive` and `keys retire`: what state each key is in, and a word of the owner's about it.
+
+JSON of `keys`: `providers` (`name`, `error` (why its keys cannot be shown, or null), `default_model`, `keys` (`id`,
+`fingerprint`, `account` (null where it has its own), `state`, `reason`, `free_in` (seconds, or null), `until` (ISO, or
+null), `models` (`model`, `state`, `reason`, `free_in`, `until`, `windows` (`per` (minute, hour, day), `unit` (requests,
+tokens), `used`, `limit`))).
+
+JSON of `keys revive` and `keys retire`: `id`, `fingerprint`, `state`, `reason`, `free_in`, `until`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfs_providers.cli import output
+from hfs_providers.cli.models import known
+from hfs_providers.cli.status import first_step
+
+if TYPE_CHECKING:
+    from hfs_providers import Credential, KeyStatus, ProviderManager
+
+_STATES = {"ready": "green", "limited": "yellow", "cooling": "yellow", "dead": "red"}
+_KEY_ID = re.compile(r"([a-z0-9][a-z0-9_-]{0,40})#\d{1,6}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{8}")
+_DAY = 86_400.0
+_LONGEST_REASON = 200
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as groq#3, or its fingerprint.")]
+
+
+def keys(
+    context: typer.Context,
+    provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="For this model, not the default and those in use.", show_default=False)
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Show each key: its state, what of its limits is used, and when it is free again."""
+    if context.invoked_subcommand is not None:
+        return
+    from hfs_providers import HfsProvidersError, ProviderManager
+
+    with ProviderManager() as manager:
+        names = [known(manager.survey, name) for name in provider or []]
+        names = names or [name for name, found in manager.survey.providers.items() if found.config.configured]
+        if not names:
+            output.fail("no provider has a key", first_step(manager.survey))
+        records = []
+        for name in dict.fromkeys(names):
+            try:
+                records.append(_record(manager, name, model))
+            except HfsProvidersError as error:
+                records.append({"name": name, "error": str(error), "default_model": None, "keys": []})
+    if as_json:
+        output.print_json({"providers": records})
+    else:
+        _print_keys(records)
+
+
+def revive(key: KeyArgument, as_json: output.JsonOption = False) -> None:
+    """Put a cooling or dead key back into rotation, in all processes that share the usage file."""
+    _rule(key, None, as_json)
+
+
+def retire(
+    key: KeyArgument,
+    reason: Annotated[str, typer.Option(help="Why, for people.")] = "by hand",
+    as_json: output.JsonOption = False,
+) -> None:
+    """Take a key out of rotation, in all processes that share the usage file."""
+    _rule(key, " ".join(reason.split())[:_LONGEST_REASON], as_json)
+
+
+def _rule(key: str, reason: str | None, as_json: bool) -> None:
+    """Revive a key, or with a reason retire it."""
+    from hfs_providers import RETIRED, ProviderManager, usage_path
+
+    with ProviderManager() as manager:
+        name, credential = _find(manager, key)
+        wrapper = manager.wrapper(name)
+        kept = usage_path(manager.survey.settings.env) is not None
+        if kept and reason is None:
+            wrapper.pool.revive(credential.id)
+        elif kept and reason is not None:
+            redactor = getattr(wrapper, "redactor", None)
+            why = redactor.scrub(reason) if redactor is not None else reason
+            wrapper.pool.retire(credential.id, f"{RETIRED}: {why}")
+        status = next(each for each in wrapper.pool.statuses() if each.id == credential.id)
+    if not kept:
+        # It would be forgotten with this process.
+        output.fail("key state is not kept: HFS_USAGE_DB is off", "Remove HFS_USAGE_DB, or set it to a path")
+    if as_json:
+        about = _state(status)
+        output.print_json({"id": status.id, "fingerprint": status.fingerprint, **about})
+    elif reason is None:
+        print(f"{status.id} is in rotation again.")
+    else:
+        again = output.local_time(_until(status.free_in))
+        print(f"{status.id} is out of rotation ({status.reason}). From {again} on, one call may try it.")
+        print("To keep it out for good, take it out of the environment.")
+
+
+def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
+    """A key by its id or fingerprint. What is neither is not shown again: it may be a key."""
+    wanted = said.strip().lower()
+    found = _KEY_ID.fullmatch(wanted)
+    if found is None and not _FINGERPRINT.fullmatch(wanted):
+        output.fail(
+            "that is no key's id (it is not shown here: it may be a key)",
+            "Use an id, as groq#3, or a fingerprint: hfs-providers keys",
+            code=2,
+        )
+    matching = [
+        (name, credential)
+        for name, provider in manager.survey.providers.items()
+        for credential in provider.config.credentials
+        if wanted in (credential.id, credential.fingerprint)
+    ]
+    if not matching:
+        shown = wanted if found is not None and found[1] in manager.survey.providers else "with that name"
+        output.fail(f"there is no key {shown}", "See: hfs-providers keys", code=2)
+    if len(matching) > 1:
+        ids = ", ".join(credential.id for _, credential in matching)
+        output.fail(f"several keys have that fingerprint: {ids}", "Name one of them", code=2)
+    return matching[0]
+
+
+def _record(manager: ProviderManager, name: str, model: str | None) -> dict[str, Any]:
+    pool = manager.wrapper(name).pool
+    default = manager.default_model(name)
+    asked = _asked(manager, name) if model is None else {}
+    shown = list(dict.fromkeys([model or default, *sorted(set().union(*asked.values()))]))
+    by_model = {each: (pool.statuses(each), pool.used(each)) for each in shown}
+    records = []
+    for place, (credential, status) in enumerate(zip(pool.credentials, pool.statuses(model), strict=True)):
+        models = [
+            {
+                "model": each,
+                **_state(statuses[place]),
+                "windows": [
+                    {"per": use.period, "unit": use.unit, "used": use.used, "limit": use.limit}
+                    for use in used[credential.id]
+                ],
+            }
+            for each, (statuses, used) in by_model.items()
+            if each == shown[0] or each in asked.get(credential.fingerprint, ())
+        ]
+        own = credential.account == credential.id
+        records.append(
+            {
+                "id": status.id,
+                "fingerprint": status.fingerprint,
+                "account": None if own else credential.account,
+                **_state(status),
+                "models": models,
+            }
+        )
+    return {"name": name, "error": None, "default_model": default, "keys": records}
+
+
+def _asked(manager: ProviderManager, name: str) -> dict[str, set[str]]:
+    """The models that were asked with each key within a day, by fingerprint."""
+    from hfs_providers import Store, StoreError, UsageReport, usage_path
+
+    path = usage_path(manager.survey.settings.env)
+    asked: dict[str, set[str]] = {}
+    if path is not None and path.exists():
+        try:
+            since = time.time() - _DAY
+            rows = UsageReport(Store(path)).totals(("fingerprint", "model"), since=since, providers=[name]).rows
+        except StoreError:
+            # What the manager has to say of the file is among its problems.
+            return asked
+        for row in rows:
+            asked.setdefault(row.group[0], set()).add(row.group[1])
+    return asked
+
+
+def _state(status: KeyStatus) -> dict[str, Any]:
+    free_in = None if status.free_in is None else round(status.free_in, 3)
+    return {
+        "state": status.state,
+        "reason": status.reason,
+        "free_in": free_in,
+        "until": _until(status.free_in) if status.free_in else None,
+    }
+
+
+def _until(free_in: float | None) -> str | None:
+    if free_in is None:
+        return None
+    return (datetime.now().astimezone() + timedelta(seconds=free_in)).isoformat(timespec="seconds")
+
+
+def _print_keys(records: Sequence[Mapping[str, Any]]) -> None:
+    rows: list[list[object]] = []
+    for record in records:
+        for key in record["keys"]:
+            for place, model in enumerate(key["models"]):
+                first = [key["id"], key["fingerprint"]] if place == 0 else [" ", " "]
+                state = output.styled(model["state"], _STATES[model["state"]])
+                again = output.local_time(model["until"])
+                rows.append([*first, state, again, model["model"], _in_words(model["windows"]), model["reason"]])
+    if rows:
+        columns = ["key", "fingerprint", "state", "again", "model", "used of limit", "reason"]
+        output.print_table(None, columns, rows)
+    for record in records:
+        if record["error"]:
+            output.note(f"{record['name']}: {record['error']}")
+
+
+def _in_words(windows: Sequence[Mapping[str, Any]]) -> str:
+    return "  ".join(
+        f"{each['unit'][0]}p{each['per'][0]} {_short(each['used'])}/{_short(each['limit'])}" for each in windows
+    )
+
+
+def _short(count: int) -> str:
+    """In thousands where it is long, so that four limits stand in one line."""
+    return str(count) if count < 10_000 else f"{count / 1000:.4g}k" if count < 10_000_000 else f"{count / 1e6:.4g}M"

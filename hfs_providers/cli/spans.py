@@ -1,0 +1,38 @@
+"""Moments and spans of time as they are written on a command line."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+
+from hfs_providers.cli import output
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+
+
+def seconds(said: str, option: str) -> float:
+    """`90m`, `24h`, `7d`, `2w` in seconds. Ends the command where it is none of these."""
+    found = _SPAN.fullmatch(said.strip().lower())
+    if found is None:
+        output.fail(f"{option}: {said!r} is no span of time", "Write it as 90m, 24h, 7d or 2w", code=2)
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def moment(said: str | None, option: str) -> float | None:
+    """So long ago (`24h`), or an ISO date or time, in seconds since the epoch. Ends the command where it is neither."""
+    if said is None:
+        return None
+    if _SPAN.fullmatch(said.strip().lower()):
+        return time.time() - seconds(said, option)
+    try:
+        return datetime.fromisoformat(said.strip()).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        remedy = "Write it as 24h, 7d, 2026-01-31 or 2026-01-31T14:00"
+        output.fail(f"{option}: {said!r} is no moment", remedy, code=2)
+
+
+def iso(at: float | None) -> str | None:
+    """A moment with the offset of this machine's zone."""
+    return None if at is None else datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")

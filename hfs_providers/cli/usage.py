@@ -1,0 +1,246 @@
+"""`usage` and `usage prune`: what was used, by whom and when; and old rows taken out.
+
+JSON of `usage`: `database` (the file, or null), `since`, `until` (ISO; null is open), `exact` (false where rows of an
+end were pruned and the span is wider, by less than 15 minutes), `by`, `rows` (each with the fields that `by` names, and
+`requests`, `ok`, `tokens_in`, `tokens_out`, `tokens`, `latency` (mean seconds)), `total` (the same without the former).
+CSV: the rows, with a heading.
+
+JSON of `usage prune`: `before` (ISO), `pruned`, `kept` (rows as old that were not forwarded to every database yet),
+`done` (false with `--dry-run`).
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from hfs_providers.cli import output, spans
+from hfs_providers.cli.usage_chart import bar, columns
+
+if TYPE_CHECKING:
+    from hfs_providers import Store, UsageReport, UsageTimeline, UsageTotal, UsageTotals
+
+_DIMENSIONS = ("provider", "model", "key", "fingerprint", "outcome", "hour", "day")
+_COUNTS = ("requests", "ok", "tokens_in", "tokens_out", "tokens")
+_BAR = 16
+_LONGEST_TABLE = 400
+"""Rows; nobody reads more, and files take them better."""
+
+_KEPT_FOR = 25 * 3600.0
+"""Rows as young as this count against limits per day (a day can have 25 hours), and are not pruned."""
+
+
+class _Wanted(NamedTuple):
+    since: float | None
+    until: float | None
+    only: dict[str, list[str]]
+
+
+def usage(
+    context: typer.Context,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Divide by {', '.join(_DIMENSIONS)}; several with commas.", show_default="provider,model"),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="From then on: 24h, 7d, or an ISO date or time.", show_default=False)
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Until before then, as for --since.", show_default=False)] = None,
+    provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model.", show_default=False)] = None,
+    as_json: output.JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw it into this file as well: .svg or .png.", show_default=False)
+    ] = None,
+) -> None:
+    """Show what was used, in tables and over time."""
+    if context.invoked_subcommand is not None:
+        return
+    if as_json and as_csv:
+        output.fail("--json and --csv cannot both be printed", code=2)
+    wanted = _Wanted(
+        spans.moment(since, "--since"),
+        spans.moment(until, "--until"),
+        {"providers": [name.lower() for name in provider or []], "models": model or []},
+    )
+    names = _dimensions(by or ["provider,model"])
+    if plot is not None:
+        _check_plot(plot)
+    store = _store(as_json or as_csv)
+    report = _report(store)
+    found = report.totals(names, since=wanted.since, until=wanted.until, **wanted.only)  # type: ignore[arg-type]  # of _DIMENSIONS
+    if as_json:
+        output.print_json(_record(store.path, found))
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow([*found.by, *_COUNTS, "latency"])
+        writer.writerows([*row.group, *row[1:6], round(row.latency, 4)] for row in found.rows)
+    else:
+        _print_usage(found, _timeline(report, found, wanted) if found.rows else None)
+        if not found.rows:
+            print(f"No requests {_when(found)} in {store.path}")
+    if plot is not None:
+        _draw(plot, found, _timeline(report, found, wanted))
+    if not found.exact:
+        output.note("Rows at an end of this span were pruned: it was widened to whole quarters of an hour.")
+
+
+def _dimensions(said: Sequence[str]) -> tuple[str, ...]:
+    names = [name.strip().lower().removesuffix("s") for each in said for name in each.split(",") if name.strip()]
+    for name in names:
+        if name not in _DIMENSIONS:
+            output.fail(f"--by: there is no {name!r}", f"Choose from {', '.join(_DIMENSIONS)}", code=2)
+    return tuple(dict.fromkeys(names))
+
+
+def _store(quiet: bool = False) -> Store:
+    """The file that the environment names. Ends the command where there is none."""
+    from hfs_providers import Store, survey, usage_path
+
+    path = usage_path(survey().settings.env)
+    if path is None:
+        output.fail("usage is not kept: HFS_USAGE_DB is off", "Remove HFS_USAGE_DB, or set it to a path")
+    if not path.exists():
+        # Not made here: who only looks leaves nothing behind.
+        output.fail(f"no usage has been kept yet: there is no {path}", "Make a call, such as: hfs-providers ask Hello")
+    return Store(path)
+
+
+def _report(store: Store) -> UsageReport:
+    from hfs_providers import UsageReport
+
+    return UsageReport(store)
+
+
+def _timeline(report: UsageReport, found: UsageTotals, wanted: _Wanted) -> UsageTimeline:
+    by: Any = next((name for name in found.by if name not in ("hour", "day")), "provider")
+    return report.timeline(by, since=wanted.since, until=wanted.until, **wanted.only)
+
+
+def _when(found: UsageTotals) -> str:
+    since, until = (None if at is None else spans.iso(at) for at in (found.since, found.until))
+    named = [f"from {output.local_time(since)}" if since else "", f"until {output.local_time(until)}" if until else ""]
+    return " ".join(name for name in named if name) or "so far"
+
+
+def _numbers(row: UsageTotal) -> dict[str, Any]:
+    return {**{name: getattr(row, name) for name in _COUNTS}, "latency": round(row.latency, 4)}
+
+
+def _record(path: Path, found: UsageTotals) -> dict[str, Any]:
+    return {
+        "database": str(path),
+        "since": spans.iso(found.since),
+        "until": spans.iso(found.until),
+        "exact": found.exact,
+        "by": list(found.by),
+        "rows": [{**dict(zip(found.by, row.group, strict=True)), **_numbers(row)} for row in found.rows],
+        "total": _numbers(found.total),
+    }
+
+
+def _print_usage(found: UsageTotals, line: UsageTimeline | None) -> None:
+    if line is None:
+        return
+    timed = {"hour", "day"} & set(found.by)
+    rows = list(found.rows) if timed else sorted(found.rows, key=lambda row: -row.requests)
+    most = max(row.requests for row in rows)
+    # Of times the last ones, of the rest the largest.
+    more, rows = len(rows) - _LONGEST_TABLE, rows[-_LONGEST_TABLE:] if timed else rows[:_LONGEST_TABLE]
+    cells = [[*map(_readable, found.by, row.group), *_cells(row), bar(row.requests, most, _BAR)] for row in rows]
+    if len(rows) > 1:
+        cells.append(["all", *[" "] * (len(found.by) - 1), *_cells(found.total), " "])
+    headings = ["requests", "failed", "tokens in", "out", "all", "mean s"]
+    print(f"Usage {_when(found)}\n")
+    output.print_table(None, [*found.by, *(f">{name}" for name in headings), "requests"], cells)
+    if more > 0:
+        output.note(f"{more:,} more rows are not shown here; --csv and --json have them all.")
+    values = [sum(each) for each in zip(*line.lines.values(), strict=True)]
+    if len(values) > 1:
+        print()
+        print("\n".join(columns(values, line.starts, line.period, output.console().width)))
+
+
+def _readable(name: str, value: str) -> str:
+    return value[:16].replace("T", " ") if name == "hour" else value
+
+
+def _cells(row: UsageTotal) -> list[object]:
+    counts = (row.requests, row.requests - row.ok, row.tokens_in, row.tokens_out, row.tokens)
+    return [*(f"{count:,}" for count in counts), f"{row.latency:.2f}"]
+
+
+def _check_plot(path: Path) -> None:
+    from importlib.util import find_spec
+
+    if path.suffix.lower() not in (".svg", ".png"):
+        output.fail(f"--plot: {path} is neither .svg nor .png", "Name the file with one of them", code=2)
+    if path.suffix.lower() == ".png" and find_spec("matplotlib") is None:
+        output.fail("--plot: a PNG needs matplotlib", "Run: pip install 'hfs-providers[plot]', or write an .svg")
+
+
+def _draw(path: Path, found: UsageTotals, line: UsageTimeline) -> None:
+    from hfs_providers.cli.usage_plot import svg, write_png
+
+    title, subtitle = f"Requests by {line.period}", f"{found.total.requests:,} {_when(found)}"
+    try:
+        if path.suffix.lower() == ".svg":
+            path.write_text(svg(line, title, subtitle), encoding="utf-8")
+        else:
+            write_png(path, line, title, subtitle)
+    except OSError as error:
+        output.fail(f"{path} cannot be written: {error.strerror}", "Name another file with --plot")
+    output.note(f"Drawn: {path}")
+
+
+def prune(
+    before: Annotated[
+        str | None, typer.Option(help="Rows older than this: 30d, or an ISO date or time.", show_default=False)
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Rows older than this span, such as 30d.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many rows there are.")] = False,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Take out old rows. Their sums stay, so totals by the quarter of an hour remain right.
+
+    Rows that were not yet forwarded to every database stay, and so do those of the last 25 hours.
+    """
+    from hfs_providers import prunable
+    from hfs_providers import prune as take_out
+
+    if (before is None) == (keep is None):
+        output.fail("say how old: --before or --keep", "hfs-providers usage prune --keep 30d", code=2)
+    cut = spans.moment(before, "--before") if keep is None else time.time() - spans.seconds(keep, "--keep")
+    assert cut is not None, "one of them was given"
+    if cut > (youngest := time.time() - _KEPT_FOR):
+        output.note("Rows of the last 25 hours count against limits per day and stay.")
+        cut = youngest
+    store = _store(as_json)
+    rows, kept = prunable(store, cut)
+    if not as_json:
+        waiting = f"; {kept:,} more wait to be forwarded and stay" if kept else ""
+        print(f"{rows:,} rows in {store.path} are from before {output.local_time(spans.iso(cut))}{waiting}.")
+    if rows and not dry_run:
+        if not yes and not _agreed(rows):
+            output.fail("nothing was pruned", "Run it with --yes")
+        rows = take_out(store, cut)
+    if as_json:
+        output.print_json({"before": spans.iso(cut), "pruned": rows, "kept": kept, "done": not dry_run})
+    elif rows and not dry_run:
+        print(f"{rows:,} rows are pruned. The file keeps its size; new rows fill it.")
+
+
+def _agreed(rows: int) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return typer.confirm(f"Take {rows:,} rows out?", err=True)

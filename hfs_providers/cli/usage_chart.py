@@ -1,0 +1,83 @@
+"""Usage over time in characters: columns of Unicode eighths, as wide as there is room, the same in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+_UPWARD = " ▁▂▃▄▅▆▇█"
+_SIDEWAYS = " ▏▎▍▌▋▊▉█"
+_WIDEST = 6
+"""Characters of one column, its gap included."""
+
+
+def bar(value: float, most: float, width: int) -> str:
+    """A horizontal bar of at most `width` characters; what is more than nothing is seen."""
+    eighths = round(value / most * width * 8) if most > 0 else 0
+    whole, rest = divmod(max(eighths, 1) if value > 0 else 0, 8)
+    return "█" * whole + (_SIDEWAYS[rest] if rest else "")
+
+
+def columns(values: Sequence[int], starts: Sequence[str], period: str, width: int, height: int = 8) -> list[str]:
+    """The lines of a chart.
+
+    Args:
+        values: one for each of `starts`.
+        starts: ISO hours or days.
+        period: what one value stands for.
+        width: characters of a line.
+        height: lines of the columns.
+    """
+    scale = max(5, len(f"{max(values):,}"))
+    room = max(10, width - scale - 2)
+    # Where there are too many, neighbours share a column.
+    together = -(-len(values) // room)
+    heights = [sum(values[at : at + together]) for at in range(0, len(values), together)]
+    most = max(heights)
+    scale = max(scale, len(f"{most:,}"))
+    wide = max(1, min(_WIDEST, room // len(heights)))
+    gap = 1 if wide >= 3 else 0
+    lines = []
+    for level in reversed(range(height)):
+        said = (
+            f"{most:,}" if level == height - 1 else f"{most / 2:,.0f}" if level == height // 2 - 1 and most > 1 else ""
+        )
+        cells = [_cell(value, most, level, height) * (wide - gap) + " " * gap for value in heights]
+        lines.append(
+            f"{said:>{scale}} ┤{''.join(cells)}".rstrip() if said else f"{'':>{scale}} │{''.join(cells)}".rstrip()
+        )
+    axis = wide * len(heights)
+    lines.append(f"{0:>{scale}} └{'─' * axis}")
+    lines.append(" " * (scale + 2) + _ticks(starts, period, together, wide, axis))
+    each = f"{together} {period}s" if together > 1 else f"one {period}"
+    return [f"Requests; a column is {each}", *lines]
+
+
+def _cell(value: int, most: int, level: int, height: int) -> str:
+    eighths = round(value / most * height * 8) if most else 0
+    return _UPWARD[min(8, max(0, max(eighths, 1 if value else 0) - level * 8))]
+
+
+def _ticks(starts: Sequence[str], period: str, together: int, wide: int, axis: int) -> str:
+    """The names of some columns below their left ends, as many as have room."""
+    line, named = "", ""
+    for place in range(0, len(starts), together):
+        at = place // together * wide
+        name = tick(starts[place], period, named)
+        if at >= len(line) + (4 if line else 0) and at + len(name) <= max(axis, len(name)):
+            line, named = line.ljust(at) + name, starts[place]
+    return line
+
+
+def tick(start: str, period: str, before: str) -> str:
+    """An hour or day, as short as it can be understood.
+
+    Args:
+        start: in ISO.
+        period: which of them it is.
+        before: the last that was named on its axis; where that was another day, the day is said.
+    """
+    at = datetime.fromisoformat(start)
+    if period == "day":
+        return f"{at:%b} {at.day}"
+    return f"{at:%H:%M}" if before[:10] == start[:10] else f"{at:%b} {at.day} {at:%H:%M}"

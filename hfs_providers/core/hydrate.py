@@ -1,0 +1,367 @@
+"""What the file knows of keys, put into a process that begins; and what this process learns of them, put into the file.
+
+Windows come from the rows themselves: the minute exactly, the hour by minutes, the day by quarters of an hour. What
+providers said of keys (cooling, dead), circuits and retired models are kept in `state`, one body of JSON for each:
+
+    key      by fingerprint (by id where there is no key): {"reason", "retry_at", "probation"}, or {"revived": true}
+    rest     by account (`sharing.account_name`): {model or "" for all: {"until", "reason"}}; {} after a revival
+    circuit  by model: what `Circuit.dump` gives
+    gone     by model: {"successor"}
+
+Instants are seconds since the epoch. The file may be old or edited: what does not fit is left out, nothing is raised
+for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hfs_providers.core import snapshot
+from hfs_providers.core.circuit import Circuit
+from hfs_providers.core.contract import Credential, Event, Wrapper
+from hfs_providers.core.sharing import account_name, key_name
+from hfs_providers.core.store import QUARTER
+from hfs_providers.core.usage import Work
+from hfs_providers.core.windows import DAY, HOUR, MINUTE, Entry
+
+if TYPE_CHECKING:
+    from hfs_providers.core.pool import KeyPool
+
+GONE_FOR = 30 * DAY
+"""Seconds after which a model that a provider no longer had is tried again."""
+
+_log = logging.getLogger("hfs_providers")
+
+_QUARTERS = (
+    "SELECT q.series, q.start, SUM(q.requests), SUM(q.charged) FROM series s CROSS JOIN quarter q ON q.series = s.id"
+    " WHERE s.provider = ? AND q.start > ? GROUP BY 1, 2"
+)
+
+# By kind of window: the query, its span, and what is added to a stamp. A bucket is stamped with its end, so that
+# nothing leaves a window early; for a calendar day with its middle, because it must lie within the day.
+_WINDOWS = {
+    "minute": (
+        "SELECT u.series, u.at, 1, u.charged FROM series s CROSS JOIN usage u ON u.series = s.id"
+        " WHERE s.provider = ? AND u.at > ?",
+        MINUTE,
+        0.0,
+    ),
+    "hour": (
+        "SELECT u.series, CAST(u.at / 60 AS INTEGER) * 60.0, COUNT(*), SUM(u.charged)"
+        " FROM series s CROSS JOIN usage u ON u.series = s.id WHERE s.provider = ? AND u.at > ? GROUP BY 1, 2",
+        HOUR + MINUTE,
+        MINUTE,
+    ),
+    "day": (_QUARTERS, DAY + QUARTER, QUARTER),
+    snapshot.ANY_ZONE: (_QUARTERS, DAY + QUARTER, QUARTER / 2),
+}
+
+
+def pool_state(
+    connection: sqlite3.Connection, provider: str, credentials: Sequence[Credential], wall: float
+) -> dict[str, object]:
+    """What the file knows of a provider's keys, as `KeyPool.load` takes it.
+
+    Args:
+        connection: of the store.
+        provider: its name.
+        credentials: the keys that are here.
+        wall: seconds since the epoch.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    accounts: dict[str, dict[str, list[Any]]] = {}
+    account_of: dict[str, str] = {}
+    dead = _bodies(connection, provider, "key")
+    for credential in credentials:
+        name = account_name(credential)
+        about = accounts.setdefault(name, {"keys": [], "cooling": [], "windows": []})
+        said = {"id": credential.id, "fingerprint": credential.fingerprint, "dead": dead.get(key_name(credential))}
+        about["keys"].append(said)
+        account_of[key_name(credential)] = name
+    for name, rests in _bodies(connection, provider, "rest").items():
+        if name in accounts:
+            accounts[name]["cooling"] += _rests(rests)
+    _windows(connection, provider, wall, accounts, account_of)
+    return {"version": snapshot.VERSION, "at": wall, "accounts": list(accounts.values())}
+
+
+def _windows(
+    connection: sqlite3.Connection,
+    provider: str,
+    wall: float,
+    accounts: Mapping[str, dict[str, list[Any]]],
+    account_of: Mapping[str, str],
+) -> None:
+    series: dict[int, tuple[str, str]] = {}
+    for number, model, key_id, fingerprint in connection.execute(
+        "SELECT id, model, key_id, fingerprint FROM series WHERE provider = ?", (provider,)
+    ):
+        account = account_of.get(fingerprint) or account_of.get(key_id)
+        if account is not None:
+            series[number] = account, model
+    for kind, (query, span, shift) in _WINDOWS.items():
+        entries: dict[tuple[str, str], list[Entry]] = {}
+        for number, stamp, requests, tokens in connection.execute(query, (provider, wall - span)):
+            if number in series:
+                entries.setdefault(series[number], []).append((stamp + shift, requests, tokens))
+        for (account, model), found in entries.items():
+            accounts[account]["windows"].append({"models": [model], "kind": kind, "entries": found})
+
+
+def hydrate(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wall: float) -> None:
+    """Put what the file knows into providers that begin.
+
+    Args:
+        connection: of the store.
+        wrappers: by provider. Circuits and retired models are for those that have them.
+        wall: seconds since the epoch.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    for name, wrapper in wrappers.items():
+        wrapper.pool.load(pool_state(connection, name, wrapper.pool.credentials, wall))
+        circuits = _bodies(connection, name, "circuit")
+        gone = _bodies(connection, name, "gone", since=wall - GONE_FOR)
+        try:
+            _open_circuits(wrapper, circuits, wall)
+            _retire_models(wrapper, gone)
+        except Exception:
+            # A wrapper of anybody's: it goes on without.
+            _log.warning("circuits and retired models of %s were not taken over", name, exc_info=True)
+
+
+def _open_circuits(wrapper: Wrapper, circuits: Mapping[str, dict[str, Any]], wall: float) -> None:
+    circuit = getattr(wrapper, "circuit", None)
+    if not callable(circuit):
+        return
+    for model, body in circuits.items():
+        found = circuit(model)
+        if isinstance(found, Circuit):
+            found.load(body, wall)
+
+
+def _retire_models(wrapper: Wrapper, retired: Mapping[str, dict[str, Any]]) -> None:
+    gone, successor = getattr(wrapper, "gone", None), getattr(wrapper, "successor", None)
+    if not isinstance(gone, dict) or not callable(successor):
+        return
+    for model, body in retired.items():
+        # A plugin that was updated since may have other models.
+        if isinstance(body.get("successor"), str) and body["successor"] == successor(model):
+            gone.setdefault(model, body["successor"])
+
+
+class Change(NamedTuple):
+    """A row of `state` that was written lately."""
+
+    provider: str
+    kind: str
+    name: str
+    body: str
+    at: float
+
+
+def changes(connection: sqlite3.Connection, since: float) -> list[Change]:
+    """What was said of keys after `since`, in seconds since the epoch.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    query = "SELECT provider, kind, name, body, at FROM state WHERE kind IN ('key', 'rest') AND at > ?"
+    return [Change(*row) for row in connection.execute(query, (since,))]
+
+
+def apply(pool: KeyPool, found: Sequence[Change], wall: float) -> None:
+    """Tell a pool that is at work what others were told of its keys; a key that they revived lives here too.
+
+    Args:
+        pool: of one provider.
+        found: changes, of whatever providers.
+        wall: seconds since the epoch.
+    """
+    accounts: list[dict[str, object]] = []
+    states = {status.id: status.state for status in pool.statuses()}
+    for change in found:
+        if change.provider != pool.provider:
+            continue
+        body = _body(change.body)
+        of = key_name if change.kind == "key" else account_name
+        for credential in pool.credentials:
+            if of(credential) != change.name:
+                continue
+            about: dict[str, object] = {"id": credential.id, "fingerprint": credential.fingerprint}
+            if change.kind == "rest" and body:
+                accounts.append({"keys": [about], "cooling": _rests(body)})
+            elif change.kind == "key" and not body.get("revived"):
+                accounts.append({"keys": [{**about, "dead": body}]})
+            elif states[credential.id] == ("dead" if change.kind == "key" else "cooling"):
+                pool.revive(credential.id)
+    if accounts:
+        pool.load({"version": snapshot.VERSION, "at": wall, "accounts": accounts})
+
+
+def _rests(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"model": model or None, **rest} for model, rest in body.items() if isinstance(rest, dict)]
+
+
+def _bodies(connection: sqlite3.Connection, provider: str, kind: str, since: float = 0.0) -> dict[str, dict[str, Any]]:
+    found = {}
+    query = "SELECT name, body FROM state WHERE provider = ? AND kind = ? AND at >= ?"
+    for name, body in connection.execute(query, (provider, kind, since)):
+        read = _body(body)
+        if read:
+            found[name] = read
+    return found
+
+
+def _body(text: object) -> dict[str, Any]:
+    try:
+        body = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+class StateKeeper:
+    """Writes down what happens to keys, circuits and models, when it happens.
+
+    Args:
+        defer: has work done by the writer, in order.
+        wrappers: by provider.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        defer: Callable[[Work], object],
+        wrappers: Mapping[str, Wrapper],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._defer = defer
+        self._wrappers = wrappers
+        self._wall = wall
+
+    def note(self, event: Event) -> None:
+        """Take from an event what outlives the process. Never raises."""
+        make = _WORKS.get(event.kind)
+        wrapper = self._wrappers.get(event.provider)
+        if make is None or wrapper is None:
+            return
+        try:
+            work = make(event, wrapper, self._wall())
+        except Exception:
+            _log.warning("%s of %s could not be kept", event.kind, event.provider, exc_info=True)
+            return
+        if work is not None:
+            self._defer(work)
+
+
+def _credential(event: Event, wrapper: Wrapper) -> Credential | None:
+    return next((each for each in wrapper.pool.credentials if each.id == event.key_id), None)
+
+
+def _cooling(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+    credential = _credential(event, wrapper)
+    if credential is None or event.seconds is None:
+        return None
+    rest = {"until": wall + event.seconds, "reason": event.reason}
+    return partial(_add_rest, event.provider, account_name(credential), event.model or "", rest, wall)
+
+
+def _add_rest(
+    provider: str, account: str, model: str, rest: Mapping[str, object], wall: float, connection: sqlite3.Connection
+) -> None:
+    rests = _body(_get(connection, provider, "rest", account))
+    current = rests.get(model)
+    if isinstance(current, dict) and _until(current) >= _until(rest):
+        return
+    rests = {name: each for name, each in rests.items() if isinstance(each, dict) and _until(each) > wall}
+    _put(connection, provider, "rest", account, {**rests, model: rest}, wall)
+
+
+def _until(rest: Mapping[str, object]) -> float:
+    until = rest.get("until")
+    return until if isinstance(until, (int, float)) else 0.0
+
+
+def _dead(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+    credential = _credential(event, wrapper)
+    if credential is None or event.seconds is None:
+        return None
+    body = {"reason": event.reason, "retry_at": wall + event.seconds, "probation": event.seconds}
+    return lambda connection: _put(connection, event.provider, "key", key_name(credential), body, wall)
+
+
+def _revived(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+    credential = _credential(event, wrapper)
+    if credential is None:
+        return None
+
+    def forget(connection: sqlite3.Connection) -> None:
+        # Not deleted: processes that run must hear of it.
+        for kind, name, body in (
+            ("key", key_name(credential), {"revived": True}),
+            ("rest", account_name(credential), {}),
+        ):
+            if _get(connection, event.provider, kind, name) is not None:
+                _put(connection, event.provider, kind, name, body, wall)
+
+    return forget
+
+
+def _circuit(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+    circuit = getattr(wrapper, "circuit", None)
+    model = event.model
+    if model is None or not callable(circuit):
+        return None
+    found = circuit(model)
+    body = found.dump(wall) if isinstance(found, Circuit) else None
+    if body is None:
+        return lambda connection: _drop(connection, event.provider, "circuit", model)
+    return lambda connection: _put(connection, event.provider, "circuit", model, body, wall)
+
+
+def _gone(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+    gone = getattr(wrapper, "gone", None)
+    model = event.model
+    if model is None or not isinstance(gone, dict) or model not in gone:
+        return None
+    body = {"successor": gone[model]}
+    return lambda connection: _put(connection, event.provider, "gone", model, body, wall)
+
+
+_WORKS: dict[str, Callable[[Event, Wrapper, float], Work | None]] = {
+    "key_cooling": _cooling,
+    "key_dead": _dead,
+    "key_revived": _revived,
+    "circuit_opened": _circuit,
+    "circuit_closed": _circuit,
+    "model_replaced": _gone,
+}
+
+
+def _get(connection: sqlite3.Connection, provider: str, kind: str, name: str) -> str | None:
+    query = "SELECT body FROM state WHERE provider = ? AND kind = ? AND name = ?"
+    row = connection.execute(query, (provider, kind, name)).fetchone()
+    return row[0] if row is not None else None
+
+
+def _put(
+    connection: sqlite3.Connection, provider: str, kind: str, name: str, body: Mapping[str, object], wall: float
+) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO state (provider, kind, name, body, at) VALUES (?, ?, ?, ?, ?)",
+        (provider, kind, name, json.dumps(body), wall),
+    )
+
+
+def _drop(connection: sqlite3.Connection, provider: str, kind: str, name: str) -> None:
+    connection.execute("DELETE FROM state WHERE provider = ? AND kind = ? AND name = ?", (provider, kind, name))

@@ -1,0 +1,307 @@
+"""Where usage and key state go, put together from the environment: the file, the databases behind it, who shares it.
+
+`HFS_USAGE_DB` is a path, the URL of a database (rows go there by way of the file at the default path) or `off`.
+`TIDB_DB_URL` is another such database. `HFS_REDIS_URL` is where several hosts share key state; processes of one host
+share it through the file. What cannot be used is a problem, and the rest goes on without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.core.contract import Event, Problem, Wrapper
+from hfs_providers.core.errors import HfsProvidersError, StoreError
+from hfs_providers.core.pool import KeyPool
+
+if TYPE_CHECKING:
+    from hfs_providers.core.hydrate import StateKeeper
+    from hfs_providers.core.retention import Pruner
+    from hfs_providers.core.store import Store
+    from hfs_providers.core.usage import UsageLog
+
+USAGE = "HFS_USAGE_DB"
+TIDB = "TIDB_DB_URL"
+REDIS = "HFS_REDIS_URL"
+
+_log = logging.getLogger("hfs_providers")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What an environment says of where usage goes.
+
+    Args:
+        path: of the local file, or None where usage is not kept.
+        targets: URLs of databases by the variable that names them. They may hold passwords.
+        redis: URL, or None.
+    """
+
+    path: Path | None
+    targets: Mapping[str, str]
+    redis: str | None
+
+    def __repr__(self) -> str:
+        return f"Places(path={self.path}, targets={list(self.targets)}, redis={self.redis is not None})"
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> Places:
+        """Read them from an environment."""
+        said = env.get(USAGE, "").strip()
+        targets = {name: url for name in (USAGE, TIDB) if "://" in (url := env.get(name, "").strip())}
+        path: Path | None
+        if said.lower() == "off":
+            path = None
+        elif said and USAGE not in targets:
+            path = Path(said).expanduser()
+        else:
+            from hfs_providers.core.usage import default_path
+
+            path = default_path()
+        return cls(path, targets, env.get(REDIS, "").strip() or None)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A database that rows are forwarded to.
+
+    Args:
+        name: where it is; it holds no password.
+        behind: rows that it does not have yet, or None where that cannot be read.
+        oldest: wall-clock time of the oldest of them.
+        error: why the last try to send them failed.
+    """
+
+    name: str
+    behind: int | None = None
+    oldest: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where usage goes, looked up without keeping any.
+
+    Args:
+        path: of the local file, or None where usage is not kept.
+        size: of the file in bytes, or None where there is none yet.
+        targets: the databases that rows go to besides.
+        sharing: what processes share keys by: `file`, `redis`, or None.
+        processes: that are there at the moment, as the file says.
+        problems: what cannot be used.
+    """
+
+    path: Path | None
+    size: int | None
+    targets: tuple[Target, ...]
+    sharing: str | None
+    processes: int
+    problems: tuple[Problem, ...]
+
+
+def whereabouts(env: Mapping[str, str]) -> Whereabouts:
+    """Where an environment says that usage goes, and what is there. Nothing is made; a corrupt file is put aside."""
+    places = Places.of(env)
+    store, size, problems, running = None, None, [], 0
+    if places.path is not None and places.path.exists():
+        from hfs_providers.core.store import Store
+
+        try:
+            store = Store(places.path)
+            size = places.path.stat().st_size
+            running = _running(store)
+            if store.moved is not None:
+                problems.append(Problem(f"{places.path} was corrupt and is now {store.moved}"))
+        except (StoreError, OSError) as error:
+            problems.append(Problem(str(error), getattr(error, "remedy", None)))
+    targets = []
+    for variable, url in places.targets.items() if places.path is not None else ():
+        try:
+            targets.append(_target(store, url))
+        except (HfsProvidersError, ImportError) as error:
+            problems.append(Problem(f"{variable}: {error}", getattr(error, "remedy", None)))
+    if places.path is None and places.targets:
+        problems.append(_nothing_to_forward(places))
+    sharing = "redis" if places.redis else "file" if places.path is not None else None
+    return Whereabouts(places.path, size, tuple(targets), sharing, running, tuple(problems))
+
+
+def _running(store: Store) -> int:
+    import sqlite3
+    from contextlib import closing
+
+    from hfs_providers.core import processes
+
+    try:
+        with closing(store.connect()) as connection:
+            rows = connection.execute("SELECT pid, born, place, seen FROM processes WHERE shared >= 0").fetchall()
+    except (OSError, sqlite3.Error):
+        return 0
+    return sum(processes.alive(processes.Process(*row[:3]), row[3], time.time()) for row in rows)
+
+
+def _target(store: Store | None, url: str) -> Target:
+    import sqlite3
+
+    forwarding = importlib.import_module("hfs_providers.core.forwarding")
+    name = forwarding.Forwarder(store, url).name
+    if store is None:
+        return Target(name, 0)
+    try:
+        found = next(each for each in forwarding.behind(store, name) if each.name == name)
+    except (OSError, sqlite3.Error) as error:
+        return Target(name, error=str(error))
+    return Target(name, found.rows, found.oldest, found.error)
+
+
+def _nothing_to_forward(places: Places) -> Problem:
+    names = " and ".join(places.targets)
+    return Problem(f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE} to a path")
+
+
+class Persistence:
+    """Keeps what outlives the process, for one manager.
+
+    Args:
+        env: see the module's docstring.
+        wall: seconds since the epoch.
+
+    Nothing is raised for what cannot be used: see `problems`.
+    """
+
+    def __init__(self, env: Mapping[str, str], wall: Callable[[], float] = time.time) -> None:
+        self.places = Places.of(env)
+        self._wall = wall
+        self._failed: list[Problem] = []
+        self._keeper: StateKeeper | None = None
+        self._ledger: Any = None
+        self._pruner: Pruner | None = None
+        self.log: UsageLog | None = None
+        """Takes the rows; None where usage is not kept."""
+        self.store: Store | None = self._open()
+        self.forwarders: list[Any] = []
+        if self.store is not None:
+            from hfs_providers.core.retention import Pruner, Retention
+            from hfs_providers.core.usage import UsageLog
+
+            self.log = UsageLog(self.store, on_commit=self._committed)
+            self.forwarders = [each for name in self.places.targets if (each := self._forwarder(name)) is not None]
+            keep, problems = Retention.of(env)
+            self._failed += problems
+            self._pruner = Pruner(self.store, keep, [each.name for each in self.forwarders], wall)
+            # What an earlier process could not send.
+            self._committed()
+        elif self.places.targets:
+            self._failed.append(_nothing_to_forward(self.places))
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What could not be used, or does not work at the moment."""
+        users = [self.log, self._pruner, *self.forwarders, self._ledger]
+        now = [user.problem for user in users if user is not None and user.problem is not None]
+        return [*self._failed, *now]
+
+    @property
+    def forwards(self) -> bool:
+        """Whether rows go to a database besides the file."""
+        return bool(self.forwarders)
+
+    def start(self, wrappers: Mapping[str, Wrapper]) -> None:
+        """Give providers that were built what is known of their keys, and begin to share it.
+
+        Args:
+            wrappers: by provider. One that has no pool is left out.
+        """
+        if self.log is not None and self.store is not None:
+            from hfs_providers.core.hydrate import StateKeeper, hydrate
+
+            wrappers = {name: wrapper for name, wrapper in wrappers.items() if _pool(wrapper) is not None}
+            self._keeper = StateKeeper(self.log.defer, wrappers, self._wall)
+            try:
+                connection = self.store.connect()
+                try:
+                    hydrate(connection, wrappers, self._wall())
+                finally:
+                    connection.close()
+            except Exception as error:
+                # Whatever it is, the program can do without what was known yesterday.
+                self._failed.append(_problem(f"key state was not read from {self.store.path}: {error}"))
+        self._ledger = self._share(wrappers)
+
+    def note(self, event: Event) -> None:
+        """Keep of an event what outlives the process. Never blocks, never raises."""
+        if self._keeper is not None:
+            self._keeper.note(event)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Whether everything recorded is in the file, within `timeout` seconds."""
+        return self.log is None or self.log.flush(timeout)
+
+    def close(self) -> None:
+        """Write what is left, tell those who share that this process leaves, and stop all threads. Safe twice."""
+        for user in (self._ledger, self.log, self._pruner, *self.forwarders):
+            try:
+                if user is not None:
+                    user.close()
+            except Exception as error:
+                _log.warning("%r did not close cleanly: %s", user, error)
+
+    def _open(self) -> Store | None:
+        if self.places.path is None:
+            return None
+        from hfs_providers.core.store import Store
+
+        try:
+            return Store(self.places.path)
+        except StoreError as error:
+            self._failed.append(_problem(str(error), error.remedy))
+            return None
+
+    def _forwarder(self, variable: str) -> Any:
+        try:
+            module = importlib.import_module("hfs_providers.core.forwarding")
+            return module.Forwarder(self.store, self.places.targets[variable])
+        except (HfsProvidersError, ImportError) as error:
+            self._failed.append(_problem(f"{variable}: {error}", getattr(error, "remedy", None)))
+            return None
+
+    def _share(self, wrappers: Mapping[str, Wrapper]) -> Any:
+        pools = {name: pool for name, wrapper in wrappers.items() if (pool := _pool(wrapper)) is not None}
+        if not pools:
+            return None
+        try:
+            if self.places.redis is not None:
+                module = importlib.import_module("hfs_providers.core.sharing_redis")
+                ledger = module.RedisLedger(self.places.redis, self.store, wall=self._wall, flush=self.flush)
+            elif self.log is not None:
+                module = importlib.import_module("hfs_providers.core.sharing_file")
+                ledger = module.FileLedger(self.log, wall=self._wall)
+            else:
+                return None
+            ledger.start(pools)
+        except (HfsProvidersError, ImportError) as error:
+            self._failed.append(_problem(f"keys are not shared: {error}", getattr(error, "remedy", None)))
+            return None
+        return ledger
+
+    def _committed(self) -> None:
+        for forwarder in self.forwarders:
+            forwarder.wake()
+        if self._pruner is not None:
+            self._pruner.step()
+
+
+def _pool(wrapper: Wrapper) -> KeyPool | None:
+    pool = getattr(wrapper, "pool", None)
+    return pool if isinstance(pool, KeyPool) else None
+
+
+def _problem(message: str, remedy: str | None = None) -> Problem:
+    problem = Problem(message, remedy)
+    _log.warning("%s", message)
+    return problem

@@ -1,0 +1,19 @@
+"""`ProviderConformance`: the suite that every provider plugin passes, the built-in ones included.
+
+class TestAcme(ProviderConformance):
+    plugin = hfs_providers_acme.plugin
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Before they are imported: an assertion in them then says what it compared.
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{room}" for room in ("answers", "base", "contract", "failures", "objects"))
+)
+
+from hfs_providers.testing.conformance.base import CAPABILITIES  # noqa: E402  see above
+from hfs_providers.testing.conformance.suite import ProviderConformance  # noqa: E402
+
+__all__ = ["CAPABILITIES", "ProviderConformance"]

@@ -1,0 +1,132 @@
+"""`new-plugin`: what it writes passes its own tests as written, and what it cannot write it says in words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+SAMBANOVA = ("sambanova", "--model-class", "agno.models.sambanova:Sambanova")
+
+
+def install(package: Path, site: Path) -> None:
+    """Make the package found as if it were installed."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    extras = "".join(f"Provides-Extra: {extra}\n" for extra in project["optional-dependencies"])
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n{extras}"
+    )
+    [(name, target)] = project["entry-points"]["hfs_providers"].items()
+    (info / "entry_points.txt").write_text(f"[hfs_providers]\n{name} = {target}\n")
+
+
+def run(package: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    site = package.parent / "site"
+    path = os.pathsep.join([str(site), str(package)])
+    return subprocess.run(
+        command, cwd=package, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lacks"),
+    [(SAMBANOVA, ["successors"]), (("local-vllm", "--keyless"), ["successors", "endpoints, and no keys"])],
+    ids=["keyed", "keyless"],
+)
+def test_what_it_writes_passes_its_tests_and_its_linters(
+    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], lacks: list[str]
+) -> None:
+    done = cli("new-plugin", *arguments)
+    assert done.returncode == 0, done.stderr
+    package = tmp_path / f"hfs-providers-{arguments[0]}"
+    install(package, tmp_path / "site")
+    tests = run(package, sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
+    assert tests.returncode == 0, tests.stdout
+    assert all(lack in tests.stdout for lack in lacks)
+    for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        linted = run(package, sys.executable, "-m", *tool)
+        assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_it_takes_over_what_the_class_says_of_itself(cli: Cli, tmp_path: Path) -> None:
+    cli("new-plugin", *SAMBANOVA)
+    written = (tmp_path / "hfs-providers-sambanova/hfs_providers_sambanova/__init__.py").read_text()
+    assert 'base_url="https://api.sambanova.ai/v1"' in written
+    assert 'ModelDefault("Meta-Llama-3.1-8B-Instruct")' in written
+    assert 'sdk="openai"' in written
+
+
+def test_an_option_goes_before_what_the_class_says(cli: Cli, tmp_path: Path) -> None:
+    cli("new-plugin", *SAMBANOVA, "--base-url", "https://in.house/v1", "--model", "m/1:free")
+    written = (tmp_path / "hfs-providers-sambanova/hfs_providers_sambanova/__init__.py").read_text()
+    assert 'base_url="https://in.house/v1"' in written
+    assert 'ModelDefault("m/1:free")' in written
+
+
+def test_it_says_what_to_do_next(cli: Cli) -> None:
+    done = cli("new-plugin", "acme")
+    assert "cd hfs-providers-acme && pip install -e '.[test]' && pytest" in done.stdout
+    assert "set base_url" in done.stdout
+
+
+def test_a_wire_that_is_not_known_is_said_so(cli: Cli) -> None:
+    done = cli("new-plugin", "claude", "--model-class", "agno.models.anthropic:Claude", "--sdk", "anthropic")
+    assert done.returncode == 0
+    assert "is not known to speak like OpenAI" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["Groq X"], "Try groq-x"),
+        (["../../etc/passwd"], "Try etc-passwd"),
+        (["9lives"], "Try lives"),
+        (["a--b"], "Try a-b"),
+        (["ünï"], "cannot be a provider's name"),
+        (["x" * 41], "cannot be a provider's name"),
+        ([""], "cannot be a provider's name"),
+        (["all"], "it is an extra of hfs-providers"),
+        (["hfs"], "variables that begin with HFS_"),
+        (["groq"], "a provider 'groq' is installed already by hfs-providers"),
+        (["acme", "--model-class", "agno.models.groq:Grok"], "no class 'Grok' (it has: Groq)"),
+        (["acme", "--model-class", "agno.models.nowhere:X"], "no module 'agno.models.nowhere'"),
+        (["acme", "--model-class", "agno.models.groq"], "not of the form agno.models.x:X"),
+        (["acme", "--model-class", "sys:exit"], "no module 'sys' that can be read"),
+        (["acme", "--model-class", "agno.models.groq:Groq"], "--sdk DISTRIBUTION"),
+        (["acme", "--sdk", "a b; rm"], "no name of a distribution"),
+        (["acme", "--base-url", 'x"'], "no http(s) address"),
+        (["acme", "--model", 'a"b'], "no model id"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words_and_nothing_is_written(
+    cli: Cli, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    done = cli("new-plugin", "--", *arguments) if arguments[0].startswith("-") else cli("new-plugin", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_directory_that_is_there_is_left_alone(cli: Cli, tmp_path: Path) -> None:
+    mine = tmp_path / "hfs-providers-acme"
+    mine.mkdir()
+    (mine / "mine").write_text("mine")
+    done = cli("new-plugin", "acme")
+    assert (done.returncode, [path.name for path in mine.iterdir()]) == (1, ["mine"])
+    assert "is there already" in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_said(cli: Cli, tmp_path: Path) -> None:
+    done = cli("new-plugin", "acme", "--into", str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert "cannot be written: No such file or directory" in done.stderr

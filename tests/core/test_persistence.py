@@ -1,0 +1,216 @@
+"""What a manager keeps: from the environment to the rows of real calls, and to the end of the program."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from agno.models.message import Message
+
+from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint
+from hfs_providers.core.persistence import Places, whereabouts
+from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
+
+Make = Callable[..., Any]
+
+ROW = UsageRow(1_700_000_000.0, "acme", "m", "acme#1", "ab12cd34", 2, 3, 5, 0.25, "ok", 5)
+
+
+@pytest.fixture
+def server() -> Iterator[LoopbackServer]:
+    with LoopbackServer() as found:
+        yield found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "usage.db"
+
+
+def ask(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+class TestPlaces:
+    @pytest.mark.parametrize("said", [{}, {"HFS_USAGE_DB": "  "}, {"HFS_USAGE_DB": "mysql://host/db"}])
+    def test_the_file_is_in_the_state_directory_by_default(self, said: dict[str, str], tmp_path: Path) -> None:
+        assert Places.of(said).path == tmp_path / "home" / "state" / "usage.db"
+
+    def test_a_path_may_be_given(self) -> None:
+        assert Places.of({"HFS_USAGE_DB": "~/mine.db"}).path == Path.home() / "mine.db"
+
+    @pytest.mark.parametrize("off", ["off", "OFF", " off "])
+    def test_it_may_be_turned_off(self, off: str) -> None:
+        assert Places.of({"HFS_USAGE_DB": off}).path is None
+
+    def test_urls_are_targets(self) -> None:
+        places = Places.of({"HFS_USAGE_DB": "postgresql://u:hunter2@a/b", "TIDB_DB_URL": "mysql://u:hunter2@c/d"})
+        assert list(places.targets) == ["HFS_USAGE_DB", "TIDB_DB_URL"]
+        assert "hunter2" not in repr(places)
+
+    def test_looking_makes_nothing(self, path: Path) -> None:
+        found = whereabouts({"HFS_USAGE_DB": str(path)})
+        assert (found.path, found.size, found.targets, found.sharing) == (path, None, (), "file")
+        assert not path.exists()
+
+
+class TestCalls:
+    def test_rows_of_calls_equal_what_the_provider_answered(self, server: LoopbackServer, path: Path) -> None:
+        env = {**server.env({"groq": 4}), "HFS_USAGE_DB": str(path), "GROQ_LIMITS": "none"}
+        server.script("groq", env["GROQ_API_KEY_1"], [], then=RateLimited(retry_after=60))
+        server.script("groq", env["GROQ_API_KEY_2"], [], then=Unauthorized())
+        with ProviderManager(env) as manager:
+            model = manager.get_model("groq")
+
+            def call() -> None:
+                for _ in range(10):
+                    model.response(messages=[Message(role="user", content="hello")])
+
+            threads = [threading.Thread(target=call) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        rows = ask(path, "SELECT fingerprint, model, outcome FROM usage JOIN series ON series.id = usage.series")
+        answered = Counter((mark, model) for mark, model, outcome in rows if outcome == "ok")
+        assert answered == {(fingerprint(key), model): hits for (key, model), hits in server.answered("groq").items()}
+        assert answered.total() == 40
+        assert Counter(mark for mark, *_ in rows) == Counter(each.fingerprint for each in server.seen)
+
+    def test_tokens_are_as_the_provider_counted_them(self, server: LoopbackServer, path: Path) -> None:
+        env = {**server.env({"groq": 1}), "HFS_USAGE_DB": str(path)}
+        with ProviderManager(env) as manager:
+            manager.get_model("groq").response(messages=[Message(role="user", content="hello")])
+        assert ask(path, "SELECT tokens, charged FROM usage") == [(server.seen[0].tokens,) * 2]
+
+    def test_a_second_process_knows_the_keys_of_the_first(self, server: LoopbackServer, path: Path) -> None:
+        env = {**server.env({"groq": 3}), "HFS_USAGE_DB": str(path), "GROQ_LIMITS": "rpd=1"}
+        server.script("groq", env["GROQ_API_KEY_1"], [], then=RateLimited(retry_after=600))
+        server.script("groq", env["GROQ_API_KEY_2"], [], then=Unauthorized())
+        with ProviderManager(env) as manager:
+            manager.get_model("groq").response(messages=[Message(role="user", content="hello")])
+        with ProviderManager(env) as manager:
+            pool = manager.wrappers["groq"].pool
+            model = manager.default_model("groq")
+            assert [status.state for status in pool.statuses(model)] == ["cooling", "dead", "limited"]
+
+    def test_no_key_reaches_the_file(self, server: LoopbackServer, path: Path) -> None:
+        self.test_a_second_process_knows_the_keys_of_the_first(server, path)
+        keys = [value for name, value in server.env({"groq": 3}).items() if "_API_KEY_" in name]
+        for each in path.parent.glob("usage.db*"):
+            data = each.read_bytes()
+            assert not any(key[-8:].encode() in data for key in keys)
+
+
+class TestListening:
+    def test_a_manager_that_keeps_rows_wants_them(self, fake_provider: Make, path: Path) -> None:
+        with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
+            assert manager.listening
+            manager.record(ROW)
+        assert ask(path, "SELECT COUNT(*) FROM usage") == [(1,)]
+
+    def test_so_does_one_that_is_observed_while_it_is(self) -> None:
+        seen: list[Event] = []
+        with ProviderManager({"HFS_USAGE_DB": "off"}, plugins=[]) as manager:
+            assert not manager.listening
+            leave = manager.observe(seen.append)
+            assert manager.listening
+            manager.record(ROW)
+            leave()
+            assert not manager.listening
+        assert [event.usage for event in seen] == [ROW]
+
+
+class FakeForwarder:
+    """Goes nowhere."""
+
+    made: list[FakeForwarder]
+
+    def __init__(self, store: object, url: str) -> None:
+        self.name = "mysql://db.example/usage"
+        self.problem: Problem | None = None
+        self.woken = threading.Event()
+        self.closed = 0
+        self.made.append(self)
+
+    def wake(self) -> None:
+        self.woken.set()
+
+    def close(self) -> None:
+        self.closed += 1
+        raise OSError("the line is cut")
+
+
+@pytest.fixture
+def forwarders(monkeypatch: pytest.MonkeyPatch) -> list[FakeForwarder]:
+    """Those that were made."""
+    module = ModuleType("hfs_providers.core.forwarding")
+    FakeForwarder.made = []
+    module.Forwarder = FakeForwarder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return FakeForwarder.made
+
+
+class TestForwarding:
+    def test_a_database_is_claimed_where_there_is_one(self, forwarders: list[FakeForwarder], path: Path) -> None:
+        env = {"HFS_USAGE_DB": str(path), "TIDB_DB_URL": "mysql://u:hunter2@db.example/usage"}
+        with ProviderManager(env, plugins=[]) as manager:
+            assert manager.get_status_summary().splitlines()[-1] == "  TiDB persistence: Yes"
+            # An earlier process may have left rows.
+            [forwarder] = forwarders
+            assert forwarder.woken.is_set()
+
+    def test_it_is_told_of_rows(self, forwarders: list[FakeForwarder], path: Path) -> None:
+        env = {"HFS_USAGE_DB": str(path), "TIDB_DB_URL": "mysql://db.example/usage"}
+        with ProviderManager(env, plugins=[]) as manager:
+            forwarders[0].woken.clear()
+            manager.record(ROW)
+            assert forwarders[0].woken.wait(20)
+
+    def test_its_troubles_are_the_manager_s_problems(self, forwarders: list[FakeForwarder], path: Path) -> None:
+        env = {"HFS_USAGE_DB": str(path), "TIDB_DB_URL": "mysql://db.example/usage"}
+        with ProviderManager(env, plugins=[]) as manager:
+            trouble = forwarders[0].problem = Problem("it does not answer")
+            assert manager.problems == [trouble]
+
+    def test_one_that_does_not_close_stops_no_shutdown(
+        self, forwarders: list[FakeForwarder], path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        env = {"HFS_USAGE_DB": "mysql://a/b", "TIDB_DB_URL": "mysql://c/d"}
+        with caplog.at_level(logging.WARNING):
+            ProviderManager(env, plugins=[]).shutdown()
+        assert [forwarder.closed for forwarder in forwarders] == [1, 1]
+        assert "did not close cleanly: the line is cut" in caplog.text
+
+
+def test_two_managers_of_one_process_share_what_a_key_may_do(fake_provider: Make, path: Path) -> None:
+    env = {"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(path)}
+    with (
+        ProviderManager(env, plugins=[fake_provider("acme")]) as first,
+        ProviderManager(env, plugins=[fake_provider("acme")]) as second,
+    ):
+        assert whereabouts(env).processes == 2
+        lease = first.wrappers["acme"].pool.acquire("m")
+        second.wrappers["acme"].pool.acquire("m").release()
+        lease.release()
+    assert whereabouts(env).processes == 0
+
+
+def test_a_wrapper_without_a_pool_is_left_out(fake_provider: Make, path: Path) -> None:
+    # It has what the contract names, and nothing behind it.
+    acme = fake_provider(
+        "acme", build_wrapper=lambda *_: type("W", (), {"pool": None, "get_model": print, "close": print})()
+    )
+    with ProviderManager({"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(path)}, plugins=[acme]) as manager:
+        assert manager.available_providers == ["acme"]
+        assert not [problem for problem in manager.problems if problem.provider is None]

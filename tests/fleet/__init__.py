@@ -1,0 +1,1 @@
+"""Many processes that share one allowance, each calling as fast as it can: what arrives at the server is counted."""

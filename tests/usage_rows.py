@@ -1,0 +1,32 @@
+"""Rows for the tests of what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from hfs_providers import Store, UsageRow
+from hfs_providers.core.usage import write_rows
+
+
+def row(
+    at: float,
+    provider: str = "groq",
+    model: str = "m",
+    number: int = 1,
+    outcome: str = "ok",
+    tokens: int = 10,
+    latency: float = 0.5,
+) -> UsageRow:
+    """A row whose tokens are 3/10 in."""
+    tokens_in = tokens * 3 // 10
+    key = f"{provider}#{number}"
+    return UsageRow(
+        at, provider, model, key, f"{number:08x}", tokens_in, tokens - tokens_in, tokens, latency, outcome, tokens
+    )
+
+
+def write(store: Store, rows: Sequence[UsageRow]) -> None:
+    """Write rows as the usage log does."""
+    with closing(store.connect()) as connection:
+        write_rows(connection, rows)
