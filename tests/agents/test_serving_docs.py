@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents.test_serving import SERVER_KEY, Serve, database, env, needs_postgres, provider, server
+from tests.agents.test_serving import SERVER_KEY, Serve, database, env, loopback, needs_postgres, server
 
-__all__ = ["database", "env", "provider", "server"]  # fixtures
+__all__ = ["database", "env", "loopback", "server"]  # fixtures
 
 PAGE = (Path(__file__).parents[2] / "docs" / "agents-serving.md").read_text()
 BLOCKS = {
