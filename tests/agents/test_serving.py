@@ -223,7 +223,9 @@ class TestARestart:
             assert gate.wait_for(4)
             waiting = first.accepted(item(id="waiting"))
             first.end(signal.SIGKILL)
+        deadline = time.monotonic() + WITHIN
         while provider.in_flight:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         cut_off = len(provider.seen)
         with serving_with(env) as second:
