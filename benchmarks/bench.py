@@ -29,6 +29,8 @@ def simulated() -> Iterator[Any]:
 def environment(server: Any, keys: int | Mapping[str, list[str]] = KEYS) -> dict[str, str]:
     """A manager's environment over simulated providers, with limits that never hold a call back."""
     env: dict[str, str] = server.env({name: keys if isinstance(keys, int) else keys[name] for name in PROVIDERS})
+    # Usage is kept, as it is in a program.
+    del env["HFS_USAGE_DB"]
     return env | {f"{name.upper()}_LIMITS": "none" for name in PROVIDERS}
 
 

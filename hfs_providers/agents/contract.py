@@ -37,6 +37,9 @@ EventKind = Literal[
 ]
 
 
+_MOST_PARTS = 8
+
+
 class ContractError(HfsProvidersError):
     """Data that breaks the contract.
 
@@ -74,10 +77,9 @@ class Contract(BaseModel):
 
 
 def _texts(error: ValidationError) -> tuple[str, ...]:
-    return tuple(
-        f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg']}"
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    )
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # Data that is nested too deeply has a place to match.
+    return tuple(f"{'.'.join(map(str, item['loc'][:_MOST_PARTS])) or 'it'}: {item['msg']}" for item in found)
 
 
 class WorkItem(Contract):

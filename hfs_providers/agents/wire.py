@@ -94,7 +94,10 @@ def encode(message: Mapping[str, Any]) -> bytes:
         ValueError: it holds what JSON cannot say, or is longer than a line may be.
     """
     # ASCII, because a lone surrogate in a text has no UTF-8.
-    line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+    try:
+        line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+    except RecursionError:
+        raise ValueError("nested too deeply for JSON") from None
     if len(line) > LINE_LIMIT:
         raise ValueError(f"a line of {len(line)} bytes is over the limit of {LINE_LIMIT}")
     return line

@@ -324,10 +324,6 @@ class Services(Protocol):
     def emit(self, event: Event) -> None:
         """Tell the observers. Never raises."""
 
-    @property
-    def listening(self) -> bool:
-        """Whether anybody wants the rows of `record`."""
-
     def record(self, row: UsageRow) -> None:
         """Write down one request that was sent. Never blocks on a disk or a network, never raises."""
 

@@ -303,11 +303,6 @@ class ProviderManager:
         self.persistence.note(event)
         self.survey.registry.emit(event)
 
-    @property
-    def listening(self) -> bool:
-        """Whether rows are kept, or anybody observes them."""
-        return self.persistence.log is not None or self.survey.registry.observed
-
     def record(self, row: UsageRow) -> None:
         """Write down one request that was sent, and tell the observers."""
         log = self.persistence.log

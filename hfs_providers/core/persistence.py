@@ -7,21 +7,23 @@ share it through the file. What cannot be used is a problem, and the rest goes o
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hfs_providers.core.contract import Event, Problem, Wrapper
 from hfs_providers.core.errors import HfsProvidersError, StoreError
 from hfs_providers.core.pool import KeyPool
 
 if TYPE_CHECKING:
+    from hfs_providers.core.forwarding import Forwarder
     from hfs_providers.core.hydrate import StateKeeper
     from hfs_providers.core.retention import Pruner
+    from hfs_providers.core.sharing_file import FileLedger
+    from hfs_providers.core.sharing_redis import RedisLedger
     from hfs_providers.core.store import Store
     from hfs_providers.core.usage import UsageLog
 
@@ -148,12 +150,14 @@ def _running(store: Store) -> int:
 def _target(store: Store | None, url: str) -> Target:
     import sqlite3
 
-    forwarding = importlib.import_module("hfs_providers.core.forwarding")
-    name = forwarding.Forwarder(store, url).name
+    from hfs_providers.core.address import Address
+    from hfs_providers.core.forwarding import behind
+
+    name = Address(url).name
     if store is None:
         return Target(name, 0)
     try:
-        found = next(each for each in forwarding.behind(store, name) if each.name == name)
+        found = next(each for each in behind(store, name) if each.name == name)
     except (OSError, sqlite3.Error) as error:
         return Target(name, error=str(error))
     return Target(name, found.rows, found.oldest, found.error)
@@ -179,18 +183,18 @@ class Persistence:
         self._wall = wall
         self._failed: list[Problem] = []
         self._keeper: StateKeeper | None = None
-        self._ledger: Any = None
+        self._ledger: FileLedger | RedisLedger | None = None
         self._pruner: Pruner | None = None
         self.log: UsageLog | None = None
         """Takes the rows; None where usage is not kept."""
         self.store: Store | None = self._open()
-        self.forwarders: list[Any] = []
+        self.forwarders: list[Forwarder] = []
         if self.store is not None:
             from hfs_providers.core.retention import Pruner, Retention
             from hfs_providers.core.usage import UsageLog
 
             self.log = UsageLog(self.store, on_commit=self._committed)
-            self.forwarders = [each for name in self.places.targets if (each := self._forwarder(name)) is not None]
+            self.forwarders = [each for name in self.places.targets if (each := self._forwarder(self.store, name))]
             keep, problems = Retention.of(env)
             self._failed += problems
             self._pruner = Pruner(self.store, keep, [each.name for each in self.forwarders], wall)
@@ -237,6 +241,10 @@ class Persistence:
         """Keep of an event what outlives the process. Never blocks, never raises."""
         if self._keeper is not None:
             self._keeper.note(event)
+        observe = getattr(self._ledger, "observe", None)
+        if observe is not None:
+            # What the file's ledger has to know stands in the file.
+            observe(event)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Whether everything recorded is in the file, within `timeout` seconds."""
@@ -262,25 +270,29 @@ class Persistence:
             self._failed.append(_problem(str(error), error.remedy))
             return None
 
-    def _forwarder(self, variable: str) -> Any:
+    def _forwarder(self, store: Store, variable: str) -> Forwarder | None:
         try:
-            module = importlib.import_module("hfs_providers.core.forwarding")
-            return module.Forwarder(self.store, self.places.targets[variable])
+            from hfs_providers.core.forwarding import Forwarder
+
+            return Forwarder(store, self.places.targets[variable])
         except (HfsProvidersError, ImportError) as error:
             self._failed.append(_problem(f"{variable}: {error}", getattr(error, "remedy", None)))
             return None
 
-    def _share(self, wrappers: Mapping[str, Wrapper]) -> Any:
+    def _share(self, wrappers: Mapping[str, Wrapper]) -> FileLedger | RedisLedger | None:
         pools = {name: pool for name, wrapper in wrappers.items() if (pool := _pool(wrapper)) is not None}
         if not pools:
             return None
+        ledger: FileLedger | RedisLedger
         try:
             if self.places.redis is not None:
-                module = importlib.import_module("hfs_providers.core.sharing_redis")
-                ledger = module.RedisLedger(self.places.redis, self.store, wall=self._wall, flush=self.flush)
+                from hfs_providers.core.sharing_redis import RedisLedger
+
+                ledger = RedisLedger(self.places.redis, self.store, wall=self._wall, flush=self.flush)
             elif self.log is not None:
-                module = importlib.import_module("hfs_providers.core.sharing_file")
-                ledger = module.FileLedger(self.log, wall=self._wall)
+                from hfs_providers.core.sharing_file import FileLedger
+
+                ledger = FileLedger(self.log, wall=self._wall)
             else:
                 return None
             ledger.start(pools)

@@ -131,8 +131,7 @@ class Probe:
             outcome=outcome,
             charged=self._charged if outcome == "ok" else 0,
         )
-        if self._wrapper.services.listening:
-            self._wrapper.services.record(row)
+        self._wrapper.services.record(row)
 
     @property
     def _charged(self) -> int:

@@ -183,6 +183,9 @@ class Remote:
                 ) from None
             url = url.set(query=query)
             arguments |= tls
+            if url.password:
+                # As text PyMySQL sends it in Latin-1, which the server takes for another password.
+                arguments["password"] = str(url.password).encode()
         # Serverless databases hang up on idle connections: it is asked whether it is still there.
         engine = create_engine(
             url,

@@ -201,12 +201,12 @@ class LoopbackServer:
         return f"http://127.0.0.1:{self._port}/{provider}{own}{dialect.base_path}"
 
     def env(self, keys: Mapping[str, int | Sequence[str]]) -> dict[str, str]:
-        """The environment for a manager.
+        """The environment for a manager. What it uses is not kept, unless the caller says where.
 
         Args:
             keys: by provider, how many keys (or endpoints of a keyless provider) to make up, or the keys.
         """
-        env: dict[str, str] = {}
+        env = {"HFS_USAGE_DB": "off"}
         for provider, wanted in keys.items():
             upper = provider.upper().replace("-", "_")
             given = [self.new_key(provider) for _ in range(wanted)] if isinstance(wanted, int) else list(wanted)

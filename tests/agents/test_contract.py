@@ -20,7 +20,7 @@ from hfs_providers.agents import (
 )
 from hfs_providers.agents.contract import json_schema_text, state_after
 from hfs_providers.cli.agents import RoleName
-from tests.agents.workers import item
+from tests.agents.workers import item, nested
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "agents.schema.json"
 
@@ -85,6 +85,11 @@ class TestAWorkItem:
             WorkItem.read(item(priority="gsk_secret", phase="gsk_secret"))
         assert {text.partition(":")[0] for text in caught.value.errors} == {"priority", "phase"}
         assert "gsk_secret" not in str(caught.value)
+
+    def test_that_is_nested_too_deeply_is_refused_in_a_few_words(self) -> None:
+        with pytest.raises(ContractError, match="context") as caught:
+            WorkItem.read(item(context={"deep": nested(900)}))
+        assert len(str(caught.value)) < 500
 
 
 class TestAResult:

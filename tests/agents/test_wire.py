@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hfs_providers.agents import wire
 from hfs_providers.agents.wire import Lines, Refusal, RpcError, TooLong, decode, encode, read_call
+from tests.agents.workers import nested
 
 
 def lengths(found: list[bytes | TooLong]) -> list[bytes | None]:
@@ -48,7 +49,7 @@ class TestMessages:
     def test_may_hold_what_utf_8_cannot(self) -> None:
         assert decode(encode({"text": "\ud800"})) == {"text": "\ud800"}
 
-    @pytest.mark.parametrize("value", [float("nan"), float("inf"), "x" * wire.LINE_LIMIT])
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), "x" * wire.LINE_LIMIT, nested(100_000)])
     def test_that_cannot_be_said_are_refused(self, value: object) -> None:
         with pytest.raises(ValueError, match=r"JSON|limit"):
             encode({"value": value})

@@ -22,6 +22,14 @@ def item(id: object = "1", **changes: Any) -> dict[str, Any]:
     return {"id": str(id), "description": f"Do number {id}.", "phase": "plan_to_artifacts", **changes}
 
 
+def nested(depth: int) -> list[object]:
+    """A list in a list in a list."""
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 class RawWorker:
     """A worker process, spoken to in lines.
 

@@ -495,9 +495,13 @@ class TestTheUrl:
             assert "secret" not in str(raised.value)
             assert isinstance(raised.value, ImportError)
 
-    @pytest.mark.parametrize("url", ["nosuch://me:secret@db/usage", "oracle+oracledb://me:secret@db/usage"])
-    def test_of_a_dialect_that_is_not_there_is_a_problem(self, store: Store, url: str) -> None:
-        with contextlib.closing(Forwarder(store, url, pace=QUICK)) as forwarder:
+    def test_of_a_dialect_that_is_not_there_is_told(self, store: Store) -> None:
+        with pytest.raises(ForwardingError, match="knows no dialect 'nosuch'") as raised:
+            Forwarder(store, "nosuch://me:secret@db/usage")
+        assert "secret" not in str(raised.value)
+
+    def test_of_a_driver_that_is_not_there_is_a_problem(self, store: Store) -> None:
+        with contextlib.closing(Forwarder(store, "oracle+oracledb://me:secret@db/usage", pace=QUICK)) as forwarder:
             write(store)
             assert not forwarder.flush(DEADLINE)
             assert forwarder.problem is not None

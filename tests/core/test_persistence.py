@@ -112,22 +112,20 @@ class TestCalls:
             assert not any(key[-8:].encode() in data for key in keys)
 
 
-class TestListening:
-    def test_a_manager_that_keeps_rows_wants_them(self, fake_provider: Make, path: Path) -> None:
+class TestRecording:
+    def test_a_row_is_kept(self, path: Path) -> None:
         with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
-            assert manager.listening
             manager.record(ROW)
         assert ask(path, "SELECT COUNT(*) FROM usage") == [(1,)]
 
-    def test_so_does_one_that_is_observed_while_it_is(self) -> None:
+    def test_a_row_is_told_to_who_observes_while_he_does(self) -> None:
         seen: list[Event] = []
         with ProviderManager({"HFS_USAGE_DB": "off"}, plugins=[]) as manager:
-            assert not manager.listening
+            manager.record(ROW)
             leave = manager.observe(seen.append)
-            assert manager.listening
             manager.record(ROW)
             leave()
-            assert not manager.listening
+            manager.record(ROW)
         assert [event.usage for event in seen] == [ROW]
 
 

@@ -84,7 +84,7 @@ class Base:
     @pytest.fixture
     def env(self, server: LoopbackServer) -> dict[str, str]:
         """An environment with three keys (or endpoints) of the provider, and no database."""
-        return {**server.env({self.name: KEYS}), "HFS_USAGE_DB": "off"}
+        return server.env({self.name: KEYS})
 
     @pytest.fixture
     def keys(self, env: dict[str, str], server: LoopbackServer) -> list[str]:
