@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hfs_providers.agents.events import Subscription
     from hfs_providers.agents.pipeline import PIPELINE, run_pipeline
     from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
+    from hfs_providers.agents.serving import serve
     from hfs_providers.agents.supervisor import Supervisor
     from hfs_providers.agents.worker import run_worker
 
@@ -38,6 +39,7 @@ _HOMES = {
     "events": "Subscription",
     "pipeline": "PIPELINE run_pipeline",
     "roles": "AgentUnavailableError RoleAgent create_agent",
+    "serving": "serve",
     "supervisor": "Supervisor",
     "worker": "run_worker",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "json_schema",
     "run_pipeline",
     "run_worker",
+    "serve",
 ]
 
 

@@ -61,3 +61,21 @@ def worker(
     from hfs_providers.agents import run_worker
 
     raise typer.Exit(run_worker(role.value, heartbeat))
+
+
+@app.command()
+def serve(
+    database: Annotated[
+        str | None,
+        typer.Option("--database", help="PostgreSQL of the job queue; HFS_AGENTS_DB otherwise.", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 7777,
+) -> None:
+    """Serve the four roles over HTTP on Agno's AgentOS, with its durable job queue. See docs/agents-serving.md.
+
+    Callers send the key in HFS_AGENTS_KEY as a bearer token. Where it is not set, one is made up and printed.
+    """
+    from hfs_providers.cli import agents_serve
+
+    agents_serve.serve(database, host, port)

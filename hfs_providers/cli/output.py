@@ -83,11 +83,16 @@ def fail(message: str, remedy: str | None = None, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def debugging() -> bool:
+    """Whether tracebacks are wanted: `HFS_DEBUG=1`."""
+    return os.environ.get("HFS_DEBUG", "").strip() not in ("", "0")
+
+
 def explain(error: Exception) -> int:
     """Print an exception as one line on stderr; the exit code that belongs to it."""
     from hfs_providers import HfsProvidersError, UnknownProviderError
 
-    if os.environ.get("HFS_DEBUG", "").strip() not in ("", "0"):
+    if debugging():
         import traceback
 
         traceback.print_exception(error)
