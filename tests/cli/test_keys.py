@@ -26,8 +26,9 @@ def server() -> Iterator[LoopbackServer]:
 
 
 @pytest.fixture
-def env(server: LoopbackServer) -> dict[str, str]:
-    return server.env({"groq": [SECRET, f"{SECRET}2"], "gemini": 1})
+def env(server: LoopbackServer, tmp_path: Path) -> dict[str, str]:
+    keys = server.env({"groq": [SECRET, f"{SECRET}2"], "gemini": 1})
+    return {**keys, "HFS_USAGE_DB": str(tmp_path / "usage.db")}
 
 
 class TestTheTable:

@@ -83,7 +83,7 @@ def test_every_class_of_the_tree_has_an_example() -> None:
     def below(cls: type) -> set[type]:
         return {cls}.union(*(below(child) for child in cls.__subclasses__()))
 
-    ours = {cls for cls in below(HfsProvidersError) if cls.__module__.startswith("hfs_providers.")}
+    ours = {cls for cls in below(HfsProvidersError) if cls.__module__.startswith("hfs_providers.core.")}
     assert ours - {type(make()) for make in EXAMPLES.values()} <= {ProviderError}
 
 
