@@ -110,7 +110,10 @@ def _store(quiet: bool = False) -> Store:
     if not path.exists():
         # Not made here: who only looks leaves nothing behind.
         output.fail(f"no usage has been kept yet: there is no {path}", "Make a call, such as: hfs-providers ask Hello")
-    return Store(path)
+    store = Store(path)
+    if store.moved is not None:
+        output.note(f"{path} was corrupt: it is now {store.moved}, and a new file was begun.")
+    return store
 
 
 def _report(store: Store) -> UsageReport:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from hfs_providers.core.errors import StoreError
+from hfs_providers.core.persistence import Places
 from hfs_providers.core.store import QUARTER, Store
 
 Dimension = Literal["provider", "model", "key", "fingerprint", "outcome", "hour", "day"]
@@ -399,11 +400,4 @@ def usage_path(env: Mapping[str, str]) -> Path | None:
     Args:
         env: `HFS_USAGE_DB` in it is a path, `off`, or the URL of a database, before which rows go to the default file.
     """
-    said = env.get("HFS_USAGE_DB", "").strip()
-    if said.lower() == "off":
-        return None
-    if not said or "://" in said:
-        import platformdirs
-
-        return Path(platformdirs.user_state_path("hfs-providers")) / "usage.db"
-    return Path(said).expanduser()
+    return Places.of(env).path

@@ -137,6 +137,15 @@ class TestTheExitCode:
         assert (groq["totals"]["untried"], openrouter["totals"]["works"]) == (1, 1)
 
 
+def test_what_was_found_is_known_to_the_next_process(cli: Cli, server: LoopbackServer, tmp_path: Path) -> None:
+    env = {**server.env({"groq": 3}), "HFS_USAGE_DB": str(tmp_path / "usage.db")}
+    play(server, env, "groq#1", "refused")
+    play(server, env, "groq#2", "limited")
+    cli("check", env=env)
+    (provider,) = json.loads(cli("keys", "--json", env=env).stdout)["providers"]
+    assert [key["state"] for key in provider["keys"]] == ["dead", "cooling", "ready"]
+
+
 class TestDryRun:
     def test_says_what_it_would_cost_and_sends_nothing(self, cli: Cli, server: LoopbackServer) -> None:
         env = server.env({"groq": 3, "openrouter": 2})

@@ -156,6 +156,15 @@ class TestRuling:
         said = json.loads(done.stdout)
         assert (said["id"], said["state"], said["fingerprint"]) == ("groq#2", "ready", mark)
 
+    def test_what_is_ruled_holds_for_the_next_process(self, cli: Cli, env: dict[str, str]) -> None:
+        cli("keys", "retire", "groq#1", "--reason", "leaked", env=env)
+        (provider,) = json.loads(cli("keys", "--provider", "groq", "--json", env=env).stdout)["providers"]
+        assert [key["state"] for key in provider["keys"]] == ["dead", "ready"]
+        assert provider["keys"][0]["reason"] == "retired: leaked"
+        cli("keys", "revive", "groq#1", env=env)
+        (provider,) = json.loads(cli("keys", "--provider", "groq", "--json", env=env).stdout)["providers"]
+        assert [key["state"] for key in provider["keys"]] == ["ready", "ready"]
+
     @pytest.mark.parametrize("command", ["revive", "retire"])
     def test_without_a_file_is_refused_since_it_would_be_forgotten(
         self, cli: Cli, env: dict[str, str], command: str

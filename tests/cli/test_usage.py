@@ -160,6 +160,12 @@ class TestWhatIsAsked:
         done = cli("usage", env={"HFS_USAGE_DB": str(tmp_path / "u.db")})
         assert (done.returncode, done.stdout[:11]) == (0, "No requests")
 
+    def test_of_a_corrupt_file_is_said(self, cli: Cli, tmp_path: Path) -> None:
+        (tmp_path / "u.db").write_bytes(b"this is no database" * 1000)
+        done = cli("usage", env={"HFS_USAGE_DB": str(tmp_path / "u.db")})
+        assert done.returncode == 0
+        assert "was corrupt" in done.stderr
+
     def test_where_usage_is_off_is_said(self, cli: Cli) -> None:
         done = cli("usage", env={"HFS_USAGE_DB": "off"})
         assert done.returncode == 1
