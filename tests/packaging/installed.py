@@ -20,7 +20,7 @@ def start(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | N
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**base, **(env or {})},
+        env={**base, "HFS_USAGE_DB": "off", **(env or {})},
         cwd=cwd,
     )
 
