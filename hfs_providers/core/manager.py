@@ -18,7 +18,6 @@ from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.errors import (
     MissingKeyError,
     MissingSdkError,
-    PoolExhaustedError,
     ProviderUnavailableError,
     UnknownProviderError,
 )
@@ -208,32 +207,9 @@ class ProviderManager:
         Raises:
             KeysExhaustedError: none has a key free in time; says why for each provider.
         """
-        deadline = self.clock() + (timeout if wait else 0.0)
-        broken: dict[str, str] = {}
-        while True:
-            free = {
-                name: wrapper.pool.next_free(self.default_model(name), estimated_tokens)
-                for name, wrapper in self.wrappers.items()
-                if name not in broken
-            }
-            ready = next((name for name, seconds in free.items() if seconds == 0), None)
-            if ready is not None:
-                try:
-                    return ready, self.get_model(
-                        ready, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs
-                    )
-                except TypeError:
-                    # An argument that no provider's model takes is the caller's mistake.
-                    raise
-                except Exception as error:
-                    # An SDK that is there and does not import must not stand in the way of the next provider.
-                    broken[ready] = f"{ready}: {type(error).__name__}: {error}"
-                    _log.warning("%s gives no model: %s: %s", ready, type(error).__name__, error)
-                    continue
-            earliest = min((seconds for seconds in free.values() if seconds is not None), default=None)
-            if earliest is None or self.clock() + earliest > deadline:
-                raise self._nobody(broken, earliest, wait, timeout)
-            time.sleep(earliest)
+        from hfs_providers.core.any_provider import first_free
+
+        return first_free(self, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs)
 
     def get_chain(
         self,
@@ -375,49 +351,6 @@ class ProviderManager:
             else:
                 self.wrappers[name] = result
                 self.emit(Event("provider_built", name))
-
-    def _nobody(self, broken: Mapping[str, str], earliest: float | None, wait: bool, timeout: float) -> Exception:
-        from hfs_providers.core.model_errors import KeysExhaustedError
-
-        pools = [
-            _exhausted(name, self.default_model(name), wrapper, wait, timeout)
-            for name, wrapper in self.wrappers.items()
-        ]
-        together = PoolExhaustedError(
-            "all",
-            "any",
-            total=sum(pool.total for pool in pools),
-            limited=sum(pool.limited for pool in pools),
-            cooling=sum(pool.cooling for pool in pools),
-            dead=sum(pool.dead for pool in pools),
-            free_in=earliest,
-            waited=wait,
-            timeout=timeout,
-        )
-        reasons = {pool.provider: pool.describe() for pool in pools} | dict(broken)
-        for name, found in self.survey.providers.items():
-            if name not in self.wrappers:
-                missing = found.config.requirement if found.sdk is None else None
-                why = "; ".join(p.message for p in self.problems if p.provider == name and p.level == "error")
-                reasons[name] = f"{name}: " + (
-                    f"missing SDK; run: {missing.install}" if missing else why or "not configured"
-                )
-        return KeysExhaustedError(together, reasons=reasons)
-
-
-def _exhausted(name: str, model_id: str, wrapper: Wrapper, wait: bool, timeout: float) -> PoolExhaustedError:
-    counts = wrapper.pool.counts(model_id)
-    return PoolExhaustedError(
-        name,
-        model_id,
-        total=counts.total,
-        limited=counts.limited,
-        cooling=counts.cooling,
-        dead=counts.dead,
-        free_in=counts.free_in,
-        waited=wait,
-        timeout=timeout,
-    )
 
 
 _manager: ProviderManager | None = None

@@ -30,7 +30,7 @@ from hfs_providers.core.store import Store, StoreConnection, transaction
 
 __all__ = ["UsageLog", "Work", "default_path", "write_rows"]
 
-GROUP = 0.04
+GROUP = 0.06
 """Seconds for which rows gather before they are written together."""
 
 RETRY = 1.0

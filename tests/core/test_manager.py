@@ -471,7 +471,8 @@ class TestGetAnyModel:
     def test_waits_for_the_earliest_within_the_timeout(
         self, fake_provider: Make, fake_time: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hfs_providers.core.manager.time", fake_time)
+        for room in ("manager", "any_provider"):
+            monkeypatch.setattr(f"hfs_providers.core.{room}.time", fake_time)
         with ProviderManager(ACME_AND_BETA, plugins=[fake_provider("acme"), fake_provider("beta")]) as manager:
             cool(manager, "acme", 8.0)
             cool(manager, "beta", 5.0)
@@ -481,7 +482,8 @@ class TestGetAnyModel:
     def test_does_not_wait_beyond_the_timeout(
         self, fake_provider: Make, fake_time: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hfs_providers.core.manager.time", fake_time)
+        for room in ("manager", "any_provider"):
+            monkeypatch.setattr(f"hfs_providers.core.{room}.time", fake_time)
         with ProviderManager(keys("acme"), plugins=[fake_provider("acme")]) as manager:
             cool(manager, "acme", 30.0)
             with pytest.raises(HfsProvidersError):
@@ -491,7 +493,8 @@ class TestGetAnyModel:
     def test_does_not_wait_where_it_is_told_not_to(
         self, fake_provider: Make, fake_time: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hfs_providers.core.manager.time", fake_time)
+        for room in ("manager", "any_provider"):
+            monkeypatch.setattr(f"hfs_providers.core.{room}.time", fake_time)
         with ProviderManager(keys("acme"), plugins=[fake_provider("acme")]) as manager:
             cool(manager, "acme", 1.0)
             with pytest.raises(HfsProvidersError):
