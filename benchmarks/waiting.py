@@ -55,9 +55,9 @@ def _past(effort: Effort, server: Any, provider: str, refusal: Any) -> float:
 
     keys = [server.new_key(provider) for _ in range(2)]
     server.script(provider, keys[0], [], then=refusal)
-    env = environment(server, dict.fromkeys(PROVIDERS, keys))
-    # A file of its own, else the two would share their keys' state.
-    apart = environment(server, 2) | {"HFS_USAGE_DB": "off"}
+    # Nothing is kept: the two would share their keys' state, and a key that dies and lives a thousand times a second
+    # is heard of again by way of the file.
+    env, apart = (environment(server, each) | {"HFS_USAGE_DB": "off"} for each in (dict.fromkeys(PROVIDERS, keys), 2))
     with ProviderManager(env=env) as manager, ProviderManager(env=apart) as unhindered:
         model, plain = manager.get_model(provider, MODELS[provider]), unhindered.get_model(provider, MODELS[provider])
         pool = manager.wrapper(provider).pool
