@@ -179,13 +179,14 @@ def changes(connection: sqlite3.Connection, since: float) -> list[Change]:
     return [Change(*row) for row in connection.execute(query, (since,))]
 
 
-def apply(pool: KeyPool, found: Sequence[Change], wall: float) -> None:
+def apply(pool: KeyPool, found: Sequence[Change], wall: float, own: str = "") -> None:
     """Tell a pool that is at work what others were told of its keys; a key that they revived lives here too.
 
     Args:
         pool: of one provider.
         found: changes, of whatever providers.
         wall: seconds since the epoch.
+        own: the mark of those that this pool told of itself; it knows better by now.
     """
     accounts: list[dict[str, object]] = []
     states = {status.id: status.state for status in pool.statuses()}
@@ -193,13 +194,15 @@ def apply(pool: KeyPool, found: Sequence[Change], wall: float) -> None:
         if change.provider != pool.provider:
             continue
         body = _body(change.body)
+        if own and body.get("by") == own:
+            continue
         of = key_name if change.kind == "key" else account_name
         for credential in pool.credentials:
             if of(credential) != change.name:
                 continue
             about: dict[str, object] = {"id": credential.id, "fingerprint": credential.fingerprint}
-            if change.kind == "rest" and body:
-                accounts.append({"keys": [about], "cooling": _rests(body)})
+            if change.kind == "rest" and (rests := _rests(body)):
+                accounts.append({"keys": [about], "cooling": rests})
             elif change.kind == "key" and not body.get("revived"):
                 accounts.append({"keys": [{**about, "dead": body}]})
             elif states[credential.id] == ("dead" if change.kind == "key" else "cooling"):
@@ -237,6 +240,7 @@ class StateKeeper:
         defer: has work done by the writer, in order.
         wrappers: by provider.
         wall: seconds since the epoch.
+        mark: who says it; asked each time, because a child after `fork` is another.
     """
 
     def __init__(
@@ -244,10 +248,12 @@ class StateKeeper:
         defer: Callable[[Work], object],
         wrappers: Mapping[str, Wrapper],
         wall: Callable[[], float] = time.time,
+        mark: Callable[[], str] = str,
     ) -> None:
         self._defer = defer
         self._wrappers = wrappers
         self._wall = wall
+        self._mark = mark
 
     def note(self, event: Event) -> None:
         """Take from an event what outlives the process. Never raises."""
@@ -256,7 +262,7 @@ class StateKeeper:
         if make is None or wrapper is None:
             return
         try:
-            work = make(event, wrapper, self._wall())
+            work = make(event, wrapper, self._wall(), self._mark())
         except Exception:
             _log.warning("%s of %s could not be kept", event.kind, event.provider, exc_info=True)
             return
@@ -268,23 +274,33 @@ def _credential(event: Event, wrapper: Wrapper) -> Credential | None:
     return next((each for each in wrapper.pool.credentials if each.id == event.key_id), None)
 
 
-def _cooling(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+def _cooling(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
     credential = _credential(event, wrapper)
     if credential is None or event.seconds is None:
         return None
     rest = {"until": wall + event.seconds, "reason": event.reason}
-    return partial(_add_rest, event.provider, account_name(credential), event.model or "", rest, wall)
+    return partial(_add_rest, event.provider, account_name(credential), event.model or "", rest, wall, mark)
 
 
 def _add_rest(
-    provider: str, account: str, model: str, rest: Mapping[str, object], wall: float, connection: sqlite3.Connection
+    provider: str,
+    account: str,
+    model: str,
+    rest: Mapping[str, object],
+    wall: float,
+    mark: str,
+    connection: sqlite3.Connection,
 ) -> None:
     rests = _body(_get(connection, provider, "rest", account))
     current = rests.get(model)
     if isinstance(current, dict) and _until(current) >= _until(rest):
         return
     rests = {name: each for name, each in rests.items() if isinstance(each, dict) and _until(each) > wall}
-    _put(connection, provider, "rest", account, {**rests, model: rest}, wall)
+    _put(connection, provider, "rest", account, {**rests, model: rest} | _by(mark), wall)
+
+
+def _by(mark: str) -> dict[str, object]:
+    return {"by": mark} if mark else {}
 
 
 def _until(rest: Mapping[str, object]) -> float:
@@ -292,15 +308,15 @@ def _until(rest: Mapping[str, object]) -> float:
     return until if isinstance(until, (int, float)) else 0.0
 
 
-def _dead(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+def _dead(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
     credential = _credential(event, wrapper)
     if credential is None or event.seconds is None:
         return None
-    body = {"reason": event.reason, "retry_at": wall + event.seconds, "probation": event.seconds}
+    body = {"reason": event.reason, "retry_at": wall + event.seconds, "probation": event.seconds} | _by(mark)
     return lambda connection: _put(connection, event.provider, "key", key_name(credential), body, wall)
 
 
-def _revived(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+def _revived(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
     credential = _credential(event, wrapper)
     if credential is None:
         return None
@@ -308,8 +324,8 @@ def _revived(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
     def forget(connection: sqlite3.Connection) -> None:
         # Not deleted: processes that run must hear of it.
         for kind, name, body in (
-            ("key", key_name(credential), {"revived": True}),
-            ("rest", account_name(credential), {}),
+            ("key", key_name(credential), {"revived": True} | _by(mark)),
+            ("rest", account_name(credential), _by(mark)),
         ):
             if _get(connection, event.provider, kind, name) is not None:
                 _put(connection, event.provider, kind, name, body, wall)
@@ -317,7 +333,7 @@ def _revived(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
     return forget
 
 
-def _circuit(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+def _circuit(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
     circuit = getattr(wrapper, "circuit", None)
     model = event.model
     if model is None or not callable(circuit):
@@ -329,7 +345,7 @@ def _circuit(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
     return lambda connection: _put(connection, event.provider, "circuit", model, body, wall)
 
 
-def _gone(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
+def _gone(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
     gone = getattr(wrapper, "gone", None)
     model = event.model
     if model is None or not isinstance(gone, dict) or model not in gone:
@@ -338,7 +354,7 @@ def _gone(event: Event, wrapper: Wrapper, wall: float) -> Work | None:
     return lambda connection: _put(connection, event.provider, "gone", model, body, wall)
 
 
-_WORKS: dict[str, Callable[[Event, Wrapper, float], Work | None]] = {
+_WORKS: dict[str, Callable[[Event, Wrapper, float, str], Work | None]] = {
     "key_cooling": _cooling,
     "key_dead": _dead,
     "key_revived": _revived,

@@ -8,7 +8,9 @@ share it through the file. What cannot be used is a problem, and the rest goes o
 from __future__ import annotations
 
 import logging
+import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +183,7 @@ class Persistence:
     def __init__(self, env: Mapping[str, str], wall: Callable[[], float] = time.time) -> None:
         self.places = Places.of(env)
         self._wall = wall
+        self._random = uuid.uuid4().hex
         self._failed: list[Problem] = []
         self._keeper: StateKeeper | None = None
         self._ledger: FileLedger | RedisLedger | None = None
@@ -225,7 +228,7 @@ class Persistence:
             from hfs_providers.core.hydrate import StateKeeper, hydrate
 
             wrappers = {name: wrapper for name, wrapper in wrappers.items() if _pool(wrapper) is not None}
-            self._keeper = StateKeeper(self.log.defer, wrappers, self._wall)
+            self._keeper = StateKeeper(self.log.defer, wrappers, self._wall, self._mark)
             try:
                 connection = self.store.connect()
                 try:
@@ -292,7 +295,7 @@ class Persistence:
             elif self.log is not None:
                 from hfs_providers.core.sharing_file import FileLedger
 
-                ledger = FileLedger(self.log, wall=self._wall)
+                ledger = FileLedger(self.log, wall=self._wall, mark=self._mark)
             else:
                 return None
             ledger.start(pools)
@@ -300,6 +303,9 @@ class Persistence:
             self._failed.append(_problem(f"keys are not shared: {error}", getattr(error, "remedy", None)))
             return None
         return ledger
+
+    def _mark(self) -> str:
+        return f"{self._random}.{os.getpid()}"
 
     def _committed(self) -> None:
         for forwarder in self.forwarders:

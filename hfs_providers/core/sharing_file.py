@@ -73,6 +73,7 @@ class FileLedger:
         clock: monotonic seconds.
         tick: seconds between two looks at who else is there.
         process: who this is; by default the process that it is made in.
+        mark: what this process's own words on keys are known by.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class FileLedger:
         clock: Callable[[], float] = time.monotonic,
         tick: float = TICK,
         process: Process | None = None,
+        mark: Callable[[], str] = str,
     ) -> None:
         self._log = log
         self._store: Store = log.store
@@ -90,6 +92,7 @@ class FileLedger:
         self._clock = clock
         self._tick = tick
         self._process = process
+        self._mark = mark
         self._connection = StoreConnection(self._store, durable=False, patience=0.0)
         self._pools: Mapping[str, KeyPool] = {}
         self.problem: Problem | None = None
@@ -281,7 +284,7 @@ class FileLedger:
             news = changes(connection, self._heard)
         self._heard = max((change.at for change in news), default=self._heard)
         for pool in self._pools.values():
-            apply(pool, news, self._wall())
+            apply(pool, news, self._wall(), self._mark())
 
     def _part(self) -> None:
         with self._connection.use(PATIENCE) as connection, transaction(connection, PATIENCE):

@@ -14,7 +14,7 @@ import pytest
 
 from hfs_providers import Credential, Event, KeyPool, Limits, ProviderManager, Secret, UsageRow
 from hfs_providers.core.circuit import FAILURES, FIRST_REST, Circuit
-from hfs_providers.core.hydrate import GONE_FOR, StateKeeper, hydrate, pool_state
+from hfs_providers.core.hydrate import GONE_FOR, Change, StateKeeper, apply, hydrate, pool_state
 from hfs_providers.core.store import Store
 from hfs_providers.core.usage import write_rows
 
@@ -300,3 +300,14 @@ def test_what_is_read_holds_no_key(store: Store) -> None:
     write(store, row(30))
     with closing(store.connect()) as connection:
         assert "a-secret" not in json.dumps(pool_state(connection, "p", KEYS, NOON))
+
+
+def test_what_a_process_said_of_a_key_itself_is_no_news_to_it() -> None:
+    """By the time that it reads it in the file, the key may live again."""
+    found = KeyPool("p", KEYS, clock=lambda: 1000.0, wall=lambda: NOON)
+    body = {"reason": "401", "retry_at": NOON + 600, "probation": 600.0, "by": "me"}
+    news = [Change("p", "key", KEYS[0].fingerprint, json.dumps(body), NOON)]
+    apply(found, news, NOON, "me")
+    assert found.statuses()[0].state == "ready"
+    apply(found, news, NOON, "somebody else")
+    assert found.statuses()[0].state == "dead"
