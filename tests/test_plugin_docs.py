@@ -83,6 +83,7 @@ class Reader:
         path = os.pathsep.join([str(site), str(home / "hfs-providers-sambanova"), str(ROOT)])
         self.env = {
             **kept,
+            "XDG_STATE_HOME": str(site),
             "SITE": str(site),
             "PYTHONPATH": path,
             "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
