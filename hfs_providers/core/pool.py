@@ -149,13 +149,14 @@ class KeyPool:
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
         """
+        # A pool that is joined while the call waits gives it no time besides.
+        deadline = 0.0 if self._ledger is None else self._clock() + timeout
         lease = self._grab(model_id, estimated_tokens, exclude) if key_id is None else None
         if lease is None:
             found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, ThreadSignal)
             lease = found if isinstance(found, Lease) else self._wait(found)
         if self._ledger is None:
             return lease
-        deadline = self._clock() + timeout
         while True:
             asked = self._ask(lease)
             if asked is None:
@@ -170,9 +171,10 @@ class KeyPool:
                 self._answer(lease, claim if granted else None, refusal)
             if granted:
                 return lease
-            # Who does not wait asks for each key once.
-            exclude = exclude if timeout > 0 else {*exclude, lease.key_id}
             left = max(0.0, deadline - self._clock())
+            if left == 0:
+                # Who does not wait, or no longer, asks for each key once.
+                exclude = {*exclude, lease.key_id}
             found = self._request(model_id, estimated_tokens, left, exclude, key_id, ThreadSignal)
             lease = found if isinstance(found, Lease) else self._wait(found)
 
@@ -199,13 +201,14 @@ class KeyPool:
         key_id: str | None = None,
     ) -> Lease:
         """As `acquire`, without blocking the event loop."""
+        # A pool that is joined while the call waits gives it no time besides.
+        deadline = 0.0 if self._ledger is None else self._clock() + timeout
         lease = self._grab(model_id, estimated_tokens, exclude) if key_id is None else None
         if lease is None:
             found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, LoopSignal)
             lease = found if isinstance(found, Lease) else await self._await(found)
         if self._ledger is None:
             return lease
-        deadline = self._clock() + timeout
         while True:
             asked = self._ask(lease)
             if asked is None:
@@ -220,8 +223,9 @@ class KeyPool:
                 self._answer(lease, claim if granted else None, refusal)
             if granted:
                 return lease
-            exclude = exclude if timeout > 0 else {*exclude, lease.key_id}
             left = max(0.0, deadline - self._clock())
+            if left == 0:
+                exclude = {*exclude, lease.key_id}
             found = self._request(model_id, estimated_tokens, left, exclude, key_id, LoopSignal)
             lease = found if isinstance(found, Lease) else await self._await(found)
 

@@ -180,6 +180,22 @@ def test_who_does_not_wait_asks_for_each_key_once_even_if_told_to_come_back_at_o
     assert len(book.asked) == 3
 
 
+def test_who_waits_gives_up_in_time_though_each_key_is_free_again_by_the_time_it_is_its_turn() -> None:
+    clock = Clock()
+    book, keys = Book(), pool(3, clock=clock)
+
+    def slow(claim: Claim) -> Refusal:
+        assert len(book.asked) < 200, "it goes round in a circle"
+        clock.now += 0.01
+        return Refusal("limited", 0.0, "used elsewhere")
+
+    book.rule = slow
+    keys.join(book)
+    with pytest.raises(PoolExhaustedError):
+        keys.acquire("m", timeout=1.0)
+    assert clock.now < 1.1
+
+
 def test_who_waits_asks_again_when_the_instant_has_come() -> None:
     keys = KeyPool("p", credentials(1))
     book = Book()
