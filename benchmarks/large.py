@@ -20,7 +20,7 @@ from hfs_providers.core.hydrate import hydrate
 from hfs_providers.core.retention import Retention, prune
 from hfs_providers.core.sharing import Claim
 from hfs_providers.core.sharing_file import FileLedger
-from hfs_providers.core.store import Store
+from hfs_providers.core.store import Store, transaction
 from hfs_providers.core.usage import UsageLog, write_rows
 
 _KEYS, _DAYS, _DAY = 208, 30, 86_400.0
@@ -63,7 +63,8 @@ def main() -> None:
         connection = store.connect()
         begin = time.perf_counter()
         for rows in _rows(count, keys, now):
-            write_rows(connection, rows)
+            with transaction(connection):
+                write_rows(connection, rows)
         wrote = time.perf_counter() - begin
         size = store.path.stat().st_size / 1e6
         console.print(f"{count} rows: written in {wrote:.0f} s, {wrote / count * 1e6:.1f} us each; {size:.0f} MB")

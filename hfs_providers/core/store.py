@@ -22,7 +22,7 @@ from pathlib import Path
 
 from hfs_providers.core.errors import StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the file; an older one is migrated when it is opened, a newer one is left alone."""
 
 QUARTER = 900
@@ -87,6 +87,18 @@ _MIGRATIONS = {
         refused INTEGER NOT NULL DEFAULT 0, refusal TEXT
     ) WITHOUT ROWID;
     """,
+    2: f"""
+    CREATE TRIGGER usage_quarter AFTER INSERT ON usage BEGIN
+        INSERT INTO quarter (series, start, outcome, requests, tokens_in, tokens_out, tokens, charged, latency)
+        VALUES (
+            NEW.series, CAST(NEW.at / {QUARTER} AS INTEGER) * {QUARTER}, NEW.outcome,
+            1, NEW.tokens_in, NEW.tokens_out, NEW.tokens, NEW.charged, NEW.latency
+        )
+        ON CONFLICT (series, start, outcome) DO UPDATE SET
+            requests = requests + 1, tokens_in = tokens_in + NEW.tokens_in, tokens_out = tokens_out + NEW.tokens_out,
+            tokens = tokens + NEW.tokens, charged = charged + NEW.charged, latency = latency + NEW.latency;
+    END;
+    """,  # noqa: S608  our own words
 }
 
 
@@ -118,12 +130,12 @@ class Store:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             identity = self.identity()
             try:
-                _patiently(self._open, BUSY)
+                patiently(self._open, BUSY)
             except sqlite3.DatabaseError as error:
                 if not corrupt(error):
                     raise
                 self.set_aside(identity)
-                _patiently(self._open, BUSY)
+                patiently(self._open, BUSY)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(self.path, str(error)) from error
 
@@ -179,7 +191,7 @@ class Store:
             # Changing the mode of a new file may meet another process that does the same.
             connection.execute(f"PRAGMA busy_timeout = {int(BUSY * 1000)}")
             # SQLite itself does not wait where two processes would wait for each other.
-            _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), BUSY)
+            patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), BUSY)
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
             connection.execute(f"PRAGMA synchronous = {'NORMAL' if durable else 'OFF'}")
             if not durable:
@@ -212,11 +224,21 @@ class Store:
         with transaction(connection):
             # Another process may have been faster.
             for step in range(self.check(connection) + 1, SCHEMA_VERSION + 1):
-                for statement in _MIGRATIONS[step].split(";"):
+                for statement in _statements(_MIGRATIONS[step]):
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('source', ?)", (uuid.uuid4().hex,))
+
+
+def _statements(script: str) -> Iterator[str]:
+    # `executescript` would end the transaction.
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def corrupt(error: BaseException) -> bool:
@@ -241,11 +263,19 @@ def begin(connection: sqlite3.Connection, seconds: float = BUSY) -> None:
     Raises:
         sqlite3.OperationalError: it is locked for longer than that.
     """
-    _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), seconds)
+    patiently(lambda: connection.execute("BEGIN IMMEDIATE"), seconds)
 
 
-def _patiently(action: Callable[[], object], seconds: float) -> None:
-    """Do it as soon as others let it be done."""
+def patiently(action: Callable[[], object], seconds: float) -> None:
+    """Do it as soon as others let it be done.
+
+    Args:
+        action: a statement that writes, on a connection of patience 0.
+        seconds: to wait at most.
+
+    Raises:
+        sqlite3.OperationalError: the file is locked for longer than that.
+    """
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE
     while True:

@@ -18,15 +18,15 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from hfs_providers.core.contract import Problem, UsageRow
 from hfs_providers.core.errors import StoreError
-from hfs_providers.core.rows import Series, write_rows
-from hfs_providers.core.store import Store, StoreConnection, transaction
+from hfs_providers.core.rows import AT_ONCE, Series, write_rows
+from hfs_providers.core.store import Store, StoreConnection, patiently, transaction
 
 __all__ = ["UsageLog", "Work", "default_path", "write_rows"]
 
@@ -280,17 +280,20 @@ class UsageLog:
                     each.tell(self._error is None)
             wrote = wrote or bool(rows)
 
-    def _commit(self, rows: Sequence[UsageRow], works: Iterable[Work]) -> None:
+    def _commit(self, rows: Sequence[UsageRow], works: Sequence[Work]) -> None:
         try:
             with self._connection.use() as connection:
                 if self._connection.opened != self._known_for:
                     self._known.clear()
                     self._known_for = self._connection.opened
-                with transaction(connection, _LOCKED):
-                    self.store.check(connection)
-                    write_rows(connection, rows, self._known)
-                    for work in works:
-                        self._do(work, connection)
+                if works or len(rows) > AT_ONCE:
+                    with transaction(connection, _LOCKED):
+                        self.store.check(connection)
+                        write_rows(connection, rows, self._known)
+                        for work in works:
+                            self._do(work, connection)
+                else:
+                    patiently(lambda: self._write(connection, rows), _LOCKED)
         except BaseException:
             # Series that were numbered in a transaction that is undone are not there.
             self._known.clear()
@@ -298,6 +301,10 @@ class UsageLog:
         if self._error is not None:
             _log.warning("usage is kept in %s again", self.store.path)
             self._error = None
+
+    def _write(self, connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> None:
+        if write_rows(connection, rows, self._known) < len(rows):
+            self.store.check(connection)
 
     def _do(self, work: Work, connection: sqlite3.Connection) -> None:
         try:

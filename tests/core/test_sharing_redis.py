@@ -368,11 +368,6 @@ def write(store: Store, rows: list[UsageRow]) -> None:
             " VALUES (?, ?, 0, 0, 0, ?, 0, 'ok')",
             (series, row.at, row.charged),
         )
-        connection.execute(
-            "INSERT INTO quarter VALUES (?, ?, 'ok', 1, 0, 0, 0, ?, 0) ON CONFLICT DO UPDATE"
-            " SET requests = requests + 1, charged = charged + excluded.charged",
-            (series, row.at // 900 * 900, row.charged),
-        )
     connection.close()
 
 

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hfs_providers import UsageRow
+from hfs_providers.core.rows import Series
 from hfs_providers.core.store import QUARTER, Store
 from hfs_providers.core.usage import UsageLog, default_path, write_rows
 
@@ -284,6 +286,29 @@ def test_the_naive_way_waits_for_the_disk_at_each_row(tmp_path: Path) -> None:
     naive = frames(lambda connection: [write_rows(connection, [ROW]) for _ in range(100)], tmp_path / "naive.db")
     ours = frames(lambda connection: write_rows(connection, [ROW] * 100), tmp_path / "ours.db")
     assert naive > 20 * ours
+
+
+def test_the_naive_way_takes_the_interpreter_from_the_calls_at_each_row(store: Store) -> None:
+    # Each statement lets go of the interpreter's lock and waits for it anew. The sums and the schema are seen to by the
+    # one that brings the rows.
+    class Counting(sqlite3.Connection):
+        statements = 0
+
+        def execute(self, *arguments: Any) -> sqlite3.Cursor:
+            self.statements += 1
+            return super().execute(*arguments)
+
+    def statements(write: Callable[[sqlite3.Connection], object]) -> int:
+        with closing(sqlite3.connect(store.path, isolation_level=None, factory=Counting)) as connection:
+            write(connection)
+            return connection.statements
+
+    known: dict[Series, int] = {}
+    statements(lambda connection: write_rows(connection, [ROW], known))
+    naive = statements(lambda connection: [write_rows(connection, [ROW], known) for _ in range(60)])
+    ours = statements(lambda connection: write_rows(connection, [ROW] * 60, known))
+    assert (naive, ours) == (60, 1)
+    assert ask(store, "SELECT requests FROM quarter") == [(121,)]
 
 
 def test_many_that_begin_at_once_all_get_the_file(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from hfs_providers import ProviderManager, StoreError, UsageRow
-from hfs_providers.core.store import SCHEMA_VERSION, Store
-from hfs_providers.core.usage import UsageLog
+from hfs_providers.core.store import QUARTER, SCHEMA_VERSION, Store
+from hfs_providers.core.usage import UsageLog, write_rows
 
 ROW = UsageRow(1_700_000_000.0, "groq", "llama", "groq#1", "ab12cd34", 2, 3, 5, 0.25, "ok", 5)
 
@@ -238,6 +238,36 @@ class TestNewerSchema:
         assert log.problem is not None
         assert "of a later version" in log.problem.message
         assert count(store) == 1
+
+    def test_one_that_comes_is_left_alone_by_those_who_write_much_at_once(self, store: Store) -> None:
+        log = UsageLog(store)
+        with closing(store.connect()) as connection:
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+            assert write_rows(connection, [ROW] * 250) == 0
+        for _ in range(250):
+            log.record(ROW)
+        assert not log.flush()
+        assert log.waiting == 250
+        assert count(store) == 0
+        log.close()
+
+
+class TestOlderSchema:
+    def test_a_file_of_the_first_version_keeps_its_sums_and_goes_on_with_them(self, tmp_path: Path) -> None:
+        path = tmp_path / "usage.db"
+        with closing(Store(path).connect()) as connection:
+            # What the first version wrote: it summed the rows up itself.
+            connection.execute("DROP TRIGGER usage_quarter")
+            connection.execute("PRAGMA user_version = 1")
+            write_rows(connection, [ROW])
+            start = int(ROW.at // QUARTER) * QUARTER
+            connection.execute("INSERT INTO quarter VALUES (1, ?, 'ok', 1, 2, 3, 5, 5, 0.25)", (start,))
+        store = Store(path)
+        with closing(store.connect()) as connection:
+            write_rows(connection, [ROW])
+            found = connection.execute("SELECT requests, tokens_in, tokens_out, tokens, charged, latency FROM quarter")
+            assert found.fetchall() == [(2, 4, 6, 10, 10, 0.5)]
+            assert store.check(connection) == SCHEMA_VERSION
 
 
 class TestManagerWithoutPersistence:
