@@ -35,7 +35,6 @@ class Attempt:
 
     def begin_again(self) -> None:
         """Forget what was seen: what follows is another attempt."""
-        self.responses = []
         self._records = None
 
     def hold(self, record: logging.LogRecord) -> None:

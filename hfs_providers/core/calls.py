@@ -98,6 +98,9 @@ class UnusableAnswerError(Exception):
 class Call(Attempt):
     """The state of one call over all its attempts; as an `Attempt`, what is seen of the one that runs.
 
+    An event loop keeps the contexts of cancelled timers and of open connections, and in them calls that ended long ago:
+    so what ends a call leaves neither answers nor errors in it.
+
     Args:
         wrapper: the provider's wrapper.
         options: how the call is made.
@@ -208,6 +211,8 @@ class Call(Attempt):
         """The attempt was answered: write it down, end its lease, and learn from the headers of its answer."""
         if self.responses and (self.model_id, lease.credential.id) not in self.wrapper.learned:
             self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
+        self.responses.clear()
+        self._cause = None
         charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
         self._record(lease, "ok", usage, charged)
         lease.commit(charged)
@@ -219,17 +224,19 @@ class Call(Attempt):
             lease: of the attempt.
             error: what it raised.
         """
+        self.responses.clear()
+        self._cause = None
         verdict = self._verdict(error)
         if verdict is None:
             self._abandoned(lease, error)
             raise error
         self.wrapper.redactor.scrub_exception(error)
         self._end(lease, verdict)
-        self._cause = error
         pause = self._next(lease, verdict)
         if pause is None:
             self.let_through(self.wrapper.redactor)
             raise self._final(lease, verdict, error) from error
+        self._cause = error
         self.begin_again()
         self._event("call_retried" if verdict.retries else "key_rotated", lease, verdict.kind, pause)
         return pause
@@ -357,7 +364,8 @@ class Call(Attempt):
         self.wrapper.services.emit(
             Event("keys_exhausted", self.wrapper.provider, self.model_id, reason=error.describe())
         )
-        raise exhausted from (self._cause or error)
+        cause, self._cause = self._cause or error, None
+        raise exhausted from cause
 
     def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
         wrapper = self.wrapper

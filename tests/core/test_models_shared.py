@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import json
 import logging
 import os
@@ -18,6 +19,9 @@ from contextvars import ContextVar
 from multiprocessing import get_context
 from typing import Any
 
+import aiohttp
+import httpx
+import httpx2
 import pytest
 from agno.agent import Agent
 from agno.exceptions import ModelProviderError, ModelRateLimitError
@@ -295,6 +299,24 @@ class TestEventLoops:
         assert server.connections == 1
         assert all(read(model) for _ in range(3))
         assert server.connections == 2
+
+    def test_the_loop_keeps_neither_answers_nor_errors_of_calls_that_ended(
+        self, manager: ProviderManager, model: Any, provider: str, server: WatchingServer
+    ) -> None:
+        # It keeps the contexts of cancelled timers and of open connections, and whatever is in these.
+        kinds = (httpx.Response, httpx2.Response, aiohttp.ClientResponse, ModelCallError, KeysExhaustedError)
+        server.script(provider, "*", [ServerError(), BadRequest()] * 4)
+        wrapper(manager, provider).asleep = lambda seconds: asyncio.sleep(0)
+
+        async def crowd() -> int:
+            # With a timer that goes off before the cancelled ones would, as any program has one, these stay.
+            asyncio.get_running_loop().call_later(10, print)
+            await asyncio.gather(*(aask(model) for _ in range(20)), return_exceptions=True)
+            await asyncio.sleep(0)  # until the step is over that brought the results
+            gc.collect()
+            return sum(isinstance(each, kinds) for each in gc.get_objects())
+
+        assert asyncio.run(crowd()) == 0
 
     def test_two_loops_at_once(self, model: Any) -> None:
         async def some() -> list[str]:
