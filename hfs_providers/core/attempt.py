@@ -70,11 +70,3 @@ def install() -> None:
     """Put the filter on Agno's loggers. Safe to call twice."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_hold)
-
-
-def note(response: Any) -> Any:
-    """Remember a response with the attempt that runs, if one does; returns it."""
-    attempt = running.get()
-    if attempt is not None:
-        attempt.responses.append(response)
-    return response

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from agno.exceptions import ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 # The row's own constructor takes its fields by name, in Python: it is on the way of every call.
 _make_row = partial(tuple.__new__, UsageRow)
+_NO_KEYS: frozenset[str] = frozenset()
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 8.0
 _STATUS_OF: Mapping[str, int] = {
@@ -82,6 +83,15 @@ class Counted(Protocol):
     total_tokens: int
 
 
+class _Nothing(NamedTuple):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+_NOTHING = _Nothing()
+
+
 class UnusableAnswerError(Exception):
     """An answer with status 200 that is none: empty, not a completion, or a stream without its end.
 
@@ -112,7 +122,6 @@ class Call(Attempt):
         "_began",
         "_cause",
         "_deadline",
-        "_patience",
         "_retries",
         "_sent_at",
         "_text",
@@ -120,6 +129,7 @@ class Call(Attempt):
         "clients",
         "model_id",
         "options",
+        "repeated",
         "usage",
         "wrapper",
     )
@@ -133,10 +143,11 @@ class Call(Attempt):
         self.options = options
         self.model_id = model_id if options.named else wrapper.serving(model_id)
         self.usage: MessageMetrics | None = None
-        self._patience = options.timeout if options.wait else 0.0
-        self._deadline = wrapper.services.clock() + self._patience
+        self.repeated = False
+        """Whether there was more than one attempt."""
+        self._deadline = wrapper.services.clock() + options.timeout
         # Nothing is made for what most calls never need.
-        self._tried: frozenset[str] = frozenset()
+        self._tried = _NO_KEYS
         self._retries = 0
         self._attempts = 0
         self._sent_at: float | None = None
@@ -144,14 +155,21 @@ class Call(Attempt):
         self._text: list[str] | None = None
         self._cause: BaseException | None = None
 
+    def grab(self) -> Lease | None:
+        """The key of the next attempt, where one is to be had without waiting for it or asking for it."""
+        self._sent_at = None
+        options = self.options
+        if options.key_id is not None:
+            return None
+        return self.wrapper.pool.grab(self.model_id, options.estimated_tokens, self._tried)
+
     def acquire(self) -> Lease:
         """Lease the key of the next attempt. Raises KeysExhaustedError."""
         options = self.options
         self._sent_at = None
-        patience = self._patience if self._attempts == 0 else self._left()
         try:
             return self.wrapper.pool.acquire(
-                self.model_id, options.estimated_tokens, patience, exclude=self._tried, key_id=options.key_id
+                self.model_id, options.estimated_tokens, self._left(), exclude=self._tried, key_id=options.key_id
             )
         except PoolExhaustedError as error:
             self._exhausted(error)
@@ -160,17 +178,19 @@ class Call(Attempt):
         """As `acquire`, without blocking the event loop."""
         options = self.options
         self._sent_at = None
-        patience = self._patience if self._attempts == 0 else self._left()
         try:
             return await self.wrapper.pool.aacquire(
-                self.model_id, options.estimated_tokens, patience, exclude=self._tried, key_id=options.key_id
+                self.model_id, options.estimated_tokens, self._left(), exclude=self._tried, key_id=options.key_id
             )
         except PoolExhaustedError as error:
             self._exhausted(error)
 
     def _left(self) -> float:
         """Seconds that the call may still wait for a key."""
-        return max(0.0, self._deadline - self.wrapper.services.clock())
+        options = self.options
+        if not options.wait:
+            return 0.0
+        return max(0.0, self._deadline - self.wrapper.services.clock()) if self._attempts else options.timeout
 
     def sending(self) -> None:
         """The request goes out now."""
@@ -237,6 +257,7 @@ class Call(Attempt):
             self.let_through(self.wrapper.redactor)
             raise self._final(lease, verdict, error) from error
         self._cause = error
+        self.repeated = True
         self.begin_again()
         self._event("call_retried" if verdict.retries else "key_rotated", lease, verdict.kind, pause)
         return pause
@@ -250,11 +271,6 @@ class Call(Attempt):
         """As `pause`, without blocking the event loop."""
         if seconds > 0:
             await self.wrapper.asleep(seconds)
-
-    @property
-    def repeated(self) -> bool:
-        """Whether there was more than one attempt."""
-        return self._attempts > 1
 
     def restore_timer(self, assistant_message: Message) -> None:
         """Let the message's timer count from the first attempt: Agno starts it afresh at each."""
@@ -370,10 +386,22 @@ class Call(Attempt):
     def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
         wrapper = self.wrapper
         credential = lease.credential
-        counted = (usage.input_tokens, usage.output_tokens, usage.total_tokens) if usage is not None else (0, 0, 0)
-        latency = time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0
-        who = (wrapper.provider, self.model_id, credential.id, credential.fingerprint)
-        row = _make_row((time.time(), *who, *counted, latency, outcome, charged))
+        counted = usage if usage is not None else _NOTHING
+        row = _make_row(
+            (
+                time.time(),
+                wrapper.provider,
+                self.model_id,
+                credential.id,
+                credential.fingerprint,
+                counted.input_tokens,
+                counted.output_tokens,
+                counted.total_tokens,
+                time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
+                outcome,
+                charged,
+            )
+        )
         wrapper.manager.count(row)
         wrapper.services.record(row)
 

@@ -67,7 +67,7 @@ class Clients:
     def __init__(self, provider: KeyedProvider, config: ProviderConfig) -> None:
         self.provider = provider
         self.config = config
-        self._getter: Callable[[Mapping[str, Any]], Any] | None = None
+        self._settings_of: Callable[[Mapping[str, Any]], Hashable] = _not_known_yet
         self._lock = threading.RLock()
         self._forget()
         _living.add(self)
@@ -84,17 +84,13 @@ class Clients:
 
     def bind(self, bound: Any, credential: Credential) -> None:
         """Give `bound`, a model of one call, the sync client of a key."""
-        identity = self._identity(bound, credential)
-        client = self._sync.get(identity)
-        if client is None:
-            with self._lock:
-                if self._transport is None:
-                    self._transport = self.make_transport()
-                self.configure(bound, credential, self._transport)
-                client = bound.get_client()
-                _keep(self._sync, identity, client)
-                self._unused = False
-        bound.__dict__[self.client_field] = client
+        state = bound.__dict__
+        try:
+            # The way of most calls: most settings are None or text, and make a key as they are.
+            client = self._sync[credential.id, self._settings_of(state)]
+        except (LookupError, TypeError):
+            client = self._found_or_made(bound, credential)
+        state[self.client_field] = client
 
     async def abind(self, bound: Any, credential: Credential) -> None:
         """Give `bound` the async client of a key for the running event loop."""
@@ -102,13 +98,17 @@ class Clients:
         entry = self._async.get(id(loop))
         if entry is None or entry.loop is not loop:
             entry = await self._enter(loop)
-        identity = self._identity(bound, credential)
-        client = entry.clients.get(identity)
-        if client is None:
-            self.configure_async(bound, credential, entry.transport)
-            client = self.async_client(bound)
-            _keep(entry.clients, identity, client)
-        bound.__dict__[self.async_client_field] = client
+        state = bound.__dict__
+        try:
+            client = entry.clients[credential.id, self._settings_of(state)]
+        except (LookupError, TypeError):
+            identity = self._identity(bound, credential)
+            client = entry.clients.get(identity)
+            if client is None:
+                self.configure_async(bound, credential, entry.transport)
+                client = self.async_client(bound)
+                _keep(entry.clients, identity, client)
+        state[self.async_client_field] = client
 
     def renew(self) -> None:
         """Let the next sync calls use a new connection pool. Calls in flight finish on the old one.
@@ -221,15 +221,26 @@ class Clients:
         # The OpenAI family answers with `data`, google-genai with something to iterate over.
         return (str(getattr(m, "id", None) or m.name).removeprefix("models/") for m in getattr(page, "data", page))
 
+    def _found_or_made(self, bound: Any, credential: Credential) -> Any:
+        identity = self._identity(bound, credential)
+        client = self._sync.get(identity)
+        if client is None:
+            with self._lock:
+                if self._transport is None:
+                    self._transport = self.make_transport()
+                self.configure(bound, credential, self._transport)
+                client = bound.get_client()
+                _keep(self._sync, identity, client)
+                self._unused = False
+        return client
+
     def _identity(self, bound: Any, credential: Credential) -> Hashable:
-        # On the way of every call: most settings are None or text, and make a key as they are.
-        getter = self._getter
-        if getter is None:
+        if self._settings_of is _not_known_yet:
             # All models of a provider are of one class, which may lack some of these.
             # `provider` is always there and always the same: with it, what is got is a tuple.
             names = [name for name in self.settings if name in bound.__dict__]
-            getter = self._getter = itemgetter("provider", *names)
-        values = getter(bound.__dict__)
+            self._settings_of = itemgetter("provider", *names)
+        values: Any = self._settings_of(bound.__dict__)
         try:
             hash(values)
         except TypeError:
@@ -268,6 +279,10 @@ async def _closes_with_loop(transport: Any) -> AsyncIterator[None]:
     finally:
         if transport is not None:
             await (getattr(transport, "aclose", None) or transport.close)()
+
+
+def _not_known_yet(state: Mapping[str, Any]) -> Hashable:
+    raise LookupError
 
 
 def _keep(cache: OrderedDict[Hashable, Any], identity: Hashable, client: Any) -> None:

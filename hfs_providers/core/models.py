@@ -157,7 +157,7 @@ class _Rotating(Model):
             raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
-            lease = call.acquire()
+            lease = call.grab() or call.acquire()
             try:
                 bound = self._copy_for(call)
                 call.clients.bind(bound, lease.credential)
@@ -182,7 +182,7 @@ class _Rotating(Model):
             raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
-            lease = await call.aacquire()
+            lease = call.grab() or await call.aacquire()
             try:
                 bound = self._copy_for(call)
                 await call.clients.abind(bound, lease.credential)
@@ -209,7 +209,7 @@ class _Rotating(Model):
             raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
-            lease = call.acquire()
+            lease = call.grab() or call.acquire()
             try:
                 bound = self._copy_for(call, stream=True)
                 call.clients.bind(bound, lease.credential)
@@ -246,7 +246,7 @@ class _Rotating(Model):
             raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
-            lease = await call.aacquire()
+            lease = call.grab() or await call.aacquire()
             try:
                 bound = self._copy_for(call, stream=True)
                 await call.clients.abind(bound, lease.credential)
@@ -374,8 +374,7 @@ class _Rotating(Model):
 
     def _copy_for(self, call: Call, stream: bool = False) -> Any:
         bound = object.__new__(self._bound_class)
-        state = bound.__dict__
-        state.update(self.__dict__)
+        state = bound.__dict__ = self.__dict__.copy()
         state["id"] = call.model_id
         if stream:
             for name, extra in call.wrapper.plugin.stream_params.items():

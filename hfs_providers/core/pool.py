@@ -149,12 +149,13 @@ class KeyPool:
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
         """
+        lease = self.grab(model_id, estimated_tokens, exclude) if key_id is None else None
+        if lease is not None:
+            return lease
         # A pool that is joined while the call waits gives it no time besides.
         deadline = 0.0 if self._ledger is None else self._clock() + timeout
-        lease = self._grab(model_id, estimated_tokens, exclude) if key_id is None else None
-        if lease is None:
-            found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, ThreadSignal)
-            lease = found if isinstance(found, Lease) else self._wait(found)
+        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, ThreadSignal)
+        lease = found if isinstance(found, Lease) else self._wait(found)
         if self._ledger is None:
             return lease
         while True:
@@ -201,12 +202,13 @@ class KeyPool:
         key_id: str | None = None,
     ) -> Lease:
         """As `acquire`, without blocking the event loop."""
+        lease = self.grab(model_id, estimated_tokens, exclude) if key_id is None else None
+        if lease is not None:
+            return lease
         # A pool that is joined while the call waits gives it no time besides.
         deadline = 0.0 if self._ledger is None else self._clock() + timeout
-        lease = self._grab(model_id, estimated_tokens, exclude) if key_id is None else None
-        if lease is None:
-            found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, LoopSignal)
-            lease = found if isinstance(found, Lease) else await self._await(found)
+        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, LoopSignal)
+        lease = found if isinstance(found, Lease) else await self._await(found)
         if self._ledger is None:
             return lease
         while True:
@@ -263,6 +265,22 @@ class KeyPool:
             if refusal is not None:
                 self._claims.heed(lease, refusal)
             self._desk.serve_all()
+
+    def grab(self, model_id: str, estimated_tokens: int = 1000, exclude: Collection[str] = ()) -> Lease | None:
+        """Lease a key, where one is free, nobody waits and nobody shares the keys: the way of most calls, short.
+
+        Args:
+            model_id, estimated_tokens, exclude: as for `acquire`, which sees to all else.
+        """
+        tokens = estimated_tokens
+        if tokens.__class__ is not int or tokens < 0:
+            return None
+        with self._lock:
+            lane = self._roster.lanes.get((model_id, tokens.bit_length()))
+            if lane is None or lane.zoned or self._ledger is not None or self._desk.lines or self._orphans:
+                return None
+            found = lane.pick(tokens, self._clock(), exclude)
+            return self._lease(found[0], found[1], tokens) if found is not None else None
 
     # Looking.
 
@@ -563,17 +581,6 @@ class KeyPool:
                 _log_observer(self.provider, change)
 
     # Waiting.
-
-    def _grab(self, model_id: str, tokens: int, exclude: Collection[str]) -> Lease | None:
-        """A lease, where nobody waits and a key is free: the way of most calls, short. Takes the lock."""
-        if tokens.__class__ is not int or tokens < 0:
-            return None
-        with self._lock:
-            lane = self._roster.lanes.get((model_id, tokens.bit_length()))
-            if lane is None or lane.zoned or self._desk.lines or self._orphans:
-                return None
-            found = lane.pick(tokens, self._clock(), exclude)
-            return self._lease(found[0], found[1], tokens) if found is not None else None
 
     def _request(
         self,

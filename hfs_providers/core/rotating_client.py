@@ -96,7 +96,7 @@ class RotatingClient(_Rotating):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self._begin(kwargs)
         while True:
-            lease = call.acquire()
+            lease = call.grab() or call.acquire()
             try:
                 target = self._target(lease)
                 call.sending()
@@ -119,7 +119,7 @@ class AsyncRotatingClient(_Rotating):
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self._begin(kwargs)
         while True:
-            lease = await call.aacquire()
+            lease = call.grab() or await call.aacquire()
             try:
                 target = self._target(lease)
                 call.sending()

@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from hfs_providers.core.attempt import note
+from hfs_providers.core.attempt import running
 
 
 def newest_backend() -> Any:
@@ -29,13 +29,21 @@ def noting(base: type[Any]) -> type[Any]:
     if hasattr(base, "aclose"):
 
         async def asend(self: Any, request: Any, **options: Any) -> Any:
-            return note(await sends(self, request, **options))
+            response = await sends(self, request, **options)
+            attempt = running.get()
+            if attempt is not None:
+                attempt.responses.append(response)
+            return response
 
         send: Callable[..., Any] = asend
     else:
 
         def send(self: Any, request: Any, **options: Any) -> Any:
-            return note(sends(self, request, **options))
+            response = sends(self, request, **options)
+            attempt = running.get()
+            if attempt is not None:
+                attempt.responses.append(response)
+            return response
 
     return type(base.__name__, (base,), {method: send})
 
