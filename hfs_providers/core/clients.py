@@ -76,7 +76,7 @@ class Clients:
         # After a fork the parent's connections are still its own: the child drops them unclosed and makes new ones.
         self._lock = threading.RLock()
         self._sync: OrderedDict[Hashable, Any] = OrderedDict()
-        self._async: dict[int, _LoopClients] = {}
+        self._async: dict[asyncio.AbstractEventLoop, _LoopClients] = {}
         self._transport: Any = None
         self._context: ssl.SSLContext | None = None
         self._unused = False
@@ -92,23 +92,27 @@ class Clients:
             client = self._found_or_made(bound, credential)
         state[self.client_field] = client
 
+    def bind_known(self, bound: Any, credential: Credential) -> bool:
+        """As `abind`, where the client is there: the way of most calls, short. Whether it was."""
+        state = bound.__dict__
+        try:
+            clients = self._async[asyncio.get_running_loop()].clients
+            state[self.async_client_field] = clients[credential.id, self._settings_of(state)]
+        except (LookupError, TypeError):
+            return False
+        return True
+
     async def abind(self, bound: Any, credential: Credential) -> None:
         """Give `bound` the async client of a key for the running event loop."""
         loop = asyncio.get_running_loop()
-        entry = self._async.get(id(loop))
-        if entry is None or entry.loop is not loop:
-            entry = await self._enter(loop)
-        state = bound.__dict__
-        try:
-            client = entry.clients[credential.id, self._settings_of(state)]
-        except (LookupError, TypeError):
-            identity = self._identity(bound, credential)
-            client = entry.clients.get(identity)
-            if client is None:
-                self.configure_async(bound, credential, entry.transport)
-                client = self.async_client(bound)
-                _keep(entry.clients, identity, client)
-        state[self.async_client_field] = client
+        entry = self._async.get(loop) or await self._enter(loop)
+        identity = self._identity(bound, credential)
+        client = entry.clients.get(identity)
+        if client is None:
+            self.configure_async(bound, credential, entry.transport)
+            client = self.async_client(bound)
+            _keep(entry.clients, identity, client)
+        bound.__dict__[self.async_client_field] = client
 
     def renew(self) -> None:
         """Let the next sync calls use a new connection pool. Calls in flight finish on the old one.
@@ -129,11 +133,11 @@ class Clients:
         """As `renew`, for the running event loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            entry = self._async.get(id(loop))
-            if entry is not None and entry.loop is loop:
+            entry = self._async.get(loop)
+            if entry is not None:
                 if not entry.clients:
                     return
-                del self._async[id(loop)]
+                del self._async[loop]
                 # Kept until its loop ends: without an owner its guard would close it under the calls in flight.
                 self._retired = [kept for kept in self._retired if not kept.loop.is_closed()]
                 self._retired.append(entry)
@@ -254,10 +258,10 @@ class Clients:
         await anext(guard)
         entry = _LoopClients(loop, transport, guard)
         with self._lock:
-            for key in [key for key, known in self._async.items() if known.loop.is_closed()]:
-                del self._async[key]
+            for other in [other for other in self._async if other.is_closed()]:
+                del self._async[other]
             # Another task may have been here while this one waited; then its entry serves, and this one closes.
-            return self._async.setdefault(id(loop), entry)
+            return self._async.setdefault(loop, entry)
 
 
 class _LoopClients:

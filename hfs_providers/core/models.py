@@ -185,7 +185,8 @@ class _Rotating(Model):
             lease = call.grab() or await call.aacquire()
             try:
                 bound = self._copy_for(call)
-                await call.clients.abind(bound, lease.credential)
+                if not call.clients.bind_known(bound, lease.credential):
+                    await call.clients.abind(bound, lease.credential)
                 call.sending()
                 token = running.set(call)
                 try:
@@ -249,7 +250,8 @@ class _Rotating(Model):
             lease = call.grab() or await call.aacquire()
             try:
                 bound = self._copy_for(call, stream=True)
-                await call.clients.abind(bound, lease.credential)
+                if not call.clients.bind_known(bound, lease.credential):
+                    await call.clients.abind(bound, lease.credential)
                 call.sending()
                 steps = self._bound_class.ainvoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:

@@ -503,7 +503,7 @@ class KeyPool:
         credits: bool = False,
     ) -> None:
         """The way of every lease to its end. Takes the lock."""
-        told: list[Told] = []
+        told: Sequence[Told] = ()
         # What cannot be a number fails before anything has changed.
         tokens = max(0, int(tokens))
         with self._lock:
@@ -512,21 +512,22 @@ class KeyPool:
             if lease._epoch != self._epoch:
                 lease._ended = True
                 return
-            ledger = None if lease in self._claims.asking else self._ledger
+            ledger = self._ledger if self._ledger is None or lease not in self._claims.asking else None
             self._close(lease)
             key, meter = lease._key, lease._meter
-            if outcome != "release":
+            if outcome == "release":
+                if key.probe == lease._turn:
+                    key.probe = 0
+            elif meter.windows or lease.probe or outcome != "commit":
                 now = self._clock()
                 if meter.windows:
                     meter.record(now, tokens)
                 if outcome == "rate_limited":
-                    told += self._cool(lease, now, retry_after, lease.model_id if scope == "model" else None, reason)
+                    told = self._cool(lease, now, retry_after, lease.model_id if scope == "model" else None, reason)
                 elif outcome == "dead":
-                    told += self._bury(lease, now, reason or "refused", credits)
+                    told = self._bury(lease, now, reason or "refused", credits)
                 elif lease.probe:
-                    told += self._probed(lease, now, answered=outcome == "commit")
-            elif key.probe == lease._turn:
-                key.probe = 0
+                    told = self._probed(lease, now, answered=outcome == "commit")
             if lease.probe or told:
                 self._roster.wake(key.account)
             else:
