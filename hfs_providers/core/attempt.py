@@ -19,10 +19,12 @@ _LOGGERS = ("agno", "agno-team", "agno-workflow")
 class Attempt:
     """Enter it around each step that may log or open a response; it can be entered many times, not within itself."""
 
-    __slots__ = ("_records", "_token", "responses")
+    __slots__ = ("_records", "_token", "learns", "responses")
 
     def __init__(self) -> None:
         self.responses: list[Any] = []
+        """Those that are open, and (where it `learns` from their headers) those that were read to their end."""
+        self.learns = False
         self._records: list[logging.LogRecord] | None = None
         self._token: Token[Attempt | None] | None = None
 

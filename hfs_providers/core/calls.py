@@ -137,6 +137,7 @@ class Call(Attempt):
     def __init__(self, wrapper: ProviderWrapper, options: CallOptions, model_id: str) -> None:
         # As the base class does, without the call.
         self.responses = []
+        self.learns = False
         self._records = None
         self.wrapper = wrapper
         self.clients: Clients = wrapper.clients
@@ -192,8 +193,9 @@ class Call(Attempt):
             return 0.0
         return max(0.0, self._deadline - self.wrapper.services.clock()) if self._attempts else options.timeout
 
-    def sending(self) -> None:
+    def sending(self, lease: Lease) -> None:
         """The request goes out now."""
+        self.learns = (self.model_id, lease.credential.id) not in self.wrapper.learned
         self._sent_at = time.perf_counter()
         if self._attempts == 0:
             self._began = self._sent_at
@@ -229,9 +231,10 @@ class Call(Attempt):
 
     def answered(self, lease: Lease, usage: Counted | None) -> None:
         """The attempt was answered: write it down, end its lease, and learn from the headers of its answer."""
-        if self.responses and (self.model_id, lease.credential.id) not in self.wrapper.learned:
-            self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
-        self.responses.clear()
+        if self.responses:
+            if self.learns:
+                self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
+            self.responses.clear()
         self._cause = None
         charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
         self._record(lease, "ok", usage, charged)

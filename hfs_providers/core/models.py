@@ -161,7 +161,7 @@ class _Rotating(Model):
             try:
                 bound = self._copy_for(call)
                 call.clients.bind(bound, lease.credential)
-                call.sending()
+                call.sending(lease)
                 token = running.set(call)
                 try:
                     response = self._bound_class.invoke(bound, _fresh(messages), assistant_message, *args, **kwargs)
@@ -187,7 +187,7 @@ class _Rotating(Model):
                 bound = self._copy_for(call)
                 if not call.clients.bind_known(bound, lease.credential):
                     await call.clients.abind(bound, lease.credential)
-                call.sending()
+                call.sending(lease)
                 token = running.set(call)
                 try:
                     response = await self._bound_class.ainvoke(
@@ -214,7 +214,7 @@ class _Rotating(Model):
             try:
                 bound = self._copy_for(call, stream=True)
                 call.clients.bind(bound, lease.credential)
-                call.sending()
+                call.sending(lease)
                 steps = self._bound_class.invoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:
                     while True:
@@ -252,7 +252,7 @@ class _Rotating(Model):
                 bound = self._copy_for(call, stream=True)
                 if not call.clients.bind_known(bound, lease.credential):
                     await call.clients.abind(bound, lease.credential)
-                call.sending()
+                call.sending(lease)
                 steps = self._bound_class.ainvoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
                 try:
                     while True:

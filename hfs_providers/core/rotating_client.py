@@ -99,7 +99,7 @@ class RotatingClient(_Rotating):
             lease = call.grab() or call.acquire()
             try:
                 target = self._target(lease)
-                call.sending()
+                call.sending(lease)
                 with call:
                     answer = target(*args, **kwargs)
             except BaseException as error:
@@ -122,7 +122,7 @@ class AsyncRotatingClient(_Rotating):
             lease = call.grab() or await call.aacquire()
             try:
                 target = self._target(lease)
-                call.sending()
+                call.sending(lease)
                 with call:
                     answer = target(*args, **kwargs)
                     if inspect.isawaitable(answer):

@@ -31,7 +31,7 @@ def noting(base: type[Any]) -> type[Any]:
         async def asend(self: Any, request: Any, **options: Any) -> Any:
             response = await sends(self, request, **options)
             attempt = running.get()
-            if attempt is not None:
+            if attempt is not None and (attempt.learns or not response.is_closed):
                 attempt.responses.append(response)
             return response
 
@@ -41,7 +41,7 @@ def noting(base: type[Any]) -> type[Any]:
         def send(self: Any, request: Any, **options: Any) -> Any:
             response = sends(self, request, **options)
             attempt = running.get()
-            if attempt is not None:
+            if attempt is not None and (attempt.learns or not response.is_closed):
                 attempt.responses.append(response)
             return response
 
