@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfs_providers.core.contract import Credential, ProviderConfig
-from hfs_providers.core.transports import backend_of, gate, noting, refuse_cookies
+from hfs_providers.core.transports import EACH, backend_of, noting, refuse_cookies, spread
 
 if TYPE_CHECKING:
     import ssl
@@ -173,18 +173,25 @@ class Clients:
         """An HTTP client that all keys can share, for `make_transport` and `make_async_transport`.
 
         It keeps no cookie, its responses are closed when a stream is dropped, and the provider's one TLS context is
-        used for each.
+        used for each. An async one spreads what is in flight over several of its kind, unless a `transport` or `mounts`
+        are given.
 
         Args:
             base: `Client`, `AsyncClient`, `HTTPTransport` or `AsyncHTTPTransport` of httpx or httpx2, or a subclass.
-            most_connections: what `base` opens at most; 100 is httpx's default.
+            most_connections: requests in flight of an async one; 100 is httpx's default.
             options: its arguments.
         """
         backend = backend_of(base)
-        client = refuse_cookies(noting(base)(verify=self.tls_context(backend), **options))
-        if hasattr(base, "aclose") and backend.__name__ == "httpx":
-            gate(client, most_connections)
-        return client
+        kind, context = noting(base), self.tls_context(backend)
+
+        def make() -> Any:
+            return refuse_cookies(kind(verify=context, **options))
+
+        if not hasattr(base, "aclose"):
+            return make()
+        # A transport that was made outside is closed with the client that has it.
+        whole = options.keys() & {"transport", "mounts"}
+        return spread(make, most_connections, most_connections if whole else EACH)
 
     # What differs between SDKs.
 

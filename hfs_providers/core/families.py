@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
+from urllib.request import getproxies
 
 from hfs_providers.core.clients import Clients
 from hfs_providers.core.contract import Credential
@@ -64,7 +65,8 @@ class GenaiClients(Clients):
             return aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context(newest_backend())),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,
+                # To look for a proxy, aiohttp hands each request to a thread and back.
+                trust_env=bool(getproxies()),
                 read_bufsize=2**22,
             )
         return self.shared(newest_backend().AsyncClient, timeout=None, follow_redirects=True)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from hfs_providers.core.attempt import running
+
+EACH = 8
+"""Requests in flight of one client, where they are spread over several."""
+
+# Seconds: httpx's own default for a connection that is not used.
+_IDLE = 5.0
 
 
 def newest_backend() -> Any:
@@ -53,53 +61,108 @@ def _sender(base: type[Any]) -> str:
     return next(name for name in ("send", "handle_async_request", "handle_request") if hasattr(base, name))
 
 
-def gate(client: Any, limit: int) -> None:
-    """Let no more requests into an async httpx client than it may have connections.
+def spread(make: Callable[[], Any], most: int, each: int = EACH) -> Any:
+    """An async client that sends through several of its kind, each with a few connections of its own.
 
-    httpcore 1.0.9 makes a connection for a request that waits in its queue and hands it over in the next step of the
-    loop. Is the request cancelled or out of time in between, nobody ever uses the connection, and it counts for ever:
-    a pool that all keys share would be used up for good. So nothing waits in that queue; it waits here.
+    httpcore looks at every connection of a pool when a request begins and again when it ends: with 100 in flight that
+    is a quarter of the time of a call. A second client is only made while the first has its share to do.
+
+    And it lets no more requests into a pool than that may have connections. httpcore 1.0.9 makes a connection for a
+    request that waits in its queue and hands it over in the next step of the loop. Is the request cancelled or out of
+    time in between, nobody ever uses the connection, and it counts for ever: a pool that all keys share would be used
+    up for good. So nothing waits in that queue; it waits here.
 
     Args:
-        client: an `httpx.AsyncClient`, or an `httpx.AsyncHTTPTransport`.
-        limit: its most connections.
+        make: makes an `AsyncClient`, or an `AsyncHTTPTransport`, of httpx or httpx2.
+        most: requests in flight.
+        each: requests in flight of one client.
     """
-    places = asyncio.Semaphore(limit)
-    base = type(client)
+    first = make()
+    base = type(first)
     method = _sender(base)
     sends = getattr(base, method)
+    places = asyncio.Semaphore(most)
+    rooms = [_Room(first)]
+
+    def enter() -> _Room:
+        for room in rooms:
+            if room.requests < each:
+                break
+        else:
+            room = _Room(make())
+            rooms.append(room)
+        room.requests += 1
+        return room
 
     async def send(self: Any, request: Any, **options: Any) -> Any:
+        if len(rooms) > 1 and rooms[-1].deserted():
+            with suppress(Exception):
+                await rooms.pop().client.aclose()
         if places.locked():
-            await _wait(places, request)
+            await _wait(places, request, backend_of(base).PoolTimeout)
         else:
             await places.acquire()
+        room = None
         try:
-            response = await sends(self, request, **options)
+            room = enter()
+            response = await sends(room.client, request, **options)
         except BaseException:
-            places.release()
+            _leave(room, places)
             raise
         if response.is_closed:
-            places.release()
+            _leave(room, places)
         else:
-            response.aclose = _releasing(response.aclose, places)
+            response.aclose = _leaving(response.aclose, room, places)
         return response
 
-    client.__class__ = type(base.__name__, (base,), {method: send})
+    async def close_others() -> None:
+        while len(rooms) > 1:
+            await rooms.pop().client.aclose()
+
+    async def aclose(self: Any) -> None:
+        await close_others()
+        await base.aclose(self)
+
+    async def leave(self: Any, *error: Any) -> None:
+        await close_others()
+        await base.__aexit__(self, *error)
+
+    first.__class__ = type(base.__name__, (base,), {method: send, "aclose": aclose, "__aexit__": leave})
+    return first
 
 
-async def _wait(places: asyncio.Semaphore, request: Any) -> None:
-    import httpx
+class _Room:
+    """One of the clients that requests are spread over."""
 
+    __slots__ = ("client", "left", "requests")
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.requests = 0
+        self.left = 0.0
+
+    def deserted(self) -> bool:
+        """Whether its connections have been idle for so long that they are not worth keeping."""
+        return not self.requests and time.monotonic() - self.left > _IDLE
+
+
+def _leave(room: _Room | None, places: asyncio.Semaphore) -> None:
+    if room is not None:
+        room.requests -= 1
+        room.left = time.monotonic()
+    places.release()
+
+
+async def _wait(places: asyncio.Semaphore, request: Any, error: Callable[..., Exception]) -> None:
     try:
         async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool")):
             await places.acquire()
-    except TimeoutError as error:
-        raise httpx.PoolTimeout("no connection was free in time", request=request) from error
+    except TimeoutError as late:
+        raise error("no connection was free in time", request=request) from late
 
 
-def _releasing(close: Callable[[], Any], places: asyncio.Semaphore) -> Callable[[], Any]:
-    """`close`, which gives the place back the first time."""
+def _leaving(close: Callable[[], Any], room: _Room, places: asyncio.Semaphore) -> Callable[[], Any]:
+    """`close`, which ends the request the first time."""
     held = [True]
 
     async def aclose() -> None:
@@ -108,7 +171,7 @@ def _releasing(close: Callable[[], Any], places: asyncio.Semaphore) -> Callable[
         finally:
             if held:
                 held.clear()
-                places.release()
+                _leave(room, places)
 
     return aclose
 

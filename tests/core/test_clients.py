@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from agno.models.message import Message
 
 from hfs_providers import Clients, KeyedProvider, ModelDefault, ProviderManager
 from hfs_providers.core.families import StainlessClients, family
@@ -181,3 +182,43 @@ class TestASharedTransport:
             url = f"{server.base_url('acme')}/chat/completions"
             assert asyncio.run(many(url, server.new_key("acme"))) == [200] * 7
             assert server.max_in_flight <= 2
+
+    def test_one_that_was_given_a_transport_uses_no_other(self) -> None:
+        plugin = acme()
+        clients = Clients(plugin, plugin.configure_env({}))
+        asked: list[httpx.Request] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            asked.append(request)
+            return httpx.Response(200)
+
+        async def many() -> None:
+            mock = httpx.MockTransport(answer)
+            async with clients.shared(httpx.AsyncClient, transport=mock) as client:
+                await asyncio.gather(*(client.get("http://acme.example") for _ in range(50)))
+
+        asyncio.run(many())
+        assert len(asked) == 50
+
+    @pytest.mark.parametrize("proxies", [{}, {"HTTPS_PROXY": "http://proxy.example:8080"}], ids=["without", "with"])
+    def test_a_thread_is_asked_for_a_proxy_only_where_there_may_be_one(
+        self, proxies: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.upper(), raising=False)
+        for name, value in proxies.items():
+            monkeypatch.setenv(name, value)
+        threads: list[object] = []
+
+        async def to_thread(function: Any, *arguments: Any) -> Any:
+            threads.append(function)
+            return function(*arguments)
+
+        monkeypatch.setattr(asyncio, "to_thread", to_thread)
+        asked = [Message(role="user", content="hello")]
+        with LoopbackServer() as server, ProviderManager(env={**server.env({"gemini": 1}), **proxies}) as manager:
+            answer = asyncio.run(manager.get_model("gemini").aresponse(messages=asked))
+        assert answer.content
+        # google-genai's own session asks one for each request, always.
+        assert bool(threads) is bool(proxies)
