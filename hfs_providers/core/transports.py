@@ -123,11 +123,11 @@ def spread(make: Callable[[], Any], most: int, each: int = EACH) -> Any:
         await close_others()
         await base.aclose(self)
 
-    async def leave(self: Any, *error: Any) -> None:
+    async def aexit(self: Any, *error: Any) -> None:
         await close_others()
         await base.__aexit__(self, *error)
 
-    first.__class__ = type(base.__name__, (base,), {method: send, "aclose": aclose, "__aexit__": leave})
+    first.__class__ = type(base.__name__, (base,), {method: send, "aclose": aclose, "__aexit__": aexit})
     return first
 
 
