@@ -6,7 +6,7 @@ server answered and the row does not call answered is explained one by one, or i
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -85,18 +85,17 @@ def settle(
     """
     ledger = Ledger()
     for call in calls:
-        rows = iter(call.rows)
-        for entry in served.get(call.prompt, ()):
+        rows, entries = deque(call.rows), deque(served.get(call.prompt, ()))
+        while entries:
+            entry = entries.popleft()
             if (entry.provider, entry.model) != (call.provider, model_ids[call.provider]):
                 ledger.wrong.append(f"{call.prompt} went to {entry.provider}/{entry.model}")
-            row = next(rows, None)
-            while row is not None and row.fingerprint != fingerprint(entry.key):
-                _unseen(ledger, call, row)
-                row = next(rows, None)
-            if row is None:
+            while rows and (rows[0].fingerprint != fingerprint(entry.key) or _came_again(rows, entry, entries)):
+                _unseen(ledger, call, rows.popleft())
+            if not rows:
                 ledger.wrong.append(f"{call.prompt}: {entry.step} at {fingerprint(entry.key)} has no row")
             else:
-                _compare(ledger, call, entry, row, timeout)
+                _compare(ledger, call, entry, rows.popleft(), timeout)
         for row in rows:
             _unseen(ledger, call, row)
     return ledger
@@ -125,6 +124,13 @@ def _compare(ledger: Ledger, call: Call, entry: Served, row: UsageRow, timeout: 
             ledger.late[where] += 1
     elif row.outcome not in MEANS[entry.step]:
         ledger.wrong.append(said)
+
+
+def _came_again(rows: deque[UsageRow], entry: Served, later: deque[Served]) -> bool:
+    """Whether the first row is of a request that broke on its way, and a later one with the same key is the entry's."""
+    mine = rows[0].fingerprint
+    tries, arrived = sum(row.fingerprint == mine for row in rows), sum(fingerprint(each.key) == mine for each in later)
+    return rows[0].outcome == "transport" and "transport" not in MEANS[entry.step] and tries > arrived + 1
 
 
 def _unseen(ledger: Ledger, call: Call, row: UsageRow) -> None:

@@ -141,6 +141,13 @@ class TestTheLedger:
         assert self.wrong(answered, [row("key-1", "transport", latency=1.0)])
         assert self.wrong(answered, [row("key-1", "transport", latency=2.1)]) == []
 
+    def test_a_request_that_broke_on_its_way_is_not_taken_for_the_next_with_its_key(self) -> None:
+        answered = [served("key-1", "Ok", answered=True)]
+        broke = row("key-1", "transport", latency=2.1)
+        assert self.wrong(answered, [broke, row("key-1", "ok")]) == []
+        assert self.wrong(answered, [broke, row("key-1", "ok"), row("key-1", "ok")])
+        assert self.wrong([*answered, *answered], [broke, row("key-1", "ok")]) == []
+
     def test_wrong_tokens_are_found(self) -> None:
         assert self.wrong([served("key-1", "Ok", answered=True, tokens=7)], [row("key-1", "ok", tokens=8)])
 

@@ -48,6 +48,11 @@ class WatchedPool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
+    def grab(self, model_id: str, *args: Any, **kwargs: Any) -> WatchedLease | None:
+        began = time.monotonic()
+        lease = self._pool.grab(model_id, *args, **kwargs)
+        return self.hand_out(lease, model_id, began) if lease is not None else None
+
     def acquire(self, model_id: str, *args: Any, **kwargs: Any) -> WatchedLease:
         began = time.monotonic()
         return self.hand_out(self._pool.acquire(model_id, *args, **kwargs), model_id, began)
