@@ -128,9 +128,10 @@ def _compare(ledger: Ledger, call: Call, entry: Served, row: UsageRow, timeout: 
 
 def _came_again(rows: deque[UsageRow], entry: Served, later: deque[Served]) -> bool:
     """Whether the first row is of a request that broke on its way, and a later one with the same key is the entry's."""
-    mine = rows[0].fingerprint
-    tries, arrived = sum(row.fingerprint == mine for row in rows), sum(fingerprint(each.key) == mine for each in later)
-    return rows[0].outcome == "transport" and "transport" not in MEANS[entry.step] and tries > arrived + 1
+    mine = [row for row in rows if row.fingerprint == rows[0].fingerprint]
+    arrived = sum(fingerprint(each.key) == rows[0].fingerprint for each in later)
+    fits = any(row.outcome in MEANS[entry.step] for row in mine)
+    return rows[0].outcome == "transport" and "transport" not in MEANS[entry.step] and fits and len(mine) > arrived + 1
 
 
 def _unseen(ledger: Ledger, call: Call, row: UsageRow) -> None:
