@@ -128,10 +128,11 @@ def _compare(ledger: Ledger, call: Call, entry: Served, row: UsageRow, timeout: 
 
 def _came_again(rows: deque[UsageRow], entry: Served, later: deque[Served]) -> bool:
     """Whether the first row is of a request that broke on its way, and a later one with the same key is the entry's."""
-    mine = [row for row in rows if row.fingerprint == rows[0].fingerprint]
-    arrived = sum(fingerprint(each.key) == rows[0].fingerprint for each in later)
-    fits = any(row.outcome in MEANS[entry.step] for row in mine)
-    return rows[0].outcome == "transport" and "transport" not in MEANS[entry.step] and fits and len(mine) > arrived + 1
+    key = rows[0].fingerprint
+    again = [row for row in list(rows)[1:] if row.fingerprint == key]
+    arrived = sum(fingerprint(each.key) == key for each in later)
+    fits = any(row.outcome in MEANS[entry.step] for row in again)
+    return rows[0].outcome == "transport" and fits and len(again) > arrived
 
 
 def _unseen(ledger: Ledger, call: Call, row: UsageRow) -> None:

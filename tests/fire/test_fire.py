@@ -148,6 +148,7 @@ class TestTheLedger:
         assert self.wrong(answered, [broke, row("key-1", "ok"), row("key-1", "ok")])
         assert self.wrong([*answered, *answered], [broke, row("key-1", "ok")]) == []
         assert self.wrong(answered, [broke, row("key-1", "transport", latency=0.1)]) == []
+        assert self.wrong([served("key-1", "HalfStream")], [broke, row("key-1", "server_error")]) == []
 
     def test_wrong_tokens_are_found(self) -> None:
         assert self.wrong([served("key-1", "Ok", answered=True, tokens=7)], [row("key-1", "ok", tokens=8)])
