@@ -96,8 +96,7 @@ def spread(make: Callable[[], Any], most: int, each: int = EACH) -> Any:
 
     async def send(self: Any, request: Any, **options: Any) -> Any:
         if len(rooms) > 1 and rooms[-1].deserted():
-            with suppress(Exception):
-                await rooms.pop().client.aclose()
+            await close_last()
         if places.locked():
             await _wait(places, request, backend_of(base).PoolTimeout)
         else:
@@ -115,9 +114,14 @@ def spread(make: Callable[[], Any], most: int, each: int = EACH) -> Any:
             response.aclose = _leaving(response.aclose, room, places)
         return response
 
+    async def close_last() -> None:
+        # One that does not close cleanly costs neither the others nor the request that came by.
+        with suppress(Exception):
+            await rooms.pop().client.aclose()
+
     async def close_others() -> None:
         while len(rooms) > 1:
-            await rooms.pop().client.aclose()
+            await close_last()
 
     async def aclose(self: Any) -> None:
         await close_others()

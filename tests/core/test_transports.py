@@ -183,6 +183,27 @@ class TestSpreading:
 
         asyncio.run(main())
 
+    def test_one_that_does_not_close_keeps_none_of_the_others_open(self, backend: Any) -> None:
+        made: list[Any] = []
+
+        def make() -> Any:
+            made.append(backend.AsyncClient())
+            return made[-1]
+
+        async def fail() -> None:
+            raise OSError("broken")
+
+        async def main() -> None:
+            async with house() as there:
+                client = spread(make, 100, 4)
+                await asyncio.gather(*(client.get(there.url) for _ in range(12)))
+                made[2].aclose = fail
+                await client.aclose()
+                assert [each.is_closed for each in made] == [True, True, False]
+                await there.until_open(4)
+
+        asyncio.run(main())
+
     def test_a_client_that_nobody_has_used_for_long_is_closed(
         self, backend: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -24,7 +24,8 @@ CALLS = 2_000
 @pytest.fixture(scope="module")
 def report() -> Report:
     """One fire for all the tests below."""
-    return Fire(Plan(calls=CALLS)).run()
+    # Long enough that it is the server that is late, not this machine.
+    return Fire(Plan(calls=CALLS, request_timeout=4.0)).run()
 
 
 class TestUnderFire:
@@ -55,7 +56,7 @@ class TestUnderFire:
     def test_unexplained_answers_are_few(self, report: Report) -> None:
         # Else the equality above would be a matter of words.
         assert report.ledger.left.total() <= report.endings["dropped"] + report.endings["cancelled"]
-        assert report.ledger.late.total() < CALLS / 20
+        assert report.ledger.late.total() < CALLS / 50
 
     def test_nothing_is_held_at_the_end(self, report: Report) -> None:
         assert set(report.held.values()) == {(0, 0)}
