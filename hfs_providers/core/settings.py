@@ -27,6 +27,7 @@ _PLACEHOLDER = re.compile(
     (?: your | my | insert | enter | put | add | replace | paste | change ) [\s_\-]? .* (?: key | token | here | me )
     | (?: gsk | csk | sk | sk-or | sk-or-v1 | aiza )? [-_]? x{3,}
     | (?: api | secret )? [-_]? key (?: [-_]? (?: here | goes[-_]here | \d{0,3} ) )?
+    | .* (?: \.{3} | \u2026 ) .*
     | < .* > | \$\{? .* | \.{2,} | \*{2,} | changeme | placeholder | example | todo | none | null | test
     """,
     re.IGNORECASE | re.VERBOSE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -172,6 +173,10 @@ class TestBadKeys:
             "changeme",
             "${GROQ_API_KEY}",
             "...",
+            "gsk_...",
+            "AIza...",
+            "gsk_\u2026",
+            "sk-ab...yz",
             "api_key",
         ],
     )
@@ -179,6 +184,14 @@ class TestBadKeys:
         found = read({"NUM_GROQ": "1", **keys(1), "GROQ_API_KEY_2": text})
         assert ids(found) == ["groq#1"]
         assert "GROQ_API_KEY_2 is a placeholder" in said(found)
+
+    def test_no_key_of_the_readme_counts(self) -> None:
+        readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+        written = re.findall(r"^([A-Z]+)_API_KEY_\d+=(.+)$", readme, re.MULTILINE)
+        assert written
+        assert [read({f"{name}_API_KEY_1": value}, name.lower()).credentials for name, value in written] == [()] * len(
+            written
+        )
 
     @pytest.mark.parametrize("text", ["", "   ", '""', "''", "\n", '" "'])
     def test_a_blank_is_dropped_and_reported(self, text: str) -> None:
