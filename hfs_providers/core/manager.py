@@ -13,6 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from hfs_providers.core.announce import announce
 from hfs_providers.core.contract import Event, Problem, ProviderHealth, UsageRow, Wrapper
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.errors import (
@@ -68,7 +69,7 @@ class ProviderManager:
         self.persistence = Persistence(self.survey.settings.env)
         self._build()
         self.persistence.start(self.wrappers)
-        _log.info("%s", self.get_status_summary())
+        announce(self)
         atexit.register(self.shutdown)
 
     def __repr__(self) -> str:
@@ -262,7 +263,7 @@ class ProviderManager:
 
     def get_status_summary(self) -> str:
         """One line for each installed provider, and whether usage goes to a database besides the local file."""
-        lines = ["Provider status:"]
+        lines = ["Provider Status:"]
         for name, entry in self.environment_status.items():
             configured = "Yes" if entry["configured"] else "No"
             initialized = "Yes" if entry["initialized"] else "No"
@@ -301,6 +302,7 @@ class ProviderManager:
         for name, wrapper in self.wrappers.items():
             try:
                 wrapper.close()
+                _log.info("%s shut down", name)
             except Exception as error:
                 _log.warning("%s did not shut down cleanly: %s", name, type(error).__name__)
         self.persistence.close()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -117,10 +117,16 @@ def survey(
     names = registry.providers
     found: dict[str, Surveyed] = {}
     calls: dict[str, Callable[[], Surveyed]] = {name: partial(_read, registry, settings, file, name) for name in names}
-    for name, result in within_deadline(calls).items():
+    results = within_deadline(calls)
+    read = {name: result for name, result in results.items() if isinstance(result, Surveyed)}
+    named = _named(settings, {name: registry.env_prefixes(name) for name in read})
+    others = any(each.config.configured for each in read.values())
+    for name, result in results.items():
         if isinstance(result, Exception):
             problems.append(_broken(registry.plugins[name], result))
             continue
+        if name not in named:
+            result = _only_installed(result, others)
         found[name] = result
         problems.extend(result.config.problems)
         requirement = result.config.requirement
@@ -160,6 +166,32 @@ def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -
         model = config.default_model or override.model
         config = replace(config, limits=limits, key_limits=keys, default_model=model)
     return Surveyed(config, models, sdk_version(config.requirement))
+
+
+def _named(settings: Settings, prefixes: Mapping[str, Sequence[str]]) -> set[str]:
+    """The providers that have a variable of their own. Of several prefixes that fit one, the longest counts."""
+    named: set[str] = set()
+    for variable in settings.env:
+        fits = {name: max(map(len, filter(variable.startswith, own)), default=0) for name, own in prefixes.items()}
+        longest = max(fits.values(), default=0)
+        named.update(name for name, length in fits.items() if length == longest > 0)
+    return named
+
+
+def _only_installed(found: Surveyed, others: bool) -> Surveyed:
+    """A provider that the environment does not name: that it has no keys is no fault where others have some.
+
+    Args:
+        found: the provider.
+        others: whether any provider is configured.
+    """
+    config = found.config
+    if config.configured:
+        return found
+    problems = [problem for problem in config.problems if found.sdk is not None or problem.level != "warning"]
+    if others:
+        problems = [replace(each, level="info") if each.level == "warning" else each for each in problems]
+    return replace(found, config=replace(config, problems=tuple(problems)))
 
 
 def _ordered(found: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:

@@ -165,6 +165,43 @@ LIST = (
 )
 
 
+class TestNotNamed:
+    """Providers that are installed, while the environment has no variable of theirs."""
+
+    def missing(self, found: Survey) -> dict[str | None, str]:
+        return {each.provider: each.level for each in found.problems if each.message.startswith("Missing NUM_")}
+
+    def test_beside_a_configured_one_it_is_information(self, fake_provider: Make) -> None:
+        made = [fake_provider("acme"), fake_provider("beta")]
+        assert self.missing(survey(keys("ACME"), plugins=made)) == {"beta": "info"}
+
+    def test_the_config_says_the_same(self, fake_provider: Make) -> None:
+        found = survey(keys("ACME"), plugins=[fake_provider("acme"), fake_provider("beta")])
+        assert [each.level for each in found.providers["beta"].config.problems] == ["info"]
+
+    def test_where_none_is_configured_it_is_a_warning(self, fake_provider: Make) -> None:
+        assert self.missing(survey({}, plugins=[fake_provider("acme")])) == {"acme": "warning"}
+
+    @pytest.mark.parametrize("env", [{"BETA_MODEL": "large"}, {"EXPECTED_BETA": "2"}, {"BETA_API_KEY_1": ""}])
+    def test_one_that_is_named_is_a_warning(self, fake_provider: Make, env: dict[str, str]) -> None:
+        made = [fake_provider("acme"), fake_provider("beta")]
+        assert self.missing(survey({**keys("ACME"), **env}, plugins=made)) == {"beta": "warning"}
+
+    def test_a_configured_one_without_its_count_is_a_warning(self, fake_provider: Make) -> None:
+        made = [fake_provider("acme"), fake_provider("beta")]
+        env = {**keys("ACME"), "BETA_API_KEY_1": "some-key-of-beta"}
+        assert self.missing(survey(env, plugins=made)) == {"beta": "warning"}
+
+    def test_another_s_variable_does_not_name_it(self, fake_provider: Make) -> None:
+        made = [fake_provider("groq"), fake_provider("groq-eu")]
+        assert self.missing(survey(keys("GROQ_EU"), plugins=made)) == {"groq": "info"}
+
+    @pytest.mark.parametrize("env", [{}, keys("ACME")], ids=["alone", "beside another"])
+    def test_without_its_sdk_nothing_is_said(self, fake_provider: Make, env: dict[str, str]) -> None:
+        made = [fake_provider("acme"), fake_provider("beta", sdk="no-such-sdk")]
+        assert "beta" not in self.missing(survey(env, plugins=made))
+
+
 class TestDefaultModel:
     @pytest.fixture
     def found(self, fake_provider: Make) -> Any:
