@@ -110,6 +110,10 @@ class Claims:
 
 async def reserve_async(ledger: Ledger, claim: Claim) -> Refusal | None:
     """Ask without blocking the event loop. If cancelled, a claim that is granted after all is ended at once."""
+    ask = getattr(ledger, "reserve_async", None)
+    if ask is not None:
+        refusal: Refusal | None = await ask(claim)
+        return refusal
     import asyncio
 
     future = _threads().submit(ledger.reserve, claim)

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from hfs_providers.core.contract import Event
@@ -30,6 +30,9 @@ from hfs_providers.core.sharing import Claim, Ledger, Refusal, account_name, key
 from hfs_providers.core.sharing_history import Used, from_pool, from_store
 from hfs_providers.core.store import Store
 from hfs_providers.core.windows import DAY, next_midnight, zone_of
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 HEARTBEAT = 1.0
 """Seconds between two looks whether the counts are still there; every fifth is a sign of life of what is in flight."""
@@ -68,22 +71,36 @@ class Scope(NamedTuple):
 
 
 class Ask:
-    """A claim that a caller waits for. Whoever takes the `ticket` says what became of it."""
+    """A claim that a caller waits for. Whoever takes the `ticket` says what became of it.
 
-    __slots__ = ("answer", "claim", "done", "ticket")
+    Args:
+        claim: what is asked for.
+        loop, wake: the event loop of a task that waits, and what wakes the task there; None for a thread.
+    """
 
-    def __init__(self, claim: Claim) -> None:
+    __slots__ = ("_loop", "_wake", "answer", "claim", "done", "ticket")
+
+    def __init__(
+        self, claim: Claim, loop: AbstractEventLoop | None = None, wake: Callable[[], object] | None = None
+    ) -> None:
         self.claim = claim
         self.done = threading.Event()
         self.ticket = threading.Lock()
         self.answer: Refusal | None = None
+        self._loop = loop
+        self._wake = wake
 
     def settle(self, answer: Refusal | None) -> bool:
         """Answer the caller; False if it has given up."""
-        if not self.ticket.acquire(blocking=False):
+        loop = self._loop
+        if (loop is not None and loop.is_closed()) or not self.ticket.acquire(blocking=False):
             return False
         self.answer = answer
         self.done.set()
+        if loop is not None and self._wake is not None:
+            # A loop that was closed this very moment: its task gives back what it was granted when it is collected.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._wake)
         return True
 
 

@@ -18,7 +18,7 @@ PATIENCE = 0.25
 _CONNECTING = 1.0
 """Seconds that a connection may take to be made."""
 
-_AT_ONCE = 200
+_AT_ONCE = 500
 """Scripts of one pipeline, so that its answer comes within the bound."""
 
 

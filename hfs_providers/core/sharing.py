@@ -102,8 +102,8 @@ class Ledger(Protocol):
         """Count the claim as in flight if all limits allow it, in one atomic step; None is yes.
 
         Blocks for the time of one transaction, and never for longer than a quarter of a second: where the others
-        cannot be reached, the pool goes on alone. Called in a thread of its own for tasks. Raises nothing but what
-        interrupts the program, and then nothing is reserved.
+        cannot be reached, the pool goes on alone. Tasks call it in a thread, unless the ledger is a `TaskLedger`.
+        Raises nothing but what interrupts the program, and then nothing is reserved.
         """
 
     def end(self, claim: Claim, charged: int | None) -> None:
@@ -116,3 +116,10 @@ class Ledger(Protocol):
             claim: one that was granted, or in flight when the pool was joined.
             charged: tokens that the request cost, or None where it was never sent and counts nothing.
         """
+
+
+class TaskLedger(Ledger, Protocol):
+    """A ledger that tasks ask without a thread."""
+
+    async def reserve_async(self, claim: Claim) -> Refusal | None:
+        """As `reserve`. A claim that is granted to a task that was cancelled is ended."""

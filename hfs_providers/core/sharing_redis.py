@@ -33,6 +33,9 @@ from hfs_providers.core.store import Store
 STARTING = 1.0
 """Seconds that `start` waits for the server at most."""
 
+_LOOK = 0.005
+"""Seconds between two looks of a task whether the server has answered for the first time."""
+
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 _Mode = Literal["away", "joining", "here", "closed"]
 
@@ -86,6 +89,7 @@ class RedisLedger:
         self._thread: threading.Thread | None = None
         self._launching = threading.Lock()
         self._looked = threading.Event()
+        self._look_until = 0.0
         self._parted = True
         self._failures = 0
         self._counts = Counts(self._pools, self._store, self._wall, self._flush, self._work.put)
@@ -103,27 +107,59 @@ class RedisLedger:
         self._pools = dict(pools)
         self._begin()
         self._launch(STARTING)
+        self._looked.wait(self._unlooked())
 
     def reserve(self, claim: Claim) -> Refusal | None:
         """See `Ledger.reserve`."""
-        if self._thread is None:
+        if not self._looked.is_set():
             self._launch(PATIENCE)  # in a child after `fork`
+            self._looked.wait(self._unlooked())
         if self._mode not in ("here", "joining"):
             return None
-        rest = self._counts.settled_at - self._wall()
-        if rest > 0:
-            return Refusal("limited", self._counts.settled_at, "what all have used is being counted anew", "key")
+        if self._counts.settled_at > self._wall():
+            return self._settling()
         ask = Ask(claim)
         self._work.put(ask)
         try:
-            if ask.done.wait(PATIENCE):
-                return ask.answer
+            ask.done.wait(PATIENCE)
         except BaseException:
-            if not ask.ticket.acquire(blocking=False):
-                ask.done.wait()
-                if ask.answer is None:
-                    self.end(claim, None)
+            self._withdraw(ask)
             raise
+        return self._outcome(ask)
+
+    async def reserve_async(self, claim: Claim) -> Refusal | None:
+        """See `TaskLedger.reserve_async`."""
+        import asyncio
+
+        if not self._looked.is_set():
+            self._launch(PATIENCE)
+            while self._unlooked():
+                await asyncio.sleep(_LOOK)
+        if self._mode not in ("here", "joining"):
+            return None
+        if self._counts.settled_at > self._wall():
+            return self._settling()
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+        ask = Ask(claim, loop, woken.set)
+        timer = loop.call_later(PATIENCE, woken.set)
+        self._work.put(ask)
+        try:
+            await woken.wait()
+        except BaseException:
+            self._withdraw(ask)
+            raise
+        finally:
+            timer.cancel()
+        return self._outcome(ask)
+
+    def _settling(self) -> Refusal:
+        return Refusal("limited", self._counts.settled_at, "what all have used is being counted anew", "key")
+
+    def _outcome(self, ask: Ask) -> Refusal | None:
+        """The answer to one who has waited, or what holds where none came in time."""
+        if ask.done.is_set():
+            return ask.answer
         if not ask.ticket.acquire(blocking=False):
             ask.done.wait()
             return ask.answer
@@ -131,6 +167,13 @@ class RedisLedger:
             return Refusal("limited", self._wall() + SOON, "what all have used is being counted", "key")
         self._away(TimeoutError())
         return None
+
+    def _withdraw(self, ask: Ask) -> None:
+        """Whoever asked is interrupted: a claim that was granted is ended, one that is granted later as well."""
+        if not ask.ticket.acquire(blocking=False):
+            ask.done.wait()
+            if ask.answer is None:
+                self.end(ask.claim, None)
 
     def end(self, claim: Claim, charged: int | None) -> None:
         """See `Ledger.end`."""
@@ -161,10 +204,13 @@ class RedisLedger:
     def _launch(self, seconds: float) -> None:
         with self._launching:
             if self._thread is None and self._mode != "closed" and self._link is not None:
+                self._look_until = time.monotonic() + seconds
                 self._thread = threading.Thread(target=self._run, args=(self._link,), name="hfs-redis", daemon=True)
                 self._thread.start()
-        if self._thread is not None:
-            self._looked.wait(seconds)
+
+    def _unlooked(self) -> float:
+        """Seconds for which it is still worth waiting until the server has been looked for once."""
+        return 0.0 if self._looked.is_set() else max(0.0, self._look_until - time.monotonic())
 
     def _run(self, link: Link) -> None:
         try:
