@@ -2,11 +2,11 @@
 
     HfsProvidersError
     |- PluginError: PluginLoadError, PluginConflictError, PluginContractError
-    |- ProviderError: UnknownProviderError (also ValueError), ProviderUnavailableError, PoolExhaustedError,
-    |                 MissingSdkError (also ImportError)
+    |- ProviderError: UnknownProviderError, ProviderUnavailableError (both also ValueError), PoolExhaustedError,
+    |                 MissingSdkError (also ImportError and ValueError)
     |- StoreError
     |- ForwardingError: MissingDriverError (also ImportError)
-    `- SettingsError: MissingKeyError
+    `- SettingsError: MissingKeyError (also ValueError)
 
 `model_errors` holds those that are also Agno's `ModelProviderError`.
 
@@ -98,7 +98,7 @@ class UnknownProviderError(ProviderError, ValueError):
         super().__init__(f"unknown provider{said}.{hint} Installed: {known}")
 
 
-class ProviderUnavailableError(ProviderError):
+class ProviderUnavailableError(ProviderError, ValueError):
     """A provider that is installed but cannot be used: not configured, or its wrapper failed to build.
 
     Args:
@@ -175,7 +175,7 @@ class PoolExhaustedError(ProviderError):
         return f"{self.provider}/{self.model_id}: no key free of {self.total} ({', '.join(states) or 'busy'}); {when}"
 
 
-class MissingSdkError(ProviderError, ImportError):
+class MissingSdkError(ProviderError, ImportError, ValueError):
     """A provider whose SDK is not installed.
 
     Args:
@@ -231,7 +231,7 @@ class SettingsError(HfsProvidersError):
     """Settings that cannot be used as they are."""
 
 
-class MissingKeyError(SettingsError):
+class MissingKeyError(SettingsError, ValueError):
     """A provider that is asked for without any key in the environment.
 
     Args:

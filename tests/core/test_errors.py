@@ -289,3 +289,17 @@ class TestCallErrors:
         error = call(StreamInterruptedError, received="The answer is")
         assert isinstance(error, StreamInterruptedError)
         assert error.received == "The answer is"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MissingKeyError("groq", ["GROQ_API_KEY_1"]),
+        MissingSdkError("groq", "groq", "pip install groq"),
+        ProviderUnavailableError("groq", ["it could not be built"]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_keeps_a_provider_from_being_used_is_a_value_error(error: Exception) -> None:
+    assert isinstance(error, ValueError)
+    assert type(pickle.loads(pickle.dumps(error))) is type(error)
