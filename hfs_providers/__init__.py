@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     )
     from hfs_providers.core.model_errors import (
         ChainExhaustedError,
+        KeyNotFoundError,
         KeyRejectedError,
         KeysExhaustedError,
         ModelCallError,
@@ -98,7 +99,7 @@ _HOMES = {
         "get_model get_openrouter_model get_provider_manager list_available_providers"
     ),
     "model_errors": (
-        "ChainExhaustedError KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError "
+        "ChainExhaustedError KeyNotFoundError KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError "
         "StreamInterruptedError"
     ),
     "persistence": "Whereabouts",
@@ -127,6 +128,7 @@ __all__ = [
     "FallbackChain",
     "ForwardingError",
     "HfsProvidersError",
+    "KeyNotFoundError",
     "KeyPool",
     "KeyProbe",
     "KeyRejectedError",

@@ -20,12 +20,13 @@ _log = logging.getLogger("hfs_providers")
 
 
 def first_free(
-    manager: ProviderManager, *, estimated_tokens: int, wait: bool, timeout: float, **kwargs: Any
+    manager: ProviderManager, model_id: str | None, *, estimated_tokens: int, wait: bool, timeout: float, **kwargs: Any
 ) -> tuple[str, Model]:
     """What `ProviderManager.get_any_model` does.
 
     Args:
         manager: whose providers are asked, in their order.
+        model_id: the model, or None for each provider's default.
         estimated_tokens: tokens that the key must have free.
         wait, timeout: whether to wait for the earliest key, and for how many seconds.
         kwargs: as for `get_model`.
@@ -37,7 +38,7 @@ def first_free(
     broken: dict[str, str] = {}
     while True:
         free = {
-            name: wrapper.pool.next_free(manager.default_model(name), estimated_tokens)
+            name: wrapper.pool.next_free(model_id or manager.default_model(name), estimated_tokens)
             for name, wrapper in manager.wrappers.items()
             if name not in broken
         }
@@ -45,7 +46,7 @@ def first_free(
         if ready is not None:
             try:
                 return ready, manager.get_model(
-                    ready, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs
+                    ready, model_id, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs
                 )
             except TypeError:
                 # An argument that no provider's model takes is the caller's mistake.
@@ -57,15 +58,20 @@ def first_free(
                 continue
         earliest = min((seconds for seconds in free.values() if seconds is not None), default=None)
         if earliest is None or manager.clock() + earliest > deadline:
-            raise _nobody(manager, broken, earliest, wait, timeout)
+            raise _nobody(manager, model_id, broken, earliest, wait, timeout)
         time.sleep(earliest)
 
 
 def _nobody(
-    manager: ProviderManager, broken: Mapping[str, str], earliest: float | None, wait: bool, timeout: float
+    manager: ProviderManager,
+    model_id: str | None,
+    broken: Mapping[str, str],
+    earliest: float | None,
+    wait: bool,
+    timeout: float,
 ) -> KeysExhaustedError:
     pools = [
-        _exhausted(name, manager.default_model(name), wrapper, wait, timeout)
+        _exhausted(name, model_id or manager.default_model(name), wrapper, wait, timeout)
         for name, wrapper in manager.wrappers.items()
     ]
     together = PoolExhaustedError(

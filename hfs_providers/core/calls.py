@@ -72,6 +72,7 @@ class CallOptions:
             "wait": self.wait,
             "timeout": self.timeout,
             "max_retries": self.max_retries,
+            **({} if self.key_id is None else {"key_id": self.key_id}),
         }
 
 

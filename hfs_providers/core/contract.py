@@ -357,7 +357,8 @@ class Wrapper(Protocol):
             wait, timeout: whether to wait for a key, and for how many seconds per call.
             max_retries: retries of transient failures per call.
             request_timeout: seconds, for the SDK.
-            agno_kwargs: arguments of the Agno model class.
+            agno_kwargs: arguments of the Agno model class; and `key_id` and `model_params`, where they are given to
+                `ProviderManager.get_model`.
         """
 
     def list_models(self) -> Sequence[str]:

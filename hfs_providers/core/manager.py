@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.announce import announce
+from hfs_providers.core.arguments import seconds
 from hfs_providers.core.contract import Event, Problem, ProviderHealth, UsageRow, Wrapper
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.errors import (
@@ -157,9 +158,11 @@ class ProviderManager:
         *,
         estimated_tokens: int = 1000,
         wait: bool = True,
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
         max_retries: int = 5,
         request_timeout: float | None = None,
+        key_id: int | str | None = None,
+        model_params: Mapping[str, Any] | None = None,
         **agno_kwargs: Any,
     ) -> Model:
         """A real Agno model of the provider, whose calls rotate over its keys.
@@ -169,22 +172,33 @@ class ProviderManager:
             model_id: the provider's model id; by default `X_MODEL`, else the plugin's first that is not retired.
             estimated_tokens: tokens to reserve against the limits for each call.
             wait: whether a call waits for a key that is free later.
-            timeout: for how many seconds, per call.
+            timeout: for how many seconds, per call. None is as long as it takes: up to a day where a day's limit is
+                used up. A call whose keys never get free by themselves fails at once in any case.
             max_retries: retries of transient failures, per call.
             request_timeout: seconds, passed to the SDK.
-            agno_kwargs: arguments of the provider's Agno model class.
+            key_id: the one key to use: its id (`groq#3`), its fingerprint, the key itself, or its place (from 0).
+            model_params: arguments of the provider's Agno model class that are called like one of the above
+                (`{"provider": ...}`). Retries of the SDK stay off.
+            agno_kwargs: its other arguments.
 
         Raises:
             UnknownProviderError: no plugin has that name.
-            MissingKeyError, MissingSdkError, ProviderUnavailableError: why the provider cannot be used.
+            MissingKeyError, MissingSdkError, ProviderUnavailableError: why the provider cannot be used. These and
+                UnknownProviderError are ValueErrors.
+            KeyNotFoundError: the provider has no such key.
+            TypeError: an argument that is given twice, or that the class does not know.
         """
         wrapper = self.wrapper(provider)
+        if key_id is not None:
+            agno_kwargs["key_id"] = key_id
+        if model_params is not None:
+            agno_kwargs["model_params"] = model_params
         model: Model = wrapper.get_model(
             model_id or self.default_model(provider),
             named=model_id is not None or self._known(provider).config.default_model is not None,
             estimated_tokens=estimated_tokens,
             wait=wait,
-            timeout=timeout,
+            timeout=seconds(timeout),
             max_retries=max_retries,
             request_timeout=request_timeout,
             **agno_kwargs,
@@ -192,14 +206,21 @@ class ProviderManager:
         return model
 
     def get_any_model(
-        self, *, estimated_tokens: int = 1000, wait: bool = True, timeout: float = 10.0, **kwargs: Any
+        self,
+        estimated_tokens: int = 1000,
+        wait: bool = True,
+        timeout: float | None = 10.0,
+        *,
+        model_id: str | None = None,
+        **kwargs: Any,
     ) -> tuple[str, Model]:
-        """The default model of the first provider in order that has a key free now.
+        """A model of the first provider in order that has a key free for it now.
 
         Args:
             estimated_tokens: tokens that the key must have free.
             wait: whether to wait for the earliest key where none is free now.
-            timeout: for how many seconds.
+            timeout: for how many seconds; None is as long as it takes.
+            model_id: asked of whichever provider it is; by default each provider's own default model.
             kwargs: as for `get_model`.
 
         Returns:
@@ -210,7 +231,9 @@ class ProviderManager:
         """
         from hfs_providers.core.any_provider import first_free
 
-        return first_free(self, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs)
+        return first_free(
+            self, model_id, estimated_tokens=estimated_tokens, wait=wait, timeout=seconds(timeout), **kwargs
+        )
 
     def get_chain(
         self,
@@ -218,7 +241,7 @@ class ProviderManager:
         tier: str | None = None,
         restore: Restore = "when_available",
         on_interrupt: OnInterrupt = "raise",
-        timeout: float = 2.0,
+        timeout: float | None = 2.0,
         max_retries: int = 0,
         sleep: Callable[[float], object] | None = None,
         asleep: Callable[[float], Awaitable[object]] | None = None,
@@ -233,7 +256,7 @@ class ProviderManager:
                 to be exhausted or its circuit is open), or `never` (where the last fallback left off).
             on_interrupt: what a stream does that breaks after content: `raise` StreamInterruptedError, or `restart` on
                 the next entry after an event that says so.
-            timeout: seconds for which an entry waits for a key before the next is asked.
+            timeout: seconds for which an entry waits for a key before the next is asked; None is as long as it takes.
             max_retries: an entry's own retries of a 5xx before the next is asked.
             sleep, asleep: how to wait in a transport recovery, in seconds; by default `time.sleep` and `asyncio.sleep`.
             kwargs: as for `get_model`, for every entry that is not a model already.
@@ -373,9 +396,9 @@ def get_model(provider: str, model_id: str | None = None, **kwargs: Any) -> Mode
     return get_provider_manager().get_model(provider, model_id, **kwargs)
 
 
-def get_any_model(**kwargs: Any) -> tuple[str, Model]:
+def get_any_model(*args: Any, **kwargs: Any) -> tuple[str, Model]:
     """`ProviderManager.get_any_model` of the process's manager."""
-    return get_provider_manager().get_any_model(**kwargs)
+    return get_provider_manager().get_any_model(*args, **kwargs)
 
 
 def get_chain(*entries: str | Model, **kwargs: Any) -> FallbackChain:

@@ -9,16 +9,19 @@
     |- ChainExhaustedError: no entry of a fallback chain could answer
     `- KeysExhaustedError: also Agno's ModelRateLimitError and keycycle's NoAvailableKeyError
 
+    KeyNotFoundError (keycycle): ours says which keys there are
+
 Apart from `errors`, because importing Agno's exceptions takes 0.3 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agno.exceptions import ContextWindowExceededError, ModelProviderError, ModelRateLimitError
 
+from hfs_providers.core import _keycycle
 from hfs_providers.core._keycycle import NoAvailableKeyError
 from hfs_providers.core.errors import HfsProvidersError, PoolExhaustedError
 
@@ -169,6 +172,27 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
         self.limited = pool.limited
         self.dead = pool.dead
         self.free_in = pool.free_in
+
+
+class KeyNotFoundError(HfsProvidersError, _keycycle.KeyNotFoundError):
+    """A key that was asked for by its id, its place or itself, and that the provider does not have.
+
+    What was asked for is shown only where it cannot be a key.
+
+    Args:
+        provider: its name.
+        key_ids: the ids that there are.
+        identifier: what was asked for, where it can be shown.
+    """
+
+    def __init__(self, provider: str, key_ids: Sequence[str], identifier: int | str | None = None) -> None:
+        self.provider = provider
+        self.key_ids = tuple(key_ids)
+        self.identifier = identifier
+        said = f" {identifier!r}" if identifier is not None else " like the one asked for"
+        known = ", ".join(self.key_ids) or "none"
+        # Not keycycle's own, which makes another text.
+        Exception.__init__(self, f"{provider} has no key{said}. Its keys: {known}")
 
 
 class ChainExhaustedError(HfsProvidersError, ModelProviderError):

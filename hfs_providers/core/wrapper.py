@@ -13,13 +13,14 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core import attempt
-from hfs_providers.core._keycycle import KeyNotFoundError, MultiProviderWrapper
+from hfs_providers.core._keycycle import MultiProviderWrapper
+from hfs_providers.core.arguments import class_arguments, seconds
 from hfs_providers.core.circuit import Circuit
 from hfs_providers.core.contract import (
     Credential,
@@ -35,7 +36,7 @@ from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
 from hfs_providers.core.families import family
 from hfs_providers.core.pool import KeyPool, Lease
 from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
-from hfs_providers.core.secret import Redactor, fingerprint
+from hfs_providers.core.secret import Redactor
 from hfs_providers.core.statistics import PoolManager
 from hfs_providers.core.waits import limits_from_headers
 
@@ -113,10 +114,11 @@ class ProviderWrapper(MultiProviderWrapper):
         named: bool | None = None,
         estimated_tokens: int = 1000,
         wait: bool = True,
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
         max_retries: int = 5,
         request_timeout: float | None = None,
-        key_id: str | None = None,
+        key_id: int | str | None = None,
+        model_params: Mapping[str, Any] | None = None,
         **agno_kwargs: Any,
     ) -> Model:
         """A rotating Agno model; see `ProviderManager.get_model`.
@@ -125,11 +127,16 @@ class ProviderWrapper(MultiProviderWrapper):
             model_id: the provider's model id, or None for the default.
             named: whether the caller named it; by default, whether it is not None.
             estimated_tokens: tokens to reserve for a call.
-            wait, timeout: whether a call waits for a key, and for how many seconds.
+            wait, timeout: whether a call waits for a key, and for how many seconds; None is as long as it takes.
             max_retries: retries of transient failures per call.
             request_timeout: seconds, for the SDK.
-            key_id: the one key to use, as `groq#3`.
-            agno_kwargs: arguments of the Agno class.
+            key_id: the one key to use: its id, its fingerprint, the key itself, or its place (from 0).
+            model_params: arguments of the Agno class that are called like those of this method.
+            agno_kwargs: the others.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+            TypeError: an argument that goes around the keys, is given twice, or that the class does not know.
         """
         from hfs_providers.core.calls import CallOptions
         from hfs_providers.core.models import build_model
@@ -137,12 +144,9 @@ class ProviderWrapper(MultiProviderWrapper):
         chosen = model_id or agno_kwargs.pop("id", None)
         # A model that X_MODEL names is the user's choice as well.
         named = chosen is not None or self.config.default_model is not None if named is None else named
-        options = CallOptions(estimated_tokens, wait, timeout, max_retries, named, key_id)
-        arguments = {**self.plugin.model_params, **agno_kwargs}
-        if request_timeout is not None:
-            arguments.setdefault("timeout", request_timeout)
-        if self.config.base_url is not None and self.clients.url_field is not None:
-            arguments.setdefault(self.clients.url_field, self.config.base_url)
+        pinned = None if key_id is None else self._credential(key_id).id
+        options = CallOptions(estimated_tokens, wait, seconds(timeout), max_retries, named, pinned)
+        arguments = class_arguments(self, agno_kwargs, model_params, request_timeout)
         return build_model(self, chosen or self.default_model_id, options, arguments)
 
     def get_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
@@ -181,7 +185,7 @@ class ProviderWrapper(MultiProviderWrapper):
         max_retries: int = 5,
         model_param: str = "model",
         excluded_kwargs: Sequence[str] | None = None,
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
         **client_kwargs: Any,
     ) -> RotatingClient | AsyncRotatingClient:
         """Any SDK's client, each of whose calls has a key of its own.
@@ -195,7 +199,7 @@ class ProviderWrapper(MultiProviderWrapper):
             max_retries: retries of transient failures per call; the SDK's own are turned off where it has any.
             model_param: the argument of a call that names its model.
             excluded_kwargs: arguments that its constructor must not be given.
-            timeout: seconds that a call waits for a key.
+            timeout: seconds that a call waits for a key; None is as long as it takes.
             client_kwargs: arguments of its constructor.
         """
         from hfs_providers.core import rotating_client as rotating
@@ -208,7 +212,7 @@ class ProviderWrapper(MultiProviderWrapper):
             key = {api_key_param: credential.secret.reveal()} if credential.secret is not None else {}
             return client_class(**key, **arguments)
 
-        options = CallOptions(estimated_tokens, True, timeout, max_retries)
+        options = CallOptions(estimated_tokens, True, seconds(timeout), max_retries)
         plan = rotating.ClientPlan(self, make, options, model_param, usage_extractor)
         wanted = rotating.is_async(client_class) if is_async is None else is_async
         return rotating.AsyncRotatingClient(plan) if wanted else rotating.RotatingClient(plan)
@@ -218,7 +222,7 @@ class ProviderWrapper(MultiProviderWrapper):
         model_id: str | None = None,
         estimated_tokens: int = 1000,
         wait: bool = True,
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
         key_id: int | str | None = None,
     ) -> Lease:
         """Lease a key. Whoever takes the lease ends it.
@@ -226,7 +230,7 @@ class ProviderWrapper(MultiProviderWrapper):
         Args:
             model_id: the model that it is for, or None for the default.
             estimated_tokens: tokens to reserve.
-            wait, timeout: whether to wait for a key, and for how many seconds.
+            wait, timeout: whether to wait for a key, and for how many seconds; None is as long as it takes.
             key_id: the one key to take: its id, its fingerprint, the key itself, or its place (from 0).
 
         Raises:
@@ -236,7 +240,7 @@ class ProviderWrapper(MultiProviderWrapper):
         from hfs_providers.core.calls import Call, CallOptions
 
         wanted = None if key_id is None else self._credential(key_id).id
-        options = CallOptions(estimated_tokens, wait, timeout, key_id=wanted)
+        options = CallOptions(estimated_tokens, wait, seconds(timeout), key_id=wanted)
         return Call(self, options, model_id or self.default_model_id).acquire()
 
     def get_api_key(
@@ -244,7 +248,7 @@ class ProviderWrapper(MultiProviderWrapper):
         model_id: str | None = None,
         estimated_tokens: int = 1000,
         wait: bool = True,
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
         key_id: int | str | None = None,
     ) -> str:
         """A key itself, for use elsewhere; it is counted at once as one request of `estimated_tokens`.
@@ -260,7 +264,7 @@ class ProviderWrapper(MultiProviderWrapper):
         model_id: str | None = None,
         estimated_tokens: int = 1000,
         wait: bool = True,
-        timeout: float = 10.0,
+        timeout: float | None = 10.0,
         key_id: int | str | None = None,
     ) -> tuple[str, Lease]:
         """A key itself and its lease, which the caller ends. See `get_key_usage`."""
@@ -298,10 +302,12 @@ class ProviderWrapper(MultiProviderWrapper):
             secret = credential.secret.reveal() if credential.secret is not None else None
             if key_id in (place, credential.id, credential.fingerprint, secret):
                 return credential
+        from hfs_providers.core.model_errors import KeyNotFoundError
+
         # A key that is not found is not shown: it may be one, mistyped.
-        if isinstance(key_id, int) or re.fullmatch(rf"{re.escape(self.provider)}#\d+", key_id):
-            raise KeyNotFoundError(key_id)
-        raise KeyNotFoundError(fingerprint(key_id))
+        shown = isinstance(key_id, int) or re.fullmatch(rf"{re.escape(self.provider)}#\d{{1,9}}", key_id)
+        ids = [credential.id for credential in self.config.credentials]
+        raise KeyNotFoundError(self.provider, ids, key_id if shown else None)
 
     def _openai(self, client: str, transport: str) -> tuple[type[Any], dict[str, Any]]:
         if self.plugin.openai_path is None:
