@@ -111,7 +111,7 @@ class Dialect:
             case EmptyBody():
                 return Reply(headers=self._stream_headers if request.stream else _JSON, body=b"")
             case Raw():
-                return Reply(step.status, step.body, dict(step.headers))
+                return step.reply()
             case HalfStream() | StreamError():
                 return self._broken(request, step)
         answer = self.refuse(request, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -187,13 +188,30 @@ class Raw(Step):
 
     Args:
         status: HTTP status.
-        body: sent as it is.
-        headers: besides Content-Length.
+        body: sent as it is; a mapping is sent as JSON.
+        headers: besides Content-Length; with a mapping, Content-Type is `application/json` where they do not name it.
+
+    Raises:
+        TypeError: `body` is neither bytes nor a mapping that can be written as JSON.
     """
 
     status: int
-    body: bytes = b""
+    body: bytes | Mapping[str, Any] = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Here, where the test is told: in the server it would end as an answer with status 500.
+        self.reply()
+
+    def reply(self) -> Reply:
+        """What goes over the wire."""
+        if isinstance(self.body, bytes):
+            return Reply(self.status, self.body, dict(self.headers))
+        if not isinstance(self.body, Mapping):
+            raise TypeError(f"the body of Raw is bytes or a mapping, not {type(self.body).__name__}")
+        named = {name.lower() for name in self.headers}
+        kind = {} if "content-type" in named else {"content-type": "application/json"}
+        return Reply(self.status, json.dumps(dict(self.body)).encode(), {**kind, **self.headers})
 
 
 @dataclass(frozen=True)

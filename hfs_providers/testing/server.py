@@ -17,7 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any
 
@@ -34,6 +34,7 @@ _MODELS: Mapping[str, Sequence[str]] = {
     "openrouter": ("meta-llama/llama-3.3-70b-instruct:free", "openrouter/free"),
 }
 _STOP_WITHIN = 5.0
+_OPEN = Ok()
 
 Read = tuple[Dialect, Request]
 
@@ -93,7 +94,7 @@ class LoopbackServer:
 
     Args:
         dialects: of providers besides the built-in four, or instead of one of them.
-        answer: what thinks of an answer where no script says one.
+        answer: what thinks of an answer, and of its delays, where no script says them.
         log_size: requests that `seen` keeps.
         limits: `requests` a day and `tokens` a minute that the rate-limit headers of Groq's and Cerebras' good answers
             show; no such headers where not given.
@@ -351,9 +352,10 @@ class LoopbackServer:
         return replace(reply, headers={**reply.headers, **told})
 
     def thought(self, request: Request, step: Ok) -> Ok:
-        """`step` with something to say."""
-        answer = self._answer(request)
-        return replace(step, text=answer.text, tool_calls=answer.tool_calls, usage=step.usage or answer.usage)
+        """`step` with something to say. What a script left open (delays, chunks, usage) is as `answer` has it."""
+        scripted = {each.name: getattr(step, each.name) for each in fields(Ok)}
+        given = {name: value for name, value in scripted.items() if value != getattr(_OPEN, name)}
+        return replace(self._answer(request), **given)
 
     def note(self, request: Request, step: Step, reply: Reply, connection: int, finished: bool) -> None:
         """Write a request down."""
