@@ -31,9 +31,15 @@ class Circuit:
         self._rest = 0.0
         self._until: float | None = None
         self._probing = False
+        self._outage = False
 
     def __repr__(self) -> str:
         return f"Circuit({'closed' if self._until is None else 'open'}, failures={self._failures})"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, or half-open."""
+        return self._until is not None
 
     def rest(self) -> float:
         """Seconds until a call may try it: 0 where one may now, infinite while another call's probe is under way."""
@@ -52,13 +58,29 @@ class Circuit:
             self._probing = True
             return True
 
-    def succeed(self) -> None:
-        """A call was answered: the circuit is closed."""
+    def succeed(self) -> bool:
+        """A call was answered: the circuit is closed, and an outage is over.
+
+        Returns:
+            Whether there was one.
+        """
         with self._lock:
             closes = self._until is not None
+            ended, self._outage = self._outage, False
             self._failures, self._rest, self._until, self._probing = 0, 0.0, None, False
         if closes and self._on_change is not None:
             self._on_change("closed", 0.0)
+        return ended
+
+    def pass_over(self) -> bool:
+        """A call went to somebody else.
+
+        Returns:
+            Whether that begins an outage, which lasts until a call is answered here.
+        """
+        with self._lock:
+            began, self._outage = not self._outage, True
+            return began
 
     def fail(self, reset: float | None = None) -> None:
         """A call failed in a way that speaks against the provider.

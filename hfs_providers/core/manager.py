@@ -252,8 +252,9 @@ class ProviderManager:
         Args:
             entries: provider names, `provider/model`, or Agno models; none: every available provider, in order.
             tier: instead of entries, a tier of `HFS_TIER_<NAME>` or of `[tiers]` in the TOML file.
-            restore: whether a new turn begins at the primary: `always`, `when_available` (not while its keys are known
-                to be exhausted or its circuit is open), or `never` (where the last fallback left off).
+            restore: whether a new turn begins at the primary: `always` (whatever its circuit says), `when_available`
+                (not while its keys are known to be exhausted or its circuit is open), or `never` (where the last
+                fallback left off).
             on_interrupt: what a stream does that breaks after content: `raise` StreamInterruptedError, or `restart` on
                 the next entry after an event that says so.
             timeout: seconds for which an entry waits for a key before the next is asked; None is as long as it takes.

@@ -37,8 +37,8 @@ class Plan:
 
     Args:
         entries: the chain, the primary first.
-        restore: whether a new turn begins at the primary: `always`, only `when_available`, or `never`, so that it
-            begins where the last fallback left off.
+        restore: whether a new turn begins at the primary: `always`, whatever its circuit and its keys say, only
+            `when_available`, or `never`, so that it begins where the last fallback left off.
         restarts: whether a stream that broke after content is begun again on the next entry.
         emit: tells the observers.
         sleep, asleep: how to wait, in seconds.

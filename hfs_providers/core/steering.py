@@ -79,7 +79,8 @@ class Steering:
         """Go back to the primary in the turn that `active` shows.
 
         Returns:
-            Whether it did: False where the primary serves already, or cannot answer now (which is logged).
+            Whether it did: False where the primary serves already, or cannot answer now (which is logged). With
+            `restore="always"` it is not asked whether it can.
         """
         turn = shown_turn(self)
         try:
@@ -87,6 +88,23 @@ class Steering:
         except Exception as error:
             _log.warning("%s is not restored: %s", self._plan.entries[0].label, error)
             return False
+
+    def close_circuit(self, index: int = 0) -> bool:
+        """Close the circuit of an entry, for all chains that have it: the next call may ask it at once.
+
+        Args:
+            index: the entry's place in the chain; 0 is the primary.
+
+        Returns:
+            Whether it was open.
+
+        Raises:
+            IndexError: the chain has no such entry.
+        """
+        circuit = self._plan.entries[index].circuit
+        was_open = circuit.is_open
+        circuit.succeed()
+        return was_open
 
     def activate_fallback(self, error: BaseException | None = None) -> bool:
         """Go on to the next entry in the turn that `active` shows.

@@ -116,7 +116,7 @@ class Turn:
         """The entry for the next request, past those whose circuit lets nobody in."""
         while True:
             entry = self.active
-            if entry is self._served or entry.circuit.enter():
+            if entry is self._served or entry.circuit.enter() or (self.index == 0 and self.plan.restore == "always"):
                 return entry
             self._passed_over[self.index] = entry.obstacle() or "left alone after repeated failures"
             ready = self._next(ready=True)
@@ -128,7 +128,8 @@ class Turn:
     def answered(self) -> None:
         """The active entry has answered."""
         self._served = self.active
-        self._served.circuit.succeed()
+        if self._served.circuit.succeed():
+            _log.info("%s answers again", self._served.label)
         self.failure = None
         self._attribute()
 
@@ -175,15 +176,15 @@ class Turn:
             return False
         if error is not None:
             self._failed[self.index] = error
-        self._switch(following, "asked to" if error is None else words_of(self.active.label, error))
+        self._switch(following, None if error is None else words_of(self.active.label, error))
         return True
 
     def restore(self) -> bool:
-        """Go back to the primary; whether it was away and can answer."""
+        """Go back to the primary; whether it was away, and can answer or is asked in any case."""
         if self.index == 0 and self.plan.start == 0:
             return False
         primary = self.plan.entries[0]
-        obstacle = primary.obstacle()
+        obstacle = primary.obstacle() if self.plan.restore != "always" else None
         if obstacle is not None:
             _log.warning("%s is not restored: %s", primary.label, obstacle)
             return False
@@ -229,14 +230,18 @@ class Turn:
             self._passed_over[place] = obstacle
         return None if ready or not untried else untried[0]
 
-    def _switch(self, following: int, reason: str) -> None:
+    def _switch(self, following: int, reason: str | None) -> None:
         left, self.index = self.active, following
         if self.plan.restore == "never":
             self.plan.start = following
         self._limit_compression()
         self._attribute()
-        _log.warning("%s does not serve (%s): %s is asked", left.label, reason, self.active.label)
-        self.plan.tell("fallback_activated", self.active, f"{left.label}: {reason}")
+        if reason is None:
+            _log.info("falling back from %s to %s, as asked", left.label, self.active.label)
+        else:
+            level = logging.WARNING if left.circuit.pass_over() else logging.DEBUG
+            _log.log(level, "%s could not answer (%s); falling back to %s", left.label, reason, self.active.label)
+        self.plan.tell("fallback_activated", self.active, f"{left.label}: {reason or 'asked to'}")
 
     def _settle(self, verdict: Verdict, error: BaseException) -> None:
         circuit = self.active.circuit
