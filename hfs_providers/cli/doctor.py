@@ -211,6 +211,11 @@ def _models(found: Survey) -> Iterator[Finding]:
 def _state(found: Survey) -> Iterator[Finding]:
     if found.settings.env.get("HFS_USAGE_DB", "").strip().lower() == "off":
         return
+    usage = found.usage()
+    for problem in usage.problems:
+        yield Finding(problem.level, "state", problem.message, problem.remedy)
+    if usage.path is None:
+        return
     from platformdirs import user_state_path
 
     wanted = user_state_path("hfs-providers", appauthor=False)

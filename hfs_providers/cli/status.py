@@ -37,7 +37,8 @@ def status(
         manager = stack.enter_context(_manager()) if build else None
         found = manager.survey if manager is not None else survey()
         usage = found.usage()
-        problems = (*(manager.problems if manager is not None else found.problems), *usage.problems)
+        # Both may say the same of the file.
+        problems = tuple(dict.fromkeys([*(manager if manager is not None else found).problems, *usage.problems]))
         providers = [_provider_record(found, name, manager, problems) for name in found.providers]
     general = [problem for problem in problems if problem.provider not in found.providers]
     usable = any(provider["usable"] for provider in providers)

@@ -104,8 +104,12 @@ def _store(quiet: bool = False) -> Store:
     """The file that the environment names. Ends the command where there is none."""
     from hfs_providers import Store, survey, usage_path
 
-    path = usage_path(survey().settings.env)
+    found = survey()
+    path = usage_path(found.settings.env)
     if path is None:
+        for problem in found.usage().problems:
+            if problem.message.startswith("usage is not kept"):
+                output.fail(problem.message, problem.remedy)
         output.fail("usage is not kept: HFS_USAGE_DB is off", "Remove HFS_USAGE_DB, or set it to a path")
     if not path.exists():
         # Not made here: who only looks leaves nothing behind.

@@ -77,7 +77,11 @@ def _usual_place() -> Path | None:
         return here
     from platformdirs import user_config_path
 
-    user = user_config_path("hfs-providers", appauthor=False) / FILE_NAME
+    try:
+        user = user_config_path("hfs-providers", appauthor=False) / FILE_NAME
+    except RuntimeError:
+        # Neither HOME nor an entry in passwd: there is no such directory.
+        return None
     return user if user.is_file() else None
 
 

@@ -44,11 +44,13 @@ class Places:
         path: of the local file, or None where usage is not kept.
         targets: URLs of databases by the variable that names them. They may hold passwords.
         redis: URL, or None.
+        problems: what cannot be used.
     """
 
     path: Path | None
     targets: Mapping[str, str]
     redis: str | None
+    problems: tuple[Problem, ...] = ()
 
     def __repr__(self) -> str:
         return f"Places(path={self.path}, targets={list(self.targets)}, redis={self.redis is not None})"
@@ -57,17 +59,49 @@ class Places:
     def of(cls, env: Mapping[str, str]) -> Places:
         """Read them from an environment."""
         said = env.get(USAGE, "").strip()
-        targets = {name: url for name in (USAGE, TIDB) if "://" in (url := env.get(name, "").strip())}
-        path: Path | None
-        if said.lower() == "off":
-            path = None
-        elif said and USAGE not in targets:
-            path = Path(said).expanduser()
-        else:
-            from hfs_providers.core.usage import default_path
+        targets, problems = {}, []
+        for name in (USAGE, TIDB):
+            url = env.get(name, "").strip()
+            if "://" in url:
+                targets[name] = url
+            elif url and name != USAGE:
+                # Not shown: it may hold a password.
+                message = f"{name} has no scheme: usage is not forwarded to it"
+                problems.append(Problem(message, f"Write {name} as mysql://user:password@host:4000/database"))
+        path: Path | None = None
+        if said.lower() != "off":
+            try:
+                path = _path("" if USAGE in targets else said)
+            except (OSError, RuntimeError, ValueError) as error:
+                message = f"usage is not kept: {error}"
+                problems.append(Problem(message, f"Set {USAGE} to an absolute path, or to off"))
+        return cls(path, targets, env.get(REDIS, "").strip() or None, tuple(problems))
 
-            path = default_path()
-        return cls(path, targets, env.get(REDIS, "").strip() or None)
+
+def _path(said: str) -> Path:
+    """The path of the file, by default that in the user's state directory.
+
+    Raises:
+        OSError, RuntimeError, ValueError: there is no such path.
+    """
+    if "\0" in said:
+        raise ValueError(f"no file can have the name in {USAGE}")
+    if said:
+        try:
+            return Path(said).expanduser()
+        except RuntimeError:
+            raise RuntimeError(f"the home directory in {USAGE} is not known") from None
+    from hfs_providers.core.usage import default_path
+
+    try:
+        path = default_path()
+        known = path.is_absolute()
+    except RuntimeError:
+        known = False
+    if not known:
+        # Older versions of platformdirs leave the `~` in the path.
+        raise RuntimeError("there is no home directory for its file")
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +145,17 @@ class Whereabouts:
 def whereabouts(env: Mapping[str, str]) -> Whereabouts:
     """Where an environment says that usage goes, and what is there. Nothing is made; a corrupt file is put aside."""
     places = Places.of(env)
-    store, size, problems, running = None, None, [], 0
-    if places.path is not None and places.path.exists():
+    store, size, problems, running = None, None, list(places.problems), 0
+    if places.path is not None:
         from hfs_providers.core.store import Store
 
         try:
-            store = Store(places.path)
-            size = places.path.stat().st_size
-            running = _running(store)
-            if store.moved is not None:
-                problems.append(Problem(f"{places.path} was corrupt and is now {store.moved}"))
+            if places.path.exists():
+                store = Store(places.path)
+                size = places.path.stat().st_size
+                running = _running(store)
+                if store.moved is not None:
+                    problems.append(Problem(f"{places.path} was corrupt and is now {store.moved}"))
         except (StoreError, OSError) as error:
             problems.append(Problem(str(error), getattr(error, "remedy", None)))
     targets = []
@@ -167,7 +202,9 @@ def _target(store: Store | None, url: str) -> Target:
 
 def _nothing_to_forward(places: Places) -> Problem:
     names = " and ".join(places.targets)
-    return Problem(f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE} to a path")
+    return Problem(
+        f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE} to an absolute path"
+    )
 
 
 class Persistence:
@@ -184,7 +221,9 @@ class Persistence:
         self.places = Places.of(env)
         self._wall = wall
         self._random = uuid.uuid4().hex
-        self._failed: list[Problem] = []
+        self._failed: list[Problem] = list(self.places.problems)
+        for problem in self._failed:
+            _log.warning("%s", problem.message)
         self._keeper: StateKeeper | None = None
         self._ledger: FileLedger | RedisLedger | None = None
         self._pruner: Pruner | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,9 @@ from hfs_providers.core.contract import Credential, Level, Limits, Problem
 from hfs_providers.core.secret import Secret
 
 ENV_FILE = "HFS_ENV_FILE"
+_DATABASES = ("HFS_USAGE_DB", "TIDB_DB_URL")
+# Three slashes: a relative path, unless it is a drive's or `:memory:`.
+_SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/|file:)(.+)", re.IGNORECASE | re.DOTALL)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LIMIT_NAMES = ("rpm", "rph", "rpd", "tpm", "tph", "tpd")
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
@@ -59,12 +63,11 @@ class Settings:
         process = dict(os.environ if env is None else env)
         named = env_file if env_file is not None else process.get(ENV_FILE, "").strip() or None
         if named is None and env is not None:
-            return cls(MappingProxyType(process))
+            return cls(_here(process))
         values, problems = _read_env_file(Path(named or ".env"), process, required=named is not None)
         if values is None:
-            return cls(MappingProxyType(process), problems)
-        merged = MappingProxyType({**values, **process})
-        return cls(merged, problems, Path(named or ".env").absolute())
+            return cls(_here(process), problems)
+        return cls(_here({**values, **process}), problems, Path(named or ".env").absolute())
 
     def __repr__(self) -> str:
         # The mapping holds keys.
@@ -78,6 +81,19 @@ class Settings:
         """The variables that begin with one of `prefixes`: what one plugin may see."""
         wanted = tuple(prefixes)
         return MappingProxyType({name: value for name, value in self.env.items() if name.startswith(wanted)})
+
+
+def _here(env: dict[str, str]) -> Mapping[str, str]:
+    """The environment with relative paths of databases as absolute ones: the working directory may change."""
+    for name in _DATABASES:
+        value = env.get(name, "").strip()
+        found = _SQLITE.fullmatch(value)
+        head, path = found.groups() if found else ("", "" if "://" in value else value)
+        # Without a URL, only `HFS_USAGE_DB` is a path.
+        if path and path[0] not in "~:" and path.lower() != "off" and (found or name == "HFS_USAGE_DB"):
+            with suppress(OSError):
+                env[name] = head + os.path.abspath(path)
+    return MappingProxyType(env)
 
 
 def _read_env_file(

@@ -13,11 +13,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import platformdirs
 import pytest
 from agno.models.message import Message
 
 from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint
 from hfs_providers.core.persistence import Places, whereabouts
+from hfs_providers.core.settings import Settings
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
 
 Make = Callable[..., Any]
@@ -58,10 +60,91 @@ class TestPlaces:
         assert list(places.targets) == ["HFS_USAGE_DB", "TIDB_DB_URL"]
         assert "hunter2" not in repr(places)
 
+    @pytest.mark.parametrize("variable", ["TIDB_DB_URL"])
+    def test_a_database_without_a_scheme_is_a_problem_and_not_shown(self, variable: str) -> None:
+        env = {variable: "me.root:hunter2@gateway01.eu-central-1.prod.aws.tidbcloud.com:4000/test"}
+        with ProviderManager({**env, "HFS_USAGE_DB": "off"}, plugins=[]) as manager:
+            [problem] = manager.problems
+        assert problem.message == f"{variable} has no scheme: usage is not forwarded to it"
+        assert problem.remedy == f"Write {variable} as mysql://user:password@host:4000/database"
+        assert whereabouts({**env, "HFS_USAGE_DB": "off"}).problems == (problem,)
+
     def test_looking_makes_nothing(self, path: Path) -> None:
         found = whereabouts({"HFS_USAGE_DB": str(path)})
         assert (found.path, found.size, found.targets, found.sharing) == (path, None, (), "file")
         assert not path.exists()
+
+
+class TestRelativePaths:
+    """They are resolved once, where the program started."""
+
+    def test_a_path_stays_where_it_was(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        with ProviderManager({"HFS_USAGE_DB": "mine/usage.db"}, plugins=[]) as manager:
+            monkeypatch.chdir("elsewhere")
+            manager.record(ROW)
+            manager.persistence.flush()
+            assert manager.survey.usage().path == tmp_path / "mine" / "usage.db"
+        assert ask(tmp_path / "mine" / "usage.db", "SELECT count(*) FROM usage") == [(1,)]
+        assert not list((tmp_path / "elsewhere").iterdir())
+
+    @pytest.mark.parametrize("variable", ["TIDB_DB_URL", "HFS_USAGE_DB"])
+    def test_so_does_a_database_of_sqlite(self, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        with ProviderManager({variable: "sqlite:///all.db"}, plugins=[]) as manager:
+            monkeypatch.chdir("elsewhere")
+            manager.record(ROW)
+        assert ask(tmp_path / "all.db", "SELECT count(*) FROM hfs_usage") == [(1,)]
+
+    @pytest.mark.parametrize("said", ["off", "~/u.db", "/srv/u.db", "mysql://a/b", "sqlite:////srv/u.db", "sqlite://"])
+    def test_what_is_not_relative_stays_as_it_was_said(self, said: str) -> None:
+        assert Settings.load({"HFS_USAGE_DB": said}).env["HFS_USAGE_DB"] == said
+
+
+class TestNowhere:
+    """No file can be named: usage is not kept, and why is a problem."""
+
+    @pytest.fixture
+    def homeless(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A user without HOME and without an entry in passwd, as containers have them."""
+
+        def nobody(_: object) -> None:
+            raise KeyError
+
+        import pwd
+
+        for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(pwd, "getpwuid", nobody)
+        for kind in ("state", "config"):
+            name = f"user_{kind}_path"
+            monkeypatch.setattr(
+                platformdirs, name, lambda app, *_, name=name, **__: getattr(platformdirs.PlatformDirs(app), name)
+            )
+
+    def test_without_a_home_directory(self, homeless: None, tmp_path: Path) -> None:
+        with ProviderManager({}, plugins=[]) as manager:
+            manager.record(ROW)
+            [problem] = manager.problems
+            assert manager.survey.usage().problems == (problem,)
+        assert problem.message == "usage is not kept: there is no home directory for its file"
+        assert problem.remedy == "Set HFS_USAGE_DB to an absolute path, or to off"
+        assert not list(tmp_path.iterdir())
+
+    def test_a_path_is_enough_without_one(self, homeless: None, path: Path) -> None:
+        with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
+            assert manager.problems == []
+
+    @pytest.mark.parametrize("said", ["~nosuchuser/u.db", "a\0b"])
+    def test_a_name_that_no_file_can_have(self, said: str) -> None:
+        with ProviderManager({"HFS_USAGE_DB": said}, plugins=[]) as manager:
+            manager.record(ROW)
+            [problem] = manager.problems
+            assert manager.persistence.log is None
+        assert "HFS_USAGE_DB" in problem.message
+
+    def test_a_name_that_is_too_long_is_looked_up(self) -> None:
+        assert "too long" in whereabouts({"HFS_USAGE_DB": "/" + "u" * 300}).problems[0].message
 
 
 class TestCalls:
