@@ -34,7 +34,8 @@ _SHARED = frozenset({"_plan", "client", "async_client", "http_client", "response
 class FallbackChain(Steering, Model):
     """Made by `get_chain`; a real Agno model, for an `Agent`, a `Team` or a call of its own.
 
-    Its `id`, `name` and `provider` are the primary's. It claims structured outputs where every entry supports them.
+    Its `id`, `name` and `provider` are the primary's. It always claims native structured outputs, so that Agno hands
+    the schema over as it is: each entry gets it in the best form that it supports.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -43,8 +44,7 @@ class FallbackChain(Steering, Model):
             id=models[0].id,
             name=models[0].name,
             provider=models[0].provider,
-            supports_native_structured_outputs=all(model.supports_native_structured_outputs for model in models),
-            supports_json_schema_outputs=all(model.supports_json_schema_outputs for model in models),
+            supports_native_structured_outputs=True,
             system_prompt=models[0].system_prompt,
             instructions=models[0].instructions,
         )

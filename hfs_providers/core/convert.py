@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import inspect
 import json
 import re
@@ -89,7 +90,8 @@ def _formatted(model: Model, messages: list[Message], wanted: Any) -> tuple[list
     if not isinstance(wanted, Mapping) or wanted.get("type") != "json_schema":
         return messages, wanted
     if model.supports_json_schema_outputs or (model.supports_native_structured_outputs and not is_gemini(model)):
-        return messages, wanted
+        # A copy: Agno's Cerebras class writes to it.
+        return messages, copy.deepcopy(wanted)
     # Agno's Gemini class takes no schema but a pydantic class.
     schema = (wanted.get("json_schema") or {}).get("schema") or {}
     words = f"Answer with JSON alone, that fits this JSON schema:\n{json.dumps(schema, ensure_ascii=False)}"

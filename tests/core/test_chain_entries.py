@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import itertools
 import json
 import pickle
@@ -42,6 +43,28 @@ class City(BaseModel):
 
     name: str
     people: int
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "City", "schema": City.model_json_schema()}}
+
+
+def form_of(body: dict[str, Any]) -> Any:
+    """How a request asks for structured output."""
+    config = body.get("generationConfig", {})
+    return body.get("response_format"), config.get("responseMimeType"), config.get("responseSchema")
+
+
+def seen_by(house: House) -> list[Request]:
+    """The requests of the house from now on."""
+    seen: list[Request] = []
+    think = house.server._answer
+
+    def answer(request: Request) -> Ok:
+        seen.append(request)
+        return think(request)
+
+    house.server._answer = answer
+    return seen
 
 
 def pair(house: House, first: str, second: str, **options: Any) -> Any:
@@ -85,23 +108,12 @@ class TestEachOrderedPair:
 
 
 class TestWhatIsSent:
-    def bodies(self, house: House) -> list[Request]:
-        seen: list[Request] = []
-        think = house.server._answer
-
-        def answer(request: Request) -> Ok:
-            seen.append(request)
-            return think(request)
-
-        house.server._answer = answer
-        return seen
-
     @pytest.mark.parametrize(("model", "signed"), [("gemini-3.5-flash-lite", True), ("gemini-2.5-flash", False)])
     def test_gemini_3_gets_a_signature_on_a_call_that_another_made(
         self, house: House, model: str, signed: bool
     ) -> None:
         house.script("groq", Ok(tool_calls=[("capital_of", {"country": "Nowhere"})]), DOWN)
-        seen = self.bodies(house)
+        seen = seen_by(house)
         Agent(model=house.chain("groq", f"gemini/{model}"), tools=[lookup()[0]], telemetry=False).run("?")
         parts = [part for content in seen[-1].body["contents"] for part in content["parts"] if "functionCall" in part]
         signature = base64.b64encode(b"skip_thought_signature_validator").decode()
@@ -109,7 +121,7 @@ class TestWhatIsSent:
 
     def test_others_get_no_signature_that_gemini_made(self, house: House) -> None:
         house.script("gemini", Ok(tool_calls=[("capital_of", {"country": "Nowhere"})]), DOWN)
-        seen = self.bodies(house)
+        seen = seen_by(house)
         Agent(model=house.chain("gemini/gemini-3.5-flash-lite", "groq"), tools=[lookup()[0]], telemetry=False).run("?")
         calls = [call for message in seen[-1].body["messages"] for call in message.get("tool_calls") or ()]
         assert [sorted(call) for call in calls] == [["function", "id", "type"]]
@@ -137,22 +149,30 @@ class TestWhatIsSent:
         }
 
 
-class TestClaims:
-    @pytest.mark.parametrize(
-        ("entries", "native", "schema"),
-        [
-            (("gemini", "openrouter"), True, False),
-            (("gemini", "groq"), False, False),
-            (("cerebras",), False, True),
-            (("cerebras", "openrouter"), False, False),
-        ],
-    )
-    def test_are_what_every_entry_supports(
-        self, house: House, entries: tuple[str, ...], native: bool, schema: bool
-    ) -> None:
-        chain = house.chain(*entries)
-        assert chain.supports_native_structured_outputs is native
-        assert chain.supports_json_schema_outputs is schema
+class TestStructuredOutputs:
+    @pytest.mark.parametrize("provider", PROVIDERS)
+    @pytest.mark.parametrize("schema", [City, SCHEMA])
+    def test_are_asked_for_as_without_a_chain(self, house: House, provider: str, schema: Any) -> None:
+        seen = seen_by(house)
+        name = MODELS.get(provider, provider)
+        others = [MODELS.get(other, other) for other in PROVIDERS if other != provider]
+        Agent(model=house.chain(name), output_schema=schema, telemetry=False).run("a city")
+        Agent(model=house.chain(name, *others), output_schema=schema, telemetry=False).run("a city")
+        alone, in_company = (form_of(request.body) for request in seen)
+        assert in_company == alone
+
+    @pytest.mark.parametrize("provider", PROVIDERS)
+    def test_have_the_form_that_a_bare_model_gives_them(self, house: House, provider: str) -> None:
+        seen = seen_by(house)
+        bare = house.manager.get_model(*MODELS.get(provider, provider).split("/"))
+        Agent(model=bare, output_schema=City, telemetry=False).run("a city")
+        Agent(model=house.chain(MODELS.get(provider, provider), "groq"), output_schema=City, telemetry=False).run("?")
+        assert form_of(seen[0].body) == form_of(seen[1].body)
+
+    def test_do_not_write_to_a_schema_of_the_caller(self, house: House) -> None:
+        before = copy.deepcopy(SCHEMA)
+        Agent(model=house.chain("cerebras", "openrouter"), output_schema=SCHEMA, telemetry=False).run("a city")
+        assert before == SCHEMA
 
 
 class TestTheEntries:
