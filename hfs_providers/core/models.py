@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from agno.models.response import ModelResponse
 
 from hfs_providers.core.attempt import running
 from hfs_providers.core.calls import Call, CallOptions, UnusableAnswerError
+from hfs_providers.core.model_copies import KEY_FIELDS, Copies, fields_of
 from hfs_providers.core.model_errors import ModelCallError
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ Seen = list[GuidedRetry] | None
 """What the first try of a call raised, for Agno's own loop to begin with."""
 
 _NO_COMPLETION = (str, bytes, dict, type(None))
-_KEY_FIELDS = frozenset({"api_key", "client", "async_client"})
-_NEVER_COPIED = frozenset({"_hfs", "http_client", "client", "async_client", "response_format", "_tools", "_functions"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def build_model(wrapper: ProviderWrapper, model_id: str, options: CallOptions, a
         TypeError: an argument that would go around the keys, or that the class does not know.
     """
     clients = wrapper.clients
-    key_fields = _KEY_FIELDS | {clients.client_field, clients.async_client_field}
+    key_fields = KEY_FIELDS | {clients.client_field, clients.async_client_field}
     refused = sorted(key_fields & arguments.keys())
     if refused:
         raise TypeError(f"get_model takes no {', '.join(refused)}: the keys are those of the environment")
@@ -144,7 +143,7 @@ class _Bound:
         return f"{type(self).__name__}(id={self.__dict__.get('id')!r})"
 
 
-class _Rotating(Model):
+class _Rotating(Copies, Model):
     """Mixed in before the provider's class; `_bound_class` is that class, observed."""
 
     _bound_class: type[Model]
@@ -396,44 +395,6 @@ class _Rotating(Model):
         keys = len(rotation.wrapper.pool.credentials) if rotation is not None else 0
         return f"{type(self).__name__}(id={self.id!r}, provider={self.provider!r}, keys={keys})"
 
-    def __copy__(self) -> Model:
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
-        return new
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
-        new = object.__new__(type(self))
-        memo[id(self)] = new
-        for name, value in self.__dict__.items():
-            new.__dict__[name] = value if name in _NEVER_COPIED else copy.deepcopy(value, memo)
-        return new
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        rotation = self._hfs
-        rebuild = rotation.wrapper.services.rebuild
-        if rebuild is None:
-            raise TypeError(
-                f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
-                "process could not find again. Build it with ProviderManager() from the process environment"
-            )
-        options = rotation.options.arguments()
-        state = {name: value for name, value in self.__dict__.items() if name != "_hfs" and name not in _KEY_FIELDS}
-        recipe = _Recipe(rebuild, rotation.wrapper.provider, self.id if rotation.options.named else None, options)
-        return (recipe, (), state)
-
-
-@dataclass(frozen=True, slots=True)
-class _Recipe:
-    """How to make the model again in another process, out of that process's own environment. It holds no key."""
-
-    rebuild: Callable[..., Model]
-    provider: str
-    model_id: str | None
-    options: Mapping[str, Any]
-
-    def __call__(self) -> Model:
-        return self.rebuild(self.provider, self.model_id, **self.options)
-
 
 @cache
 def rotating_class(model_class: type[Model], answers: str) -> type[Model]:
@@ -445,7 +406,8 @@ def rotating_class(model_class: type[Model], answers: str) -> type[Model]:
     """
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
     bound_class = type(model_class.__name__, (*_OBSERVERS[answers], _Bound, model_class), dict(names))
-    return type(model_class.__name__, (_Rotating, bound_class), {**names, "_bound_class": bound_class})
+    own = {"_bound_class": bound_class, "__dataclass_fields__": fields_of(model_class)}
+    return type(model_class.__name__, (_Rotating, bound_class), {**names, **own})
 
 
 def _fresh(messages: list[Message]) -> list[Message]:

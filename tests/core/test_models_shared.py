@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import gc
 import json
 import logging
@@ -410,6 +411,44 @@ class TestCopies:
         for _ in range(2 * KEYS):
             ask(model)
         assert server.hits(provider)[key(env, provider, 1)] == 1
+
+    def test_replace_gives_a_model_with_the_same_keys(
+        self, model: Any, provider: str, env: dict[str, str], server: WatchingServer
+    ) -> None:
+        server.script(provider, key(env, provider, 1), [RateLimited(retry_after=600)])
+        changed = dataclasses.replace(model, temperature=0.5)
+        assert (type(changed), changed.id, changed.temperature) == (type(model), model.id, 0.5)
+        for _ in range(KEYS):
+            assert "hello" in ask(changed)
+        for _ in range(KEYS):
+            ask(model)
+        assert server.hits(provider)[key(env, provider, 1)] == 1
+
+    def test_replace_takes_no_key(self, model: Any) -> None:
+        with pytest.raises(TypeError, match="api_key"):
+            dataclasses.replace(model, api_key="mine")
+
+    def test_the_rotation_is_none_of_its_fields(self, model: Any) -> None:
+        assert [field.name for field in dataclasses.fields(model)] == [
+            field.name for field in dataclasses.fields(type(model)._bound_class)
+        ]
+
+    def test_what_cannot_be_copied_is_shared(self, manager: ProviderManager) -> None:
+        with httpx.Client() as own:
+            model = manager.get_model("groq", client_params={"http_client": own})
+            agent = copy.deepcopy(Agent(model=model, telemetry=False))
+            assert agent.model.client_params == {"http_client": own}
+            assert agent.model.client_params is not model.client_params
+            assert "hello" in agent.run("hello").content
+
+    def test_a_client_set_by_hand_stays_with_the_model_that_it_was_set_on(self, model: Any, provider: str) -> None:
+        clients = wrapper(model._hfs.wrapper.services, provider).clients
+        for name in (clients.client_field, clients.async_client_field):
+            setattr(model, name, object())
+        copied = copy.deepcopy(model)
+        assert copied.__dict__[clients.client_field] is None
+        assert copied.__dict__[clients.async_client_field] is None
+        assert "hello" in ask(copied)
 
 
 class TestOtherProcesses:
