@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.request
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +83,9 @@ def _manager(env: Mapping[str, str]) -> ProviderManager:
 
 def _pass_proxies_by() -> None:
     """Keep this process's requests to itself off a proxy; the SDKs take proxies from the environment."""
+    # Imported here: it takes 20 ms, which every other command would pay too.
+    import urllib.request
+
     if urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
         own = [os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")]
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [*own, "127.0.0.1", "localhost"]))

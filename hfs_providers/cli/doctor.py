@@ -1,14 +1,15 @@
 """`doctor`: what is wrong with this installation and environment, each with its remedy.
 
 JSON: `ok` (whether there is no error), `findings` (`level` (`ok`, `info`, `warning`, `error`), `topic`, `message`,
-`remedy`, `provider`). Topics: `python`, `packages`, `plugins`, `sdk`, `environment`, `files`, `models`, `state`.
+`remedy`, `provider`). Topics: `python`, `packages`, `plugins`, `sdk`, `environment`, `keys`, `files`, `models`,
+`state`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from importlib import metadata
@@ -23,7 +24,7 @@ from hfs_providers.cli.models import default_source
 from hfs_providers.cli.status import first_step, plugin_problems, variable_part
 
 if TYPE_CHECKING:
-    from hfs_providers import Survey
+    from hfs_providers import KeyStatus, Survey
 
 Level = Literal["ok", "info", "warning", "error"]
 _SOON = timedelta(days=30)
@@ -56,7 +57,7 @@ def doctor(as_json: output.JsonOption = False) -> None:
     found = survey()
     findings = [
         finding
-        for check in (_python, _imports, _problems, _built, _usable, _environment, _files, _models, _state)
+        for check in (_python, _imports, _problems, _built, _keys, _usable, _environment, _files, _models, _state)
         for finding in check(found)
     ]
     findings.sort(key=lambda finding: _ORDER.index(finding.level))
@@ -154,8 +155,34 @@ def _built(found: Survey) -> Iterator[Finding]:
                 yield Finding(problem["level"], "plugins", problem["message"], problem["remedy"], name)
 
 
+def _keys(found: Survey) -> Iterator[Finding]:
+    """The keys that the usage file knows to be out of rotation."""
+    from hfs_providers import RETIRED
+
+    for name, statuses in found.keys().items():
+        for key in statuses:
+            if key.state != "dead":
+                continue
+            reason = key.reason or "refused"
+            shown = f"{key.id} ({key.fingerprint})"
+            if reason.startswith(RETIRED):
+                revive = f'To use it again: hfs-providers keys revive "{key.id}"'
+                yield Finding("info", "keys", f"{shown} is out of rotation: {reason}", revive, name)
+            else:
+                remedy = f"Replace it. To try it now: hfs-providers check {name}"
+                yield Finding("warning", "keys", f"{shown} is dead: {reason}", remedy, name)
+        if _all_dead(statuses):
+            count = "its key is" if len(statuses) == 1 else f"all {len(statuses)} keys are"
+            yield Finding("error", "keys", f"{name}: {count} dead or retired", "Add a key that works", name)
+
+
+def _all_dead(statuses: Sequence[KeyStatus]) -> bool:
+    return bool(statuses) and all(key.state == "dead" for key in statuses)
+
+
 def _usable(found: Survey) -> Iterator[Finding]:
-    usable = [name for name, provider in found.providers.items() if provider.usable]
+    keys = found.keys()
+    usable = [name for name, provider in found.providers.items() if provider.usable and not _all_dead(keys[name])]
     if usable:
         yield Finding("ok", "environment", f"Usable, in this order: {', '.join(usable)}")
     else:

@@ -1,7 +1,8 @@
 """`status` and `plugins`: what is installed and what the environment says of it.
 
 JSON of `status`: `version`, `usable` (whether any provider is), `providers` (in fallback order: `name`, `configured`,
-`usable`, `initialized` (null without `--build`), `keys`, `declared`, `expected`, `default_model`, `sdk` (distribution,
+`usable`, `initialized` (null without `--build`), `keys`, `free` (keys that could be used now for the default model,
+as far as the usage file knows), `dead`, `declared`, `expected`, `default_model`, `sdk` (distribution,
 or null where none is needed), `sdk_version` (null where it is missing), `install`, `problems`), `problems` (those of no
 provider), `env_file`, `config_file`, `usage` (`path`, `size` in bytes, `targets`: `name`, `behind` (rows), `oldest` of
 them (seconds since the epoch), `error`; `sharing`: `file`, `redis` or null; `processes` that are there),
@@ -23,7 +24,7 @@ import typer
 from hfs_providers.cli import output
 
 if TYPE_CHECKING:
-    from hfs_providers import Problem, ProviderManager, Survey, Whereabouts
+    from hfs_providers import KeyStatus, Problem, ProviderManager, Survey, Whereabouts
 
 
 def status(
@@ -39,7 +40,8 @@ def status(
         usage = found.usage()
         # Both may say the same of the file.
         problems = tuple(dict.fromkeys([*(manager if manager is not None else found).problems, *usage.problems]))
-        providers = [_provider_record(found, name, manager, problems) for name in found.providers]
+        keys = found.keys()
+        providers = [_provider_record(found, name, manager, problems, keys.get(name, ())) for name in found.providers]
     general = [problem for problem in problems if problem.provider not in found.providers]
     usable = any(provider["usable"] for provider in providers)
     if as_json:
@@ -128,17 +130,25 @@ def _path(path: object) -> str | None:
 
 
 def _provider_record(
-    found: Survey, name: str, manager: ProviderManager | None, problems: Sequence[Problem]
+    found: Survey,
+    name: str,
+    manager: ProviderManager | None,
+    problems: Sequence[Problem],
+    keys: Sequence[KeyStatus],
 ) -> dict[str, Any]:
     provider = found.providers[name]
     config = provider.config
     requirement = config.requirement
+    dead = sum(key.state == "dead" for key in keys)
+    usable = provider.usable and dead < len(keys)
     return {
         "name": name,
         "configured": config.configured,
-        "usable": provider.usable if manager is None else manager.is_provider_healthy(name),
+        "usable": usable if manager is None else manager.is_provider_healthy(name),
         "initialized": None if manager is None else name in manager.wrappers,
         "keys": len(config.credentials),
+        "free": sum(key.state == "ready" for key in keys),
+        "dead": dead,
         "declared": config.declared,
         "expected": config.expected,
         "default_model": provider.default_model(date.today()),
@@ -150,7 +160,7 @@ def _provider_record(
 
 
 def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
-    columns = ["provider", "configured", "usable", ">keys", "default model", "SDK"]
+    columns = ["provider", "configured", "usable", ">keys", ">free now", "default model", "SDK"]
     if build:
         columns.insert(2, "initialized")
     rows = []
@@ -160,7 +170,7 @@ def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
             version = provider["sdk_version"]
             sdk = f"{provider['sdk']} {version}" if version else output.styled("missing", "red")
         row = [provider["name"], provider["configured"], provider["usable"], provider["keys"]]
-        row += [provider["default_model"], sdk]
+        row += [provider["free"] if provider["configured"] else None, provider["default_model"], sdk]
         if build:
             row.insert(2, provider["initialized"])
         rows.append(row)

@@ -12,7 +12,7 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.core.contract import ModelDefault, Problem, ProviderConfig
+from hfs_providers.core.contract import KeyStatus, ModelDefault, Problem, ProviderConfig
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.errors import PluginConflictError, PluginError, PluginLoadError, nearest
 from hfs_providers.core.file_config import FileConfig, load_file_config
@@ -81,6 +81,13 @@ class Survey:
         from hfs_providers.core.persistence import whereabouts
 
         return whereabouts(self.settings.env)
+
+    def keys(self) -> Mapping[str, tuple[KeyStatus, ...]]:
+        """By configured provider, the state of each key for its default model, as the usage file says."""
+        from hfs_providers.core.persistence import Places
+        from hfs_providers.core.standing import standing
+
+        return standing(self.providers, Places.of(self.settings.env).path)
 
     @property
     def status(self) -> dict[str, dict[str, Any]]:

@@ -37,6 +37,7 @@ from hfs_providers.core.families import family
 from hfs_providers.core.pool import KeyPool, Lease
 from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
 from hfs_providers.core.secret import Redactor
+from hfs_providers.core.standing import limits_of
 from hfs_providers.core.statistics import PoolManager
 from hfs_providers.core.waits import limits_from_headers
 
@@ -421,11 +422,7 @@ class ProviderWrapper(MultiProviderWrapper):
         return list(self.clients.model_ids(self.bound(credential).__dict__[self.clients.client_field]))
 
     def _limits(self, model_id: str, key_id: str) -> Limits | None:
-        for table in (self.config.key_limits.get(key_id, {}), self.config.limits):
-            for pattern, limits in table.items():
-                if fnmatch.fnmatchcase(model_id, pattern):
-                    return limits
-        return None
+        return limits_of(self.config, model_id, key_id)
 
     def _on_change(
         self, change: Any, key_id: str, model_id: str | None, reason: str | None, seconds: float | None

@@ -32,7 +32,7 @@ class Cli(Protocol):
 def bare_env(tmp_path: Path) -> dict[str, str]:
     """What a process cannot do without, and homes of its own."""
     homes = {name: str(tmp_path / "home" / name) for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")}
-    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "SYSTEMROOT", "LANG") if name in os.environ}
     return {**kept, **homes, "HOME": str(tmp_path / "home")}
 
 
@@ -43,9 +43,11 @@ def cli(tmp_path: Path, bare_env: dict[str, str]) -> Cli:
     def run(
         *args: str, env: Mapping[str, str] | None = None, path: Sequence[Path] = (), given: str | None = None
     ) -> subprocess.CompletedProcess[str]:
+        own = bare_env.get("PYTHONPATH")
+        imported = os.pathsep.join([*map(str, path), *([own] if own else [])])
         return subprocess.run(
             [sys.executable, "-m", "hfs_providers", *args],
-            env={**bare_env, "PYTHONPATH": os.pathsep.join(map(str, path)), **(env or {})},
+            env={**bare_env, "PYTHONPATH": imported, **(env or {})},
             cwd=tmp_path,
             input=given if given is not None else "",
             capture_output=True,

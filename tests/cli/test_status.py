@@ -21,7 +21,7 @@ def test_with_keys_exit_code_0(cli):
     done = cli("status", env=GROQ)
     assert (done.returncode, done.stderr) == (0, "")
     (row,) = (line for line in done.stdout.splitlines() if line.startswith("groq"))
-    assert row.split()[:5] == ["groq", "yes", "yes", "2", "llama-3.3-70b-versatile"]
+    assert row.split()[:6] == ["groq", "yes", "yes", "2", "2", "llama-3.3-70b-versatile"]
 
 
 def test_json(cli):
@@ -47,6 +47,8 @@ def test_json(cli):
         "usable": True,
         "initialized": None,
         "keys": 2,
+        "free": 2,
+        "dead": 0,
         "declared": 2,
         "expected": 3,
         "default_model": "mine",
