@@ -32,8 +32,8 @@ _BAR = 16
 _LONGEST_TABLE = 400
 """Rows; nobody reads more, and files take them better."""
 
-_KEPT_FOR = 25 * 3600.0
-"""Rows as young as this count against limits per day (a day can have 25 hours), and are not pruned."""
+_KEPT_FOR = 2 * 86_400.0
+"""Rows as young as this are never pruned: limits per day are counted from them."""
 
 
 class _Wanted(NamedTuple):
@@ -220,9 +220,9 @@ def prune(
 ) -> None:
     """Take out old rows. Their sums stay, so totals by the quarter of an hour remain right.
 
-    Rows that were not yet forwarded to every database stay, and so do those of the last 25 hours.
+    Rows that were not yet forwarded to every database stay, and so do those of the last two days.
     """
-    from hfs_providers import prunable
+    from hfs_providers import prunable, survey
     from hfs_providers import prune as take_out
 
     if (before is None) == (keep is None):
@@ -230,17 +230,18 @@ def prune(
     cut = spans.moment(before, "--before") if keep is None else time.time() - spans.seconds(keep, "--keep")
     assert cut is not None, "one of them was given"
     if cut > (youngest := time.time() - _KEPT_FOR):
-        output.note("Rows of the last 25 hours count against limits per day and stay.")
+        output.note("Rows of the last two days count against limits per day and stay.")
         cut = youngest
     store = _store(as_json)
-    rows, kept = prunable(store, cut)
+    targets = [target.name for target in survey().usage().targets]
+    rows, kept = prunable(store, cut, targets=targets)
     if not as_json:
         waiting = f"; {kept:,} more wait to be forwarded and stay" if kept else ""
         print(f"{rows:,} rows in {store.path} are from before {output.local_time(spans.iso(cut))}{waiting}.")
     if rows and not dry_run:
         if not yes and not _agreed(rows):
             output.fail("nothing was pruned", "Run it with --yes")
-        rows = take_out(store, cut)
+        rows = take_out(store, cut, targets=targets)
     if as_json:
         output.print_json({"before": spans.iso(cut), "pruned": rows, "kept": kept, "done": not dry_run})
     elif rows and not dry_run:

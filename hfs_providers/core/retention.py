@@ -1,6 +1,5 @@
 """How long rows of usage are kept, and how they leave: a few at a time, so that nobody waits for it.
 
-    invariant: no row of the last two days is pruned: the limits of a day are counted from them.
     invariant: a row that a database has not got yet is pruned only where the file would outgrow its bound.
 
 `quarter` keeps the sums of what was pruned, for longer.
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 from hfs_providers.core.contract import Problem
 from hfs_providers.core.errors import StoreError
+from hfs_providers.core.pruning import forwarded, take_out
 from hfs_providers.core.store import Store, StoreConnection, transaction
 from hfs_providers.core.windows import DAY
 
@@ -34,10 +34,6 @@ SUMS = 400 * DAY
 
 STATE = 60 * DAY
 """Seconds after which state that nobody renewed is forgotten."""
-
-_NEEDED = 2 * DAY
-# A database to which nothing was sent for so long is not waited for.
-_FORGOTTEN = 35 * DAY
 
 _log = logging.getLogger("hfs_providers")
 
@@ -114,29 +110,19 @@ def prune(connection: sqlite3.Connection, keep: Retention, wall: float, targets:
         first, last = connection.execute("SELECT (SELECT MIN(id) FROM usage), (SELECT MAX(id) FROM usage)").fetchone()
         if first is None:
             return Pruned(0, 0, more=False)
-        forwarded = _forwarded(connection, targets, wall)
+        sent = forwarded(connection, wall, targets)
         # Numbers have few gaps: this is how many rows there are, without counting them.
         over = last - first + 1 - keep.rows
         outgrown = _size(connection) > keep.megabytes * 1e6
-        bound = last if outgrown else forwarded
+        bound = last if outgrown else sent
         oldest = connection.execute(
             "SELECT id, at FROM usage WHERE id <= ? ORDER BY id LIMIT ?", (bound, STEP)
         ).fetchall()
-        gone = [
-            (number,)
-            for number, at in oldest
-            if at < wall - _NEEDED and (outgrown or at < wall - keep.days * DAY or number < first + over)
+        aged = [
+            (number, at) for number, at in oldest if outgrown or at < wall - keep.days * DAY or number < first + over
         ]
-        connection.executemany("DELETE FROM usage WHERE id = ?", gone)
-        return Pruned(len(gone), sum(number > forwarded for (number,) in gone), more=len(gone) == STEP)
-
-
-def _forwarded(connection: sqlite3.Connection, targets: Collection[str], wall: float) -> int:
-    """The last row that every database has; the greatest number there is where there are none."""
-    known = dict(
-        connection.execute("SELECT name, forwarded FROM targets WHERE at > ?", (wall - _FORGOTTEN,)).fetchall()
-    )
-    return min([*known.values(), *(0 for name in targets if name not in known)], default=2**63 - 1)
+        gone = take_out(connection, aged, wall)
+        return Pruned(len(gone), sum(number > sent for number in gone), more=len(gone) == STEP)
 
 
 def _size(connection: sqlite3.Connection) -> int:

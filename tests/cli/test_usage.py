@@ -221,14 +221,14 @@ class TestPrune:
         assert (said["pruned"], said["kept"], said["done"]) == (1, 0, False)
         assert self.rows(database) == 61
 
-    def test_leaves_the_last_day_which_limits_need(self, cli: Cli, env: dict[str, str], database: Path) -> None:
+    def test_leaves_the_last_two_days_which_limits_need(self, cli: Cli, env: dict[str, str], database: Path) -> None:
         done = cli("usage", "prune", "--keep", "1h", "--yes", env=env)
-        assert "last 25 hours" in done.stderr
-        assert self.rows(database) == 25 + 7
+        assert "last two days" in done.stderr
+        assert self.rows(database) == 60
 
     def test_leaves_what_a_database_has_not_got(self, cli: Cli, env: dict[str, str], database: Path) -> None:
         with closing(sqlite3.connect(database)) as connection, connection:
-            connection.execute("INSERT INTO targets (name, forwarded, at) VALUES ('mysql://db/usage', 0, 0)")
+            connection.execute("INSERT INTO targets (name, forwarded, at) VALUES ('mysql://db/usage', 0, ?)", (NOW,))
         done = cli("usage", "prune", "--keep", "2d", "--yes", env=env)
         assert "1 more wait to be forwarded and stay" in done.stdout
         assert self.rows(database) == 61

@@ -85,6 +85,12 @@ def test_a_database_that_is_not_used_any_more_holds_nothing_back(connection: Con
     assert prune(connection, Retention(), NOW).rows == 3
 
 
+def test_one_that_is_used_again_goes_on_where_it_was(connection: Connection) -> None:
+    write(connection, 40, 3)
+    target(connection, 1, days=100)
+    assert prune(connection, Retention(), NOW, ["t"]).rows == 1
+
+
 def test_a_file_that_outgrows_its_bound_loses_them_and_it_is_said(
     connection: Connection, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

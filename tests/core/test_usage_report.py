@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -235,10 +236,34 @@ class TestPruning:
     def test_keeps_what_one_database_has_not_got(self, store: Store) -> None:
         write(store, [row(NOON + second) for second in range(10)])
         with closing(store.connect()) as connection:
-            connection.execute("INSERT INTO targets (name, forwarded, at) VALUES ('fast', 9, 0), ('slow', 4, 0)")
+            connection.execute(
+                "INSERT INTO targets (name, forwarded, at) VALUES ('fast', 9, ?), ('slow', 4, ?)", (time.time(),) * 2
+            )
         assert prunable(store, NOON + 6) == (4, 2)
         assert prune(store, NOON + 6) == 4
         assert prunable(store, NOON + 6) == (0, 2)
+
+    def test_keeps_the_last_two_days_whatever_it_is_told(self, store: Store) -> None:
+        write(store, [row(NOON - 3 * 86_400), row(NOON - 1.9 * 86_400), row(NOON - 30)])
+        assert prunable(store, NOON, wall=lambda: NOON) == (1, 0)
+        assert prune(store, NOON, wall=lambda: NOON) == 1
+        assert prune(store, NOON, wall=lambda: NOON) == 0
+
+    def test_waits_for_no_database_that_is_not_used_any_more(self, store: Store) -> None:
+        write(store, [row(NOON - 10 * 86_400)])
+        with closing(store.connect()) as connection:
+            connection.execute("INSERT INTO targets VALUES ('t', 0, ?, NULL, 0, NULL)", (NOON - 100 * 86_400,))
+        assert prunable(store, NOON, wall=lambda: NOON) == (1, 0)
+        assert prune(store, NOON, wall=lambda: NOON) == 1
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_waits_for_one_that_is_named(self, store: Store, known: bool) -> None:
+        write(store, [row(NOON - 10 * 86_400)])
+        with closing(store.connect()) as connection:
+            if known:
+                connection.execute("INSERT INTO targets VALUES ('t', 0, ?, NULL, 0, NULL)", (NOON - 100 * 86_400,))
+        assert prunable(store, NOON, targets=["t"], wall=lambda: NOON) == (0, 1)
+        assert prune(store, NOON, targets=["t"], wall=lambda: NOON) == 0
 
     def test_goes_in_steps_that_let_others_write(self, store: Store) -> None:
         write(store, [row(NOON + number / 100) for number in range(12_000)])
