@@ -7,19 +7,20 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from hfs_providers.core.chain import FallbackChain
+from agno.models.base import Model
+
+from hfs_providers.core.chain import FallbackChain, chain_of
 from hfs_providers.core.entries import Entry, entry_of
 from hfs_providers.core.errors import ProviderError, ProviderUnavailableError, SettingsError
 from hfs_providers.core.plan import Plan, Restore
 from hfs_providers.core.settings import env_name
 
 if TYPE_CHECKING:
-    from agno.models.base import Model
-
     from hfs_providers.core.manager import ProviderManager
 
+ChainEntry: TypeAlias = "str | Model | Mapping[str, Any]"
 OnInterrupt = Literal["raise", "restart"]
 TIER = "HFS_TIER_"
 
@@ -28,7 +29,7 @@ _log = logging.getLogger("hfs_providers")
 
 def assemble(
     manager: ProviderManager,
-    entries: Sequence[str | Model],
+    entries: Sequence[ChainEntry],
     *,
     tier: str | None,
     restore: Restore,
@@ -62,7 +63,7 @@ def assemble(
         asleep or asyncio.sleep,
         rebuild,
     )
-    return FallbackChain(plan)
+    return chain_of(plan)
 
 
 def _of_tier(manager: ProviderManager, tier: str, options: Mapping[str, Any]) -> list[Entry]:
@@ -101,8 +102,30 @@ def _usable(manager: ProviderManager, names: Sequence[str], where: str, options:
     return chosen
 
 
-def _entry(manager: ProviderManager, given: str | Model, options: Mapping[str, Any]) -> Entry:
-    if not isinstance(given, str):
+def _entry(manager: ProviderManager, given: ChainEntry, options: Mapping[str, Any]) -> Entry:
+    if isinstance(given, Model):
         return entry_of(given, manager.clock)
-    provider, _, model_id = given.strip().partition("/")
+    model_id: str | None
+    if isinstance(given, str):
+        provider, _, model_id = given.strip().partition("/")
+    elif isinstance(given, Mapping):
+        provider, model_id, options = _read(given, options)
+    else:
+        raise TypeError(
+            f"an entry of a chain is a provider's name, `provider/model`, an Agno model, or a dict with `provider` and "
+            f"`model`, not a {type(given).__name__}"
+        )
     return entry_of(manager.get_model(provider.lower(), model_id or None, **options), manager.clock)
+
+
+def _read(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str | None, Mapping[str, Any]]:
+    """Provider, model id and the arguments of `get_model` out of a dict. No value is shown: one may be a key."""
+    arguments = {**options, **given}
+    provider, model_id = arguments.pop("provider", None), arguments.pop("model", None)
+    if not isinstance(provider, str) or not isinstance(model_id, str | None) or {"id", "model_id"} & given.keys():
+        raise ValueError(
+            "a dict as an entry of a chain has a `provider` and, where it is not the default, a `model`, both "
+            "text; its other keys are arguments of get_model for this entry. "
+            f"This one has: {', '.join(map(str, given)) or 'nothing'}"
+        )
+    return provider.strip(), model_id, arguments

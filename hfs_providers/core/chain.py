@@ -10,7 +10,7 @@ import copy
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agno.exceptions import ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
@@ -34,8 +34,9 @@ _SHARED = frozenset({"_plan", "client", "async_client", "http_client", "response
 class FallbackChain(Steering, Model):
     """Made by `get_chain`; a real Agno model, for an `Agent`, a `Team` or a call of its own.
 
-    Its `id`, `name` and `provider` are the primary's. It always claims native structured outputs, so that Agno hands
-    the schema over as it is: each entry gets it in the best form that it supports.
+    Its `id`, `name` and `provider` are the primary's, and so is what else can be read of a model. It always claims
+    native structured outputs, so that Agno hands the schema over as it is: each entry gets it in the best form that it
+    supports.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -45,6 +46,9 @@ class FallbackChain(Steering, Model):
             name=models[0].name,
             provider=models[0].provider,
             supports_native_structured_outputs=True,
+            cache_response=models[0].cache_response,
+            cache_ttl=models[0].cache_ttl,
+            cache_dir=models[0].cache_dir,
             system_prompt=models[0].system_prompt,
             instructions=models[0].instructions,
         )
@@ -318,6 +322,11 @@ class FallbackChain(Steering, Model):
             ),
         )
 
+    def _save_streaming_responses_to_cache(self, cache_key: str, responses: list[ModelResponse]) -> None:
+        # Of a stream that began again, a part is to be forgotten: it is not one to repeat.
+        if all(response.event != ModelResponseEvent.fallback_model_activated.value for response in responses):
+            super()._save_streaming_responses_to_cache(cache_key, responses)
+
     # What Agno asks of a model's class
 
     def parse_tool_calls(self, tool_calls_data: list[Any]) -> list[dict[str, Any]]:
@@ -332,6 +341,16 @@ class FallbackChain(Steering, Model):
 
     def _serving(self) -> Model:
         return (running_turn(self) or Turn(self, self._plan)).active.model
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # What every Agno model has is found before this; the rest is what sets the primary's class apart. Agno
+            # reads the address, the client and the settings for thinking of a model that is to reason.
+            plan = self.__dict__.get("_plan")
+            if plan is None or name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(plan.entries[0].model, name)
 
     def __repr__(self) -> str:
         return f"FallbackChain({' -> '.join(entry.label for entry in self._plan.entries)})"
@@ -358,6 +377,22 @@ class FallbackChain(Steering, Model):
         on_interrupt = "restart" if plan.restarts else "raise"
         # Each entry brings its own recipe. How to wait is not sent: it may be anything.
         return partial(plan.rebuild, restore=plan.restore, on_interrupt=on_interrupt), self.entries
+
+
+def chain_of(plan: Plan) -> FallbackChain:
+    """The chain of a plan. Its class bears the name of the primary's, by which Agno knows models that can reason."""
+    return _chain_class(type(plan.entries[0].model))(plan)
+
+
+@cache
+def _chain_class(primary: type[Model]) -> type[FallbackChain]:
+    name = primary.__name__
+    named = type(name, (FallbackChain,), {"__module__": FallbackChain.__module__, "__doc__": FallbackChain.__doc__})
+    for base in primary.__mro__:
+        if base.__name__ == "OpenAILike":
+            # The one class that Agno asks for by isinstance.
+            base.register(named)  # type: ignore[attr-defined]  # Agno's models are ABCs
+    return named
 
 
 def _attempts(error: BaseException) -> int:

@@ -31,7 +31,7 @@ from hfs_providers.core.survey import DISABLED, Survey, Surveyed, survey
 if TYPE_CHECKING:
     from agno.models.base import Model
 
-    from hfs_providers.core.assembly import OnInterrupt
+    from hfs_providers.core.assembly import ChainEntry, OnInterrupt
     from hfs_providers.core.chain import FallbackChain
     from hfs_providers.core.plan import Restore
 
@@ -237,7 +237,7 @@ class ProviderManager:
 
     def get_chain(
         self,
-        *entries: str | Model,
+        *entries: ChainEntry,
         tier: str | None = None,
         restore: Restore = "when_available",
         on_interrupt: OnInterrupt = "raise",
@@ -250,11 +250,11 @@ class ProviderManager:
         """An Agno model that serves with its first entry and falls back along the others, for one turn at a time.
 
         Args:
-            entries: provider names, `provider/model`, or Agno models; none: every available provider, in order.
+            entries: provider names, `provider/model`, Agno models or dicts (`provider`, `model`, arguments of this
+                entry's `get_model`); none: every available provider, in order.
             tier: instead of entries, a tier of `HFS_TIER_<NAME>` or of `[tiers]` in the TOML file.
-            restore: whether a new turn begins at the primary: `always` (whatever its circuit says), `when_available`
-                (not while its keys are known to be exhausted or its circuit is open), or `never` (where the last
-                fallback left off).
+            restore: whether a new turn begins at the primary: `always`, `when_available` (not while its keys are known
+                to be exhausted or its circuit is open), or `never` (where the last fallback left off).
             on_interrupt: what a stream does that breaks after content: `raise` StreamInterruptedError, or `restart` on
                 the next entry after an event that says so.
             timeout: seconds for which an entry waits for a key before the next is asked; None is as long as it takes.
@@ -402,7 +402,7 @@ def get_any_model(*args: Any, **kwargs: Any) -> tuple[str, Model]:
     return get_provider_manager().get_any_model(*args, **kwargs)
 
 
-def get_chain(*entries: str | Model, **kwargs: Any) -> FallbackChain:
+def get_chain(*entries: ChainEntry, **kwargs: Any) -> FallbackChain:
     """`ProviderManager.get_chain` of the process's manager."""
     return get_provider_manager().get_chain(*entries, **kwargs)
 
