@@ -22,6 +22,7 @@ from agno.run.agent import CustomEvent
 from hfs_providers.core.attempt import Attempt
 from hfs_providers.core.convert import converted
 from hfs_providers.core.model_errors import StreamInterruptedError
+from hfs_providers.core.owned import first_of
 from hfs_providers.core.plan import Plan
 from hfs_providers.core.secret import Redactor
 from hfs_providers.core.steering import Steering
@@ -104,13 +105,15 @@ class FallbackChain(Steering, Model):
         """See Agno's `Model.aresponse_stream`."""
         turn, arguments = self._turn_of(Model.aresponse_stream, messages, args, kwargs)
         steps: Any = super().aresponse_stream(**arguments)
+        following = first_of(steps, _END)
         try:
             while True:
                 with turn.runs():
-                    step = await anext(steps, _END)
+                    step = await following
                 if step is _END:
                     return
                 yield step
+                following = anext(steps, _END)
         except ModelProviderError as error:
             known = truly(turn, error)
             raise known from known.__cause__
@@ -226,14 +229,16 @@ class FallbackChain(Steering, Model):
             try:
                 sent, options = converted(entry.model, messages, kwargs)
                 steps: Any = entry.model.ainvoke_stream(sent, assistant_message, *args, **options)
+                step = first_of(steps, _END)
                 try:
                     while True:
                         with turn.runs(), attempt:
-                            delta = await anext(steps, _END)
+                            delta = await step
                         if delta is _END:
                             break
                         shown = shown or _shows(delta)
                         yield delta
+                        step = anext(steps, _END)
                 finally:
                     await steps.aclose()
             except BaseException as error:

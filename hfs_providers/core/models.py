@@ -23,6 +23,7 @@ from hfs_providers.core.attempt import running
 from hfs_providers.core.calls import Call, CallOptions, UnusableAnswerError
 from hfs_providers.core.model_copies import KEY_FIELDS, Copies, fields_of
 from hfs_providers.core.model_errors import ModelCallError
+from hfs_providers.core.owned import first_of
 
 if TYPE_CHECKING:
     from hfs_providers.core.wrapper import ProviderWrapper
@@ -253,18 +254,22 @@ class _Rotating(Copies, Model):
                     await call.clients.abind(bound, lease.credential)
                 call.sending(lease)
                 steps = self._bound_class.ainvoke_stream(bound, _fresh(messages), assistant_message, *args, **kwargs)
+                step = first_of(steps, None)
                 try:
                     while True:
                         with call:
-                            delta = await anext(steps, None)
+                            delta = await step
                         if delta is None:
                             break
                         call.received(delta, assistant_message)
                         yield delta
+                        step = anext(steps, None)
                 finally:
-                    for response in call.responses:
-                        await response.aclose()
-                    await steps.aclose()  # type: ignore[attr-defined]
+                    try:
+                        for response in call.responses:
+                            await response.aclose()
+                    finally:
+                        await steps.aclose()  # type: ignore[attr-defined]
                 call.check_finished(bound)
             except BaseException as error:
                 await call.apause(call.settle(lease, error))
@@ -312,6 +317,9 @@ class _Rotating(Copies, Model):
     async def _ainvoke_stream_once(self, **kwargs: Any) -> AsyncIterator[ModelResponse]:
         steps: Any = self.ainvoke_stream(**kwargs)
         try:
+            step = await first_of(steps, None)
+            if step is not None:
+                yield step
             async for step in steps:
                 yield step
             return
@@ -319,12 +327,8 @@ class _Rotating(Copies, Model):
             seen = [error]
         finally:
             await steps.aclose()
-        steps = self._ainvoke_stream_as_agno(**kwargs, seen=seen)
-        try:
-            async for step in steps:
-                yield step
-        finally:
-            await steps.aclose()
+        async for step in self._ainvoke_stream_as_agno(**kwargs, seen=seen):
+            yield step
 
     def _invoke_as_agno(self, **kwargs: Any) -> ModelResponse:
         try:
@@ -348,15 +352,12 @@ class _Rotating(Copies, Model):
             raise own from own.__cause__
 
     async def _ainvoke_stream_as_agno(self, **kwargs: Any) -> AsyncIterator[ModelResponse]:
-        steps = super()._ainvoke_stream_with_retry(**kwargs)
         try:
-            async for step in steps:
+            async for step in super()._ainvoke_stream_with_retry(**kwargs):
                 yield step
         except ModelProviderError as error:
             own = _own(error)
             raise own from own.__cause__
-        finally:
-            await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     def get_client(self) -> Any:
         """The SDK's client of a key that is free now, for what Agno asks of it besides answers (counting tokens)."""
