@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 
 GONE_FOR = 30 * DAY
 """Seconds after which a model that a provider no longer had is tried again."""
+
+_TICK = 1e-5
+"""Seconds between two stamps of which the clock gives the later one no later."""
+
+# Whether this thread passes on what another process has said.
+_hearsay = threading.local()
 
 _log = logging.getLogger("hfs_providers")
 
@@ -170,7 +177,7 @@ class Change(NamedTuple):
 
 
 def changes(connection: sqlite3.Connection, since: float) -> list[Change]:
-    """What was said of keys after `since`, in seconds since the epoch.
+    """What was said of keys after the stamp `since`. Stamps are seconds since the epoch, but never go back.
 
     Raises:
         sqlite3.Error: the file cannot be read.
@@ -206,7 +213,11 @@ def apply(pool: KeyPool, found: Sequence[Change], wall: float, own: str = "") ->
             elif change.kind == "key" and not body.get("revived"):
                 accounts.append({"keys": [{**about, "dead": body}]})
             elif states[credential.id] == ("dead" if change.kind == "key" else "cooling"):
-                pool.revive(credential.id)
+                _hearsay.now = True
+                try:
+                    pool.revive(credential.id)
+                finally:
+                    _hearsay.now = False
     if accounts:
         pool.load({"version": snapshot.VERSION, "at": wall, "accounts": accounts})
 
@@ -257,6 +268,9 @@ class StateKeeper:
 
     def note(self, event: Event) -> None:
         """Take from an event what outlives the process. Never raises."""
+        if event.kind == "key_revived" and getattr(_hearsay, "now", False):
+            # It is in the file; written again, it could come after what was said since.
+            return
         make = _WORKS.get(event.kind)
         wrapper = self._wrappers.get(event.provider)
         if make is None or wrapper is None:
@@ -373,9 +387,13 @@ def _get(connection: sqlite3.Connection, provider: str, kind: str, name: str) ->
 def _put(
     connection: sqlite3.Connection, provider: str, kind: str, name: str, body: Mapping[str, object], wall: float
 ) -> None:
+    (last,) = connection.execute("SELECT (SELECT CAST(value AS REAL) FROM meta WHERE name = 'said')").fetchone()
+    # Those who listen remember the last stamp that they have heard: stamps grow, whatever the wall clock does.
+    at = wall if last is None or wall > last else last + _TICK
+    connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('said', ?)", (repr(at),))
     connection.execute(
         "INSERT OR REPLACE INTO state (provider, kind, name, body, at) VALUES (?, ?, ?, ?, ?)",
-        (provider, kind, name, json.dumps(body), wall),
+        (provider, kind, name, json.dumps(body), at),
     )
 
 

@@ -32,9 +32,11 @@ class Time:
 
     def __init__(self) -> None:
         self.now = 1_700_049_600.0
+        self.back = 0.0
+        """Seconds by which it was set back, which the monotonic clock was not."""
 
     def __call__(self) -> float:
-        return self.now
+        return self.now - self.back
 
 
 @dataclass
@@ -86,9 +88,9 @@ def member(store: Store, wall: Time) -> Iterator[Join]:
 
     def make(limits: Limits | None = None, keys: list[Credential] = KEYS, process: Process | None = None) -> Member:
         log = UsageLog(store, group=0.001)
-        pool = KeyPool("p", keys, limits=lambda *_: limits, clock=wall, wall=wall)
+        pool = KeyPool("p", keys, limits=lambda *_: limits, clock=lambda: wall.now, wall=wall)
         # Nobody looks by itself here.
-        ledger = FileLedger(log, wall=wall, clock=wall, tick=3600.0, process=process)
+        ledger = FileLedger(log, wall=wall, clock=lambda: wall.now, tick=3600.0, process=process)
         ledger.start({"p": pool})
         made = Member(pool, log, ledger, wall)
         members.append(made)
@@ -365,6 +367,18 @@ class TestTold:
         second.log.flush()
         first.ledger.look()
         assert [status.state for status in first.pool.statuses()] == ["ready", "ready"]
+
+    def test_it_is_heard_though_the_clock_was_set_back(self, member: Join, wall: Time) -> None:
+        first, second = self.pair(member)
+        second.pool.retire("p#2", "out")
+        second.log.flush()
+        first.ledger.look()
+        for said in ("retire", "revive", "retire"):
+            wall.back += 3600
+            second.pool.retire("p#1", "out") if said == "retire" else second.pool.revive("p#1")
+            second.log.flush()
+            first.ledger.look()
+            assert first.pool.statuses()[0].state == ("dead" if said == "retire" else "ready")
 
     def test_what_was_heard_is_not_heard_again(self, member: Join, wall: Time) -> None:
         first, second = self.pair(member)
