@@ -7,13 +7,23 @@ of them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from hfs_providers.core.calls import Call, CallOptions
 from hfs_providers.core.pool import Lease
+from hfs_providers.core.rotating_streams import (
+    AsyncOpening,
+    AsyncRawStream,
+    AsyncStream,
+    Opening,
+    RawStream,
+    Stream,
+    told,
+    told_async,
+)
 
 if TYPE_CHECKING:
     from hfs_providers.core.contract import Credential
@@ -39,6 +49,9 @@ class ClientPlan:
         options: how calls are made.
         model_param: the argument of a call that names its model.
         tokens: reads the tokens of an answer, or None for the usual places.
+        client_class: what `make` builds.
+        completes: whether a call is completed as keycycle's OpenAI client does it: with the default model where it
+            names none, and with the usage of a stream where it does not say.
     """
 
     wrapper: ProviderWrapper
@@ -46,12 +59,17 @@ class ClientPlan:
     options: CallOptions
     model_param: str = "model"
     tokens: Callable[[Any], int] | None = None
+    client_class: Any = object
+    completes: bool = False
+    taken: dict[tuple[str, ...], frozenset[str]] = field(default_factory=dict)
+    """By path, the keywords of its method that were looked up already."""
 
     def usage(self, answer: Any) -> Usage | None:
         """What the provider counted, where the answer says it."""
         if self.tokens is not None:
             return Usage(total_tokens=int(self.tokens(answer) or 0))
-        found = getattr(answer, "usage", None)
+        # The events of OpenAI's Responses streams have it one step further in.
+        found = getattr(answer, "usage", None) or getattr(getattr(answer, "response", None), "usage", None)
         if found is None:
             return None
         given = _first(found, "prompt_tokens", "input_tokens")
@@ -75,17 +93,71 @@ class _Rotating:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
+        if not self._path and hasattr(self._plan.client_class, name):
+            # What a client does without a request.
+            if name in ("with_options", "copy"):
+                return self._derived
+            if name == "close":
+                return self._close
         return type(self)(self._plan, (*self._path, name), self._clients)
 
-    def _begin(self, kwargs: Mapping[str, Any]) -> Call:
-        wrapper = self._plan.wrapper
-        return Call(wrapper, self._plan.options, kwargs.get(self._plan.model_param) or wrapper.default_model_id)
+    def _completing(self) -> Self:
+        """This client, whose calls are completed as keycycle's OpenAI client does it: see `ClientPlan`."""
+        return type(self)(replace(self._plan, completes=True))
 
-    def _target(self, lease: Lease) -> Any:
-        client = self._clients.get(lease.key_id)
+    def _derived(self, **changes: Any) -> Any:
+        """A rotating client over SDK clients with other options; their retries are still this library's."""
+        if "api_key" in changes:
+            raise TypeError(f"the keys are those of {self._plan.wrapper.provider}: a rotating client takes no api_key")
+        options = self._plan.options
+        if "max_retries" in changes:
+            options = replace(options, max_retries=changes.pop("max_retries"))
+
+        def make(credential: Credential) -> Any:
+            return self._client(credential).with_options(**changes)
+
+        return type(self)(replace(self._plan, make=make, options=options))
+
+    def _close(self) -> Any:
+        for client in self._clients.values():
+            client.close()
+
+    def _opens(self) -> bool:
+        """Whether the method sends its request when a `with` block is entered: so it is in the SDKs of one maker."""
+        late = self._path[-1:] == ("stream",) or "with_streaming_response" in self._path
+        return late and hasattr(self._plan.client_class, "with_options")
+
+    def _begin(self, kwargs: dict[str, Any]) -> Call:
+        """A call; what only keycycle understands is taken out of its arguments."""
+        plan, tracked = self._plan, kwargs.pop("track_usage", None)
+        wrapper = plan.wrapper if tracked is None else plan.wrapper.tracking(tracked)
+        model = kwargs.get(plan.model_param)
+        options = plan.options
+        if model is None and plan.completes and wrapper.config.default_model is None:
+            options = replace(options, named=False)
+        return Call(wrapper, options, model or wrapper.default_model_id)
+
+    def _client(self, credential: Credential) -> Any:
+        client = self._clients.get(credential.id)
         if client is None:
-            client = self._clients[lease.key_id] = self._plan.make(lease.credential)
-        return reduce(getattr, self._path, client)
+            client = self._clients[credential.id] = self._plan.make(credential)
+        return client
+
+    def _target(self, lease: Lease, call: Call, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """What to call with the key of a lease, and with what."""
+        target = reduce(getattr, self._path, self._client(lease.credential))
+        if not self._plan.completes:
+            return target, kwargs
+        plan, path, given = self._plan, self._path, dict(kwargs)
+        taken = plan.taken.get(path)
+        if taken is None:
+            taken = plan.taken[path] = _keywords(target)
+        if plan.model_param in taken and given.get(plan.model_param) is None:
+            given[plan.model_param] = call.model_id
+        streams = given.get("stream") or path[-1] == "stream"
+        if streams and "completions" in path and "stream_options" in taken:
+            given.setdefault("stream_options", {"include_usage": True})
+        return target, given
 
 
 class RotatingClient(_Rotating):
@@ -94,21 +166,31 @@ class RotatingClient(_Rotating):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._opens():
+            return Opening(self, args, kwargs)
         call = self._begin(kwargs)
         while True:
             lease = call.grab() or call.acquire()
             try:
-                target = self._target(lease)
+                target, given = self._target(lease, call, kwargs)
                 call.sending(lease)
                 with call:
-                    answer = target(*args, **kwargs)
+                    answer = target(*args, **given)
             except BaseException as error:
                 call.pause(call.settle(lease, error))
                 continue
+            if _sends_later(answer, "__enter__"):
+                lease.release()
+                return Opening(self, args, kwargs)
             if _streams(answer):
-                return _Stream(answer, self._plan, call, lease)
-            call.answered(lease, self._plan.usage(answer))
+                return Stream(answer, self._plan, call, lease)
+            if given.get("stream") and "with_raw_response" in self._path:
+                return RawStream(answer, self._plan, call, lease)
+            call.answered(lease, self._usage(answer))
             return answer
+
+    def _usage(self, answer: Any) -> Usage | None:
+        return told(self._plan, answer) if "with_raw_response" in self._path else self._plan.usage(answer)
 
 
 class AsyncRotatingClient(_Rotating):
@@ -116,108 +198,39 @@ class AsyncRotatingClient(_Rotating):
 
     __slots__ = ()
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._opens():
+            return AsyncOpening(self, args, kwargs)
+        return self._ask(args, kwargs)
+
+    async def _close(self) -> None:
+        for client in self._clients.values():
+            await client.close()
+
+    async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self._begin(kwargs)
         while True:
             lease = call.grab() or await call.aacquire()
             try:
-                target = self._target(lease)
+                target, given = self._target(lease, call, kwargs)
                 call.sending(lease)
                 with call:
-                    answer = target(*args, **kwargs)
+                    answer = target(*args, **given)
                     if inspect.isawaitable(answer):
                         answer = await answer
             except BaseException as error:
                 await call.apause(call.settle(lease, error))
                 continue
+            if _sends_later(answer, "__aenter__"):
+                lease.release()
+                return AsyncOpening(self, args, kwargs)
             if _streams(answer):
-                return _AsyncStream(answer, self._plan, call, lease)
-            call.answered(lease, self._plan.usage(answer))
+                return AsyncStream(answer, self._plan, call, lease)
+            if given.get("stream") and "with_raw_response" in self._path:
+                return AsyncRawStream(answer, self._plan, call, lease)
+            raw = "with_raw_response" in self._path
+            call.answered(lease, await told_async(self._plan, answer) if raw else self._plan.usage(answer))
             return answer
-
-
-class _Held:
-    """A stream and the lease that it holds."""
-
-    def __init__(self, inner: Any, plan: ClientPlan, call: Call, lease: Lease) -> None:
-        self._inner = inner
-        self._plan = plan
-        self._call = call
-        self._lease = lease
-        self._usage: Usage | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def _seen(self, chunk: Any) -> None:
-        self._usage = self._plan.usage(chunk) or self._usage
-        self._call.passed_on()
-
-    def _failed(self, error: BaseException) -> None:
-        # Part of it has been passed on, so this raises what ends the call.
-        self._call.settle(self._lease, error)
-
-    def _ended(self) -> None:
-        if not self._lease.ended:
-            self._call.answered(self._lease, self._usage)
-
-
-class _Stream(_Held):
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            for chunk in self._inner:
-                self._seen(chunk)
-                yield chunk
-        except BaseException as error:
-            self._inner.close()
-            self._failed(error)
-        self._ended()
-
-    def __next__(self) -> Any:
-        try:
-            chunk = next(self._inner)
-        except StopIteration:
-            self._ended()
-            raise
-        except BaseException as error:
-            self._failed(error)
-            raise
-        self._seen(chunk)
-        return chunk
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the stream and end its lease."""
-        self._inner.close()
-        self._ended()
-
-
-class _AsyncStream(_Held):
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        try:
-            async for chunk in self._inner:
-                self._seen(chunk)
-                yield chunk
-        except BaseException as error:
-            await self._inner.close()
-            self._failed(error)
-        self._ended()
-
-    async def __aenter__(self) -> _AsyncStream:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the stream and end its lease."""
-        await self._inner.close()
-        self._ended()
 
 
 def accepted(client_class: Callable[..., Any], arguments: Mapping[str, Any], excluded: Sequence[str]) -> dict[str, Any]:
@@ -236,6 +249,21 @@ def is_async(client_class: type[Any]) -> bool:
 
 def _streams(answer: Any) -> bool:
     return hasattr(answer, "close") and (hasattr(answer, "__next__") or hasattr(answer, "__anext__"))
+
+
+def _sends_later(answer: Any, enter: str) -> bool:
+    """Whether an answer is none, but sends its request when its `with` block is entered."""
+    kind = type(answer)
+    return hasattr(kind, enter) and not any(hasattr(kind, name) for name in ("__iter__", "__aiter__", "http_response"))
+
+
+def _keywords(target: Any) -> frozenset[str]:
+    """The keywords that a method takes, but for those that can be given by place."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset()
+    return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
 
 
 def _first(found: Any, *names: str) -> int:

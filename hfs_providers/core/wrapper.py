@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-import inspect
 import logging
 import re
 import threading
@@ -19,7 +18,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core import attempt
-from hfs_providers.core._keycycle import MultiProviderWrapper
 from hfs_providers.core.arguments import class_arguments, seconds
 from hfs_providers.core.circuit import Circuit
 from hfs_providers.core.contract import (
@@ -32,8 +30,9 @@ from hfs_providers.core.contract import (
     Services,
     UsageRow,
 )
-from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
+from hfs_providers.core.errors import MissingSdkError
 from hfs_providers.core.families import family
+from hfs_providers.core.keycycle_face import KeycycleFace
 from hfs_providers.core.pool import KeyPool, Lease
 from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
 from hfs_providers.core.secret import Redactor
@@ -46,12 +45,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hfs_providers.core.provider import KeyedProvider
-    from hfs_providers.core.rotating_client import AsyncRotatingClient, RotatingClient
 
 _log = logging.getLogger("hfs_providers")
 
 
-class ProviderWrapper(MultiProviderWrapper):
+class ProviderWrapper(KeycycleFace):
     """What hands out the models of one provider.
 
     Args:
@@ -75,7 +73,7 @@ class ProviderWrapper(MultiProviderWrapper):
             clock=services.clock,
             on_change=self._on_change,
         )
-        self.manager: PoolManager = PoolManager(self.pool)  # type: ignore[assignment]  # over our pool
+        self.manager: PoolManager = PoolManager(self.pool)
         self.clients = family(provider.client)(provider, config)
         self.gone: dict[str, str] = {}
         self._circuits: dict[str, Circuit] = {}
@@ -149,74 +147,6 @@ class ProviderWrapper(MultiProviderWrapper):
         options = CallOptions(estimated_tokens, wait, seconds(timeout), max_retries, named, pinned)
         arguments = class_arguments(self, agno_kwargs, model_params, request_timeout)
         return build_model(self, chosen or self.default_model_id, options, arguments)
-
-    def get_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
-        """An `openai.OpenAI` for the provider's OpenAI-compatible endpoint, each of whose calls has a key of its own.
-
-        Args:
-            estimated_tokens: tokens to reserve for a call.
-            max_retries: retries of transient failures per call.
-            client_kwargs: arguments of `openai.OpenAI`.
-
-        Raises:
-            MissingSdkError: the openai SDK is not installed.
-            ProviderUnavailableError: the provider has no such endpoint.
-        """
-        client_class, defaults = self._openai("OpenAI", "DefaultHttpxClient")
-        arguments = {**defaults, **client_kwargs}
-        return self.get_rotating_client(
-            client_class, is_async=False, estimated_tokens=estimated_tokens, max_retries=max_retries, **arguments
-        )
-
-    def get_async_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
-        """As `get_openai_client`, of `openai.AsyncOpenAI`; for one event loop."""
-        client_class, defaults = self._openai("AsyncOpenAI", "DefaultAsyncHttpxClient")
-        arguments = {**defaults, **client_kwargs}
-        return self.get_rotating_client(
-            client_class, is_async=True, estimated_tokens=estimated_tokens, max_retries=max_retries, **arguments
-        )
-
-    def get_rotating_client(  # type: ignore[override]  # keycycle's classes sleep, and log parts of keys
-        self,
-        client_class: type[Any],
-        api_key_param: str = "api_key",
-        is_async: bool | None = None,
-        usage_extractor: Callable[[Any], int] | None = None,
-        estimated_tokens: int = 1000,
-        max_retries: int = 5,
-        model_param: str = "model",
-        excluded_kwargs: Sequence[str] | None = None,
-        timeout: float | None = 10.0,
-        **client_kwargs: Any,
-    ) -> RotatingClient | AsyncRotatingClient:
-        """Any SDK's client, each of whose calls has a key of its own.
-
-        Args:
-            client_class: of the SDK.
-            api_key_param: the argument of its constructor that takes the key.
-            is_async: whether its methods are coroutines; None looks at its name.
-            usage_extractor: reads the tokens of an answer; None looks in the usual places.
-            estimated_tokens: tokens to reserve for a call.
-            max_retries: retries of transient failures per call; the SDK's own are turned off where it has any.
-            model_param: the argument of a call that names its model.
-            excluded_kwargs: arguments that its constructor must not be given.
-            timeout: seconds that a call waits for a key; None is as long as it takes.
-            client_kwargs: arguments of its constructor.
-        """
-        from hfs_providers.core import rotating_client as rotating
-        from hfs_providers.core.calls import CallOptions
-
-        given = {"max_retries": 0, **client_kwargs} if _retries(client_class) else client_kwargs
-        arguments = rotating.accepted(client_class, given, excluded_kwargs or ())
-
-        def make(credential: Credential) -> Any:
-            key = {api_key_param: credential.secret.reveal()} if credential.secret is not None else {}
-            return client_class(**key, **arguments)
-
-        options = CallOptions(estimated_tokens, True, seconds(timeout), max_retries)
-        plan = rotating.ClientPlan(self, make, options, model_param, usage_extractor)
-        wanted = rotating.is_async(client_class) if is_async is None else is_async
-        return rotating.AsyncRotatingClient(plan) if wanted else rotating.RotatingClient(plan)
 
     def get_key_usage(  # type: ignore[override]  # keycycle hands out an object that nobody ends
         self,
@@ -310,17 +240,6 @@ class ProviderWrapper(MultiProviderWrapper):
         ids = [credential.id for credential in self.config.credentials]
         raise KeyNotFoundError(self.provider, ids, key_id if shown else None)
 
-    def _openai(self, client: str, transport: str) -> tuple[type[Any], dict[str, Any]]:
-        if self.plugin.openai_path is None:
-            raise ProviderUnavailableError(self.provider, ("it has no OpenAI-compatible endpoint",))
-        try:
-            import openai
-        except ModuleNotFoundError:
-            raise MissingSdkError(self.provider, "openai", "pip install 'hfs-providers[openrouter]'") from None
-        base_url = f"{(self.config.base_url or '').rstrip('/')}{self.plugin.openai_path}"
-        # One connection pool for all keys.
-        return getattr(openai, client), {"base_url": base_url, "http_client": getattr(openai, transport)()}
-
     @property
     def default_model_id(self) -> str:  # type: ignore[override]  # an attribute in keycycle; here models retire
         """The model that serves where none is named."""
@@ -403,6 +322,7 @@ class ProviderWrapper(MultiProviderWrapper):
 
     def close(self) -> None:
         """Close the shared connections. Safe to call twice."""
+        self.end_dropped()
         self.clients.close()
 
     def bound(self, credential: Credential, model_id: str | None = None, timeout: float | None = None) -> Any:
@@ -428,7 +348,3 @@ class ProviderWrapper(MultiProviderWrapper):
         self, change: Any, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
     ) -> None:
         self.services.emit(Event(change, self.provider, model_id, key_id, reason, seconds))
-
-
-def _retries(client_class: type[Any]) -> bool:
-    return "max_retries" in inspect.signature(client_class).parameters
