@@ -11,6 +11,7 @@ from hfs_providers.core._keycycle import MultiProviderWrapper
 from hfs_providers.core.arguments import seconds
 from hfs_providers.core.contract import Credential, Event, ProviderConfig, Services, UsageRow
 from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
+from hfs_providers.core.secret import fingerprint
 
 if TYPE_CHECKING:
     from hfs_providers.core.provider import KeyedProvider
@@ -160,6 +161,30 @@ class KeycycleFace(MultiProviderWrapper):
             client_class, estimated_tokens=estimated_tokens, max_retries=max_retries, **arguments
         )
         return rotating._completing()
+
+    def print_key_stats(self, identifier: int | str) -> None:
+        """Print one key by model.
+
+        Args:
+            identifier: its place (from 0), id, fingerprint or the key itself; what is not found is not shown whole.
+        """
+        super().print_key_stats(self._shown(identifier))
+
+    def print_granular_stats(self, identifier: int | str, model_id: str) -> None:
+        """Print one key and model.
+
+        Args:
+            identifier: as for `print_key_stats`.
+            model_id: the model.
+        """
+        super().print_granular_stats(self._shown(identifier), model_id)
+
+    def _shown(self, identifier: int | str) -> int | str:
+        """What names a key and may be printed: keycycle's tables print what they do not find."""
+        place = self.manager.place(identifier)
+        if place is not None or isinstance(identifier, int):
+            return identifier if place is None else place
+        return fingerprint(identifier)
 
     def end_dropped(self) -> None:
         """Write down the requests of streams that were dropped half read."""

@@ -86,9 +86,9 @@ class PoolManager:
         """One key by model.
 
         Args:
-            identifier: its place (from 0), id or fingerprint.
+            identifier: its place (from 0), id, fingerprint or the key itself.
         """
-        place = self._place(identifier)
+        place = self.place(identifier)
         if place is None:
             return None
         credential = self._pool.credentials[place]
@@ -106,7 +106,7 @@ class PoolManager:
 
     def get_granular_stats(self, identifier: int | str, model_id: str) -> KeySummary | None:
         """One key and model; its snapshot is None where it was not used."""
-        place = self._place(identifier)
+        place = self.place(identifier)
         if place is None:
             return None
         credential = self._pool.credentials[place]
@@ -115,9 +115,15 @@ class PoolManager:
         snapshot: Any = self._snapshot(credential, model_id) if used else None
         return KeySummary(place, credential.fingerprint, snapshot)
 
-    def _place(self, identifier: int | str) -> int | None:
+    def place(self, identifier: int | str) -> int | None:
+        """The place of a key, from 0; None where there is no such key.
+
+        Args:
+            identifier: its place, id, fingerprint or the key itself.
+        """
         for place, credential in enumerate(self._pool.credentials):
-            if identifier in (place, credential.id, credential.fingerprint):
+            secret = credential.secret.reveal() if credential.secret is not None else None
+            if identifier in (place, credential.id, credential.fingerprint, secret):
                 return place
         return None
 

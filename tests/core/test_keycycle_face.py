@@ -369,3 +369,25 @@ def test_usage_is_tracked_until_it_is_turned_off(server: LoopbackServer, tmp_pat
     found = connection.execute("SELECT model, count(*) FROM usage JOIN series ON series = series.id GROUP BY 1")
     assert found.fetchall() == [("written", 3)]
     connection.close()
+
+
+@pytest.mark.parametrize("print_", ["print_key_stats", "print_granular_stats"])
+def test_the_tables_find_a_key_and_do_not_print_it(
+    wrapper: Any, keys: list[str], capsys: pytest.CaptureFixture[str], print_: str
+) -> None:
+    more = ["m"] if print_ == "print_granular_stats" else []
+    getattr(wrapper, print_)(keys[1], *more)
+    printed = capsys.readouterr().out
+    assert wrapper.pool.credentials[1].fingerprint in printed
+    assert keys[1][-6:] not in printed
+
+
+@pytest.mark.parametrize("print_", ["print_key_stats", "print_granular_stats"])
+def test_the_tables_do_not_print_a_key_that_they_do_not_find(
+    wrapper: Any, capsys: pytest.CaptureFixture[str], print_: str
+) -> None:
+    more = ["m"] if print_ == "print_granular_stats" else []
+    getattr(wrapper, print_)("gsk_of_somebody_else_0123456789", *more)
+    printed = capsys.readouterr().out
+    assert "not found" in printed
+    assert "somebody" not in printed
