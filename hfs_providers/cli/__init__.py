@@ -29,7 +29,40 @@ class _LightHelp:
         return option
 
 
-class _Command(_LightHelp, TyperCommand):
+def _show_log(wanted: bool) -> None:
+    if wanted:
+        output.set_up_logging(True)
+
+
+_Verbosity = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", callback=_show_log, expose_value=False, help="Show the library's log on stderr."),
+]
+
+
+def _verbosity() -> Any:
+    """The option `-v` by itself. Made by typer, because its class takes other arguments in each version."""
+
+    def command(verbose: _Verbosity = False) -> None:
+        pass
+
+    alone = typer.Typer(add_completion=False)
+    alone.command(cls=type("_Plain", (_LightHelp, TyperCommand), {}))(command)
+    return next(option for option in typer.main.get_command(alone).params if option.name == "verbose")
+
+
+_VERBOSE = _verbosity()
+
+
+class _Verbose:
+    """Mixed in before typer's classes: takes `-v` after the command's name, too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params: list[Any] = [*self.params, _VERBOSE]
+
+
+class _Command(_Verbose, _LightHelp, TyperCommand):
     pass
 
 
@@ -40,6 +73,10 @@ class _Group(_LightHelp, TyperGroup):
         except KeyboardInterrupt:
             # Left to older versions of typer, it would end as "Aborted!" with exit code 1.
             raise typer.Exit(130) from None
+
+
+class _SubGroup(_Verbose, _Group):
+    pass
 
 
 app = typer.Typer(
@@ -84,7 +121,9 @@ for _command in (
     new_plugin.new_plugin,
 ):
     app.command(cls=_Command)(_command)
-app.add_typer(agents.app, name="agents", cls=_Group)
+for _made in agents.app.registered_commands:
+    _made.cls = _Command
+app.add_typer(agents.app, name="agents", cls=_SubGroup)
 
 
 class _Unquoted:
@@ -113,21 +152,27 @@ def _unquoted(args: Sequence[str]) -> Iterator[None]:
         raise
 
 
-class _KeysGroup(_Unquoted, _Group):
-    pass
+class _KeysGroup(_Unquoted, _SubGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            # As with `check` and `models`, what follows are names of providers.
+            return "", self.commands[_OF], args
+        return super().resolve_command(ctx, args)
 
 
 class _KeysCommand(_Unquoted, _Command):
     pass
 
 
-_usage = typer.Typer(cls=_Group, invoke_without_command=True)
+_usage = typer.Typer(cls=_SubGroup, invoke_without_command=True)
 _usage.callback(help=usage.usage.__doc__)(usage.usage)
 _usage.command("prune", cls=_Command)(usage.prune)
 app.add_typer(_usage, name="usage")
 
-_keys = typer.Typer(cls=_KeysGroup, invoke_without_command=True)
+_OF = "PROVIDER..."
+_keys = typer.Typer(cls=_KeysGroup, invoke_without_command=True, subcommand_metavar=f"[{_OF} | COMMAND [ARGS]...]")
 _keys.callback(help=keys.keys.__doc__)(keys.keys)
+_keys.command(_OF, cls=_KeysCommand, hidden=True)(keys.of)
 _keys.command("revive", cls=_KeysCommand)(keys.revive)
 _keys.command("retire", cls=_KeysCommand)(keys.retire)
 app.add_typer(_keys, name="keys")
@@ -138,6 +183,7 @@ def main() -> None:
     if hasattr(signal, "SIGTERM"):
         # As an exception it runs the exit handlers, so that nothing recorded is lost.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    output.set_up_streams()
     try:
         try:
             app(prog_name="hfs-providers")

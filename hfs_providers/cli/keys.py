@@ -45,10 +45,30 @@ def keys(
     """Show each key: its state, what of its limits is used, and when it is free again."""
     if context.invoked_subcommand is not None:
         return
+    _show(provider or [], model, as_json)
+
+
+def of(
+    context: typer.Context,
+    providers: Annotated[list[str], typer.Argument(metavar="PROVIDER...", help="Only these providers.")],
+    provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="For this model, not the default and those in use.", show_default=False)
+    ] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Show the keys of these providers: `hfs-providers keys groq`."""
+    # What stood before the providers was taken for options of `keys`.
+    before: Mapping[str, Any] = context.parent.params if context.parent is not None else {}
+    names = [*providers, *(provider or []), *(before.get("provider") or [])]
+    _show(names, model or before.get("model"), as_json or bool(before.get("as_json")))
+
+
+def _show(providers: Sequence[str], model: str | None, as_json: bool) -> None:
     from hfs_providers import HfsProvidersError, ProviderManager
 
     with ProviderManager() as manager:
-        names = [known(manager.survey, name) for name in provider or []]
+        names = [_provider(manager, name) for name in providers]
         names = names or [name for name, found in manager.survey.providers.items() if found.config.configured]
         if not names:
             output.fail("no provider has a key", first_step(manager.survey))
@@ -62,6 +82,17 @@ def keys(
         output.print_json({"providers": records})
     else:
         _print_keys(records)
+
+
+def _provider(manager: ProviderManager, said: str) -> str:
+    """A provider's name. What is none is not shown again: it may be a key."""
+    from hfs_providers import UnknownProviderError
+
+    try:
+        return known(manager.survey, said)
+    except UnknownProviderError:
+        installed = ", ".join(manager.survey.providers)
+        output.fail("there is no such provider or command (not shown: it may be a key)", f"Use: {installed}", code=2)
 
 
 def revive(key: KeyArgument, as_json: output.JsonOption = False) -> None:

@@ -50,6 +50,27 @@ class TestTheTable:
         assert model["model"] == "openai/gpt-oss-120b"
         assert {"per": "day", "unit": "tokens", "used": 0, "limit": 200_000} in model["windows"]
 
+    @pytest.mark.parametrize(
+        "args",
+        [["Groq", "--json"], ["--json", "groq"], ["groq", "groq", "--json"], ["--provider", "groq", "--json"]],
+    )
+    def test_takes_providers_as_check_does(self, cli: Cli, env: dict[str, str], args: list[str]) -> None:
+        done = cli("keys", *args, env=env)
+        assert done.returncode == 0, done.stderr
+        assert [provider["name"] for provider in json.loads(done.stdout)["providers"]] == ["groq"]
+
+    def test_takes_several_providers_and_a_model(self, cli: Cli, env: dict[str, str]) -> None:
+        done = cli("keys", "--model", "m", "gemini", "groq", "--json", env=env)
+        found = json.loads(done.stdout)["providers"]
+        assert [provider["name"] for provider in found] == ["gemini", "groq"]
+        assert found[0]["keys"][0]["models"][0]["model"] == "m"
+
+    def test_a_provider_that_is_not_there_is_not_shown_again(self, cli: Cli, env: dict[str, str]) -> None:
+        done = cli("keys", SECRET, env=env)
+        assert done.returncode == 2
+        assert SECRET not in done.stdout + done.stderr
+        assert "groq, gemini" in done.stderr
+
     def test_says_what_to_do_where_there_are_no_keys(self, cli: Cli) -> None:
         done = cli("keys")
         assert done.returncode == 1

@@ -56,6 +56,17 @@ def test_library_log_is_shown_only_on_request(cli):
     assert "hfs_providers:" not in verbose.stdout
 
 
+@pytest.mark.parametrize("args", [["status", "--build", "-v"], ["keys", "-v"], ["keys", "groq", "--verbose"]])
+def test_the_log_can_be_asked_for_after_the_command(cli, args):
+    done = cli(*args, env={"NUM_GROQ": "1", "GROQ_API_KEY_1": "gsk_0123456789abcdef"})
+    assert "INFO hfs_providers: Initialized groq with 1 key" in done.stderr
+
+
+@pytest.mark.parametrize("args", [["usage", "prune"], ["agents", "run"], ["keys", "revive"], ["models"]])
+def test_every_command_takes_verbose(cli, args):
+    assert "--verbose" in cli(*args, "-h").stdout
+
+
 BREAKS = "import hfs_providers.core.survey as s\ndef survey(*a, **k):\n    {}\ns.survey = survey\n"
 
 
