@@ -5,6 +5,7 @@ Tables and JSON go to stdout, everything else to stderr. Rich is imported where 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -30,6 +31,22 @@ _STYLES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
 _PIPE_WIDTH = 140
 
 
+def set_up_streams() -> None:
+    """Have what the streams' encoding lacks printed as an escape: model ids, paths and providers' words may hold it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def draws(signs: str) -> bool:
+    """Whether stdout can show these characters."""
+    try:
+        signs.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
 def set_up_logging(verbose: bool) -> None:
     """Send the library's log to stderr, or nowhere: what it says is in the tables already.
 
@@ -37,6 +54,9 @@ def set_up_logging(verbose: bool) -> None:
         verbose: show it, from INFO on.
     """
     _redirect("hfs_providers", verbose)
+    if not logging.root.handlers:
+        # Where nobody handles it, Python prints what SDKs warn of to stderr.
+        logging.root.addHandler(logging.NullHandler())
 
 
 def set_up_agno_logging() -> None:
@@ -60,7 +80,9 @@ def _redirect(name: str, verbose: bool) -> None:
 
 def print_json(data: object) -> None:
     """Print `data` as JSON: two blanks of indent, keys in the order given."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    # Escapes of JSON's own where the encoding would need them: those of Python are no JSON.
+    whole = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    print(json.dumps(data, indent=2, ensure_ascii=not whole))
 
 
 def note(message: str) -> None:

@@ -13,11 +13,21 @@ _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 
 
 def seconds(said: str, option: str) -> float:
-    """`90m`, `24h`, `7d`, `2w` in seconds. Ends the command where it is none of these."""
+    """`90m`, `24h`, `7d`, `2w` in seconds, maybe infinite. Ends the command where it is none of these."""
     found = _SPAN.fullmatch(said.strip().lower())
     if found is None:
         output.fail(f"{option}: {said!r} is no span of time", "Write it as 90m, 24h, 7d or 2w", code=2)
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def ago(said: str, option: str) -> float:
+    """The moment so long ago, in seconds since the epoch. Ends the command where that is before all calendars."""
+    at = time.time() - seconds(said, option)
+    try:
+        datetime.fromtimestamp(at).astimezone()
+    except (ValueError, OverflowError, OSError):
+        output.fail(f"{option}: {said!r} is longer than any calendar goes back", "Write a shorter span", code=2)
+    return at
 
 
 def moment(said: str | None, option: str) -> float | None:
@@ -25,7 +35,7 @@ def moment(said: str | None, option: str) -> float | None:
     if said is None:
         return None
     if _SPAN.fullmatch(said.strip().lower()):
-        return time.time() - seconds(said, option)
+        return ago(said, option)
     try:
         return datetime.fromisoformat(said.strip()).astimezone().timestamp()
     except (ValueError, OverflowError, OSError):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from hfs_providers.cli import output, spans
-from hfs_providers.cli.usage_chart import bar, columns
+from hfs_providers.cli.usage_chart import SIGNS, bar, columns, plain
 
 if TYPE_CHECKING:
     from hfs_providers import Store, UsageReport, UsageTimeline, UsageTotal, UsageTotals
@@ -161,7 +161,8 @@ def _print_usage(found: UsageTotals, line: UsageTimeline | None) -> None:
     most = max(row.requests for row in rows)
     # Of times the last ones, of the rest the largest.
     more, rows = len(rows) - _LONGEST_TABLE, rows[-_LONGEST_TABLE:] if timed else rows[:_LONGEST_TABLE]
-    cells = [[*map(_readable, found.by, row.group), *_cells(row), bar(row.requests, most, _BAR)] for row in rows]
+    draw = str if output.draws(SIGNS) else plain
+    cells = [[*map(_readable, found.by, row.group), *_cells(row), draw(bar(row.requests, most, _BAR))] for row in rows]
     if len(rows) > 1:
         cells.append(["all", *[" "] * (len(found.by) - 1), *_cells(found.total), " "])
     headings = ["requests", "failed", "tokens in", "out", "all", "mean s"]
@@ -172,7 +173,8 @@ def _print_usage(found: UsageTotals, line: UsageTimeline | None) -> None:
     values = [sum(each) for each in zip(*line.lines.values(), strict=True)]
     if len(values) > 1:
         print()
-        print("\n".join(columns(values, line.starts, line.period, output.console().width)))
+        chart = columns(values, line.starts, line.period, output.console().width)
+        print("\n".join(chart if output.draws(SIGNS) else map(plain, chart)))
 
 
 def _readable(name: str, value: str) -> str:
@@ -227,7 +229,7 @@ def prune(
 
     if (before is None) == (keep is None):
         output.fail("say how old: --before or --keep", "hfs-providers usage prune --keep 30d", code=2)
-    cut = spans.moment(before, "--before") if keep is None else time.time() - spans.seconds(keep, "--keep")
+    cut = spans.moment(before, "--before") if keep is None else spans.ago(keep, "--keep")
     assert cut is not None, "one of them was given"
     if cut > (youngest := time.time() - _KEPT_FOR):
         output.note("Rows of the last two days count against limits per day and stay.")

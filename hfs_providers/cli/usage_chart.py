@@ -7,6 +7,20 @@ from datetime import datetime
 
 _UPWARD = " ▁▂▃▄▅▆▇█"
 _SIDEWAYS = " ▏▎▍▌▋▊▉█"
+SIGNS = _UPWARD + _SIDEWAYS + "┤│└─"
+"""All that is drawn with."""
+
+_PLAIN = str.maketrans(
+    {
+        **dict.fromkeys("▁▂▃▏▎▍", "."),
+        **dict.fromkeys("▄▅▆▌▋▊", ":"),
+        **dict.fromkeys("▇█▉", "#"),
+        **dict.fromkeys("┤│", "|"),
+        "└": "+",
+        "─": "-",
+    }
+)
+
 _WIDEST = 6
 """Characters of one column, its gap included."""
 
@@ -16,6 +30,11 @@ def bar(value: float, most: float, width: int) -> str:
     eighths = round(value / most * width * 8) if most > 0 else 0
     whole, rest = divmod(max(eighths, 1) if value > 0 else 0, 8)
     return "█" * whole + (_SIDEWAYS[rest] if rest else "")
+
+
+def plain(line: str) -> str:
+    """A line as ASCII, for those who cannot be shown the rest."""
+    return line.translate(_PLAIN)
 
 
 def columns(values: Sequence[int], starts: Sequence[str], period: str, width: int, height: int = 8) -> list[str]:

@@ -34,6 +34,8 @@ _COUNTS = "tokens_in, tokens_out, tokens, latency"
 _SUMS = ", ".join(f"sum({name})" for name in ("requests", "ok", *_COUNTS.split(", ")))
 _HOURLY = 3 * 86_400.0
 """Seconds up to which a timeline has hours."""
+_KEPT = 400 * 86_400.0
+"""Seconds that sums are kept by default."""
 
 
 class UsageTotal(NamedTuple):
@@ -180,8 +182,9 @@ class UsageReport:
         extent = self.extent()
         if extent is None:
             return UsageTimeline("hour", (), {})
-        first = extent[0] if since is None else since
-        last = extent[1] + QUARTER if until is None else until
+        # An end so far off that nothing is kept of it counts as open: there would be a place for each day until then.
+        first = extent[0] if since is None or since < extent[0] - _KEPT else since
+        last = extent[1] + QUARTER if until is None or until > extent[1] + _KEPT else until
         period: Period = "hour" if last - first <= _HOURLY else "day"
         # Every hour begins with a quarter, and no day is shorter than some hours.
         step = QUARTER if period == "hour" else 4 * QUARTER

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hfs_providers.testing import (
+    EmptyBody,
     LoopbackServer,
     PaymentRequired,
     RateLimited,
@@ -55,6 +56,14 @@ def play(server: LoopbackServer, env: Mapping[str, str], key_id: str, part: str)
 
 def keys_of(env: Mapping[str, str]) -> list[str]:
     return [value for name, value in env.items() if "_API_KEY_" in name]
+
+
+def test_what_an_sdk_logs_is_kept_out(cli: Cli, server: LoopbackServer) -> None:
+    env = server.env({"gemini": 1})
+    server.script("gemini", env["GEMINI_API_KEY_1"], [], then=EmptyBody())
+    done = cli("check", env=env)
+    assert "gemini#1" in done.stdout
+    assert "Cannot determine" not in done.stdout + done.stderr
 
 
 class TestAStrangersKeys:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import sqlite3
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers import Store
+from hfs_providers import Store, UsageReport
 from hfs_providers.cli.usage_chart import bar, columns
 from hfs_providers.cli.usage_plot import lines_of, svg
 from hfs_providers.core.usage_report import UsageTimeline
@@ -290,3 +291,46 @@ class TestPicture:
 
     def test_of_nothing_is_empty(self) -> None:
         assert ET.fromstring(svg(UsageTimeline("hour", (), {}), "Requests", "none")) is not None
+
+
+class TestOddTerminals:
+    @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+    def test_the_table_and_chart_fall_back_to_ascii(self, cli: Cli, env: dict[str, str], encoding: str) -> None:
+        done = cli("usage", env={**env, "PYTHONIOENCODING": encoding})
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.isascii()
+        assert "####" in done.stdout
+
+    def test_json_stays_json(self, cli: Cli, env: dict[str, str], database: Path) -> None:
+        write(Store(database), [row(NOW - 60, model="mod\u00e8le-\u65e5")])
+        done = cli("usage", "--json", env={**env, "PYTHONIOENCODING": "latin-1"})
+        assert "mod\u00e8le-\u65e5" in [each["model"] for each in json.loads(done.stdout)["rows"]]
+
+    def test_a_path_that_is_no_text_is_shown_escaped(self, cli: Cli, env: dict[str, str], tmp_path: Path) -> None:
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/u\xff.db"))
+        write(Store(path), [row(NOW - 60)])
+        done = cli("usage", "--since", "1s", env={**env, "HFS_USAGE_DB": str(path)})
+        assert done.returncode == 0, done.stderr
+        assert "u\\udcff.db" in done.stdout
+
+
+class TestOddSpans:
+    @pytest.mark.parametrize("span", ["99999999999999d", f"{'9' * 400}d", "800000d"])
+    @pytest.mark.parametrize("args", [["--since"], ["--until"], ["prune", "--keep"], ["prune", "--before"]])
+    def test_one_that_no_calendar_holds_is_wrong_usage(
+        self, cli: Cli, env: dict[str, str], args: list[str], span: str
+    ) -> None:
+        done = cli("usage", *args, span, env=env)
+        assert done.returncode == 2
+        assert "is longer than any calendar goes back" in done.stderr
+        assert "HFS_DEBUG" not in done.stderr
+
+
+def test_a_timeline_does_not_count_the_days_since_the_romans(database: Path) -> None:
+    line = UsageReport(Store(database)).timeline("provider", since=NOW - 700_000 * DAY)
+    assert len(line.starts) < 10
+
+
+def test_a_timeline_does_not_count_the_days_of_the_future(database: Path) -> None:
+    line = UsageReport(Store(database)).timeline("provider", until=NOW + 700_000 * DAY)
+    assert len(line.starts) < 10
