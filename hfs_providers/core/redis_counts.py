@@ -114,7 +114,10 @@ class Tell(NamedTuple):
     """Provider and account."""
     field: str
     milliseconds: int | None
+    """For which it holds; None where the key was revived."""
     reason: str
+    age: int | None = None
+    """Milliseconds since it was learned; None where it is news."""
 
 
 Work: TypeAlias = "Ask | End | Tell | None"
@@ -163,6 +166,10 @@ class Counts:
         self.in_flight: dict[Scope, tuple[int, int]] = {}
         # When the server last had the counts of a scope, by the monotonic clock.
         self._published: dict[Scope, float] = {}
+        # When any key was revived last, by the server's clock, and whether that is new here.
+        self._revived, self._news = 0, False
+        # Provider and id of keys that are being revived here because others have revived them.
+        self._hearsay: set[tuple[str, str | None]] = set()
         self._ids = 0
         self._beats = 0
         self._beat_at = 0.0
@@ -179,7 +186,7 @@ class Counts:
             return Tell(of, f"d:{name}", milliseconds, event.reason or "refused")
         if event.kind == "key_cooling":
             return Tell(of, f"c:{event.model or ''}", milliseconds, event.reason or "rate limited")
-        if event.kind == "key_revived":
+        if event.kind == "key_revived" and (event.provider, event.key_id) not in self._hearsay:
             return Tell(of, f"d:{name}", None, "")
         return None
 
@@ -200,11 +207,13 @@ class Counts:
         """Learn of the generation, or begin one; whether counts were lost."""
         args: list[str | int] = [self._generation, uuid.uuid4().hex, int(SETTLE * 1000), lost]
         asked = self._wall()
-        generation, settled, now = link.run([Call("register", [_GENERATION], args)])[0]
+        generation, settled, now, revived = link.run([Call("register", [_GENERATION], args)])[0]
         answered = self._wall()
         # A clock that was set meanwhile tells nothing.
         if 0 <= answered - asked < 1:
             self._offset = int(now) / 1000 - (asked + answered) / 2
+        self._news = self._news or int(revived) != self._revived
+        self._revived = int(revived)
         changed = bool(self._generation) and generation != self._generation
         self._generation = generation
         self.settled_at = int(settled) / 1000 - self._offset
@@ -264,22 +273,34 @@ class Counts:
         return self._names.get((scope.provider, scope.account), set())
 
     def _retell(self, link: Link) -> None:
-        """What this process knows of keys that are dead or cool."""
-        calls = []
+        """Tell what this process knows of dead and resting keys, and revive those that others have revived since."""
+        tells: list[tuple[Tell, str, str]] = []
+        wall = self._wall()
         for provider, pool in self._pools.items():
             accounts: Any = pool.dump()["accounts"]
             for about in accounts:
-                account = self._keys[provider, about["keys"][0]["id"]][0]
-                said = [(f"c:{rest['model'] or ''}", rest["until"], rest["reason"]) for rest in about["cooling"]]
+                first = about["keys"][0]["id"]
+                of = (provider, self._keys[provider, first][0])
+                for rest in about["cooling"]:
+                    left = int((rest["until"] - wall) * 1000)
+                    tells.append((Tell(of, f"c:{rest['model'] or ''}", left, rest["reason"], 0), provider, first))
                 for key in about["keys"]:
                     if "dead" in key:
-                        name = self._keys[provider, key["id"]][1]
-                        said.append((f"d:{name}", key["dead"]["retry_at"], key["dead"]["reason"]))
-                for field, until, reason in said:
-                    left = int((until - self._wall()) * 1000)
-                    if left > 0:
-                        calls.append(_telling(Tell((provider, account), field, left, reason)))
-        link.run(calls)
+                        dead = key["dead"]
+                        left, learned = int((dead["retry_at"] - wall) * 1000), dead["retry_at"] - dead["probation"]
+                        field = f"d:{self._keys[provider, key['id']][1]}"
+                        age = max(0, int((wall - learned) * 1000))
+                        tells.append((Tell(of, field, left, dead["reason"], age), provider, key["id"]))
+        tells = [each for each in tells if (each[0].milliseconds or 0) > 0]
+        answers = link.run([_telling(tell) for tell, *_ in tells])
+        self._news = False
+        for answer, (_, provider, key_id) in zip(answers, tells, strict=True):
+            if answer == "revived":
+                self._hearsay.add((provider, key_id))
+                try:
+                    self._pools[provider].revive(key_id)
+                finally:
+                    self._hearsay.discard((provider, key_id))
 
     def _who(self) -> list[str]:
         self._ids += 1
@@ -294,7 +315,10 @@ class Counts:
             if isinstance(each, End):
                 ended.setdefault(_scope(each.claim), []).append(each)
         calls = [self._ending(scope, ends) for scope, ends in ended.items()]
-        calls += [_telling(each) for each in work if isinstance(each, Tell)]
+        tells = [each for each in work if isinstance(each, Tell)]
+        calls += [_telling(each) for each in tells]
+        if any(each.milliseconds is None for each in tells):
+            calls.append(Call("revived", [_GENERATION], []))
         asks = [each for each in work if isinstance(each, Ask) and not each.ticket.locked()]
         answers = link.run([*calls, *(self._asking(each.claim) for each in asks)])
         lost = {scope for scope, answer in zip(ended, answers, strict=False) if answer == "new"}
@@ -343,7 +367,10 @@ class Counts:
             # Again until all is settled: rows may have come late to the file.
             self._publish(link, self._scopes())
             self._retell(link)
-        elif self._beats % 5 == 0:
+            return
+        if self._news:
+            self._retell(link)
+        if self._beats % 5 == 0:
             held = self.in_flight.items()
             link.run([Call("beat", [scope.keys[2]], [self._holder, *counts]) for scope, counts in held])
 
@@ -387,4 +414,8 @@ def _telling(tell: Tell) -> Call:
     ms = tell.milliseconds
     if ms is not None and tell.field.startswith("d:"):
         ms -= _EARLY
-    return Call("tell", [_told(tell.keys)], [tell.field, "" if ms is None else ms, tell.reason[:200]])
+    return Call(
+        "tell",
+        [_told(tell.keys)],
+        [tell.field, "" if ms is None else ms, tell.reason[:200], "" if tell.age is None else tell.age],
+    )

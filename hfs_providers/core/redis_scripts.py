@@ -2,8 +2,9 @@
 
 Keys, all with an expiry, `T` being the hash tag of the account (one slot of a cluster):
 
-    hfs:generation   hash    id, settle (ms until which counts are being rebuilt)
-    hfs:T:told       hash    `d:<fingerprint>`, `c:<model>` (`c:` for the account): `<until ms> <reason>`
+    hfs:generation   hash    id, settle (ms until which counts are being rebuilt), revived (ms at which any key was)
+    hfs:T:told       hash    `d:<fingerprint>`, `c:<model>` (`c:` for the account): `<until ms> <reason>`;
+                             `r:<fingerprint>`, `r:` (for the account): ms at which it was revived
     hfs:T:used:S     hash    g (generation), mr and mt (requests and tokens of the minute), and of each bucket by its
                              number hr:N, ht:N (60 s), dr:N, dt:N (900 s)
     hfs:T:minute:S   zset    `<host>/<id>/<tokens>` by the ms of its end
@@ -73,9 +74,9 @@ end
 """
 
 # KEYS: generation. ARGV: the id that the process knows or '', an id to give, ms to settle, the id that has lost counts
-# or ''. Gives: id, settle, now.
+# or ''. Gives: id, settle, now, and when any key was revived last.
 REGISTER = """
-local said = redis.call('HMGET', KEYS[1], 'id', 'settle')
+local said = redis.call('HMGET', KEYS[1], 'id', 'settle', 'revived')
 local id, settle = said[1], tonumber(said[2] or 0)
 local known, fresh, lost = ARGV[1], ARGV[2], ARGV[4]
 if not id or id == lost then
@@ -87,7 +88,14 @@ elseif known ~= '' and id ~= known and settle == 0 then
 end
 redis.call('HSET', KEYS[1], 'id', id, 'settle', settle)
 redis.call('PEXPIRE', KEYS[1], KEPT)
-return {id, settle, now}
+return {id, settle, now, tonumber(said[3] or 0)}
+"""
+
+# KEYS: generation. A key was revived: who is here asks what of its own words is out of date. Gives: 'yes'.
+REVIVED = """
+redis.call('HSET', KEYS[1], 'revived', now)
+redis.call('PEXPIRE', KEYS[1], KEPT)
+return 'yes'
 """
 
 # KEYS: told, used, minute, flying. ARGV: generation, holder, fingerprint, model, tokens, rpm, tpm, rph, tph, rpd, tpd
@@ -308,33 +316,52 @@ set_flying(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]))
 return 'yes'
 """
 
-# KEYS: told. ARGV: field and ms and reason; or the field of a death that is over, and ''. Gives: 'yes'.
+# KEYS: told. ARGV: field, ms, reason, and how many ms ago it was learned ('' for now); or the field of a death that is
+# over, and ''. What was learned before the key was revived does not count. Gives: 'yes', or 'revived' for such a death.
 TELL = """
-local told, field, ms = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local told, field, ms, age = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local all = redis.call('HGETALL', told)
-local last = 0
+local last, marks, known = 0, {}, false
 for i = 1, #all, 2 do
-  local till = tonumber(string.match(all[i + 1], '^%d+'))
-  if till <= now or (not ms and (all[i] == field or string.sub(all[i], 1, 2) == 'c:')) then
+  local till, kind = tonumber(string.match(all[i + 1], '^%d+')), string.sub(all[i], 1, 2)
+  if kind == 'r:' then
+    marks[all[i]] = till
+    till = till + KEPT
+  end
+  if till <= now or (not ms and (all[i] == field or kind == 'c:')) then
     redis.call('HDEL', told, all[i])
   else
     last = math.max(last, till)
-    -- Who repeats what it was told itself says it a little later.
-    if ms and all[i] == field and now + ms <= till + 1000 then ms = 0 end
+    if all[i] == field then
+      known = true
+      -- Who repeats what it was told itself says it a little later.
+      if ms and now + ms <= till + 1000 then ms = 0 end
+    end
   end
 end
-if ms and ms > 0 then
+local answer = 'yes'
+if not ms then
+  redis.call('HSET', told, 'r:' .. string.sub(field, 3), now, 'r:', now)
+  last = math.max(last, now + KEPT)
+elseif age and string.sub(field, 1, 2) == 'd:' then
+  if (marks['r:' .. string.sub(field, 3)] or 0) > now - age then answer = 'revived' end
+elseif age and marks['r:'] and not known then
+  -- When a rest began is not known: what those who are here have forgotten is over.
+  ms = 0
+end
+if ms and ms > 0 and answer == 'yes' then
   redis.call('HSET', told, field, now + ms .. ' ' .. ARGV[3])
   last = math.max(last, now + ms)
 end
 if last > 0 then redis.call('PEXPIRE', told, last - now) end
-return 'yes'
+return answer
 """
 
 SCRIPTS: dict[str, str] = {
     name: _PRELUDE + body
     for name, body in {
         "register": REGISTER,
+        "revived": REVIVED,
         "reserve": RESERVE,
         "end": END,
         "publish": PUBLISH,

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hfs_providers import ProviderManager
 from hfs_providers.core import redis_link, redis_scripts
 from hfs_providers.core.contract import Credential, Event, Limits, UsageRow
 from hfs_providers.core.errors import PoolExhaustedError
@@ -82,6 +83,7 @@ class Host:
             ),
             **clocks,
         )
+        self.pool.load(options.pop("state", {}))
         self.ledger = RedisLedger(url, options.pop("store", None), **({"wall": wall} if wall else {}), **options)
         self.ledger.start({"acme": self.pool})
 
@@ -221,6 +223,63 @@ def test_what_one_host_was_told_of_a_key_all_heed(clock: Clock, hosts: Callable[
     settled(here, clock)
     there.pool.revive("acme#1")
     assert there.pool.acquire("m", timeout=0).key_id == "acme#1"
+
+
+def test_a_revival_beats_what_a_host_that_starts_still_believes(clock: Clock, hosts: Callable[..., Host]) -> None:
+    here = hosts()
+    here.pool.retire("acme#0", "by its owner")
+    settled(here, clock)
+    clock.pass_by(5)
+    believed = here.pool.dump()
+    here.pool.revive("acme#0")
+    settled(here, clock)
+    clock.pass_by(5)
+    there = hosts(state=believed)
+    assert there.pool.statuses()[0].state == "ready"
+    assert here.call()
+    # What is learned from then on counts again.
+    there.pool.retire("acme#0", "once more")
+    settled(there, clock)
+    assert not here.call()
+
+
+def test_a_rest_that_ended_with_a_revival_is_not_begun_anew(clock: Clock, hosts: Callable[..., Host]) -> None:
+    here = hosts()
+    here.pool.acquire("m").rate_limited(3600)
+    settled(here, clock)
+    believed = here.pool.dump()
+    here.pool.revive("acme#0")
+    settled(here, clock)
+    hosts(state=believed)
+    assert here.call()
+
+
+def test_a_revival_reaches_hosts_that_run(clock: Clock, hosts: Callable[..., Host]) -> None:
+    here, there = hosts(), hosts()
+    here.pool.retire("acme#0", "by its owner")
+    settled(here, clock)
+    assert not there.call()
+    clock.pass_by(5)
+    here.pool.revive("acme#0")
+    eventually(lambda: there.pool.statuses()[0].state == "ready")
+    assert there.call()
+
+
+def test_a_host_writes_down_the_revival_that_it_has_heard_of(
+    server: RedisServer, tmp_path: Path, fake_provider: Callable[..., Any]
+) -> None:
+    def manager(host: str, redis: bool = True) -> ProviderManager:
+        env = {"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(tmp_path / host / "usage.db")}
+        return ProviderManager({**env, "HFS_REDIS_URL": server.url if redis else ""}, plugins=[fake_provider("acme")])
+
+    # Each a program that comes and goes, as the command line does.
+    with manager("one") as one:
+        one.wrappers["acme"].pool.retire("acme#0", "by its owner")
+    with manager("two") as two:
+        two.wrappers["acme"].pool.revive("acme#0")
+    for redis in (True, False):
+        with manager("one", redis) as one:
+            assert one.wrappers["acme"].pool.statuses()[0].state == "ready"
 
 
 def test_a_rest_without_an_end_is_told_as_one_of_a_day(clock: Clock, hosts: Callable[..., Host]) -> None:
