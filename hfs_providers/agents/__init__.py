@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hfs_providers.agents.pipeline import PIPELINE, run_pipeline
     from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
     from hfs_providers.agents.serving import serve
+    from hfs_providers.agents.structures import Artifacts, Improvement, Plan, Verdict
     from hfs_providers.agents.supervisor import Supervisor
     from hfs_providers.agents.worker import run_worker
 
@@ -40,6 +41,7 @@ _HOMES = {
     "pipeline": "PIPELINE run_pipeline",
     "roles": "AgentUnavailableError RoleAgent create_agent",
     "serving": "serve",
+    "structures": "Artifacts Improvement Plan Verdict",
     "supervisor": "Supervisor",
     "worker": "run_worker",
 }
@@ -54,12 +56,16 @@ __all__ = [
     "AgentSnapshot",
     "AgentState",
     "AgentUnavailableError",
+    "Artifacts",
     "Batch",
     "ContractError",
+    "Improvement",
+    "Plan",
     "Role",
     "RoleAgent",
     "Subscription",
     "Supervisor",
+    "Verdict",
     "WorkItem",
     "WorkResult",
     "create_agent",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from pydantic.json_schema import models_json_schema
 
 from hfs_providers import HfsProvidersError
+from hfs_providers.agents.structures import ROLE_DATA
 
 CANCELLED = "cancelled"
 """The error of a result whose work was cancelled."""
@@ -69,14 +70,15 @@ class Contract(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ContractError(cls.__name__, _texts(error)) from None
+            raise ContractError(cls.__name__, texts_of(error)) from None
 
     def dump(self) -> dict[str, Any]:
         """As what JSON holds."""
         return self.model_dump(mode="json")
 
 
-def _texts(error: ValidationError) -> tuple[str, ...]:
+def texts_of(error: ValidationError) -> tuple[str, ...]:
+    """Where data is wrong and how, one text each, without any value of the data."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     # Data that is nested too deeply has a place to match.
     return tuple(f"{'.'.join(map(str, item['loc'][:_MOST_PARTS])) or 'it'}: {item['msg']}" for item in found)
@@ -148,9 +150,9 @@ class WorkResult(Contract):
     Args:
         item_id: the item's.
         success: whether the work was done.
-        data: the role's structured result.
+        data: the role's structured result: a `Plan`, `Improvement`, `Artifacts` or `Verdict`.
         error: why it was not done; `cancelled` where somebody cancelled it.
-        memory_ids: of what the agent remembered, where it has a memory.
+        memory_ids: of what the agent remembered. The four roles keep no memory, so theirs is always empty.
         duration: seconds.
         served_by: the provider and model that answered.
     """
@@ -302,10 +304,13 @@ class AgentEvent(Contract):
 
 def json_schema() -> dict[str, Any]:
     """Everything that goes over the wire, as one JSON schema (2020-12) with a definition for each model."""
-    models = (AgentConfig, WorkItem, WorkResult, AgentHealth, AgentSnapshot, AgentEvent, SessionInfo)
+    wire = (AgentConfig, WorkItem, WorkResult, AgentHealth, AgentSnapshot, AgentEvent, SessionInfo)
+    models: tuple[type[BaseModel], ...] = (*wire, *ROLE_DATA)
     _, schema = models_json_schema([(model, "validation") for model in models], title="hfs-providers agents")
     schema["$defs"]["AgentState"] = TypeAdapter(AgentState).json_schema(ref_template="#/$defs/{model}")
     schema["$defs"]["AgentState"].pop("$defs", None)
+    # The schema that a model is sent has no bounds of numbers; see `structures`.
+    schema["$defs"]["Verdict"]["properties"]["confidence"] |= {"minimum": 0, "maximum": 1}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -13,6 +13,10 @@ from hfs_providers.agents.contract import CANCELLED, Phase, Role, WorkItem, Work
 PIPELINE: Final[tuple[Role, ...]] = ("orchestrator", "executor", "reviewer")
 """The roles that a supervisor needs for it."""
 MOST_ATTEMPTS: Final = 3
+MIN_CONFIDENCE: Final = 0.5
+"""The reviewer's confidence, 0 to 1, under which it is asked again."""
+MOST_REVIEWS: Final = 2
+"""How often one attempt is reviewed."""
 _MOST_FEEDBACK: Final = 50_000
 
 
@@ -24,15 +28,20 @@ class Works(Protocol):
 
 
 async def run_pipeline(
-    supervisor: Works, item: WorkItem | Mapping[str, Any], attempts: int = MOST_ATTEMPTS
+    supervisor: Works,
+    item: WorkItem | Mapping[str, Any],
+    attempts: int = MOST_ATTEMPTS,
+    min_confidence: float = MIN_CONFIDENCE,
 ) -> WorkResult:
     """Plan, carry out and review a piece of work. An attempt that the reviewer turns down is followed by another, which
-    is told `review_feedback` and `review_attempt` and sees what was made before.
+    is told `review_feedback` and `review_attempt` and sees what was made before. A reviewer that is not confident is
+    asked once more and sees its first verdict; an approval that is still not confident counts as turned down.
 
     Args:
         supervisor: has agents of the three roles.
         item: the work; its timeout holds for each step.
         attempts: how often it is carried out at most.
+        min_confidence: the confidence, 0 to 1, under which the reviewer is asked again; 0 never asks again.
 
     Returns:
         A result that succeeded if an attempt was approved. Its data has `plan`, `artifacts`, `verdict` and `attempts`,
@@ -40,7 +49,10 @@ async def run_pipeline(
 
     Raises:
         ContractError: the item does not fit, or one with its id is pending.
+        ValueError: `min_confidence` is not from 0 to 1.
     """
+    if not 0 <= min_confidence <= 1:
+        raise ValueError("min_confidence is from 0 to 1")
     item = read_item(item)
     begun, attempt = time.monotonic(), 0
     made: dict[str, JsonValue] = {}
@@ -78,15 +90,30 @@ async def run_pipeline(
         made["artifacts"] = done.data
         made["attempts"] = attempt = attempt + 1
         context = {**item.context, "plan": planned.data, "artifacts": done.data}
-        reviewed = await step("reviewer", "complete", context=context, review_feedback=None, review_attempt=None)
-        if not reviewed.success or reviewed.data is None:
-            return broken("reviewer", reviewed)
-        made["verdict"] = reviewed.data
-        if reviewed.data.get("approved") is True:
+        for _ in range(MOST_REVIEWS):
+            reviewed = await step("reviewer", "complete", context=context, review_feedback=None, review_attempt=None)
+            if not reviewed.success or reviewed.data is None:
+                return broken("reviewer", reviewed)
+            made["verdict"] = verdict = reviewed.data
+            confident = _confidence(verdict) >= min_confidence
+            if confident:
+                break
+            context = {**context, "earlier_verdict": verdict}
+        approved = verdict.get("approved") is True
+        if approved and confident:
             return ended(reviewed, None)
-        feedback, turned_down = _feedback(reviewed.data), (turned_down or 0) + 1
+        feedback, turned_down = _feedback(verdict), (turned_down or 0) + 1
+        if approved:
+            doubt = f"The reviewer approved this with a confidence below {min_confidence:g}."
+            feedback = f"{doubt}\n{feedback}"[:_MOST_FEEDBACK]
         if attempt == attempts:
             return ended(reviewed, f"the reviewer turned down {attempts} attempts, the last with: {feedback}")
+
+
+def _confidence(verdict: Mapping[str, Any]) -> float:
+    confidence = verdict.get("confidence")
+    # A worker of another make may not say it.
+    return confidence if isinstance(confidence, (int, float)) else 1.0
 
 
 def _feedback(verdict: Mapping[str, Any]) -> str:

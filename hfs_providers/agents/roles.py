@@ -1,4 +1,4 @@
-"""The four roles: what each is told, the structure that its result has, and the Agno agent behind it.
+"""The four roles: what each is told, and the Agno agent behind it. `structures` has what their results hold.
 
 agent = create_agent("reviewer")
 await agent.start_session()
@@ -14,9 +14,9 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ValidationError
 
 from hfs_providers import HfsProvidersError, ProviderManager, get_provider_manager
 from hfs_providers.agents.contract import (
@@ -34,8 +34,10 @@ from hfs_providers.agents.contract import (
     WorkResult,
     read_item,
     state_after,
+    texts_of,
     timed_out,
 )
+from hfs_providers.agents.structures import Artifacts, Improvement, Plan, Verdict
 
 if TYPE_CHECKING:
     from agno.agent import Agent
@@ -45,64 +47,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, str], object]
 """Is told a stage and a message."""
 
-
-class Step(BaseModel):
-    """A step of a plan."""
-
-    title: str
-    instructions: str = Field(description="what whoever carries it out has to do")
-    acceptance: str = Field(description="how one sees that it is done")
-
-
-class Plan(BaseModel):
-    """What an orchestrator gives."""
-
-    summary: str
-    steps: list[Step]
-
-
-class Change(BaseModel):
-    """A change that an optimizer made."""
-
-    what: str
-    why: str
-
-
-class Improvement(BaseModel):
-    """What an optimizer gives."""
-
-    summary: str
-    improved: str = Field(description="the whole improved text")
-    changes: list[Change]
-
-
-class Issue(BaseModel):
-    """Something that a reviewer found."""
-
-    severity: Literal["blocker", "major", "minor"]
-    description: str
-
-
-class Verdict(BaseModel):
-    """What a reviewer gives."""
-
-    approved: bool
-    feedback: str = Field(description="what has to change, or why it is good")
-    issues: list[Issue]
-
-
-class Artifact(BaseModel):
-    """Something that an executor made."""
-
-    name: str = Field(description="a file name or a title")
-    content: str = Field(description="the whole of it")
-
-
-class Artifacts(BaseModel):
-    """What an executor gives."""
-
-    summary: str
-    artifacts: list[Artifact]
+_MOST_MISFITS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +76,8 @@ ROLE_SPECS: Mapping[Role, RoleSpec] = {
     ),
     "reviewer": RoleSpec(
         "You review work against what was asked for. Approve it only if it is complete and right. Otherwise say in "
-        "the feedback exactly what has to change, so that whoever did it can do it without asking.",
+        "the feedback exactly what has to change, so that whoever did it can do it without asking. Say how sure you "
+        "are of the verdict. An earlier_verdict in the context was too unsure: check again what it was unsure of.",
         Verdict,
     ),
     "executor": RoleSpec(
@@ -300,7 +246,8 @@ class RoleAgent:
             return None, str(run.content or run.status.value)
         expected = ROLE_SPECS[self.role].output
         if not isinstance(run.content, expected):
-            return None, f"the model's answer does not have the structure of {expected.__name__}"
+            why = _why_it_does_not_fit(run.content, expected)
+            return None, f"the model's answer does not have the structure of {expected.__name__}: {why}"
         return run.content, ""
 
     def _agno_agent(self, chain: FallbackChain) -> Agent:
@@ -343,6 +290,24 @@ def prompt_of(item: WorkItem) -> str:
         attempts = item.review_attempt or 1
         parts.append(f"A reviewer turned down attempt {attempts}. The feedback to meet:\n{item.review_feedback}")
     return "\n\n".join(parts)
+
+
+def _why_it_does_not_fit(content: object, expected: type[BaseModel]) -> str:
+    """The fields at which an answer breaks its structure, without any of its words."""
+    text = str(content or "").rpartition("</think>")[2]
+    # Models put fences and sentences around their JSON.
+    begin, end = text.find("{"), text.rfind("}")
+    if not text.strip():
+        return "it is empty"
+    if begin < 0 or end < begin:
+        return "it is not a JSON object"
+    try:
+        expected.model_validate_json(text[begin : end + 1])
+    except ValidationError as error:
+        texts = texts_of(error)
+        more = len(texts) - _MOST_MISFITS
+        return "; ".join(texts[:_MOST_MISFITS]) + (f"; and {more} more" if more > 0 else "")
+    return "there is text around it"
 
 
 def _ignored(stage: str, message: str) -> None:

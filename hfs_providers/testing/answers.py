@@ -11,6 +11,7 @@ from typing import Any
 from hfs_providers.testing.scripts import Ok
 
 _DEEPEST = 8
+_LEAST = (("minimum", 0), ("exclusiveMinimum", 1))
 _FORMATS = {"date": "2026-01-31", "date-time": "2026-01-31T12:00:00Z", "time": "12:00:00Z", "email": "a@example.com"}
 # Agno describes a schema in the system prompt where it uses JSON mode.
 _FIELDS_IN_WORDS = re.compile(r"<json_field_properties>\s*(\{.*?\})\s*</json_field_properties>", re.DOTALL)
@@ -146,7 +147,8 @@ def _object(schema: Mapping[str, Any], text: str, root: Mapping[str, Any], depth
 
 
 def _number(schema: Mapping[str, Any], whole: bool) -> int | float:
-    value: float = max(1 if whole else 1.5, schema.get("minimum", 1), schema.get("exclusiveMinimum", 0) + 1)
+    # Half of one fits where a description alone asks for a share.
+    value: float = max([1 if whole else 0.5, *(schema[name] + more for name, more in _LEAST if name in schema)])
     value = min(value, schema.get("maximum", value), schema.get("exclusiveMaximum", value + 1) - 1)
     return int(value) if whole else value
 

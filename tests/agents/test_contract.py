@@ -158,7 +158,12 @@ class TestTheSchema:
     def test_holds_every_model_and_state(self) -> None:
         names = {"WorkItem", "WorkResult", "AgentConfig", "AgentState", "AgentHealth", "AgentSnapshot", "AgentEvent"}
         states = {"Idle", "Active", "Waiting", "Completed", "Failed", "Unavailable"}
-        assert names | states <= set(json_schema()["$defs"])
+        data = {"Plan", "Step", "Improvement", "Change", "Artifacts", "Artifact", "Verdict", "Issue"}
+        assert names | states | data <= set(json_schema()["$defs"])
+
+    def test_bounds_the_reviewer_s_confidence(self) -> None:
+        confidence = json_schema()["$defs"]["Verdict"]["properties"]["confidence"]
+        assert (confidence["minimum"], confidence["maximum"]) == (0, 1)
 
     def test_resolves_within_itself(self) -> None:
         schema = json_schema()

@@ -15,9 +15,11 @@ from hfs_providers.testing.scripts import Ok
 from tests.agents.fleet import run
 from tests.agents.workers import item
 
-APPROVED = {"approved": True, "feedback": "Good.", "issues": []}
+APPROVED = {"approved": True, "confidence": 0.9, "feedback": "Good.", "issues": []}
+UNSURE = {**APPROVED, "confidence": 0.4}
 REJECTED = {
     "approved": False,
+    "confidence": 0.9,
     "feedback": "The second chapter is missing.",
     "issues": [{"severity": "blocker", "description": "No second chapter."}],
 }
@@ -89,6 +91,49 @@ def test_work_that_is_never_approved_is_no_success_and_keeps_what_was_made() -> 
         assert (result.data["attempts"], result.data["verdict"]) == (2, REJECTED)
 
     run(main())
+
+
+class TestAReviewerThatIsNotConfident:
+    def test_is_asked_again_and_sees_its_first_verdict(self) -> None:
+        async def main() -> None:
+            agents = Agents(reviewer=[UNSURE, APPROVED])
+            result = await run_pipeline(agents, item())
+            assert result.success
+            assert result.data is not None
+            assert (result.data["attempts"], result.data["verdict"]) == (1, APPROVED)
+            first, second = agents.items("reviewer")
+            assert "earlier_verdict" not in first.context
+            assert second.context["earlier_verdict"] == UNSURE
+
+        run(main())
+
+    def test_is_asked_twice_at_most_for_an_attempt_and_then_counts_as_having_turned_it_down(self) -> None:
+        async def main() -> None:
+            agents = Agents(reviewer=[UNSURE])
+            result = await run_pipeline(agents, item(), attempts=2)
+            assert not result.success
+            assert len(agents.items("reviewer")) == 4
+            feedback = agents.items("executor")[1].review_feedback
+            assert str(feedback).startswith("The reviewer approved this with a confidence below 0.5.")
+
+        run(main())
+
+    @pytest.mark.parametrize(("threshold", "reviews"), [(0.0, 1), (0.4, 1), (0.41, 2)])
+    def test_is_one_under_the_threshold(self, threshold: float, reviews: int) -> None:
+        async def main() -> None:
+            agents = Agents(reviewer=[UNSURE])
+            await run_pipeline(agents, item(), attempts=1, min_confidence=threshold)
+            assert len(agents.items("reviewer")) == reviews
+
+        run(main())
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+    def test_has_a_threshold_from_0_to_1(self, threshold: float) -> None:
+        async def main() -> None:
+            with pytest.raises(ValueError, match="from 0 to 1"):
+                await run_pipeline(Agents(), item(), min_confidence=threshold)
+
+        run(main())
 
 
 @pytest.mark.parametrize("role", PIPELINE)

@@ -61,6 +61,39 @@ def test_an_answer_without_the_structure_is_a_failure_and_not_parsed_prose(
     run(main())
 
 
+VERDICT = {"approved": True, "confidence": 0.9, "feedback": "Good.", "issues": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (json.dumps({**VERDICT, "approved": "secret words"}), "approved: Input should be a valid boolean"),
+        (json.dumps({**VERDICT, "confidence": 85}), "confidence: Value error, it has to be from 0 to 1"),
+        (json.dumps({**VERDICT, "issues": [{"severity": "huge", "description": "x"}]}), "issues.0.severity: Input"),
+        ("```json\n" + json.dumps({"approved": True}) + "\n```", "confidence: Field required; feedback: Field req"),
+        ("secret words", "it is not a JSON object"),
+    ],
+)
+def test_an_answer_that_breaks_its_structure_is_told_the_field(
+    text: str, told: str, manager: ProviderManager, server: LoopbackServer
+) -> None:
+    async def main() -> None:
+        agent = create_agent("reviewer", manager=manager)
+        await agent.start_session()
+        server.script("groq", "*", [Ok(text=text)])
+        result = await agent.work(item())
+        assert f"does not have the structure of Verdict: {told}" in str(result.error)
+        assert "secret" not in str(result.error)
+
+    run(main())
+
+
+def test_a_model_is_sent_no_bounds_of_numbers() -> None:
+    # Anthropic refuses a schema that has them.
+    for spec in ROLE_SPECS.values():
+        assert not {"minimum", "maximum"} & set(json.dumps(spec.output.model_json_schema()).split('"'))
+
+
 def test_a_fallback_shows_in_who_served_it(manager: ProviderManager, server: LoopbackServer) -> None:
     async def main() -> None:
         agent = create_agent("executor", {"models": ["groq", "cerebras"]}, manager=manager)
