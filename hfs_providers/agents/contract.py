@@ -246,6 +246,10 @@ class AgentHealth(Contract):
         error_count: errors since its last success.
         last_error: the latest of them.
         last_restart: when it was last restarted, or None.
+        succeeded, failed: how many items did, without those that were cancelled. A supervisor counts from its own
+            start, a worker from the start of its process.
+        success_rate: the share that succeeded, 0 to 1, or None before the first.
+        mean_duration: seconds that an item took on average, or None before the first.
         state: what it is doing.
         sessions: of a worker, where it speaks for itself.
     """
@@ -254,6 +258,10 @@ class AgentHealth(Contract):
     error_count: int = Field(ge=0)
     last_error: str | None = None
     last_restart: float | None = None
+    succeeded: int = Field(default=0, ge=0)
+    failed: int = Field(default=0, ge=0)
+    success_rate: float | None = Field(default=None, ge=0, le=1)
+    mean_duration: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     state: AgentState
     sessions: list[SessionInfo] = Field(default_factory=list)
 

@@ -5,15 +5,37 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from hfs_providers import SettingsError
 from hfs_providers.agents.contract import Role, WorkItem, WorkResult
 from hfs_providers.agents.state import Clock
 
+MAX_CONCURRENT_AGENTS: Final = 4
+"""Items at work at once over all agents, where nothing else is said."""
+MAX_CONCURRENT_AGENTS_VARIABLE: Final = "HFS_MAX_CONCURRENT_AGENTS"
 SECONDS_PER_PRIORITY: Final = 10.0
 """How much longer waiting makes up for one step of priority: so nothing waits for ever behind what is more urgent."""
+
+
+def max_concurrent_agents(env: Mapping[str, str], given: int | None = None) -> int:
+    """How many items may be at work at once.
+
+    Args:
+        env: variables, of which `HFS_MAX_CONCURRENT_AGENTS` is read.
+        given: wins over the variable.
+
+    Raises:
+        SettingsError: the variable is no number from 1 on.
+    """
+    text = env.get(MAX_CONCURRENT_AGENTS_VARIABLE, "").strip()
+    if given is not None or not text:
+        return given or MAX_CONCURRENT_AGENTS
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) >= 1):
+        raise SettingsError(f"{MAX_CONCURRENT_AGENTS_VARIABLE} is not a number from 1 to 9999")
+    return int(text)
 
 
 @dataclass(slots=True, eq=False)

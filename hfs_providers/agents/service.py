@@ -27,7 +27,7 @@ from hfs_providers.agents.contract import (
     WorkResult,
 )
 from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
-from hfs_providers.agents.state import Errors
+from hfs_providers.agents.state import Errors, Tally
 from hfs_providers.agents.wire import RpcError
 
 _log = logging.getLogger("hfs_providers.agents")
@@ -57,6 +57,7 @@ class Service:
         self._on_shutdown = on_shutdown
         self._create = create
         self._errors = Errors(time.monotonic)
+        self._tally = Tally()
         self._sessions: dict[str, RoleAgent] = {}
         self._resting: AgentState = Idle()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,6 +186,8 @@ class Service:
 
         result = _fitting(await agent.work(item, progress))
         self._resting = agent.state
+        if result.error != CANCELLED:
+            self._tally.count(result.success, result.duration)
         if result.success:
             self._errors.clear()
             self._event("agent_completed", item.id)
@@ -203,6 +206,10 @@ class Service:
             is_healthy=not self._errors.degraded and not isinstance(state, Unavailable),
             error_count=self._errors.count,
             last_error=self._errors.last,
+            succeeded=self._tally.succeeded,
+            failed=self._tally.failed,
+            success_rate=self._tally.success_rate,
+            mean_duration=self._tally.mean_duration,
             state=state,
             sessions=self._session_infos,
         )

@@ -23,6 +23,7 @@ from agno.run.concurrency import background_run_slot, get_worker_ownership
 
 from hfs_providers import HfsProvidersError, SettingsError, survey
 from hfs_providers.agents.contract import ROLES, ContractError, Role, WorkItem, WorkResult, read_item
+from hfs_providers.agents.queueing import MAX_CONCURRENT_AGENTS, max_concurrent_agents
 from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 DATABASE: Final = "HFS_AGENTS_DB"
 KEY: Final = "HFS_AGENTS_KEY"
-MOST_AT_ONCE: Final = 4
 TIMEOUT: Final = 60
 """Seconds that a job may take."""
 
@@ -253,6 +253,7 @@ def build_app(
     database: str,
     key: str,
     started: Callable[[Mapping[Role, str | None]], None],
+    max_concurrent: int = MAX_CONCURRENT_AGENTS,
 ) -> FastAPI:
     """The application: the four roles behind AgentOS's routes, its queue's worker among them.
 
@@ -260,6 +261,7 @@ def build_app(
         database: as `database_url` gives it.
         key: what callers have to send as a bearer token.
         started: is told, once it runs, why each role cannot work, or None where it can.
+        max_concurrent: jobs at work at once.
     """
     from agno.db.postgres import AsyncPostgresDb
     from agno.job_queue import QueueConfig
@@ -280,7 +282,7 @@ def build_app(
 
     queue = QueueConfig(
         durable=True,
-        max_concurrency=MOST_AT_ONCE,
+        max_concurrency=max_concurrent,
         timeout_seconds=TIMEOUT,
         # A second attempt is made where the first one's server was lost: `ServedAgent` works on it if it is idempotent.
         max_attempts=2,
@@ -323,7 +325,9 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(database: str | None, host: str, port: int, say: Callable[[str], object]) -> None:
+def serve(
+    database: str | None, host: str, port: int, say: Callable[[str], object], max_concurrent: int | None = None
+) -> None:
     """Serve until SIGINT or SIGTERM, which are passed on when work has ended or been given back to the queue.
 
     Args:
@@ -331,10 +335,11 @@ def serve(database: str | None, host: str, port: int, say: Callable[[str], objec
         host: the address to listen on.
         port: 0 for any that is free.
         say: is told, line by line, a key that was made up, how the roles are, and last where it listens.
+        max_concurrent: jobs at work at once; None for what `HFS_MAX_CONCURRENT_AGENTS` says, or 4.
 
     Raises:
         MissingExtraError: what is needed is not installed.
-        SettingsError: the key or the database's URL is no good.
+        SettingsError: the key, the database's URL or the number of jobs is no good.
         ServingError: the database or the address cannot be had, or AgentOS did not start.
     """
     require_extra()
@@ -342,6 +347,7 @@ def serve(database: str | None, host: str, port: int, say: Callable[[str], objec
 
     env = survey().settings.env
     key = checked_key(env.get(KEY, "").strip(), host)
+    at_once = max_concurrent_agents(env, max_concurrent)
     url = database_url((database or env.get(DATABASE, "")).strip())
     check_database(url)
     with listen(host, port) as listening:
@@ -354,7 +360,7 @@ def serve(database: str | None, host: str, port: int, say: Callable[[str], objec
                 say(f"{role}: {'available' if reason is None else f'unavailable: {reason}'}")
             say(f"Serving on http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
 
-        app = build_app(url, key, started)
+        app = build_app(url, key, started, at_once)
         # Not AgentOS.serve: the variable AGENT_OS_HOST would overrule the address.
         config = uvicorn.Config(app, lifespan="on", access_log=False, log_config=None, server_header=False)
         server = uvicorn.Server(config)

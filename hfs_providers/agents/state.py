@@ -1,4 +1,4 @@
-"""What a supervisor or a worker keeps count of: errors, restarts and rests. Pure: the clock is injected."""
+"""What a supervisor or a worker keeps count of: work, errors, restarts and rests. Pure: the clock is injected."""
 
 from __future__ import annotations
 
@@ -17,6 +17,38 @@ WINDOW = 60.0
 """Seconds."""
 FIRST_REST = 60.0
 LONGEST_REST = 3600.0
+
+
+class Tally:
+    """How much work an agent has done since it was made. Cancelled work is nobody's success or failure."""
+
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.failed = 0
+        self._seconds = 0.0
+
+    def count(self, success: bool, duration: float) -> None:
+        """Count work that came to its end.
+
+        Args:
+            success: whether it was done.
+            duration: seconds that it took.
+        """
+        self.succeeded += success
+        self.failed += not success
+        self._seconds += duration
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of the work that succeeded, 0 to 1; None before the first."""
+        done = self.succeeded + self.failed
+        return self.succeeded / done if done else None
+
+    @property
+    def mean_duration(self) -> float | None:
+        """Seconds that a piece of work took on average; None before the first."""
+        done = self.succeeded + self.failed
+        return self._seconds / done if done else None
 
 
 class Errors:

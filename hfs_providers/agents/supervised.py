@@ -33,7 +33,7 @@ from hfs_providers.agents.contract import (
 )
 from hfs_providers.agents.link import Link, Surroundings
 from hfs_providers.agents.queueing import Job
-from hfs_providers.agents.state import MOST_RESTARTS, Errors, Restarts
+from hfs_providers.agents.state import MOST_RESTARTS, Errors, Restarts, Tally
 
 _log = logging.getLogger("hfs_providers.agents")
 
@@ -63,6 +63,7 @@ class SupervisedAgent:
         self._jobs: dict[str, Job] = {}
         self._resting: AgentState = Waiting(reason="not started yet")
         self._errors = Errors(around.clock)
+        self._tally = Tally()
         self._restarts = Restarts(around.clock)
         self._last_restart: float | None = None
         self._started = False
@@ -108,6 +109,10 @@ class SupervisedAgent:
             error_count=self._errors.count,
             last_error=self._errors.last,
             last_restart=self._last_restart,
+            succeeded=self._tally.succeeded,
+            failed=self._tally.failed,
+            success_rate=self._tally.success_rate,
+            mean_duration=self._tally.mean_duration,
             state=self.state,
         )
         return AgentSnapshot(agent=self.name, role=self.role, pid=self.pid, working=self.working, health=health)
@@ -359,6 +364,8 @@ class SupervisedAgent:
         """What the result means for the agent, whose worker may have died of it."""
         if self.ready:
             self._resting = state_after(result)
+        if result.error != CANCELLED:
+            self._tally.count(result.success, result.duration)
         if result.success:
             self._errors.clear()
             self._restarts.worked()

@@ -1,4 +1,4 @@
-"""The supervisor: agents of several roles, at most four items at work at once, and an answer to each item.
+"""The supervisor: agents of several roles, a bound on the items at work at once, and an answer to each item.
 
 async with Supervisor({"executor": 2, "reviewer": 1}) as supervisor:
     result = await supervisor.work("executor", {"id": "1", "description": "...", "phase": "plan_to_artifacts"})
@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from hfs_providers.agents.bridge import Bridge, Notified, worker_command
 from hfs_providers.agents.contract import (
@@ -28,12 +28,9 @@ from hfs_providers.agents.contract import (
 )
 from hfs_providers.agents.events import Hub, Subscription
 from hfs_providers.agents.link import Connect, Link, Surroundings
-from hfs_providers.agents.queueing import FairQueue, Job
+from hfs_providers.agents.queueing import MAX_CONCURRENT_AGENTS, FairQueue, Job
 from hfs_providers.agents.supervised import SupervisedAgent
 from hfs_providers.agents.worker import GRACE, HEARTBEAT
-
-MOST_WORKING: Final = 4
-"""Items at work at once, over all agents."""
 
 _log = logging.getLogger("hfs_providers.agents")
 
@@ -44,6 +41,7 @@ class Supervisor:
     Args:
         agents: by role, how many workers it has; by default one of each role.
         configs: by role, how its agents are made; see `AgentConfig`.
+        max_concurrent_agents: items at work at once, over all agents; at least 1.
         env: the workers' environment; None for this process's own.
         heartbeat: seconds between a worker's heartbeats; after three that fail to come it is replaced.
         grace: seconds that a worker is given to cancel work or to end, before it is killed.
@@ -55,6 +53,7 @@ class Supervisor:
 
     Raises:
         ContractError: there is no such role, or a config does not fit.
+        ValueError: `max_concurrent_agents` is less than 1.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class Supervisor:
         agents: Mapping[Role, int] | None = None,
         configs: Mapping[Role, AgentConfig | Mapping[str, Any]] | None = None,
         *,
+        max_concurrent_agents: int = MAX_CONCURRENT_AGENTS,
         env: Mapping[str, str] | None = None,
         heartbeat: float = HEARTBEAT,
         grace: float = GRACE,
@@ -73,6 +73,8 @@ class Supervisor:
         unknown = sorted({*counts, *(configs or {})} - {*ROLES})
         if unknown:
             raise ContractError("role", (f"{', '.join(unknown)}: none of {', '.join(ROLES)}",))
+        if max_concurrent_agents < 1:
+            raise ValueError("max_concurrent_agents is at least 1")
 
         async def start(role: Role, notified: Notified) -> Link:
             return await Bridge.start(worker_command(role, heartbeat), notified, env)
@@ -80,6 +82,7 @@ class Supervisor:
         self._hub = Hub()
         self._queue = FairQueue(clock)
         self._working = 0
+        self._most_working = max_concurrent_agents
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending: set[tuple[Role, str]] = set()
         self._stopping: asyncio.Task[None] | None = None
@@ -192,7 +195,7 @@ class Supervisor:
             return
         for role in self._agents:
             self._answer_for_nobody(role)
-        while self._working < MOST_WORKING:
+        while self._working < self._most_working:
             ready = {role: [agent for agent in agents if agent.ready] for role, agents in self._agents.items()}
             job = self._queue.take([role for role, agents in ready.items() if agents])
             if job is None:

@@ -7,12 +7,12 @@ import logging
 from hfs_providers.cli import output
 
 
-def serve(database: str | None, host: str, port: int) -> None:
+def serve(database: str | None, host: str, port: int, max_concurrent: int | None) -> None:
     """Serve until a signal ends it; see `hfs_providers.agents.serve`."""
     from hfs_providers.agents import serve
 
     _log_to_stderr()
-    serve(database, host, port, output.note)
+    serve(database, host, port, output.note, max_concurrent)
 
 
 def _log_to_stderr() -> None:

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from hfs_providers.agents.state import Errors, Restarts
+from hfs_providers.agents.state import Errors, Restarts, Tally
 from tests.conftest import FakeTime
+
+
+class TestTheTally:
+    def test_knows_no_rate_before_the_first_work(self) -> None:
+        tally = Tally()
+        assert (tally.success_rate, tally.mean_duration) == (None, None)
+
+    def test_gives_the_share_that_succeeded_and_the_mean_duration(self) -> None:
+        tally = Tally()
+        for success, duration in ((True, 1.0), (True, 2.0), (True, 3.0), (False, 6.0)):
+            tally.count(success, duration)
+        assert (tally.succeeded, tally.failed, tally.success_rate, tally.mean_duration) == (3, 1, 0.75, 3.0)
 
 
 class TestErrors:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hfs_providers.agents import ContractError
+from hfs_providers.agents import ContractError, Supervisor
 from tests.agents.fleet import Fleet, one, settle, supervised
 from tests.agents.workers import item
 
@@ -37,6 +37,23 @@ class TestWork:
             assert all([(await work).success for work in works])
 
         supervised({"executor": 2, "reviewer": 1}, body)
+
+    @pytest.mark.parametrize("most", [1, 7])
+    def test_is_done_on_as_many_items_at_once_as_the_supervisor_is_told(self, most: int) -> None:
+        async def body(fleet: Fleet) -> None:
+            works = [fleet.give(number) for number in range(10)]
+            await settle()
+            assert len(fleet.link.items) == most
+            while fleet.link.items:
+                fleet.link.answer(next(iter(fleet.link.items)))
+                await settle()
+            await asyncio.gather(*works)
+
+        one(body, max_concurrent_agents=most)
+
+    def test_is_done_on_one_item_at_once_at_least(self) -> None:
+        with pytest.raises(ValueError, match="at least 1"):
+            Supervisor(max_concurrent_agents=0)
 
     def test_goes_to_the_worker_that_has_the_least(self) -> None:
         async def body(fleet: Fleet) -> None:
@@ -295,5 +312,23 @@ def test_what_a_worker_tells_is_handed_on() -> None:
         ]
         fleet.link.answer()
         await work
+
+    one(body)
+
+
+def test_a_snapshot_has_the_success_rate_and_the_mean_duration() -> None:
+    async def body(fleet: Fleet) -> None:
+        before = fleet.supervisor.snapshot()[0].health
+        assert (before.succeeded, before.failed, before.success_rate, before.mean_duration) == (0, 0, None, None)
+        for error, duration in ((None, 1.0), ("it broke", 3.0), ("cancelled", 9.0)):
+            work = fleet.give()
+            await settle()
+            if error == "cancelled":
+                work.cancel()
+            else:
+                fleet.link.answer(error=error, duration=duration)
+            await settle()
+        after = fleet.supervisor.snapshot()[0].health
+        assert (after.succeeded, after.failed, after.success_rate, after.mean_duration) == (1, 1, 0.5, 2.0)
 
     one(body)

@@ -183,6 +183,14 @@ class TestErrors:
         health = own_worker.ask("health")["result"]
         assert (health["is_healthy"], health["error_count"]) == (True, 0)
 
+    def test_stand_beside_the_success_rate_and_the_mean_duration(self, own_worker: RawWorker) -> None:
+        session = own_worker.session()
+        own_worker.ask("send_work", {"session_id": session, "item": item()})
+        own_worker.ask("send_work", {"session_id": session, "item": item(timeout=1e-6)})
+        health = own_worker.ask("health")["result"]
+        assert (health["succeeded"], health["failed"], health["success_rate"]) == (1, 1, 0.5)
+        assert health["mean_duration"] > 0
+
 
 class TestWithoutAProvider:
     def test_a_session_is_unavailable_and_says_why(self, bare: Mapping[str, str], tmp_path: Path) -> None:
