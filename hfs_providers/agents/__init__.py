@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hfs_providers.agents.batch import Batch
+    from hfs_providers.agents.batch import Batch, answered_in
     from hfs_providers.agents.contract import (
+        CANCELLED,
         ROLES,
         AgentConfig,
         AgentEvent,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from hfs_providers.agents.events import Subscription
     from hfs_providers.agents.pipeline import PIPELINE, run_pipeline
+    from hfs_providers.agents.queueing import max_concurrent_agents
     from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
     from hfs_providers.agents.serving import serve
     from hfs_providers.agents.structures import Artifacts, Improvement, Plan, Verdict
@@ -32,13 +34,14 @@ if TYPE_CHECKING:
     from hfs_providers.agents.worker import run_worker
 
 _HOMES = {
-    "batch": "Batch",
+    "batch": "Batch answered_in",
     "contract": (
-        "ROLES AgentConfig AgentEvent AgentHealth AgentSnapshot AgentState ContractError Role WorkItem WorkResult "
-        "json_schema"
+        "CANCELLED ROLES AgentConfig AgentEvent AgentHealth AgentSnapshot AgentState ContractError Role WorkItem "
+        "WorkResult json_schema"
     ),
     "events": "Subscription",
     "pipeline": "PIPELINE run_pipeline",
+    "queueing": "max_concurrent_agents",
     "roles": "AgentUnavailableError RoleAgent create_agent",
     "serving": "serve",
     "structures": "Artifacts Improvement Plan Verdict",
@@ -48,6 +51,7 @@ _HOMES = {
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "CANCELLED",
     "PIPELINE",
     "ROLES",
     "AgentConfig",
@@ -68,8 +72,10 @@ __all__ = [
     "Verdict",
     "WorkItem",
     "WorkResult",
+    "answered_in",
     "create_agent",
     "json_schema",
+    "max_concurrent_agents",
     "run_pipeline",
     "run_worker",
     "serve",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from hfs_providers.agents import wire
-from hfs_providers.agents.contract import ContractError, WorkItem, WorkResult
+from hfs_providers.agents.contract import CANCELLED, ContractError, WorkItem, WorkResult
 from hfs_providers.agents.pipes import Input
 
 LOOK_AHEAD: Final = 256
@@ -20,15 +21,23 @@ class Batch:
 
     Args:
         do: does a piece of work.
+        answered: the `item_id` of results that are there already; their lines get none.
     """
 
-    def __init__(self, do: Callable[[WorkItem], Awaitable[WorkResult]]) -> None:
+    def __init__(
+        self, do: Callable[[WorkItem], Awaitable[WorkResult]], answered: Collection[str] = frozenset()
+    ) -> None:
         self._do = do
+        self._answered = answered
         self._room = asyncio.Semaphore(LOOK_AHEAD)
         self._results: asyncio.Queue[WorkResult | None] = asyncio.Queue()
         self._stopped = asyncio.Event()
         self.read = 0
-        """How many items were read so far."""
+        """How many items were read so far, without those that were answered before."""
+        self.skipped = 0
+        """How many were answered before."""
+        self.error: OSError | None = None
+        """Why the input could not be read to its end."""
         self.all_read = False
         """Whether there will be no more."""
 
@@ -40,7 +49,7 @@ class Batch:
         """The results of what a file descriptor gives, as they come.
 
         Args:
-            fd: is read to its end.
+            fd: is read to its end, or until that fails; see `error`.
         """
         reading = asyncio.create_task(self._read_all(fd))
         try:
@@ -58,8 +67,12 @@ class Batch:
         try:
             await asyncio.wait([lines, stopped], return_when=asyncio.FIRST_COMPLETED)
             lines.cancel()
-            with suppress(asyncio.CancelledError):
+            try:
                 await lines
+            except asyncio.CancelledError:
+                pass
+            except OSError as error:
+                self.error = error
             self.all_read = True
             await asyncio.gather(*tasks)
         finally:
@@ -75,28 +88,70 @@ class Batch:
                 number += 1
                 if isinstance(line, bytes) and not line.strip():
                     continue
+                name, item = _item_of(line, number)
+                if name in self._answered:
+                    self.skipped += 1
+                    continue
                 await self._room.acquire()
                 self.read += 1
-                task = asyncio.create_task(self._one(line, number))
+                task = asyncio.create_task(self._one(name, item))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
-    async def _one(self, line: bytes | wire.TooLong, number: int) -> None:
-        name = f"line {number}"
+    async def _one(self, name: str, item: WorkItem | ContractError) -> None:
         try:
-            if isinstance(line, wire.TooLong):
-                raise ContractError("WorkItem", (f"{name} is over {wire.LINE_LIMIT} bytes",))
-            try:
-                data = wire.decode(line)
-            except ValueError as error:
-                raise ContractError("WorkItem", (f"{name} is no JSON: {error}",)) from None
-            # So that whoever wrote the line finds its result.
-            given = data.get("id") if isinstance(data, dict) else None
-            name = given if isinstance(given, str) and 0 < len(given) <= 256 else name
-            result = await self._do(WorkItem.read(data))
+            if isinstance(item, ContractError):
+                raise item
+            result = await self._do(item)
         except ContractError as error:
             result = WorkResult.failed(name, str(error))
         self._results.put_nowait(result)
+
+
+def _item_of(line: bytes | wire.TooLong, number: int) -> tuple[str, WorkItem | ContractError]:
+    """The `item_id` of a line's result, and its item or what is wrong with it."""
+    name = f"line {number}"
+    if isinstance(line, wire.TooLong):
+        return name, ContractError("WorkItem", (f"{name} is over {wire.LINE_LIMIT} bytes",))
+    try:
+        data = wire.decode(line)
+    except ValueError as error:
+        return name, ContractError("WorkItem", (f"{name} is no JSON: {error}",))
+    # So that whoever wrote the line finds its result.
+    given = data.get("id") if isinstance(data, dict) else None
+    name = given if isinstance(given, str) and 0 < len(given) <= 256 else name
+    try:
+        return name, WorkItem.read(data)
+    except ContractError as error:
+        return name, error
+
+
+def answered_in(path: Path) -> set[str]:
+    """The `item_id` of the results that a file of results holds, without those that were cancelled.
+
+    A line that was written by half, as at a crash, counts for nothing.
+
+    Args:
+        path: of what `agents run` printed.
+
+    Raises:
+        OSError: it cannot be read.
+        ContractError: it has lines and none of them is a result.
+    """
+    answered, lines, results = set(), 0, 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            lines += 1
+            with suppress(ValueError, ContractError):
+                result = WorkResult.read(wire.decode(line))
+                results += 1
+                if result.error != CANCELLED:
+                    answered.add(result.item_id)
+    if lines and not results:
+        raise ContractError("WorkResult", (f"no line of {path} is one",))
+    return answered
 
 
 async def _with_last_end(incoming: Input) -> AsyncIterator[bytes]:

@@ -48,6 +48,7 @@ class Input:
     def __init__(self, fd: int, on_end: Callable[[], object] = lambda: None) -> None:
         self._fd = fd
         self._on_end = on_end
+        self._error: OSError | None = None
         self._loop = asyncio.get_running_loop()
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_AHEAD)
         threading.Thread(target=self._read, name="agents-input", daemon=True).start()
@@ -57,8 +58,8 @@ class Input:
         while data:
             try:
                 data = os.read(self._fd, _CHUNK)
-            except OSError:
-                data = b""
+            except OSError as error:
+                self._error, data = error, b""
             if not data:
                 self._on_end()
             try:
@@ -68,9 +69,15 @@ class Input:
                 return  # the loop has ended
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What is read, until the end."""
+        """What is read, until the end.
+
+        Raises:
+            OSError: reading failed. What was read before is given first.
+        """
         while data := await self._chunks.get():
             yield data
+        if self._error is not None:
+            raise self._error
 
 
 class Output:

@@ -92,10 +92,14 @@ class _Worker:
 
     async def _receive(self, incoming: Input, output: Output, service: Service) -> None:
         lines = Lines()
-        async for chunk in incoming.chunks():
-            for line in lines.feed(chunk):
-                service.receive(line)
-            await output.wait_until_read()
+        try:
+            async for chunk in incoming.chunks():
+                for line in lines.feed(chunk):
+                    service.receive(line)
+                await output.wait_until_read()
+        except OSError as error:
+            _log.error("stdin cannot be read: %s", error.strerror)
+            self.end(1)
         self.end(0)
 
 

@@ -18,6 +18,16 @@ class RoleName(StrEnum):
     executor = "executor"
 
 
+AtOnceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-concurrent-agents",
+        min=1,
+        help="Items at work at once; HFS_MAX_CONCURRENT_AGENTS, or 4, otherwise.",
+        show_default=False,
+    ),
+]
+
 app = typer.Typer(
     help="Agents under supervision: run work, watch it, or be a supervisor's worker.", no_args_is_help=True
 )
@@ -31,17 +41,39 @@ def run(
         bool, typer.Option("--pipeline", help="Instead: each item is planned, carried out and reviewed.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=4, help="Processes of each role.")] = 1,
+    at_once: AtOnceOption = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            "--min-confidence",
+            min=0,
+            max=1,
+            help="With --pipeline: the reviewer's confidence under which it is asked again; 0.5 otherwise.",
+            show_default=False,
+        ),
+    ] = None,
     events: Annotated[
         Path | None, typer.Option("--events", help="Write what happens to this file, for `watch`.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            help="Results of an earlier run: skip the items that are answered there.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Have work done, with a result a line on stdout as they come.
 
-    Exit code: 0 all succeeded, 1 some failed, 2 wrong usage, 3 no agent is available for it.
+    Exit code: 0 all succeeded, 1 some failed, 2 wrong usage or unreadable input, 3 no agent is available for it.
     """
     from hfs_providers.cli import agents_run
 
-    raise typer.Exit(agents_run.run(source, None if pipeline else role.value, workers, events))
+    options = agents_run.Options(
+        None if pipeline else role.value, workers, at_once, min_confidence, events=events, resume=resume
+    )
+    raise typer.Exit(agents_run.run(source, options))
 
 
 @app.command()
@@ -71,6 +103,7 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 7777,
+    at_once: AtOnceOption = None,
 ) -> None:
     """Serve the four roles over HTTP on Agno's AgentOS, with its durable job queue. See docs/agents-serving.md.
 
@@ -78,4 +111,4 @@ def serve(
     """
     from hfs_providers.cli import agents_serve
 
-    agents_serve.serve(database, host, port)
+    agents_serve.serve(database, host, port, at_once)

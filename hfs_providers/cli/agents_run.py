@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,31 @@ from hfs_providers.cli import output
 if TYPE_CHECKING:
     from hfs_providers.agents import Batch, Role, Subscription, Supervisor, WorkItem, WorkResult
 
+UNUSABLE = 2
+"""The exit code for wrong usage, and where the items cannot be read."""
 NOBODY = 3
 """The exit code where no agent is available for the work."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the work is done.
+
+    Args:
+        role: whose work it is; None for the pipeline.
+        workers: processes of each role.
+        max_concurrent_agents: items at work at once; None for what `HFS_MAX_CONCURRENT_AGENTS` says, or 4.
+        min_confidence: of the pipeline's reviewer, under which it is asked again; None for the default.
+        events: the file that is written with what happens.
+        resume: the results of an earlier run, whose items are skipped.
+    """
+
+    role: Role | None
+    workers: int = 1
+    max_concurrent_agents: int | None = None
+    min_confidence: float | None = None
+    events: Path | None = None
+    resume: Path | None = None
 
 
 @dataclass
@@ -28,42 +52,75 @@ class Tally:
 
     succeeded: int = 0
     failed: int = 0
+    cancelled: int = 0
     interrupted: int = 0
     """The exit code of the signal that ended it, or 0."""
 
+    @property
+    def done(self) -> int:
+        """How many items have a result."""
+        return self.succeeded + self.failed + self.cancelled
 
-def run(source: str, role: Role | None, workers: int, events: Path | None) -> int:
+
+def run(source: str, options: Options) -> int:
     """Work through the items; the exit code.
 
     Args:
         source: a file, or `-` for stdin.
-        role: whose work it is; None for the pipeline.
-        workers: processes of each role.
-        events: the file that is written with what happens.
+        options: how the work is done.
     """
+    if source == "-" and sys.stdin is None:
+        output.fail("stdin is closed", "Give a file of work items, or pipe them in", code=UNUSABLE)
     try:
-        fd = sys.stdin.fileno() if source == "-" else os.open(source, os.O_RDONLY)
-        journal = None if events is None else events.open("w", encoding="utf-8")
+        # Opened by Python itself, which refuses a directory.
+        given = None if source == "-" else open(source, "rb", buffering=0)  # noqa: SIM115  closed below
+        answered = set() if options.resume is None else _answered(options.resume)
+        journal = None if options.events is None else options.events.open("w", encoding="utf-8")
     except OSError as error:
-        output.fail(f"{error.filename or source} cannot be opened: {error.strerror}", code=2)
+        output.fail(f"{error.filename or source} cannot be opened: {error.strerror}", code=UNUSABLE)
+    fd = sys.stdin.fileno() if given is None else given.fileno()
     try:
-        return asyncio.run(_run(fd, role, workers, journal))
+        return asyncio.run(_run(fd, "stdin" if given is None else source, options, journal, answered))
     finally:
-        if journal is not None:
-            journal.close()
+        for file in (given, journal):
+            if file is not None:
+                file.close()
 
 
-async def _run(fd: int, role: Role | None, workers: int, journal: Any) -> int:
-    from hfs_providers.agents import PIPELINE, Batch, Supervisor, run_pipeline
+def _answered(path: Path) -> set[str]:
+    from hfs_providers.agents import ContractError, answered_in
 
+    try:
+        answered = answered_in(path)
+    except ContractError as error:
+        output.fail(str(error), "Give the file that the results of an earlier run were written to", code=UNUSABLE)
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        # Where this run appends to the same file, a line that a crash left half written has to end first.
+        if size and file.read() != b"\n" and os.path.sameopenfile(file.fileno(), sys.stdout.fileno()):
+            print(flush=True)
+    return answered
+
+
+async def _run(fd: int, source: str, options: Options, journal: Any, answered: set[str]) -> int:
+    from hfs_providers import survey
+    from hfs_providers.agents import PIPELINE, Batch, Supervisor, max_concurrent_agents, run_pipeline
+
+    role = options.role
     roles: Sequence[Role] = PIPELINE if role is None else (role,)
-    supervisor = Supervisor(dict.fromkeys(roles, workers))
+    at_once = max_concurrent_agents(survey().settings.env, options.max_concurrent_agents)
+    least = options.min_confidence
+    pipeline = run_pipeline if least is None else partial(run_pipeline, min_confidence=least)
+    supervisor = Supervisor(dict.fromkeys(roles, options.workers), max_concurrent_agents=at_once)
 
     async def do(item: WorkItem) -> WorkResult:
-        return await (run_pipeline(supervisor, item) if role is None else supervisor.work(role, item))
+        if role is None:
+            return await pipeline(supervisor, item)
+        return await supervisor.work(role, item)
 
     writing = None if journal is None else asyncio.create_task(_write(supervisor.events(), journal))
-    batch, tally = Batch(do), Tally()
+    batch, tally = Batch(do, answered), Tally()
     try:
         with _signals(supervisor, batch, tally):
             async with supervisor:
@@ -81,17 +138,28 @@ async def _run(fd: int, role: Role | None, workers: int, journal: Any) -> int:
     if any(missing.values()):
         output.note("Remedy: Run: hfs-providers doctor")
         return NOBODY
-    return 1 if tally.failed else 0
+    if batch.error is not None:
+        output.note(f"Error: {source} cannot be read to its end: {batch.error.strerror}")
+        return UNUSABLE
+    return 1 if tally.failed or tally.cancelled else 0
 
 
 async def _results(batch: Batch, fd: int, tally: Tally) -> None:
+    from hfs_providers.agents import CANCELLED
+
     with _progress() as show:
         async for result in batch.results(fd):
             tally.succeeded += result.success
-            tally.failed += not result.success
+            tally.cancelled += result.error == CANCELLED
+            tally.failed += not result.success and result.error != CANCELLED
             print(json.dumps(result.dump(), ensure_ascii=False), flush=True)
             show(batch, tally)
-    output.note(f"{batch.read} items: {tally.succeeded} succeeded, {tally.failed} failed")
+    counts = [f"{tally.succeeded} succeeded", f"{tally.failed} failed"]
+    if tally.cancelled:
+        counts.append(f"{tally.cancelled} cancelled")
+    if batch.skipped:
+        counts.append(f"{batch.skipped} skipped because they were answered before")
+    output.note(f"{batch.read} items: {', '.join(counts)}")
 
 
 @contextmanager
@@ -136,6 +204,6 @@ def _progress() -> Iterator[Any]:
         def show(batch: Batch, tally: Tally) -> None:
             words = "working" if not tally.failed else f"working, {tally.failed} failed"
             total = batch.read if batch.all_read else None
-            bar.update(task, description=words, completed=tally.succeeded + tally.failed, total=total)
+            bar.update(task, description=words, completed=tally.done, total=total)
 
         yield show

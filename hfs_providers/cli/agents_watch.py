@@ -96,6 +96,9 @@ def watch(path: Path) -> int:
                     view.take(event)
                 else:
                     live.update(view.draw(), refresh=True)
+    except BrokenPipeError:
+        # The output's reader is gone, which is no fault of the file.
+        raise
     except OSError as error:
         output.fail(f"{path} cannot be read: {error.strerror}", "Run: hfs-providers agents run --events FILE", code=2)
     return 0

@@ -45,7 +45,7 @@ class TestRun:
         (tmp_path / "work.jsonl").write_text(lines([item()]))
         done, results = agents("run", "work.jsonl", "--role", "reviewer", env=env, cwd=tmp_path)
         assert done.returncode == 0
-        assert set(results[0]["data"]) == {"approved", "feedback", "issues"}
+        assert set(results[0]["data"]) == {"approved", "confidence", "feedback", "issues"}
 
     def test_answers_lines_that_are_wrong_and_does_the_others(self, env: Mapping[str, str], tmp_path: Path) -> None:
         given = [json.dumps(item("good")), "no JSON", json.dumps({"id": "half"}), json.dumps([1]), "x" * 5_000_000]
@@ -101,10 +101,11 @@ class TestRun:
             # Its input stays open.
             process.send_signal(number)
             assert process.wait(DEADLINE) == code
-        out, _ = process.communicate()
+        out, err = process.communicate()
         results = [json.loads(line) for line in out.splitlines()]
         assert sorted(result["item_id"] for result in results) == list("012345")
         assert {result["error"] for result in results} == {"cancelled"}
+        assert err == b"6 items: 0 succeeded, 0 failed, 6 cancelled\n"
 
     @pytest.mark.skipif(os.name != "posix", reason="Windows has no such terminals")
     def test_shows_a_bar_on_a_terminal_and_keeps_the_results_out_of_it(
@@ -145,8 +146,125 @@ class TestRun:
         assert b"Error" not in process.stderr.read()
         process.stderr.close()
 
+    def test_refuses_a_directory(self, env: Mapping[str, str], tmp_path: Path) -> None:
+        done, results = agents("run", ".", env=env, cwd=tmp_path)
+        assert (done.returncode, results) == (2, [])
+        assert b"Error: . cannot be opened: Is a directory" in done.stderr
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="another system's terminal ends otherwise")
+    def test_says_that_its_input_broke_off_and_answers_what_it_has_read(
+        self, env: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        import pty
+
+        # Reading a terminal's upper end fails with EIO once nobody has its lower end.
+        reading, writing = pty.openpty()
+        process = subprocess.Popen(
+            [*AGENTS, "run"], env=dict(env), cwd=tmp_path, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        os.close(reading)
+        os.write(writing, lines([item(n) for n in range(2)]).encode() + b'\n{"id": "half')
+        os.close(writing)
+        out, err = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 2
+        assert sorted(json.loads(line)["item_id"] for line in out.splitlines()) == ["0", "1"]
+        assert b"Error: stdin cannot be read to its end: Input/output error" in err
+
+    @pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX's closes it")
+    def test_says_that_stdin_is_closed(self, env: Mapping[str, str], tmp_path: Path) -> None:
+        command = ["sh", "-c", 'exec "$0" -m hfs_providers agents run - <&-', sys.executable]
+        done = subprocess.run(command, env=dict(env), cwd=tmp_path, capture_output=True, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"Error: stdin is closed\n")
+
+    @pytest.mark.parametrize("given", [("--max-concurrent-agents", "1"), ()])
+    def test_works_on_as_many_items_at_once_as_it_is_told(
+        self, given: Sequence[str], env: Mapping[str, str], server: LoopbackServer, tmp_path: Path
+    ) -> None:
+        variable = {} if given else {"HFS_MAX_CONCURRENT_AGENTS": "1"}
+        path = tmp_path / "events.jsonl"
+        done, _ = agents(
+            "run", "--events", str(path), *given, env={**env, **variable}, cwd=tmp_path, given=lines([item(1), item(2)])
+        )
+        assert done.returncode == 0, done.stderr
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        begun = [event["item_id"] for event in events if str(event.get("message")).startswith("started")]
+        assert begun == ["1", "2"]
+        kinds = [event["kind"] for event in events if event["kind"] in ("progress", "agent_completed")]
+        assert kinds == ["progress", "progress", "agent_completed"] * 2
+
+    def test_refuses_a_number_of_agents_that_is_none(self, env: Mapping[str, str], tmp_path: Path) -> None:
+        done, _ = agents("run", env={**env, "HFS_MAX_CONCURRENT_AGENTS": "many"}, cwd=tmp_path)
+        assert done.returncode == 1
+        assert b"HFS_MAX_CONCURRENT_AGENTS is not a number" in done.stderr
+
+
+class TestResume:
+    @pytest.fixture
+    def work(self, tmp_path: Path) -> Path:
+        path = tmp_path / "work.jsonl"
+        path.write_text(lines([item(n) for n in range(5)]) + "\nno JSON\n")
+        return path
+
+    def test_does_what_has_no_result_yet_and_what_was_cancelled(
+        self, work: Path, env: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        earlier = [
+            {"item_id": "0", "success": True},
+            {"item_id": "1", "success": False, "error": "it broke"},
+            {"item_id": "2", "success": False, "error": "cancelled"},
+            {"item_id": "line 6", "success": False, "error": "no JSON"},
+        ]
+        (tmp_path / "results.jsonl").write_text(lines(earlier) + "\n")
+        done, results = agents("run", "work.jsonl", "--resume", "results.jsonl", env=env, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert sorted(result["item_id"] for result in results) == ["2", "3", "4"]
+        told = b"3 items: 3 succeeded, 0 failed, 3 skipped because they were answered before\n"
+        assert done.stderr == told
+
+    def test_may_append_to_the_results_even_after_a_line_that_was_cut_off(
+        self, work: Path, env: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "results.jsonl"
+        path.write_text(json.dumps({"item_id": "0", "success": True}) + '\n{"item_id": "1", "succ')
+        for _ in range(2):
+            with path.open("a") as results:
+                command = [*AGENTS, "run", "work.jsonl", "--resume", "results.jsonl"]
+                subprocess.run(command, env=dict(env), cwd=tmp_path, stdout=results, timeout=60)
+        whole = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        assert sorted(result["item_id"] for result in whole) == ["0", "1", "2", "3", "4", "line 6"]
+
+    @pytest.mark.parametrize("text", [None, '{"id": "1"}\n'])
+    def test_refuses_what_are_no_results(
+        self, text: str | None, work: Path, env: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        if text is not None:
+            (tmp_path / "results.jsonl").write_text(text)
+        done, results = agents("run", "work.jsonl", "--resume", "results.jsonl", env=env, cwd=tmp_path)
+        assert (done.returncode, results) == (2, [])
+        assert b"results.jsonl" in done.stderr
+
 
 class TestWatch:
+    @pytest.mark.skipif(os.name != "posix", reason="Windows has no such pipes")
+    @pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
+    def test_ends_quietly_when_nobody_reads_it(
+        self, buffering: Mapping[str, str], env: Mapping[str, str], tmp_path: Path
+    ) -> None:
+        heartbeat = '{"kind": "heartbeat", "at": 1.0, "agent": "executor#1"}\n'
+        (tmp_path / "events.jsonl").write_text(heartbeat * 20_000)
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [*AGENTS, "watch", "events.jsonl"], env={**env, **buffering}, cwd=tmp_path, stdout=pipe, stderr=pipe
+        )
+        assert process.stdout is not None
+        assert b"heartbeat" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(DEADLINE) == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        process.stderr.close()
+
     def test_shows_what_a_run_wrote(self, env: Mapping[str, str], tmp_path: Path) -> None:
         agents("run", "--events", "events.jsonl", env=env, cwd=tmp_path, given=lines([item("mine")]))
         done, _ = agents("watch", "events.jsonl", env=env, cwd=tmp_path)
