@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from hfs_providers.agents.contract import EventKind, WorkItem
+from hfs_providers.agents.contract import AgentHealth, EventKind, WorkItem
+from hfs_providers.agents.structures import ROLE_DATA
 from tests.agents.workers import RawWorker
 
 DOCS = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
@@ -36,6 +38,28 @@ def test_the_programs_run(program: str, env: Mapping[str, str], tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert "True" in done.stdout
+
+
+@pytest.mark.parametrize("program", blocks("python"))
+def test_the_programs_say_what_is_missing_without_a_provider(
+    program: str, bare: Mapping[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=dict(bare), cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "unavailable" in done.stdout
+
+
+def test_the_programs_pass_mypy(tmp_path: Path) -> None:
+    paths = [tmp_path / f"program{number}.py" for number, _ in enumerate(blocks("python"))]
+    for path, program in zip(paths, blocks("python"), strict=True):
+        path.write_text(program)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, *map(str, paths)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_commands_run(env: Mapping[str, str], tmp_path: Path) -> None:
@@ -90,6 +114,16 @@ def test_the_conversation_is_what_a_worker_says(env: Mapping[str, str], tmp_path
     assert [shape(message) for message in said] == [shape(message) for message in expected]
 
 
-def test_the_tables_name_every_field_of_an_item_and_every_event() -> None:
-    for name in (*WorkItem.model_fields, *EventKind.__args__):
+def fields_of(model: type[BaseModel]) -> set[str]:
+    """The names of a structure and of those within it."""
+    text = json.dumps(model.model_json_schema())
+    return {
+        *model.model_fields,
+        *(name for inner in re.findall(r'"required": \[(.*?)\]', text) for name in inner[1:-1].split('", "')),
+    }
+
+
+def test_the_tables_name_every_field_and_every_event() -> None:
+    inner = [name for model in ROLE_DATA for name in (model.__name__, *fields_of(model))]
+    for name in (*WorkItem.model_fields, *AgentHealth.model_fields, *EventKind.__args__, *inner):
         assert f"`{name}`" in DOCS
