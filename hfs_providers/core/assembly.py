@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from agno.models.base import Model
@@ -104,7 +105,7 @@ def _usable(manager: ProviderManager, names: Sequence[str], where: str, options:
 
 def _entry(manager: ProviderManager, given: ChainEntry, options: Mapping[str, Any]) -> Entry:
     if isinstance(given, Model):
-        return entry_of(given, manager.clock)
+        return entry_of(given, manager.clock, partial(_aggregates, manager))
     model_id: str | None
     if isinstance(given, str):
         provider, _, model_id = given.strip().partition("/")
@@ -116,6 +117,19 @@ def _entry(manager: ProviderManager, given: ChainEntry, options: Mapping[str, An
             f"`model`, not a {type(given).__name__}"
         )
     return entry_of(manager.get_model(provider.lower(), model_id or None, **options), manager.clock)
+
+
+def _aggregates(manager: ProviderManager, model: Model) -> bool:
+    """Whether a model that is not one of ours retries transport errors itself: a chain, or an aggregator's class."""
+    if isinstance(model, FallbackChain):
+        return True
+    for name, found in manager.survey.providers.items():
+        path = getattr(manager.survey.registry.plugins[name].target, "model_class", None)
+        if found.config.aggregator and isinstance(path, str):
+            module, _, known = path.partition(":")
+            if any(base.__name__ == known and base.__module__.startswith(module) for base in type(model).__mro__):
+                return True
+    return False
 
 
 def _read(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str | None, Mapping[str, Any]]:

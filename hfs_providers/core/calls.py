@@ -62,8 +62,6 @@ class CallOptions:
     max_retries: int = 5
     named: bool = True
     key_id: str | None = None
-    leaves_transport: bool = False
-    """A failure of the transport ends the call: the chain that the model is in recovers from it."""
 
     def arguments(self) -> dict[str, Any]:
         """What `get_model` takes to make them again."""
@@ -342,8 +340,6 @@ class Call(Attempt):
             if successor is not None:
                 self.model_id = successor
                 return 0.0
-        if verdict.kind == "transport" and self.options.leaves_transport:
-            return None
         if verdict.retries and self._retries < self.options.max_retries:
             self._retries += 1
             if verdict.kind == "transport" and self._retries == 1:

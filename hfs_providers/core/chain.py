@@ -143,11 +143,11 @@ class FallbackChain(Steering, Model):
         recovered = False
         with turn.runs():
             while True:
-                entry, attempt = turn.admit(), Attempt()
+                model, attempt = self._asks(turn, again=recovered), Attempt()
                 try:
-                    sent, options = converted(entry.model, messages, kwargs)
+                    sent, options = converted(model, messages, kwargs)
                     with attempt:
-                        answer: ModelResponse = entry.model.invoke(sent, assistant_message, *args, **options)
+                        answer: ModelResponse = model.invoke(sent, assistant_message, *args, **options)
                 except BaseException as error:
                     if not recovered and self._recovers(turn, error):
                         recovered = True
@@ -167,11 +167,11 @@ class FallbackChain(Steering, Model):
         recovered = False
         with turn.runs():
             while True:
-                entry, attempt = turn.admit(), Attempt()
+                model, attempt = self._asks(turn, again=recovered), Attempt()
                 try:
-                    sent, options = converted(entry.model, messages, kwargs)
+                    sent, options = converted(model, messages, kwargs)
                     with attempt:
-                        answer: ModelResponse = await entry.model.ainvoke(sent, assistant_message, *args, **options)
+                        answer: ModelResponse = await model.ainvoke(sent, assistant_message, *args, **options)
                 except BaseException as error:
                     if not recovered and self._recovers(turn, error):
                         recovered = True
@@ -191,10 +191,10 @@ class FallbackChain(Steering, Model):
         recovered = shown = False
         while True:
             with turn.runs():
-                entry, attempt = turn.admit(), Attempt()
+                model, attempt = self._asks(turn, again=recovered), Attempt()
             try:
-                sent, options = converted(entry.model, messages, kwargs)
-                steps: Any = entry.model.invoke_stream(sent, assistant_message, *args, **options)
+                sent, options = converted(model, messages, kwargs)
+                steps: Any = model.invoke_stream(sent, assistant_message, *args, **options)
                 try:
                     while True:
                         with turn.runs(), attempt:
@@ -225,10 +225,10 @@ class FallbackChain(Steering, Model):
         recovered = shown = False
         while True:
             with turn.runs():
-                entry, attempt = turn.admit(), Attempt()
+                model, attempt = self._asks(turn, again=recovered), Attempt()
             try:
-                sent, options = converted(entry.model, messages, kwargs)
-                steps: Any = entry.model.ainvoke_stream(sent, assistant_message, *args, **options)
+                sent, options = converted(model, messages, kwargs)
+                steps: Any = model.ainvoke_stream(sent, assistant_message, *args, **options)
                 step = first_of(steps, _END)
                 try:
                     while True:
@@ -252,6 +252,10 @@ class FallbackChain(Steering, Model):
             turn.answered()
             self._clean(messages, kwargs)
             return
+
+    def _asks(self, turn: Turn, *, again: bool) -> Model:
+        entry = turn.admit()
+        return entry.once() if again and turn.index == 0 else entry.model
 
     def _recovers(self, turn: Turn, error: BaseException) -> bool:
         return isinstance(error, Exception) and turn.index == 0 and not isinstance(error, StreamInterruptedError)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.circuit import Circuit
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from agno.models.base import Model
 
     from hfs_providers.core.models import Rotation
+
+
+_CLIENTS = ("client", "async_client")
+_RETIRED = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +31,8 @@ class Entry:
         circuit: shared by all chains that have the provider's model as an entry.
         rotation: where its keys come from, or None where it is not one of ours.
         window: its context window in tokens, or None where that is not known.
+        aggregator: whether the provider retries transport errors itself.
+        renewable: the attributes where a model that is not one of ours keeps clients that Agno made.
     """
 
     model: Model
@@ -33,6 +40,9 @@ class Entry:
     circuit: Circuit
     rotation: Rotation | None
     window: int | None
+    aggregator: bool = False
+    renewable: tuple[str, ...] = ()
+    _retired: deque[Any] = field(default_factory=lambda: deque(maxlen=_RETIRED))
 
     @property
     def model_id(self) -> str:
@@ -45,11 +55,6 @@ class Entry:
     def label(self) -> str:
         """`provider/model`."""
         return f"{self.provider}/{self.model_id}"
-
-    @property
-    def aggregator(self) -> bool:
-        """Whether the provider retries transport errors itself."""
-        return self.rotation is not None and self.rotation.wrapper.config.aggregator
 
     def obstacle(self) -> str | None:
         """Why it cannot answer now, or None where nothing is known to be in the way. Asks nobody."""
@@ -65,20 +70,64 @@ class Entry:
         bound = options.timeout if options.wait else 0.0
         return f"no key free for {free_in:.0f} s" if free_in > bound else None
 
+    def once(self) -> Model:
+        """The model for one more try: its calls are not retried."""
+        if self.rotation is None:
+            return self.model
+        once = copy.copy(self.model)
+        once.__dict__["_hfs"] = replace(self.rotation, options=replace(self.rotation.options, max_retries=0))
+        return once
 
-def entry_of(model: Model, clock: Callable[[], float] = time.monotonic) -> Entry:
+    def renew(self) -> None:
+        """Let the next sync calls use a new client; calls in flight finish on the old one.
+
+        Raises what making the new one raises.
+        """
+        if self.rotation is not None:
+            self.rotation.wrapper.clients.renew()
+        else:
+            self._drop_clients()
+
+    async def arenew(self) -> None:
+        """As `renew`, for the running event loop."""
+        if self.rotation is not None:
+            await self.rotation.wrapper.clients.arenew()
+        else:
+            self._drop_clients()
+
+    def _drop_clients(self) -> None:
+        # A client that was there before is kept, because the caller may have set it. Its transport drops a connection
+        # that broke by itself.
+        for name in self.renewable:
+            client = self.model.__dict__.get(name)
+            if client is not None:
+                # Kept for a while: some SDKs close a client when it is collected, under the calls in flight.
+                self._retired.append(client)
+                self.model.__dict__[name] = None
+
+
+def entry_of(
+    model: Model, clock: Callable[[], float] = time.monotonic, aggregates: Callable[[Model], bool] = lambda _: False
+) -> Entry:
     """The entry for a model.
 
     Args:
-        model: a rotating model, whose transport errors are left to the chain from then on, or any other Agno model.
+        model: a rotating model, or any other Agno model.
         clock: monotonic seconds, for the circuit of a model that is not one of ours.
+        aggregates: whether the provider of a model that is not one of ours retries transport errors itself.
     """
     rotation: Any = model.__dict__.get("_hfs")
     if rotation is None:
-        return Entry(model, model.provider or model.name or type(model).__name__, Circuit(clock), None, None)
-    rotation = replace(rotation, options=replace(rotation.options, leaves_transport=True))
-    # A copy: the caller may use the model outside the chain, too.
-    own = copy.copy(model)
-    own.__dict__["_hfs"] = rotation
+        return Entry(
+            model,
+            model.provider or model.name or type(model).__name__,
+            Circuit(clock),
+            None,
+            None,
+            aggregates(model),
+            tuple(name for name in _CLIENTS if model.__dict__.get(name, model) is None),
+        )
     wrapper = rotation.wrapper
-    return Entry(own, wrapper.provider, wrapper.circuit(model.id), rotation, wrapper.context_window(model.id))
+    circuit, window = wrapper.circuit(model.id), wrapper.context_window(model.id)
+    # A copy: the caller may use the model outside the chain, too.
+    return Entry(copy.copy(model), wrapper.provider, circuit, rotation, window, wrapper.config.aggregator)

@@ -258,7 +258,7 @@ class ProviderManager:
             on_interrupt: what a stream does that breaks after content: `raise` StreamInterruptedError, or `restart` on
                 the next entry after an event that says so.
             timeout: seconds for which an entry waits for a key before the next is asked; None is as long as it takes.
-            max_retries: an entry's own retries of a 5xx before the next is asked.
+            max_retries: an entry's own retries of 5xx and transport errors before the next is asked.
             sleep, asleep: how to wait in a transport recovery, in seconds; by default `time.sleep` and `asyncio.sleep`.
             kwargs: as for `get_model`, for every entry that is not a model already.
 

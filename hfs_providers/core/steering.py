@@ -126,7 +126,8 @@ class Steering:
 
         Args:
             error: what the request failed with.
-            retry_count: the failed attempts so far, from 0; the wait is `min(3 + retry_count, 8)` seconds.
+            retry_count: the failed attempts before the last, so 0 after the first. The wait is
+                `min(3 + retry_count, 8)` seconds.
             max_retries: how many attempts the caller makes; for the event alone.
 
         Returns:
@@ -151,20 +152,18 @@ class Steering:
         turn = shown_turn(self)
         entry = self._plan.entries[0]
         away = turn is not None and turn.index > 0
-        return None if away or entry.aggregator or entry.rotation is None or not is_recoverable(error) else entry
+        return None if away or entry.aggregator or not is_recoverable(error) else entry
 
     def _renewed(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
-        assert entry.rotation is not None, "only a rotating model's client is ours to renew"
         try:
-            entry.rotation.wrapper.clients.renew()
+            entry.renew()
         except Exception as error:
             return self._not_renewed(entry, error)
         return self._renewal(entry, retry_count, max_retries)
 
     async def _arenewed(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
-        assert entry.rotation is not None, "only a rotating model's client is ours to renew"
         try:
-            await entry.rotation.wrapper.clients.arenew()
+            await entry.arenew()
         except Exception as error:
             return self._not_renewed(entry, error)
         return self._renewal(entry, retry_count, max_retries)
