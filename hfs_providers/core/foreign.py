@@ -69,6 +69,7 @@ def as_list(value: object) -> list[Any]:
 def status_of(link: BaseException) -> int | None:
     response = get(link, "response")
     for value in (
+        _of_aws(response, "HTTPStatusCode"),
         get(link, "status_code"),
         get(link, "code"),
         get(response, "status_code"),
@@ -82,19 +83,40 @@ def status_of(link: BaseException) -> int | None:
 
 
 def headers_of(link: BaseException) -> dict[str, list[str]]:
-    return lower_headers(get(get(link, "response"), "headers") or get(link, "headers"))
+    response = get(link, "response")
+    return lower_headers(get(response, "headers") or get(link, "headers") or _of_aws(response, "HTTPHeaders"))
 
 
 def body_of(link: BaseException) -> object:
     """The decoded body, from wherever an SDK keeps it. Never read from the network, never awaited."""
     response = get(link, "response")
+    if "Error" in as_mapping(response):
+        return _aws_error(response)
+    text: object = None
     for source, name in ((link, "body"), (link, "details"), (response, "content"), (response, "text")):
         value = get(source, name)
         if isinstance(value, (Mapping, list)):
             return value
         if isinstance(value, (str, bytes)) and len(value) <= _MAX_BODY:
-            return _decoded(value)
-    return None
+            value = _decoded(value)
+            if not isinstance(value, str):
+                return value
+            # The openai SDK keeps of a body its `error` alone: where that is text, the code is in the whole one.
+            text = value if text is None else text
+    return text
+
+
+def _of_aws(response: object, name: str) -> Any:
+    """A part of the answer that botocore keeps as a dictionary in its errors."""
+    return as_mapping(as_mapping(response).get("ResponseMetadata")).get(name)
+
+
+def _aws_error(response: Mapping[str, Any]) -> object:
+    """botocore's `Error`, spelt as others spell it. In a stream its code begins with a small letter."""
+    error = as_mapping(response.get("Error"))
+    code = error.get("Code")
+    code = code[:1].upper() + code[1:] if isinstance(code, str) else None
+    return {"error": {"code": code, "message": error.get("Message")}}
 
 
 def _decoded(value: str | bytes) -> object:

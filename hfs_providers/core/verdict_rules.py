@@ -1,6 +1,7 @@
 """The rules of verdicts, as tables: what each provider's code, reason, type or status means.
 
-Read from the most telling evidence to the least; `verdicts` says in which order.
+Read from the most telling evidence to the least; `verdicts` says in which order. `server_rules` has the codes that one
+server alone gives.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ LIMITED_KEY = Rule("rate_limited", "key")
 DEAD = Rule("dead", "key")
 UNPAID = Rule("dead", "key", credits=True)
 GONE = Rule("model_gone")
+# This key's account lacks the model; that of another may have it.
+GONE_HERE = Rule("model_gone", "key")
 OVERFLOW = Rule("context_overflow")
 BAD = Rule("bad_request")
 REFUSED = Rule("refused")
@@ -49,6 +52,10 @@ SERVER = Rule("server_error")
 BY_STATUS_AND_CODE: Mapping[tuple[int, str], Rule] = {
     (413, "rate_limit_exceeded"): OVERFLOW,
     (413, "tokens"): OVERFLOW,
+    # Fireworks: the account is suspended. github.com/pollinations/pollinations/issues/12136
+    (412, "PRECONDITION_FAILED"): UNPAID,
+    # Ollama on its OpenAI-compatible path. github.com/netease-youdao/QAnything/issues/555
+    (404, "api_error"): GONE,
 }
 
 # google.rpc.ErrorInfo.reason, where the domain is googleapis.com: google/api/error_reason.proto.
@@ -129,7 +136,8 @@ BY_UPSTREAM_STATUS: Mapping[int, Rule] = {
     429: LIMITED,
 }
 
-# The `code` of Groq, Cerebras, OpenAI and those that speak like them.
+# The `code` of Groq, Cerebras, OpenAI and those that speak like them. `model_not_found` is a model that does not exist
+# or that the key may not use.
 BY_CODE: Mapping[str, Rule] = {
     "invalid_api_key": DEAD,
     "wrong_api_key": DEAD,
@@ -147,11 +155,11 @@ BY_CODE: Mapping[str, Rule] = {
     "queue_exceeded": OVERLOADED,
     "capacity_exceeded": OVERLOADED,
     "model_decommissioned": GONE,
-    "model_not_found": GONE,
+    "model_not_found": GONE_HERE,
     "model_not_active": GONE,
-    "model_terms_required": GONE,
-    "model_permission_blocked_org": GONE,
-    "model_permission_blocked_project": GONE,
+    "model_terms_required": GONE_HERE,
+    "model_permission_blocked_org": GONE_HERE,
+    "model_permission_blocked_project": GONE_HERE,
     "context_length_exceeded": OVERFLOW,
     "request_too_large": OVERFLOW,
     "content_policy_violation": REFUSED,

@@ -12,9 +12,9 @@ status is no evidence: an error of Agno with nothing of an SDK or a transport be
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from hfs_providers.core.foreign import (
     as_int,
@@ -31,6 +31,19 @@ from hfs_providers.core.foreign import (
     status_of,
     type_of,
     words_of,
+)
+from hfs_providers.core.server_rules import BY_SDK_AND_STATUS, BY_SERVER_CODE
+from hfs_providers.core.verdict_names import (
+    ANSWERED,
+    LOCAL_TRANSPORT,
+    READ_FAILURES,
+    READER_ROOTS,
+    READERS,
+    SDK_ROOTS,
+    STDLIB_TRANSPORT,
+    TRANSPORT,
+    TRANSPORT_ROOTS,
+    UNREADABLE,
 )
 from hfs_providers.core.verdict_rules import (
     BAD,
@@ -71,7 +84,8 @@ class Verdict:
         code: the provider's own code, reason or status string.
         message: the provider's words, at most 2 000 characters. Not scrubbed: it may quote a key.
         retry_after: seconds to wait by the provider's own evidence, or None.
-        scope: whether a rate limit is the model's or the whole key's.
+        scope: whether a rate limit is the model's or the whole key's; of `model_gone`, `key` where the key's account
+            lacks the model and that of another may have it.
         credits: dead for want of credits.
         sent: whether the request can have reached the provider.
     """
@@ -101,85 +115,6 @@ class Verdict:
         return not (self.rotates or self.retries)
 
 
-# The top-level modules of SDKs; those of installed plugins join them.
-_SDK_ROOTS = {"groq", "openai", "cerebras", "google", "anthropic", "cohere", "together"}
-_TRANSPORT_ROOTS = frozenset({"httpx", "httpcore", "httpx2", "httpcore2", "aiohttp", "requests", "urllib3", "anyio"})
-
-# Errors of a transport, by type name, and whether the request can have reached the provider.
-TRANSPORT: Mapping[str, bool] = {
-    "ReadTimeout": True,
-    "WriteTimeout": True,
-    "ReadError": True,
-    "WriteError": True,
-    "CloseError": True,
-    "NetworkError": True,
-    "TimeoutException": True,
-    "RemoteProtocolError": True,
-    "ServerDisconnectedError": True,
-    "ServerTimeoutError": True,
-    "SocketTimeoutError": True,
-    "ClientOSError": True,
-    "ClientConnectionError": True,
-    "ClientConnectionResetError": True,
-    "ClientPayloadError": True,
-    "ClosedResourceError": True,
-    "BrokenResourceError": True,
-    "EndOfStream": True,
-    "ReadTimeoutError": True,
-    "ProtocolError": True,
-    "ChunkedEncodingError": True,
-    "ConnectionError": True,
-    "IncompleteRead": True,
-    "APIConnectionError": True,
-    "APITimeoutError": True,
-    "ConnectTimeout": False,
-    "ConnectError": False,
-    "PoolTimeout": False,
-    "ProxyError": False,
-    "ConnectionTimeoutError": False,
-    "ClientConnectorError": False,
-    "ClientConnectorDNSError": False,
-    "ClientConnectorSSLError": False,
-    "ClientConnectorCertificateError": False,
-    "ClientProxyConnectionError": False,
-    "ClientHttpProxyError": False,
-    "ServerFingerprintMismatch": False,
-    "NewConnectionError": False,
-    "ConnectTimeoutError": False,
-    "MaxRetryError": False,
-    "SSLError": False,
-}
-
-# A transport's complaints about what it was given: nothing was sent, nothing will get better.
-_LOCAL_TRANSPORT = frozenset({"LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "InvalidUrlClientError"})
-
-# A standard library error that a transport lets through, where it was raised beneath one.
-_STDLIB_TRANSPORT: tuple[type[BaseException], ...] = (TimeoutError, ConnectionError)
-
-# Errors of reading an answer, and the functions beneath which one of them is the answer's fault.
-_UNREADABLE = frozenset(
-    {
-        "JSONDecodeError",
-        "UnicodeDecodeError",
-        "DecodingError",
-        "UnknownApiResponseError",
-        "APIResponseValidationError",
-        "ContentTypeError",
-    }
-)
-_READ_FAILURES = frozenset({"AttributeError", "TypeError", "IndexError", "KeyError", "ValidationError"})
-_READERS = frozenset(
-    {
-        "_parse_provider_response",
-        "_parse_provider_response_delta",
-        "_from_response",
-        "_process_response",
-        "_process_response_data",
-        "_load_json_from_response",
-    }
-)
-_READER_ROOTS = _SDK_ROOTS | _TRANSPORT_ROOTS | {"agno"}
-
 _KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}
 _Kinds = Mapping[str | int, Kind]
 _NONE: _Kinds = {}
@@ -192,8 +127,8 @@ def know_sdk(module: str) -> None:
         module: of the SDK.
     """
     root = module.partition(".")[0]
-    _SDK_ROOTS.add(root)
-    _READER_ROOTS.add(root)
+    SDK_ROOTS.add(root)
+    READER_ROOTS.add(root)
 
 
 def judge(
@@ -202,6 +137,7 @@ def judge(
     now: Callable[[], float] = time.time,
     model_id: str | None = None,
     kinds: _Kinds = _NONE,
+    wait_headers: Collection[str] = (),
 ) -> Verdict:
     """What the error of a call means. Never raises, whatever it is given.
 
@@ -211,27 +147,40 @@ def judge(
         model_id: the model that was asked for. No rule needs it today: every provider's codes say by themselves whether
             the model is meant.
         kinds: what the plugin says about errors: `KeyedProvider.errors`.
+        wait_headers: the provider's own headers that say how long to wait: `KeyedProvider.wait_headers`.
     """
     try:
-        return _judge(error, now, kinds)
+        return _judge(error, _Reading(now, kinds, wait_headers))
     except Exception:  # a hostile object: it says nothing about a provider
         return Verdict("local", None, None, words_of(error), sent=False)
 
 
-def _judge(error: BaseException, now: Callable[[], float], kinds: _Kinds) -> Verdict:
+class _Reading(NamedTuple):
+    """How a provider's errors are read: the arguments of `judge`."""
+
+    now: Callable[[], float]
+    kinds: _Kinds
+    wait_headers: Collection[str]
+
+
+def _judge(error: BaseException, reading: _Reading) -> Verdict:
     overflow = False
     for link in chain_of(error):
         given = get(link, "verdict")
         if isinstance(given, Verdict):
             return given
         name, root = type_of(link)
-        if root == "hfs_providers" and (own := _judge_own(link)):
-            return own
+        if root == "hfs_providers":
+            if isinstance(body := get(link, "body"), Mapping):
+                # The provider's error in the body of a 200.
+                return _judge_answer(200, body, {}, link, reading)
+            if own := _judge_own(link):
+                return own
         if name == "ContextWindowExceededError":
             # Agno reads a provider's code (or its words) and says so by this type.
             overflow = True
             continue
-        verdict = _judge_link(link, name, root, now, kinds)
+        verdict = _judge_link(link, name, root, reading)
         if verdict is not None:
             return replace(verdict, kind="context_overflow") if overflow and verdict.kind == "bad_request" else verdict
     if overflow:
@@ -251,22 +200,22 @@ def _judge_own(link: BaseException) -> Verdict | None:
     return None
 
 
-def _judge_link(link: BaseException, name: str, root: str, now: Callable[[], float], kinds: _Kinds) -> Verdict | None:
+def _judge_link(link: BaseException, name: str, root: str, reading: _Reading) -> Verdict | None:
     """The verdict that one error of the chain allows by itself, or None where it says nothing."""
     if root in ("agno", "hfs_providers"):
         answer = _answer_error(link)
-        return _judge_answer(None, answer, {}, link, now, kinds) if answer else None
-    if name in _LOCAL_TRANSPORT and root in _TRANSPORT_ROOTS:
+        return _judge_answer(None, answer, {}, link, reading) if answer else None
+    if name in LOCAL_TRANSPORT and root in TRANSPORT_ROOTS:
         return Verdict("local", None, None, words_of(link), sent=False)
-    if name in TRANSPORT and root in _TRANSPORT_ROOTS | _SDK_ROOTS:
+    if name in TRANSPORT and root in TRANSPORT_ROOTS | SDK_ROOTS:
         return _judge_transport(link, name)
-    if name in _UNREADABLE or name in _READ_FAILURES:
+    if name in UNREADABLE or name in READ_FAILURES:
         return _judge_unreadable(link, name, root)
     if _answered(link, root):
-        return _judge_answer(status_of(link), body_of(link), headers_of(link), link, now, kinds)
-    if name in kinds and root in _SDK_ROOTS:
-        return Verdict(kinds[name], None, None, words_of(link))
-    if isinstance(link, _STDLIB_TRANSPORT) and root == "builtins" and _beneath_transport(link):
+        return _judge_answer(status_of(link), body_of(link), headers_of(link), link, reading)
+    if name in reading.kinds and root in SDK_ROOTS:
+        return Verdict(reading.kinds[name], None, None, words_of(link))
+    if isinstance(link, STDLIB_TRANSPORT) and root == "builtins" and _beneath_transport(link):
         return Verdict("transport", None, None, words_of(link))
     return None
 
@@ -280,9 +229,9 @@ def _judge_transport(link: BaseException, name: str) -> Verdict:
     # complaint about the request itself.
     for inner in chain_of(link):
         inner_name, root = type_of(inner)
-        if root not in _TRANSPORT_ROOTS:
+        if root not in TRANSPORT_ROOTS:
             continue
-        if inner_name in _LOCAL_TRANSPORT:
+        if inner_name in LOCAL_TRANSPORT:
             return Verdict("local", None, None, words_of(inner), sent=False)
         if inner_name in TRANSPORT:
             sent = TRANSPORT[inner_name]
@@ -292,13 +241,13 @@ def _judge_transport(link: BaseException, name: str) -> Verdict:
 
 def _judge_unreadable(link: BaseException, name: str, root: str) -> Verdict | None:
     frames = list(frames_of(link))
-    read = any(function in _READERS and frame_root in _READER_ROOTS for frame_root, function, _ in frames)
-    if name in _READ_FAILURES and not read:
+    read = any(function in READERS and frame_root in READER_ROOTS for frame_root, function, _ in frames)
+    if name in READ_FAILURES and not read:
         return None
-    if name in _UNREADABLE and root not in _READER_ROOTS and frames:
+    if name in UNREADABLE and root not in READER_ROOTS and frames:
         # JSON is decoded by local code too: only what an SDK or a transport was reading came from the provider.
         inner = next((r for r, _, _ in reversed(frames) if r not in ("json", "pydantic", "pydantic_core")), "")
-        if inner not in _READER_ROOTS - {"agno"}:
+        if inner not in READER_ROOTS - {"agno", "hfs_providers"}:
             return None
     nothing = any(isinstance(text := get(part, "doc"), str) and not text.strip() for part in chain_of(link))
     blank = isinstance(seen := get(link, "obj"), str) and name == "AttributeError" and not seen.strip()
@@ -310,17 +259,19 @@ def _judge_unreadable(link: BaseException, name: str, root: str) -> Verdict | No
 def _beneath_transport(link: BaseException) -> bool:
     roots = [root for root, _, _ in frames_of(link)]
     # Without a traceback (a copy, another process) the benefit of the doubt: it is what aiohttp lets through.
-    return not roots or any(root in _TRANSPORT_ROOTS or root in _SDK_ROOTS for root in roots)
+    return not roots or any(root in TRANSPORT_ROOTS or root in SDK_ROOTS for root in roots)
 
 
 def _answer_error(link: BaseException) -> Mapping[str, Any] | None:
-    """The error in a 200's body, which Agno raises as words: its parser still holds the answer that it came in."""
+    """The error in a 200's body, which Agno raises as words: its own frames still hold the answer that it came in."""
     for root, function, frame in frames_of(link):
-        if root == "agno" and function in _READERS:
-            for variable in ("response", "response_delta"):
+        if root == "agno" and (function in READERS or function in ANSWERED):
+            for variable in ("response", "response_delta", "provider_response"):
                 found = get(frame.f_locals.get(variable), "error")
                 if isinstance(found, Mapping):
                     return found
+                if callable(dump := get(found, "model_dump")):
+                    return as_mapping(dump())
     return None
 
 
@@ -329,10 +280,13 @@ def _answer_error(link: BaseException) -> Mapping[str, Any] | None:
 
 def _answered(link: BaseException, root: str) -> bool:
     """Whether an error is an SDK's account of an answer of its provider."""
-    if root in _SDK_ROOTS and (get(link, "body") is not None or get(link, "details") is not None):
+    if root in SDK_ROOTS and (get(link, "body") is not None or get(link, "details") is not None):
+        return True
+    if root in SDK_ROOTS and "Error" in as_mapping(get(link, "response")):
+        # botocore's, which has no status inside a stream.
         return True
     has_response = any(get(link, name) is not None for name in ("response", "body", "details"))
-    return status_of(link) is not None and (root in _SDK_ROOTS or has_response)
+    return status_of(link) is not None and (root in SDK_ROOTS or has_response)
 
 
 def _judge_answer(
@@ -340,8 +294,7 @@ def _judge_answer(
     body: object,
     headers: Mapping[str, list[str]],
     link: BaseException,
-    now: Callable[[], float],
-    kinds: _Kinds,
+    reading: _Reading,
 ) -> Verdict:
     payload = payload_of(body)
     if status is None or status < 400:
@@ -350,16 +303,19 @@ def _judge_answer(
         status = inner if inner is not None and 400 <= inner < 600 else status
     metadata = as_mapping(payload.get("metadata"))
     details = [as_mapping(item) for item in as_list(payload.get("details"))]
-    rule, code = _told(status, payload, kinds) or _decide(status, payload, metadata, details, headers)
+    told = _told(status, payload, reading.kinds)
+    if told is None and not payload and (by_sdk := BY_SDK_AND_STATUS.get((type_of(link)[1], status or 0))):
+        told = by_sdk, None
+    rule, code = told or _decide(status, payload, metadata, details, headers)
     message = message_of(payload, metadata, body, link)
     verdict = Verdict(rule.kind, status, code, message, None, rule.scope, rule.credits)
     if not payload and isinstance(body, str) and not body.strip() and status is not None and status < 400:
         return replace(verdict, kind="empty")
     if rule.kind not in ("rate_limited", "overloaded", "server_error"):
         return verdict
-    moment = now()
+    moment = reading.now()
     waits = [
-        wait_from_headers(headers, moment),
+        wait_from_headers(headers, moment, reading.wait_headers),
         wait_from_headers(as_mapping(metadata.get("headers")), moment),
         *(wait_from_retry_info(item.get("retryDelay")) for item in details if "retryDelay" in item),
     ]
@@ -407,6 +363,7 @@ def _decide(
         (BY_CODE, [code]),
         (BY_GOOGLE_STATUS, [google]),
         (BY_TYPE, [kind]),
+        (BY_SERVER_CODE, [code, kind]),
     )
     for table, names in tables:
         for name in names:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,7 @@ _EPOCH_MILLISECONDS = 1e11  # 1973 in milliseconds, the year 5138 in seconds
 
 _RESET = "x-ratelimit-reset"
 _REMAINING = "x-ratelimit-remaining"
+_PASSED_ON = "llm_provider-"
 _MAX_HEADERS = 500
 _MAX_VALUE = 256
 
@@ -155,20 +157,29 @@ def parse_reset(value: object, now: float) -> float | None:
     return parse_duration(text)
 
 
-def wait_from_headers(headers: object, now: float) -> float | None:
+def wait_from_headers(headers: object, now: float, own: Collection[str] = ()) -> float | None:
     """Seconds to wait by the headers of an answer, or of an error body.
 
-    `retry-after-ms` and `Retry-After` beat the rest, the finer one first. Of `x-ratelimit-reset*` those count whose
+    The provider's own header, `retry-after-ms` and `Retry-After` beat the rest, in this order; then what a proxy
+    (LiteLLM) passes on as `llm_provider-retry-after`. Of `x-ratelimit-reset*` those count whose
     `x-ratelimit-remaining*` is 0 or absent: the others are about an allowance that is not used up. The longest wins.
 
     Args:
         headers: a mapping or a client's header object.
         now: wall clock, seconds since the epoch.
+        own: names of headers that say the wait at this provider, in seconds, as a duration, an epoch or a date.
     """
     fields = lower_headers(headers)
     told = [
-        [_milliseconds(value) for value in fields.get("retry-after-ms", ())],
-        [parse_retry_after(value, now) for value in fields.get("retry-after", ())],
+        [_own_wait(value, now) for name in own for value in fields.get(name.lower(), ())],
+        *(
+            waits
+            for before in ("", _PASSED_ON)
+            for waits in (
+                [_milliseconds(value) for value in fields.get(before + "retry-after-ms", ())],
+                [parse_retry_after(value, now) for value in fields.get(before + "retry-after", ())],
+            )
+        ),
     ]
     for waits in told:
         if found := [wait for wait in waits if wait is not None]:
@@ -181,6 +192,11 @@ def wait_from_headers(headers: object, now: float) -> float | None:
         if wait is not None
     ]
     return max(resets, default=None)
+
+
+def _own_wait(text: str, now: float) -> float | None:
+    wait = parse_reset(text, now)
+    return parse_retry_after(text, now) if wait is None else wait
 
 
 def _milliseconds(text: str) -> float | None:
@@ -269,3 +285,16 @@ def limits_from_headers(headers: object, names: Mapping[str, str] | None = None)
         if values and limit not in shown and max(values) > 0:
             shown[limit] = max(values)
     return Limits(**shown) if shown else None  # type: ignore[arg-type]  # the keys are those of `_LIMIT_HEADERS`
+
+
+def filled_up(known: Limits, shown: Limits) -> tuple[Limits, dict[str, int]]:
+    """`known` with what it leaves open taken from `shown`, and those of `shown` that it gives another number to.
+
+    Args:
+        known: what a plugin says.
+        shown: what an answer's headers showed.
+    """
+    told = {name: value for name in _LIMIT_HEADERS if (value := getattr(shown, name)) is not None}
+    missing = {name: value for name, value in told.items() if getattr(known, name) is None}
+    others = {name: value for name, value in told.items() if getattr(known, name) not in (None, value)}
+    return replace(known, **missing), others

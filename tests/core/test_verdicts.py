@@ -173,6 +173,7 @@ CASES = (
         groq_body("model_permission_blocked_org", "permissions_error"),
         "model_gone",
         "model_permission_blocked_org",
+        "key",
     ),
     Case(
         "groq",
@@ -181,6 +182,7 @@ CASES = (
         groq_body("model_permission_blocked_project", "permissions_error"),
         "model_gone",
         "model_permission_blocked_project",
+        "key",
     ),
     Case(
         "groq",
@@ -190,7 +192,7 @@ CASES = (
         "model_gone",
         "model_decommissioned",
     ),
-    Case("groq", "404 `model_not_found`", 404, groq_body("model_not_found"), "model_gone", "model_not_found"),
+    Case("groq", "404 `model_not_found`", 404, groq_body("model_not_found"), "model_gone", "model_not_found", "key"),
     Case(
         "groq",
         "400 `model_terms_required`",
@@ -198,6 +200,7 @@ CASES = (
         groq_body("model_terms_required"),
         "model_gone",
         "model_terms_required",
+        "key",
     ),
     Case("groq", "404 `unknown_url` (a wrong base URL)", 404, groq_body("unknown_url"), "bad_request", "unknown_url"),
     Case("groq", "404 of something else, HTML", 404, "<html>not here</html>", "bad_request"),
@@ -356,6 +359,7 @@ CASES = (
         cerebras_body("model_not_found", "not_found_error", "model"),
         "model_gone",
         "model_not_found",
+        "key",
     ),
     Case(
         "cerebras",
@@ -859,6 +863,7 @@ WHAT_WE_DO = {
     "dead": "key leaves for an hour; another key at once",
     "dead, credits": "key leaves for a day; another key at once",
     "model_gone": "key stays; a defaulted id gives way to its successor, a named one is reported",
+    "model_gone key": "another key at once; if three lack it, as above",
     "context_overflow": "key stays; an entry with a larger window may take over",
     "bad_request": "key stays; raised at once",
     "refused": "key stays; raised at once",
@@ -869,8 +874,8 @@ WHAT_WE_DO = {
 
 
 def row(case: Case) -> str:
-    if case.kind == "rate_limited":
-        meaning = f"rate_limited {case.scope}"
+    if case.kind == "rate_limited" or (case.kind == "model_gone" and case.scope == "key"):
+        meaning = f"{case.kind} {case.scope}"
     else:
         meaning = "dead, credits" if case.credits else case.kind
     waits = {None: "", TO_MIDNIGHT: "midnight Pacific", DAY: "1 day"}
