@@ -24,8 +24,8 @@ from hfs_providers.core.model_errors import (
     StreamInterruptedError,
     reads_as_overflow,
 )
+from hfs_providers.core.observing import UnusableAnswerError
 from hfs_providers.core.pool import Lease
-from hfs_providers.core.verdict_rules import Kind
 from hfs_providers.core.verdicts import Verdict, judge
 
 if TYPE_CHECKING:
@@ -89,19 +89,6 @@ class _Nothing(NamedTuple):
 
 
 _NOTHING = _Nothing()
-
-
-class UnusableAnswerError(Exception):
-    """An answer with status 200 that is none: empty, not a completion, or a stream without its end.
-
-    Args:
-        kind: what it means for the call.
-        message: what is wrong with it.
-    """
-
-    def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(message)
-        self.kind: Kind = kind
 
 
 class Call(Attempt):

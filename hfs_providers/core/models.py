@@ -20,9 +20,10 @@ from agno.models.message import Message
 from agno.models.response import ModelResponse
 
 from hfs_providers.core.attempt import running
-from hfs_providers.core.calls import Call, CallOptions, UnusableAnswerError
+from hfs_providers.core.calls import Call, CallOptions
 from hfs_providers.core.model_copies import KEY_FIELDS, Copies, fields_of
 from hfs_providers.core.model_errors import ModelCallError
+from hfs_providers.core.observing import OBSERVERS
 from hfs_providers.core.owned import first_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 Seen = list[GuidedRetry] | None
 """What the first try of a call raised, for Agno's own loop to begin with."""
 
-_NO_COMPLETION = (str, bytes, dict, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,64 +76,6 @@ def load_class(path: str) -> type[Model]:
     module, _, name = path.partition(":")
     loaded: type[Model] = getattr(importlib.import_module(module), name)
     return loaded
-
-
-class _Observed:
-    """Mixed into the class of a bound copy: sees each raw answer before Agno drops what it does not use.
-
-    Only for SDKs whose answers are known to be pydantic models with `choices` or `candidates`.
-    """
-
-    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
-        # An SDK hands a body that is not JSON through as text, and Agno would fail on it as on a bug of its own.
-        if isinstance(response, _NO_COMPLETION):
-            raise UnusableAnswerError("server_error" if response else "empty", "the answer is not a completion")
-        # Read from the instance: for a field that a pydantic model lacks, getattr is slow.
-        fields = response.__dict__
-        choices = fields.get("choices") or fields.get("candidates")
-        if not choices:
-            if fields.get("prompt_feedback") is None:
-                raise UnusableAnswerError("empty", "the answer has nothing in it")
-        elif (extra := choices[0].__pydantic_extra__) and extra.get("error"):
-            # OpenRouter's way to say that the provider behind it failed after its own 200.
-            raise UnusableAnswerError("server_error", "the provider failed while answering")
-        parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
-        return parsed
-
-    def _parse_provider_response_delta(self, response: Any, *args: Any, **kwargs: Any) -> ModelResponse:
-        fields = getattr(response, "__dict__", {})
-        choices = fields.get("choices") or fields.get("candidates") or ()
-        if any(choice.finish_reason is not None for choice in choices):
-            self.__dict__["_hfs_finished"] = True
-        usage = fields.get("usage")
-        if not choices and "choices" in fields:
-            # The chunk that only brings usage; some of Agno's classes index into its empty choices.
-            return ModelResponse(response_usage=self._get_metrics(usage) if usage else None)  # type: ignore[attr-defined]
-        parsed: ModelResponse = super()._parse_provider_response_delta(response, *args, **kwargs)  # type: ignore[misc]
-        if parsed.response_usage is None and usage:
-            parsed.response_usage = self._get_metrics(usage)  # type: ignore[attr-defined]
-        return parsed
-
-
-class _Asked:
-    """As `_Observed`, for SDKs that the plugin's own `Clients` knows."""
-
-    _hfs: Rotation
-
-    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
-        if not self._hfs.wrapper.clients.usable(response):
-            raise UnusableAnswerError("empty", "the answer has nothing in it")
-        parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
-        return parsed
-
-    def _parse_provider_response_delta(self, response: Any, *args: Any, **kwargs: Any) -> ModelResponse:
-        if self._hfs.wrapper.clients.ends(response):
-            self.__dict__["_hfs_finished"] = True
-        parsed: ModelResponse = super()._parse_provider_response_delta(response, *args, **kwargs)  # type: ignore[misc]
-        return parsed
-
-
-_OBSERVERS: Mapping[str, tuple[type, ...]] = {"unknown": (), "choices": (_Observed,), "asked": (_Asked,)}
 
 
 class _Bound:
@@ -406,7 +348,7 @@ def rotating_class(model_class: type[Model], answers: str) -> type[Model]:
         answers: how its SDK's answers are looked at on their way: `Clients.answers`.
     """
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
-    bound_class = type(model_class.__name__, (*_OBSERVERS[answers], _Bound, model_class), dict(names))
+    bound_class = type(model_class.__name__, (*OBSERVERS[answers], _Bound, model_class), dict(names))
     own = {"_bound_class": bound_class, "__dataclass_fields__": fields_of(model_class)}
     return type(model_class.__name__, (_Rotating, bound_class), {**names, **own})
 
