@@ -358,16 +358,38 @@ class KeyPool:
             self._changed(key.account)
         self._tell(key_id, [("key_dead", None, reason, seconds)])
 
+    def pause(self, key_id: str, model_id: str, seconds: float, reason: str) -> None:
+        """Keep a key out of rotation for one model.
+
+        Args:
+            key_id: the key.
+            model_id: the model.
+            seconds: for how long.
+            reason: for people.
+
+        Raises:
+            KeyError: there is no such key.
+        """
+        key = self._roster.keys[key_id]
+        with self._held():
+            now = self._clock()
+            key.account.cool(now, now + seconds, model_id, reason)
+            self._changed(key.account)
+        self._tell(key_id, [("key_cooling", model_id, reason, seconds)])
+
     def set_limits(self, limits: Resolver | None) -> None:
         """Ask another resolver for limits from now on. What was used stays counted."""
         self._roster.resolver = limits
         self.invalidate_limits()
 
-    def invalidate_limits(self) -> None:
-        """Ask the resolver again for everything."""
+    def invalidate_limits(self, model_id: str | None = None) -> None:
+        """Ask the resolver again for a model, or for everything."""
         with self._held():
-            self._roster.resolved.clear()
-            self._roster.forget()
+            if model_id is None:
+                self._roster.resolved.clear()
+            else:
+                self._roster.resolved.pop(model_id, None)
+            self._roster.forget(model_id)
             waiting = list(self._desk.lines)
         for model_id in waiting:
             self._roster.know(model_id)

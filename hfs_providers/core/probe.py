@@ -113,7 +113,8 @@ class Probe:
                 else:
                     client.get(self._proof, cast_to=object)
         except Exception as error:
-            return judge(error, kinds=self._wrapper.plugin.errors)
+            plugin = self._wrapper.plugin
+            return judge(error, kinds=plugin.errors, wait_headers=plugin.wait_headers)
         return None
 
     def _record(self, latency: float, outcome: str) -> None:

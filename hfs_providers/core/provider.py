@@ -42,7 +42,9 @@ class KeyedProvider:
         models: model ids to use where the caller names none, in order of preference.
         limits: by model id or glob; the first that matches counts.
         limit_headers: what the provider's rate-limit headers show, by lower-case name (`rpm` to `tpd`), where the name
-            does not say so itself.
+            does not say so itself. A limit that `limits` names as well is that of `limits`.
+        wait_headers: the provider's own headers that say how long to wait after a refusal, where they are others than
+            `Retry-After`: seconds, a duration, an epoch or a date.
         windows: context windows in tokens, by model id or glob.
         aggregator: it routes to other providers and retries transport errors itself.
         keyless: it takes endpoints rather than keys.
@@ -70,6 +72,7 @@ class KeyedProvider:
     models: Sequence[ModelDefault] = ()
     limits: Mapping[str, Limits] = field(default_factory=dict)
     limit_headers: Mapping[str, str] = field(default_factory=dict)
+    wait_headers: Sequence[str] = ()
     windows: Mapping[str, int] = field(default_factory=dict)
     aggregator: bool = False
     keyless: bool = False

@@ -38,7 +38,7 @@ from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
 from hfs_providers.core.secret import Redactor
 from hfs_providers.core.standing import limits_of
 from hfs_providers.core.statistics import PoolManager
-from hfs_providers.core.waits import limits_from_headers
+from hfs_providers.core.waits import filled_up, limits_from_headers
 
 if TYPE_CHECKING:
     from agno.models.base import Model
@@ -66,6 +66,8 @@ class ProviderWrapper(KeycycleFace):
         self.config = config
         self.services = services
         self.redactor = Redactor((c.id, c.secret) for c in config.credentials if c.secret is not None)
+        # The plugin's limits with what headers showed besides, by model and key.
+        self._filled: dict[tuple[str, str], Limits] = {}
         self.pool = KeyPool(
             provider.name,
             config.credentials,
@@ -81,6 +83,7 @@ class ProviderWrapper(KeycycleFace):
         self.asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.learned: set[tuple[str, str]] = set()
         """Models and keys whose answers' headers have been read."""
+        self._told_limits: set[str] = set()
         self._lock = threading.Lock()
         attempt.install()
 
@@ -288,12 +291,35 @@ class ProviderWrapper(KeycycleFace):
         return next((size for glob, size in self.config.windows.items() if fnmatch.fnmatchcase(model_id, glob)), None)
 
     def learn(self, model_id: str, key_id: str, responses: Sequence[Any]) -> None:
-        """Take over the limits that an answer's headers show, where neither plugin nor user names any."""
+        """Take over the limits that an answer's headers show and neither plugin nor user names.
+
+        What a user says of a model's limits is all there is to say; what a plugin says is filled up.
+        """
         self.learned.add((model_id, key_id))
-        if self._limits(model_id, key_id) is None:
-            limits = limits_from_headers(getattr(responses[-1], "headers", None), self.plugin.limit_headers)
-            if limits is not None:
-                self.pool.learn(model_id, key_id, limits)
+        known = self._limits(model_id, key_id)
+        published = known is None or (any(known is each for each in self.plugin.limits.values()) and not known.shared)
+        if not published:
+            return
+        shown = limits_from_headers(getattr(responses[-1], "headers", None), self.plugin.limit_headers)
+        if shown is None:
+            return
+        if known is None:
+            self.pool.learn(model_id, key_id, shown)
+            return
+        filled, others = filled_up(known, shown)
+        if others and model_id not in self._told_limits:
+            self._told_limits.add(model_id)
+            _log.info(
+                "%s: the answers of %s show other limits (%s) than its plugin; the plugin's count unless %s_LIMITS says"
+                " otherwise",
+                self.provider,
+                model_id,
+                ", ".join(f"{name}={value}" for name, value in others.items()),
+                self.provider.upper().replace("-", "_"),
+            )
+        if filled != known:
+            self._filled[model_id, key_id] = filled
+            self.pool.invalidate_limits(model_id)
 
     def list_models(self) -> Sequence[str]:
         """The model ids that the provider lists, asked live with a free key."""
@@ -342,7 +368,7 @@ class ProviderWrapper(KeycycleFace):
         return list(self.clients.model_ids(self.bound(credential).__dict__[self.clients.client_field]))
 
     def _limits(self, model_id: str, key_id: str) -> Limits | None:
-        return limits_of(self.config, model_id, key_id)
+        return self._filled.get((model_id, key_id)) or limits_of(self.config, model_id, key_id)
 
     def _on_change(
         self, change: Any, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
