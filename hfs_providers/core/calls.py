@@ -26,6 +26,7 @@ from hfs_providers.core.model_errors import (
 )
 from hfs_providers.core.observing import UnusableAnswerError
 from hfs_providers.core.pool import Lease
+from hfs_providers.core.server_rules import QUOTES_KEY
 from hfs_providers.core.verdicts import Verdict, judge
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ _make_row = partial(tuple.__new__, UsageRow)
 _NO_KEYS: frozenset[str] = frozenset()
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 8.0
+# Keys that one call asks for a model before it takes the model for gone, and how long one that alone lacks it pauses.
+_MOST_LACKING = 3
+_LACKING_PAUSE = 3600.0
 _STATUS_OF: Mapping[str, int] = {
     "dead": 401,
     "model_gone": 404,
@@ -108,6 +112,7 @@ class Call(Attempt):
         "_began",
         "_cause",
         "_deadline",
+        "_lacking",
         "_retries",
         "_sent_at",
         "_text",
@@ -135,6 +140,7 @@ class Call(Attempt):
         self._deadline = wrapper.services.clock() + options.timeout
         # Nothing is made for what most calls never need.
         self._tried = _NO_KEYS
+        self._lacking = _NO_KEYS
         self._retries = 0
         self._attempts = 0
         self._sent_at: float | None = None
@@ -221,7 +227,11 @@ class Call(Attempt):
             if self.learns:
                 self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
             self.responses.clear()
-        self._cause = None
+        if self._cause is not None:
+            self._cause = None
+            for key_id in self._lacking:
+                # Another key has just served the model.
+                self.wrapper.pool.pause(key_id, self.model_id, _LACKING_PAUSE, "this key lacks the model")
         charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
         self._record(lease, "ok", usage, charged)
         lease.commit(charged)
@@ -235,7 +245,7 @@ class Call(Attempt):
         """
         self.responses.clear()
         self._cause = None
-        verdict = self._verdict(error)
+        verdict = self._verdict(lease, error)
         if verdict is None:
             self._abandoned(lease, error)
             raise error
@@ -271,11 +281,19 @@ class Call(Attempt):
         if timer.end_time is not None:
             timer.elapsed_time = metrics.duration = timer.end_time - self._began
 
-    def _verdict(self, error: BaseException) -> Verdict | None:
-        """What the error means, or None where nobody failed: the caller stopped, or Agno asks for another try."""
+    def _verdict(self, lease: Lease, error: BaseException) -> Verdict | None:
+        """What the error means, or None where nobody failed: the caller stopped, or Agno asks for another try.
+
+        Tools that capture the locals of a traceback show the verdict, so it holds no key.
+        """
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
-        verdict = judge(error, model_id=self.model_id, kinds=self.wrapper.plugin.errors)
+        plugin, redactor, secret = self.wrapper.plugin, self.wrapper.redactor, lease.credential.secret
+        verdict = judge(error, model_id=self.model_id, kinds=plugin.errors, wait_headers=plugin.wait_headers)
+        if verdict.code in QUOTES_KEY and secret is not None and secret.quoted_in(verdict.message):
+            verdict = replace(verdict, kind="dead", scope="key")
+        code = verdict.code and redactor.scrub(verdict.code)
+        verdict = replace(verdict, code=code, message=redactor.scrub(verdict.message))
         if verdict.kind == "bad_request" and reads_as_overflow(verdict.message):
             return replace(verdict, kind="context_overflow")
         return verdict
@@ -322,10 +340,14 @@ class Call(Attempt):
         if verdict.kind == "rate_limited" or (verdict.rotates and self.options.key_id is None):
             # Where there is no other key, the pool says so, and when the next is free.
             return 0.0
-        if verdict.kind == "model_gone" and not self.options.named:
-            successor = self.wrapper.replace_model(self.model_id)
+        if verdict.kind == "model_gone":
+            if self._served_elsewhere(lease, verdict):
+                return 0.0
+            successor = None if self.options.named else self.wrapper.replace_model(self.model_id)
             if successor is not None:
                 self.model_id = successor
+                self._tried -= self._lacking
+                self._lacking = _NO_KEYS
                 return 0.0
         if verdict.retries and self._retries < self.options.max_retries:
             self._retries += 1
@@ -336,9 +358,21 @@ class Call(Attempt):
             return pause if verdict.retry_after is None else min(max(pause, verdict.retry_after), _LONGEST_PAUSE)
         return None
 
+    def _served_elsewhere(self, lease: Lease, verdict: Verdict) -> bool:
+        """Whether another key may have the model that this one lacks. If so, this one is not asked again."""
+        wrapper = self.wrapper
+        if self.options.key_id is not None or not (verdict.scope == "key" or wrapper.plugin.keyless):
+            return False
+        self._lacking |= {lease.key_id}
+        self._tried |= {lease.key_id}
+        if len(self._lacking) >= _MOST_LACKING:
+            return False
+        keys = wrapper.pool.statuses(self.model_id)
+        return any(key.state == "ready" and key.id not in self._tried for key in keys)
+
     def _final(self, lease: Lease, verdict: Verdict, error: BaseException) -> BaseException:
         provider = self.wrapper.provider
-        words = self.wrapper.redactor.scrub(verdict.message) or type(error).__name__
+        words = verdict.message or type(error).__name__
         fields: dict[str, Any] = {
             "provider": provider,
             "model_id": self.model_id,

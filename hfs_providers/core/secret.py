@@ -38,6 +38,14 @@ class Secret:
         """The key itself. Call it where a request is bound to the key, and do not keep what it returns."""
         return self._value
 
+    def quoted_in(self, words: str) -> bool:
+        """Whether `words` quote the key, whole or masked to its first two and last two characters (`ab***yz`)."""
+        first, last = self._value[:2], self._value[-2:]
+        return self._value in words or any(
+            words[: mask.start()].endswith(first) and words[mask.end() :].startswith(last)
+            for mask in re.finditer(r"\*{3,}", words)
+        )
+
     def __repr__(self) -> str:
         return f"Secret({self.fingerprint})"
 
