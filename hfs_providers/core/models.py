@@ -33,7 +33,6 @@ Seen = list[GuidedRetry] | None
 """What the first try of a call raised, for Agno's own loop to begin with."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """What every copy of a rotating model shares: where keys come from, and how calls are made."""

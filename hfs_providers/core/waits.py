@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -285,16 +284,3 @@ def limits_from_headers(headers: object, names: Mapping[str, str] | None = None)
         if values and limit not in shown and max(values) > 0:
             shown[limit] = max(values)
     return Limits(**shown) if shown else None  # type: ignore[arg-type]  # the keys are those of `_LIMIT_HEADERS`
-
-
-def filled_up(known: Limits, shown: Limits) -> tuple[Limits, dict[str, int]]:
-    """`known` with what it leaves open taken from `shown`, and those of `shown` that it gives another number to.
-
-    Args:
-        known: what a plugin says.
-        shown: what an answer's headers showed.
-    """
-    told = {name: value for name in _LIMIT_HEADERS if (value := getattr(shown, name)) is not None}
-    missing = {name: value for name, value in told.items() if getattr(known, name) is None}
-    others = {name: value for name, value in told.items() if getattr(known, name) not in (None, value)}
-    return replace(known, **missing), others

@@ -25,7 +25,6 @@ from hfs_providers.core.contract import (
     Event,
     EventKind,
     KeyProbe,
-    Limits,
     ProviderConfig,
     Services,
     UsageRow,
@@ -36,9 +35,8 @@ from hfs_providers.core.keycycle_face import KeycycleFace
 from hfs_providers.core.pool import KeyPool, Lease
 from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
 from hfs_providers.core.secret import Redactor
-from hfs_providers.core.standing import limits_of
+from hfs_providers.core.shown_limits import ShownLimits
 from hfs_providers.core.statistics import PoolManager
-from hfs_providers.core.waits import filled_up, limits_from_headers
 
 if TYPE_CHECKING:
     from agno.models.base import Model
@@ -66,12 +64,11 @@ class ProviderWrapper(KeycycleFace):
         self.config = config
         self.services = services
         self.redactor = Redactor((c.id, c.secret) for c in config.credentials if c.secret is not None)
-        # The plugin's limits with what headers showed besides, by model and key.
-        self._filled: dict[tuple[str, str], Limits] = {}
+        self._limits = ShownLimits(config, provider.limits, provider.limit_headers)
         self.pool = KeyPool(
             provider.name,
             config.credentials,
-            limits=self._limits,
+            limits=self._limits.of,
             clock=services.clock,
             on_change=self._on_change,
         )
@@ -83,7 +80,6 @@ class ProviderWrapper(KeycycleFace):
         self.asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.learned: set[tuple[str, str]] = set()
         """Models and keys whose answers' headers have been read."""
-        self._told_limits: set[str] = set()
         self._lock = threading.Lock()
         attempt.install()
 
@@ -291,35 +287,9 @@ class ProviderWrapper(KeycycleFace):
         return next((size for glob, size in self.config.windows.items() if fnmatch.fnmatchcase(model_id, glob)), None)
 
     def learn(self, model_id: str, key_id: str, responses: Sequence[Any]) -> None:
-        """Take over the limits that an answer's headers show and neither plugin nor user names.
-
-        What a user says of a model's limits is all there is to say; what a plugin says is filled up.
-        """
+        """Take over the limits that an answer's headers show, where neither plugin nor user names them."""
         self.learned.add((model_id, key_id))
-        known = self._limits(model_id, key_id)
-        published = known is None or (any(known is each for each in self.plugin.limits.values()) and not known.shared)
-        if not published:
-            return
-        shown = limits_from_headers(getattr(responses[-1], "headers", None), self.plugin.limit_headers)
-        if shown is None:
-            return
-        if known is None:
-            self.pool.learn(model_id, key_id, shown)
-            return
-        filled, others = filled_up(known, shown)
-        if others and model_id not in self._told_limits:
-            self._told_limits.add(model_id)
-            _log.info(
-                "%s: the answers of %s show other limits (%s) than its plugin; the plugin's count unless %s_LIMITS says"
-                " otherwise",
-                self.provider,
-                model_id,
-                ", ".join(f"{name}={value}" for name, value in others.items()),
-                self.provider.upper().replace("-", "_"),
-            )
-        if filled != known:
-            self._filled[model_id, key_id] = filled
-            self.pool.invalidate_limits(model_id)
+        self._limits.learn(self.pool, model_id, key_id, getattr(responses[-1], "headers", None))
 
     def list_models(self) -> Sequence[str]:
         """The model ids that the provider lists, asked live with a free key."""
@@ -366,9 +336,6 @@ class ProviderWrapper(KeycycleFace):
 
     def _listed(self, credential: Credential) -> list[str]:
         return list(self.clients.model_ids(self.bound(credential).__dict__[self.clients.client_field]))
-
-    def _limits(self, model_id: str, key_id: str) -> Limits | None:
-        return self._filled.get((model_id, key_id)) or limits_of(self.config, model_id, key_id)
 
     def _on_change(
         self, change: Any, key_id: str, model_id: str | None, reason: str | None, seconds: float | None

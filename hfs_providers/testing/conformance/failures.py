@@ -200,7 +200,8 @@ class FailureChecks(Base):
         with pytest.raises(ModelNotFoundError) as caught:
             ask(manager.get_model(self.name, "once-was"))
         assert caught.value.model_id == "once-was"
-        assert sum(server.hits(self.name).values()) == 1
+        # Each key once at most, and that where an answer leaves open whether it is this key alone that lacks the model.
+        assert max(server.hits(self.name).values()) == 1
 
     @needs("successors")
     def test_a_default_model_that_is_gone_gives_way_to_its_successor(
@@ -211,7 +212,9 @@ class FailureChecks(Base):
         server.retire(self.name, first)
         for _ in range(2):
             assert "hello" in ask(wrapper.get_model(first, named=False))
-        assert [seen.model for seen in server.seen] == [first, second, second]
+        asked = [seen.model for seen in server.seen]
+        assert asked[-2:] == [second, second]
+        assert set(asked[:-2]) == {first}
 
     def test_a_default_of_the_users_that_is_gone_is_not_replaced(
         self, env: dict[str, str], server: LoopbackServer
