@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TypeGuard
 
@@ -14,6 +15,9 @@ FIRST_REST = 60.0
 LONGEST_REST = 4 * 3600.0
 """Seconds beyond which they do not grow."""
 
+_APART = 1.0
+"""Seconds by which the wall clock must be ahead to count: its floats are coarser."""
+
 
 class Circuit:
     """Closed while calls succeed, open after repeated failures, half-open for one probe when its rest is over.
@@ -21,15 +25,24 @@ class Circuit:
     Args:
         clock: monotonic seconds.
         on_change: called outside the lock with `opened` (and the seconds) or `closed` (and 0).
+        wall: seconds since the epoch. A rest ends by whichever clock says so first: the monotonic one stands still
+            while the host is suspended.
     """
 
-    def __init__(self, clock: Callable[[], float], on_change: Callable[[str, float], object] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        on_change: Callable[[str, float], object] | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._clock = clock
+        self._wall = wall
         self._on_change = on_change
         self._lock = threading.Lock()
         self._failures = 0
         self._rest = 0.0
         self._until: float | None = None
+        self._until_wall = 0.0
         self._probing = False
         self._outage = False
 
@@ -46,14 +59,14 @@ class Circuit:
         with self._lock:
             if self._until is None:
                 return 0.0
-            return float("inf") if self._probing else max(0.0, self._until - self._clock())
+            return float("inf") if self._probing else self._left(self._until)
 
     def enter(self) -> bool:
         """Whether a call may go ahead. Where this gives it the probe, it ends with one of the methods below."""
         with self._lock:
             if self._until is None:
                 return True
-            if self._probing or self._clock() < self._until:
+            if self._probing or self._left(self._until) > 0:
                 return False
             self._probing = True
             return True
@@ -98,7 +111,7 @@ class Circuit:
                 return
             self._rest = min(self._rest * 2 if self._rest else FIRST_REST, LONGEST_REST)
             seconds = min(max(self._rest, reset or 0.0), LONGEST_REST)
-            self._until = self._clock() + seconds
+            self._open_for(seconds)
         if self._on_change is not None:
             self._on_change("opened", seconds)
 
@@ -118,7 +131,7 @@ class Circuit:
         with self._lock:
             if self._until is None:
                 return None
-            return {"until": wall + self._until - self._clock(), "rest": self._rest, "failures": self._failures}
+            return {"until": wall + self._left(self._until), "rest": self._rest, "failures": self._failures}
 
     def load(self, state: Mapping[str, object], wall: float) -> None:
         """Open a circuit that is closed as `dump` said; what cannot be read is left out.
@@ -134,7 +147,14 @@ class Circuit:
             if self._until is None:
                 self._rest = min(max(FIRST_REST, rest), LONGEST_REST)
                 self._failures = max(FAILURES, int(failures))
-                self._until = self._clock() + min(until - wall, LONGEST_REST)
+                self._open_for(min(until - wall, LONGEST_REST))
+
+    def _open_for(self, seconds: float) -> None:
+        self._until, self._until_wall = self._clock() + seconds, self._wall() + seconds
+
+    def _left(self, until: float) -> float:
+        left, by_wall = until - self._clock(), self._until_wall - self._wall()
+        return max(0.0, by_wall if left - by_wall > _APART else left)
 
 
 def _real(value: object) -> TypeGuard[float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hfs_providers.core.circuit import Circuit
 from hfs_providers.testing import LoopbackServer, RateLimited, ServerError
 from tests.core.chains import WAYS, House, ask, house, server
 
@@ -79,6 +80,18 @@ def test_an_open_circuit_survives_a_restart_until_it_is_closed(server: LoopbackS
     third = House(server, **where)
     with third.manager:
         assert "[groq/" in ask(third.chain("groq", "cerebras"))
+
+
+@pytest.mark.parametrize("slept", [(0.0, 60.0), (60.0, 0.0), (60.0, -3600.0)])
+def test_a_circuit_s_rest_ends_by_whichever_clock_says_so_first(slept: tuple[float, float]) -> None:
+    now = {"monotonic": 1000.0, "wall": 1e9}
+    circuit = Circuit(lambda: now["monotonic"], wall=lambda: now["wall"])
+    for _ in range(3):
+        circuit.fail()
+    assert (circuit.rest(), circuit.enter()) == (60.0, False)
+    now["monotonic"] += slept[0]
+    now["wall"] += slept[1]
+    assert (circuit.rest(), circuit.enter()) == (0.0, True)
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
