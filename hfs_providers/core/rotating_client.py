@@ -68,8 +68,10 @@ class ClientPlan:
         """What the provider counted, where the answer says it."""
         if self.tokens is not None:
             return Usage(total_tokens=int(self.tokens(answer) or 0))
-        # The events of OpenAI's Responses streams have it one step further in.
-        found = getattr(answer, "usage", None) or getattr(getattr(answer, "response", None), "usage", None)
+        found = _field(answer, "usage")
+        if found is None:
+            # The events of OpenAI's Responses streams have it one step further in, Cohere's answers call it so.
+            found = _field(_field(answer, "response"), "usage") or _field(_field(answer, "meta"), "billed_units")
         if found is None:
             return None
         given = _first(found, "prompt_tokens", "input_tokens")
@@ -248,7 +250,10 @@ def is_async(client_class: type[Any]) -> bool:
 
 
 def _streams(answer: Any) -> bool:
-    return hasattr(answer, "close") and (hasattr(answer, "__next__") or hasattr(answer, "__anext__"))
+    # A generator is closed by `close`, an async one by `aclose`.
+    if hasattr(answer, "__anext__"):
+        return hasattr(answer, "close") or hasattr(answer, "aclose")
+    return hasattr(answer, "__next__") and hasattr(answer, "close")
 
 
 def _sends_later(answer: Any, enter: str) -> bool:
@@ -266,6 +271,10 @@ def _keywords(target: Any) -> frozenset[str]:
     return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
 
 
+def _field(found: Any, name: str) -> Any:
+    return found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+
+
 def _first(found: Any, *names: str) -> int:
-    values = (getattr(found, name, None) for name in names)
+    values = (_field(found, name) for name in names)
     return next((value for value in values if isinstance(value, int)), 0)

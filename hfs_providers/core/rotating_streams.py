@@ -104,7 +104,7 @@ class AsyncStream(Held):
                 self._seen(chunk)
                 yield chunk
         except BaseException as error:
-            await self._inner.close()
+            await _close_async(self._inner)
             self._failed(error)
         self._ended()
 
@@ -127,8 +127,12 @@ class AsyncStream(Held):
 
     async def close(self) -> None:
         """Close the stream and end its lease."""
-        await self._inner.close()
+        await _close_async(self._inner)
         self._ended()
+
+
+async def _close_async(inner: Any) -> None:
+    await (inner.close() if hasattr(inner, "close") else inner.aclose())
 
 
 class RawStream(Held):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import groq
@@ -143,6 +144,65 @@ def test_usage_can_be_read_by_a_function(manager: ProviderManager, server: Loopb
         wrapper.get_rotating_client(groq.Groq, base_url=server.base_url("groq"), usage_extractor=lambda answer: 42)
     )
     assert [event.usage.tokens for event in events if event.usage is not None] == [42]
+
+
+class Spoken:
+    """What an SDK of nobody's answers, after its key."""
+
+    answer: Any = None
+
+    def __init__(self, api_key: str) -> None:
+        self.told = self.answer
+
+    def ask(self) -> Any:
+        return self.told
+
+
+class AsyncSpoken:
+    """An SDK whose streams are async generators."""
+
+    def __init__(self, api_key: str) -> None:
+        self.api_key = api_key
+
+    async def ask(self) -> Any:
+        async def pieces() -> Any:
+            yield {"usage": None}
+            yield {"usage": {"total_tokens": 7}}
+
+        return pieces()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"usage": {"total_tokens": 7}},
+        {"usage": {"input_tokens": 3, "output_tokens": 4}},
+        SimpleNamespace(meta=SimpleNamespace(billed_units=SimpleNamespace(input_tokens=3, output_tokens=4))),
+    ],
+    ids=["a dict", "its parts", "Cohere's"],
+)
+def test_usage_is_found_where_keycycle_finds_it(
+    manager: ProviderManager, wrapper: Any, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    events: list[Event] = []
+    manager.observe(events.append)
+    monkeypatch.setattr(Spoken, "answer", answer)
+    wrapper.get_rotating_client(Spoken).ask()
+    assert [event.usage.tokens for event in events if event.usage is not None] == [7]
+
+
+def test_an_async_generator_holds_its_lease_to_the_end(manager: ProviderManager, wrapper: Any) -> None:
+    events: list[Event] = []
+    manager.observe(events.append)
+
+    async def read() -> None:
+        stream = await wrapper.get_rotating_client(AsyncSpoken).ask()
+        assert wrapper.pool.counts("m").in_flight == 1
+        assert len([piece async for piece in stream]) == 2
+
+    asyncio.run(read())
+    assert [event.usage.tokens for event in events if event.usage is not None] == [7]
+    assert wrapper.pool.counts("m").in_flight == 0
 
 
 def test_a_key_that_is_handed_out_is_counted_and_holds_nothing(wrapper: Any, keys: list[str]) -> None:
