@@ -8,6 +8,8 @@ open, so that a dropped stream can be closed explicitly.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -54,6 +56,22 @@ class Attempt:
 
 running: ContextVar[Attempt | None] = ContextVar("hfs_attempt", default=None)
 """The attempt that runs. To set it and to reset it is what entering an attempt does, at half the cost."""
+
+settled: ContextVar[str | None] = ContextVar("hfs_settled", default=None)
+"""The id of the call whose attempt is being judged now."""
+
+answering: ContextVar[str | None] = ContextVar("hfs_answering", default=None)
+"""The id of the key with which an entry of a chain answered last in this context."""
+
+
+@contextmanager
+def settling(call_id: str) -> Iterator[None]:
+    """Inside it, what the pool tells of its keys belongs to that call."""
+    token = settled.set(call_id)
+    try:
+        yield
+    finally:
+        settled.reset(token)
 
 
 class _Hold(logging.Filter):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from agno.exceptions import ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
-from hfs_providers.core.attempt import Attempt
-from hfs_providers.core.contract import Event, UsageRow
+from hfs_providers.core.arguments import CallOptions
+from hfs_providers.core.attempt import Attempt, answering, settling
+from hfs_providers.core.contract import Event, EventKind, UsageRow
 from hfs_providers.core.errors import PoolExhaustedError
 from hfs_providers.core.model_errors import (
     ContextOverflowError,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 # The row's own constructor takes its fields by name, in Python: it is on the way of every call.
 _make_row = partial(tuple.__new__, UsageRow)
 _NO_KEYS: frozenset[str] = frozenset()
+_log = logging.getLogger("hfs_providers")
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 8.0
 # Keys that one call asks for a model before it takes the model for gone, and how long one that alone lacks it pauses.
@@ -54,28 +58,6 @@ _STATUS_OF: Mapping[str, int] = {
     "overloaded": 503,
     "local": 500,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """How the calls of a model are made; the fields are the arguments of `ProviderManager.get_model`."""
-
-    estimated_tokens: int = 1000
-    wait: bool = True
-    timeout: float = 10.0
-    max_retries: int = 5
-    named: bool = True
-    key_id: str | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """What `get_model` takes to make them again."""
-        return {
-            "estimated_tokens": self.estimated_tokens,
-            "wait": self.wait,
-            "timeout": self.timeout,
-            "max_retries": self.max_retries,
-            **({} if self.key_id is None else {"key_id": self.key_id}),
-        }
 
 
 class Counted(Protocol):
@@ -112,6 +94,7 @@ class Call(Attempt):
         "_began",
         "_cause",
         "_deadline",
+        "_id",
         "_lacking",
         "_retries",
         "_sent_at",
@@ -139,6 +122,7 @@ class Call(Attempt):
         """Whether there was more than one attempt."""
         self._deadline = wrapper.services.clock() + options.timeout
         # Nothing is made for what most calls never need.
+        self._id: str | None = None
         self._tried = _NO_KEYS
         self._lacking = _NO_KEYS
         self._retries = 0
@@ -147,6 +131,13 @@ class Call(Attempt):
         self._began = 0.0
         self._text: list[str] | None = None
         self._cause: BaseException | None = None
+
+    @property
+    def id(self) -> str:
+        """What its events have in common."""
+        if self._id is None:
+            self._id = secrets.token_hex(8)
+        return self._id
 
     def grab(self) -> Lease | None:
         """The key of the next attempt, where one is to be had without waiting for it or asking for it."""
@@ -229,12 +220,19 @@ class Call(Attempt):
             self.responses.clear()
         if self._cause is not None:
             self._cause = None
-            for key_id in self._lacking:
-                # Another key has just served the model.
-                self.wrapper.pool.pause(key_id, self.model_id, _LACKING_PAUSE, "this key lacks the model")
+            with settling(self.id):
+                for key_id in self._lacking:
+                    # Another key has just served the model.
+                    self.wrapper.pool.pause(key_id, self.model_id, _LACKING_PAUSE, "this key lacks the model")
         charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
         self._record(lease, "ok", usage, charged)
-        lease.commit(charged)
+        if self.options.in_chain:
+            answering.set(lease.key_id)
+        if lease.probe:
+            with settling(self.id):
+                lease.commit(charged)
+        else:
+            lease.commit(charged)
 
     def settle(self, lease: Lease, error: BaseException) -> float:
         """End the lease of a failed attempt; the seconds to wait before the next, or the error that ends the call.
@@ -247,18 +245,20 @@ class Call(Attempt):
         self._cause = None
         verdict = self._verdict(lease, error)
         if verdict is None:
-            self._abandoned(lease, error)
+            with settling(self.id):
+                self._abandoned(lease, error)
             raise error
         self.wrapper.redactor.scrub_exception(error)
-        self._end(lease, verdict)
-        pause = self._next(lease, verdict)
+        with settling(self.id):
+            self._end(lease, verdict)
+            pause = self._next(lease, verdict)
         if pause is None:
             self.let_through(self.wrapper.redactor)
             raise self._final(lease, verdict, error) from error
         self._cause = error
         self.repeated = True
         self.begin_again()
-        self._event("call_retried" if verdict.retries else "key_rotated", lease, verdict.kind, pause)
+        self._tell(lease, "call_retried" if verdict.retries else "key_rotated", verdict.kind, pause)
         return pause
 
     def pause(self, seconds: float) -> None:
@@ -399,7 +399,7 @@ class Call(Attempt):
     def _exhausted(self, error: PoolExhaustedError) -> NoReturn:
         exhausted = KeysExhaustedError(error)
         self.wrapper.services.emit(
-            Event("keys_exhausted", self.wrapper.provider, self.model_id, reason=error.describe())
+            Event("keys_exhausted", self.wrapper.provider, self.model_id, reason=error.describe(), call_id=self.id)
         )
         cause, self._cause = self._cause or error, None
         raise exhausted from cause
@@ -424,7 +424,14 @@ class Call(Attempt):
             )
         )
         wrapper.manager.count(row)
-        wrapper.services.record(row)
+        wrapper.services.record(row, self)
 
-    def _event(self, kind: Any, lease: Lease, reason: str, seconds: float) -> None:
-        self.wrapper.services.emit(Event(kind, self.wrapper.provider, self.model_id, lease.key_id, reason, seconds))
+    def _tell(self, lease: Lease, kind: EventKind, reason: str, pause: float) -> None:
+        """That the call goes on after a failed attempt."""
+        wrapper = self.wrapper
+        follows = f"retry in {pause:.1f} s" if kind == "call_retried" else "trying the next key"
+        said = (wrapper.provider, self.model_id, reason, lease.key_id, follows, self.id)
+        _log.debug("%s/%s: %s with %s; %s [call %s]", *said)
+        wrapper.services.emit(
+            Event(kind, wrapper.provider, self.model_id, lease.key_id, reason, pause, call_id=self.id)
+        )

@@ -296,8 +296,10 @@ class Event:
         key_id: the key, if any.
         reason: why, in words.
         seconds: the duration that belongs to it (a cooldown, a latency, a pause before a retry).
-        usage: the row of a finished call.
+        usage: the row of a finished request.
         at: wall-clock time, seconds since the epoch.
+        call_id: the call that it belongs to: all its requests, rotations and retries have the same. None where it
+            belongs to none.
     """
 
     kind: EventKind
@@ -308,6 +310,15 @@ class Event:
     seconds: float | None = None
     usage: UsageRow | None = None
     at: float = field(default_factory=time.time)
+    call_id: str | None = None
+
+
+class Identified(Protocol):
+    """Something with an id of its own."""
+
+    @property
+    def id(self) -> str:
+        """The id."""
 
 
 class Services(Protocol):
@@ -324,8 +335,13 @@ class Services(Protocol):
     def emit(self, event: Event) -> None:
         """Tell the observers. Never raises."""
 
-    def record(self, row: UsageRow) -> None:
-        """Write down one request that was sent. Never blocks on a disk or a network, never raises."""
+    def record(self, row: UsageRow, call: Identified | None = None) -> None:
+        """Write down one request that was sent. Never blocks on a disk or a network, never raises.
+
+        Args:
+            row: the request.
+            call: that it belongs to; its id is asked for only where somebody observes.
+        """
 
 
 class Wrapper(Protocol):

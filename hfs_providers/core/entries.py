@@ -129,5 +129,8 @@ def entry_of(
         )
     wrapper = rotation.wrapper
     circuit, window = wrapper.circuit(model.id), wrapper.context_window(model.id)
+    rotation = replace(rotation, options=replace(rotation.options, in_chain=True))
     # A copy: the caller may use the model outside the chain, too.
-    return Entry(copy.copy(model), wrapper.provider, circuit, rotation, window, wrapper.config.aggregator)
+    own = copy.copy(model)
+    own.__dict__["_hfs"] = rotation
+    return Entry(own, wrapper.provider, circuit, rotation, window, wrapper.config.aggregator)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core._keycycle import MultiProviderWrapper
-from hfs_providers.core.arguments import seconds
-from hfs_providers.core.contract import Credential, Event, ProviderConfig, Services, UsageRow
+from hfs_providers.core.arguments import CallOptions, seconds
+from hfs_providers.core.contract import Credential, Event, Identified, ProviderConfig, Services, UsageRow
 from hfs_providers.core.errors import MissingSdkError, ProviderUnavailableError
 from hfs_providers.core.secret import fingerprint
 
@@ -33,10 +33,10 @@ class Untracked:
         self.rebuild = services.rebuild
         self.emit = services.emit
 
-    def record(self, row: UsageRow) -> None:
+    def record(self, row: UsageRow, call: Identified | None = None) -> None:
         """Tell the observers of one request that was sent."""
         given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
-        self.emit(Event("call_finished", *given))
+        self.emit(Event("call_finished", *given, call.id if call is not None else None))
 
 
 class KeycycleFace(MultiProviderWrapper):
@@ -130,7 +130,6 @@ class KeycycleFace(MultiProviderWrapper):
             client_kwargs: arguments of its constructor.
         """
         from hfs_providers.core import rotating_client as rotating
-        from hfs_providers.core.calls import CallOptions
 
         given = {"max_retries": 0, **client_kwargs} if _retries(client_class) else client_kwargs
         arguments = rotating.accepted(client_class, given, excluded_kwargs or ())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core.announce import announce
 from hfs_providers.core.arguments import seconds
-from hfs_providers.core.contract import Event, Problem, ProviderHealth, UsageRow, Wrapper
+from hfs_providers.core.contract import Event, Identified, Problem, ProviderHealth, UsageRow, Wrapper
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.errors import (
     MissingKeyError,
@@ -304,14 +304,14 @@ class ProviderManager:
         self.persistence.note(event)
         self.survey.registry.emit(event)
 
-    def record(self, row: UsageRow) -> None:
+    def record(self, row: UsageRow, call: Identified | None = None) -> None:
         """Write down one request that was sent, and tell the observers."""
         log = self.persistence.log
         if log is not None:
             log.record(row)
         if self.survey.registry.observed:
             given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
-            self.emit(Event("call_finished", *given))
+            self.emit(Event("call_finished", *given, call.id if call is not None else None))
 
     def shutdown(self) -> None:
         """Write down what is left of usage and close every provider's clients.

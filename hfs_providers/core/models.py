@@ -19,8 +19,9 @@ from agno.models.base import Model
 from agno.models.message import Message
 from agno.models.response import ModelResponse
 
+from hfs_providers.core.arguments import CallOptions
 from hfs_providers.core.attempt import running
-from hfs_providers.core.calls import Call, CallOptions
+from hfs_providers.core.calls import Call
 from hfs_providers.core.model_copies import KEY_FIELDS, Copies, fields_of
 from hfs_providers.core.model_errors import ModelCallError
 from hfs_providers.core.observing import OBSERVERS

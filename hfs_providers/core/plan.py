@@ -23,12 +23,14 @@ class ServedBy:
         provider, model: the entry that answered.
         index: its place in the chain, from 0.
         others: by `provider/model`, why those that were asked or passed over in its favour did not answer.
+        key_id: the key that it answered with; None where it is not one of ours, or its answer came from a cache.
     """
 
     provider: str
     model: str
     index: int
     others: Mapping[str, str] = field(default_factory=dict)
+    key_id: str | None = None
 
 
 @dataclass(slots=True, eq=False)

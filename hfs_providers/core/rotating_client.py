@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Self
 
-from hfs_providers.core.calls import Call, CallOptions
+from hfs_providers.core.arguments import CallOptions
+from hfs_providers.core.calls import Call
 from hfs_providers.core.pool import Lease
 from hfs_providers.core.rotating_streams import (
     AsyncOpening,

@@ -15,6 +15,7 @@ from typing import Any
 
 from agno.exceptions import ModelProviderError
 
+from hfs_providers.core.attempt import answering
 from hfs_providers.core.entries import Entry
 from hfs_providers.core.errors import HfsProvidersError
 from hfs_providers.core.model_errors import ChainExhaustedError, reads_as_overflow, words_of
@@ -59,6 +60,7 @@ class Turn:
         self._failed: dict[int, BaseException] = {}
         self._passed_over: dict[int, str] = {}
         self._served: Entry | None = None
+        self._key_id: str | None = None
         self._overflowed = False
         self._begin()
 
@@ -103,7 +105,7 @@ class Turn:
             return None
         index = self.plan.entries.index(self._served)
         others = {entry: reason for entry, reason in self.reasons().items() if entry != self._served.label}
-        return ServedBy(self._served.provider, self._served.model_id, index, others)
+        return ServedBy(self._served.provider, self._served.model_id, index, others, self._key_id)
 
     def reasons(self) -> dict[str, str]:
         """By entry, why it did not answer."""
@@ -128,6 +130,7 @@ class Turn:
     def answered(self) -> None:
         """The active entry has answered."""
         self._served = self.active
+        self._key_id = answering.get() if self._served.rotation is not None else None
         if self._served.circuit.succeed():
             _log.info("%s answers again", self._served.label)
         self.failure = None

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.core import attempt
-from hfs_providers.core.arguments import class_arguments, seconds
+from hfs_providers.core.arguments import CallOptions, class_arguments, seconds
 from hfs_providers.core.circuit import Circuit
 from hfs_providers.core.contract import (
     Credential,
@@ -32,7 +32,7 @@ from hfs_providers.core.contract import (
 from hfs_providers.core.errors import MissingSdkError
 from hfs_providers.core.families import family
 from hfs_providers.core.keycycle_face import KeycycleFace
-from hfs_providers.core.pool import KeyPool, Lease
+from hfs_providers.core.pool import Change, KeyPool, Lease
 from hfs_providers.core.probe import PROBE_TIMEOUT, Probe
 from hfs_providers.core.secret import Redactor
 from hfs_providers.core.shown_limits import ShownLimits
@@ -136,7 +136,6 @@ class ProviderWrapper(KeycycleFace):
             KeyNotFoundError: there is no such key.
             TypeError: an argument that goes around the keys, is given twice, or that the class does not know.
         """
-        from hfs_providers.core.calls import CallOptions
         from hfs_providers.core.models import build_model
 
         chosen = model_id or agno_kwargs.pop("id", None)
@@ -167,7 +166,7 @@ class ProviderWrapper(KeycycleFace):
             KeysExhaustedError: no key is free in time.
             KeyNotFoundError: there is no such key.
         """
-        from hfs_providers.core.calls import Call, CallOptions
+        from hfs_providers.core.calls import Call
 
         wanted = None if key_id is None else self._credential(key_id).id
         options = CallOptions(estimated_tokens, wait, seconds(timeout), key_id=wanted)
@@ -269,7 +268,7 @@ class ProviderWrapper(KeycycleFace):
                 return self.gone[model_id]
             self.gone[model_id] = successor
         _log.warning("%s no longer serves %s; %s is used instead", self.provider, model_id, successor)
-        self.services.emit(Event("model_replaced", self.provider, model_id, reason=f"replaced by {successor}"))
+        self._emit("model_replaced", None, model_id, f"replaced by {successor}", None)
         return successor
 
     def circuit(self, model_id: str) -> Circuit:
@@ -338,6 +337,20 @@ class ProviderWrapper(KeycycleFace):
         return list(self.clients.model_ids(self.bound(credential).__dict__[self.clients.client_field]))
 
     def _on_change(
-        self, change: Any, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
+        self, change: Change, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
     ) -> None:
-        self.services.emit(Event(change, self.provider, model_id, key_id, reason, seconds))
+        # A provider's code for what happened may be anything.
+        reason = self.redactor.scrub(reason) if reason else reason
+        if change == "key_dead":
+            _log.warning("%s is dead: %s; one call may try it in %.0f s", key_id, reason, seconds or 0.0)
+        elif change == "key_cooling":
+            _log.info("%s is cooling for %.1f s: %s (%s)", key_id, seconds or 0.0, reason, model_id or "all models")
+        else:
+            _log.info("%s is in rotation again", key_id)
+        self._emit(change, key_id, model_id, reason, seconds)
+
+    def _emit(
+        self, kind: EventKind, key_id: str | None, model_id: str | None, reason: str | None, seconds: float | None
+    ) -> None:
+        call_id = attempt.settled.get()
+        self.services.emit(Event(kind, self.provider, model_id, key_id, reason, seconds, call_id=call_id))

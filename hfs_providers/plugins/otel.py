@@ -84,7 +84,7 @@ class OpenTelemetry:
         if instruments is None:
             return
         if event.usage is not None:
-            _tell_request(instruments, event.usage)
+            _tell_request(instruments, event.usage, event.call_id)
         else:
             _tell_event(instruments, event)
 
@@ -97,7 +97,7 @@ def _is_set(provider: object) -> bool:
     return not type(provider).__name__.lstrip("_").startswith(("Proxy", "NoOp"))
 
 
-def _tell_request(instruments: _Instruments, row: UsageRow) -> None:
+def _tell_request(instruments: _Instruments, row: UsageRow, call_id: str | None) -> None:
     from opentelemetry.trace import SpanKind, StatusCode
 
     operation = _OPERATIONS.get(row.provider, "chat")
@@ -106,13 +106,14 @@ def _tell_request(instruments: _Instruments, row: UsageRow) -> None:
         "gen_ai.provider.name": _PROVIDERS.get(row.provider, row.provider),
         "gen_ai.request.model": row.model,
     }
+    call = {} if call_id is None else {"hfs.call.id": call_id}
     error = {} if row.outcome == "ok" else {"error.type": row.outcome}
     counted = {kind: count for kind, count in (("input", row.tokens_in), ("output", row.tokens_out)) if count}
     attributes = {f"gen_ai.usage.{kind}_tokens": count for kind, count in counted.items()}
     span = instruments.tracer.start_span(
         f"{operation} {row.model}",
         kind=SpanKind.CLIENT,
-        attributes={**common, **error, **attributes, "hfs.provider": row.provider, "hfs.key.id": row.key_id},
+        attributes={**common, **error, **attributes, **call, "hfs.provider": row.provider, "hfs.key.id": row.key_id},
         start_time=_nanoseconds(row.at - row.latency),
     )
     if error:
@@ -134,6 +135,7 @@ def _tell_event(instruments: _Instruments, event: Event) -> None:
         about["gen_ai.request.model"] = event.model
     instruments.events.add(1, {**about, "hfs.event.kind": event.kind})
     more = {"hfs.key.id": event.key_id, "hfs.reason": event.reason, "hfs.seconds": event.seconds}
+    more["hfs.call.id"] = event.call_id
     about |= {name: value for name, value in more.items() if value is not None}
     # Not on a span of ours: the request that failed has ended by now, and the next has not begun.
     trace.get_current_span().add_event(f"hfs.{event.kind}", about, _nanoseconds(event.at))

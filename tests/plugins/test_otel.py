@@ -139,6 +139,7 @@ class TestRequest:
         assert found.pop("gen_ai.usage.input_tokens") > 0
         assert found.pop("gen_ai.usage.output_tokens") > 0
         assert found.pop("hfs.key.id").startswith(f"{provider}#")
+        assert found.pop("hfs.call.id")
         assert found == {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": known_as,
