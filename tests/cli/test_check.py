@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from hfs_providers.testing import (
-    EmptyBody,
     LoopbackServer,
     PaymentRequired,
     RateLimited,
+    Raw,
     Reset,
     ServerError,
     Stall,
@@ -60,7 +60,7 @@ def keys_of(env: Mapping[str, str]) -> list[str]:
 
 def test_what_an_sdk_logs_is_kept_out(cli: Cli, server: LoopbackServer) -> None:
     env = server.env({"gemini": 1})
-    server.script("gemini", env["GEMINI_API_KEY_1"], [], then=EmptyBody())
+    server.script("gemini", env["GEMINI_API_KEY_1"], [], then=Raw(200, {"error": {"code": 429}}))
     done = cli("check", env=env)
     assert "gemini#1" in done.stdout
     assert "Cannot determine" not in done.stdout + done.stderr
