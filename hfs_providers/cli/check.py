@@ -50,6 +50,8 @@ def check(
         if dry_run:
             _print_costs([_cost(manager, name, errors[name], ask) for name in names], as_json)
             return
+        # What other hosts were told: a key that is dead for them is asked as one that is dead here.
+        problem = manager.persistence.consult(manager.wrappers, dict.fromkeys(wrappers, ()))
         began = time.monotonic()
         found, complete = _tried(wrappers, timeout, ask)
         seconds = time.monotonic() - began
@@ -59,6 +61,8 @@ def check(
         output.print_json({"complete": complete, "seconds": round(seconds, 3), "totals": totals, "providers": records})
     else:
         _print_check(records, seconds)
+    if problem is not None:
+        output.note(f"What other hosts know was left out: {problem.message}")
     if not complete:
         output.note("Interrupted: the other keys were not tried.")
         raise typer.Exit(130)

@@ -72,16 +72,22 @@ def _show(providers: Sequence[str], model: str | None, as_json: bool) -> None:
         names = names or [name for name, found in manager.survey.providers.items() if found.config.configured]
         if not names:
             output.fail("no provider has a key", first_step(manager.survey))
+        names = list(dict.fromkeys(names))
+        asked = {name: _asked(manager, name) if model is None else {} for name in names}
+        shown = {name: _models(manager, name, model, asked[name]) for name in names}
+        problem = manager.persistence.consult(manager.wrappers, shown)
         records = []
-        for name in dict.fromkeys(names):
+        for name in names:
             try:
-                records.append(_record(manager, name, model))
+                records.append(_record(manager, name, model, asked[name]))
             except HfsProvidersError as error:
                 records.append({"name": name, "error": str(error), "default_model": None, "keys": []})
     if as_json:
         output.print_json({"providers": records})
     else:
         _print_keys(records)
+    if problem is not None:
+        output.note(f"Shown is what this host knows: {problem.message}")
 
 
 def _provider(manager: ProviderManager, said: str) -> str:
@@ -163,11 +169,15 @@ def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
     return matching[0]
 
 
-def _record(manager: ProviderManager, name: str, model: str | None) -> dict[str, Any]:
+def _models(manager: ProviderManager, name: str, model: str | None, asked: Mapping[str, set[str]]) -> list[str]:
+    """The models to show: the one that is wanted or the default, and those that were asked lately."""
+    return list(dict.fromkeys([model or manager.default_model(name), *sorted(set().union(*asked.values()))]))
+
+
+def _record(manager: ProviderManager, name: str, model: str | None, asked: Mapping[str, set[str]]) -> dict[str, Any]:
     pool = manager.wrapper(name).pool
     default = manager.default_model(name)
-    asked = _asked(manager, name) if model is None else {}
-    shown = list(dict.fromkeys([model or default, *sorted(set().union(*asked.values()))]))
+    shown = _models(manager, name, model, asked)
     by_model = {each: (pool.statuses(each), pool.used(each)) for each in shown}
     records = []
     for place, (credential, status) in enumerate(zip(pool.credentials, pool.statuses(model), strict=True)):

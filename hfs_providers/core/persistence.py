@@ -11,12 +11,12 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfs_providers.core.contract import Event, Problem, Wrapper
+from hfs_providers.core.contract import Event, Problem, ProviderConfig, Wrapper
 from hfs_providers.core.errors import HfsProvidersError, StoreError
 from hfs_providers.core.pool import KeyPool
 
@@ -288,6 +288,29 @@ class Persistence:
             # What the file's ledger has to know stands in the file.
             observe(event)
 
+    def consult(self, wrappers: Mapping[str, Wrapper], models: Mapping[str, Collection[str]]) -> Problem | None:
+        """Put what Redis holds of the keys into the pools, for somebody who looks at them.
+
+        Args:
+            wrappers: by provider.
+            models: by provider, the models whose counts are wanted; providers that are not named are left out.
+
+        Returns:
+            Why Redis cannot be read, or None. Without Redis nothing is done.
+        """
+        pools = {name: pool for name in models if (pool := _pool(wrappers.get(name))) is not None}
+        if self.places.redis is None or not pools:
+            return None
+        from hfs_providers.core.sharing_view import take_over
+        from hfs_providers.core.standing import limits_of
+
+        def shared(provider: str, model: str, key_id: str) -> bool:
+            config = getattr(wrappers[provider], "config", None)
+            limits = limits_of(config, model, key_id) if isinstance(config, ProviderConfig) else None
+            return limits is not None and limits.shared
+
+        return take_over(self.places.redis, pools, models, shared, self._wall)
+
     def flush(self, timeout: float = 5.0) -> bool:
         """Whether everything recorded is in the file, within `timeout` seconds."""
         return self.log is None or self.log.flush(timeout)
@@ -353,7 +376,7 @@ class Persistence:
             self._pruner.step()
 
 
-def _pool(wrapper: Wrapper) -> KeyPool | None:
+def _pool(wrapper: Wrapper | None) -> KeyPool | None:
     pool = getattr(wrapper, "pool", None)
     return pool if isinstance(pool, KeyPool) else None
 

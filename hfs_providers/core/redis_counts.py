@@ -393,7 +393,7 @@ class Counts:
                 day = (int(next_midnight(zone, ends - 1.5 * DAY) * 1000), int(ends * 1000))
         name = claim.account if claim.fingerprint == "keyless" else claim.fingerprint
         said = ["" if each is None else max(0, each) for each in most]
-        keys = [_told((claim.provider, claim.account)), *_scope(claim).keys[:3]]
+        keys = [told_key(claim.provider, claim.account), *_scope(claim).keys[:3]]
         return Call("reserve", keys, [self._generation, self._holder, name, claim.model_id, claim.tokens, *said, *day])
 
 
@@ -406,8 +406,9 @@ def _tag(provider: str, account: str) -> str:
     return f"hfs:{{{quote(provider, safe='')}/{quote(account, safe='')}}}"
 
 
-def _told(of: tuple[str, str]) -> str:
-    return f"{_tag(*of)}:told"
+def told_key(provider: str, account: str) -> str:
+    """Where the server keeps what anybody was told of an account and its keys."""
+    return f"{_tag(provider, account)}:told"
 
 
 def _telling(tell: Tell) -> Call:
@@ -416,6 +417,6 @@ def _telling(tell: Tell) -> Call:
         ms -= _EARLY
     return Call(
         "tell",
-        [_told(tell.keys)],
+        [told_key(*tell.keys)],
         [tell.field, "" if ms is None else ms, tell.reason[:200], "" if tell.age is None else tell.age],
     )

@@ -357,6 +357,24 @@ if last > 0 then redis.call('PEXPIRE', told, last - now) end
 return answer
 """
 
+# KEYS: told; and used, minute, flying where counts are wanted. Changes nothing. Gives: now, told, used, what ended
+# within the minute, and requests and tokens in flight.
+LOOK = """
+local found = {now, redis.call('HGETALL', KEYS[1])}
+if KEYS[2] then
+  local requests, tokens = 0, 0
+  local all = redis.call('HGETALL', KEYS[4])
+  for i = 1, #all, 2 do
+    local expiry, r, t = string.match(all[i + 1], '^(%d+) (%d+) (%d+)$')
+    if tonumber(expiry) > now then requests, tokens = requests + r, tokens + t end
+  end
+  found[3] = redis.call('HGETALL', KEYS[2])
+  found[4] = redis.call('ZRANGEBYSCORE', KEYS[3], now - 59999, '+inf', 'WITHSCORES')
+  found[5], found[6] = requests, tokens
+end
+return found
+"""
+
 SCRIPTS: dict[str, str] = {
     name: _PRELUDE + body
     for name, body in {
@@ -367,5 +385,6 @@ SCRIPTS: dict[str, str] = {
         "publish": PUBLISH,
         "beat": BEAT,
         "tell": TELL,
+        "look": LOOK,
     }.items()
 }

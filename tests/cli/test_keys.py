@@ -93,7 +93,7 @@ class TestWhatIsUsed:
             yield manager
 
     def record(self, manager: ProviderManager, provider: str = "groq", number: int = 1) -> dict:
-        return keys._record(manager, provider, None)["keys"][number - 1]
+        return keys._record(manager, provider, None, keys._asked(manager, provider))["keys"][number - 1]
 
     def test_is_counted_by_window(self, manager: ProviderManager) -> None:
         with manager.wrapper("groq").pool.acquire("llama-3.3-70b-versatile", key_id="groq#1") as lease:
