@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfs_providers.core.contract import Credential, ProviderConfig
+from hfs_providers.core.sdk_retries import turn_off_retries
 from hfs_providers.core.transports import EACH, backend_of, noting, refuse_cookies, spread
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Clients:
         client = entry.clients.get(identity)
         if client is None:
             self.configure_async(bound, credential, entry.transport)
-            client = self.async_client(bound)
+            client = self.unrepeating(self.async_client(bound))
             _keep(entry.clients, identity, client)
         bound.__dict__[self.async_client_field] = client
 
@@ -218,6 +219,11 @@ class Clients:
         """Build the async SDK client."""
         return bound.get_async_client()
 
+    def unrepeating(self, client: Any) -> Any:
+        """An SDK's new client, its own retries off where the SDK is known to have any."""
+        turn_off_retries(client)
+        return client
+
     def usable(self, answer: Any) -> bool:
         """Whether an answer of the SDK in one piece has something in it. For `answers = "asked"`."""
         return answer is not None
@@ -240,7 +246,7 @@ class Clients:
                 if self._transport is None:
                     self._transport = self.make_transport()
                 self.configure(bound, credential, self._transport)
-                client = bound.get_client()
+                client = self.unrepeating(bound.get_client())
                 _keep(self._sync, identity, client)
                 self._unused = False
         return client

@@ -46,6 +46,10 @@ class StainlessClients(Clients):
             params.setdefault("http_client", transport)
         bound.client_params = params
 
+    def unrepeating(self, client: Any) -> Any:
+        # `configure` has turned them off; whoever sets `client_params["max_retries"]` wants them.
+        return client
+
 
 class GenaiClients(Clients):
     """For google-genai: everything goes into `client_params["http_options"]`."""

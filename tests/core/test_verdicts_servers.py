@@ -243,6 +243,30 @@ def test_a_stream_that_is_no_event_stream_is_the_servers_fault(module: str) -> N
     assert (verdict.kind, verdict.sent) == ("server_error", True)
 
 
+def test_botocores_real_errors_are_read_as_their_shapes() -> None:
+    real = pytest.importorskip("botocore.exceptions", reason="botocore is not installed")
+    response = {"Error": {"Code": "ThrottlingException"}, "ResponseMetadata": {"HTTPStatusCode": 429}}
+    errors = {
+        real.ClientError(response, "Converse"): ("rate_limited", True),
+        real.EventStreamError({"Error": {"Code": "serviceUnavailableException"}}, "Converse"): ("overloaded", True),
+        real.EndpointConnectionError(endpoint_url="http://x"): ("transport", False),
+        real.ConnectTimeoutError(endpoint_url="http://x"): ("transport", False),
+        real.ReadTimeoutError(endpoint_url="http://x"): ("transport", True),
+        real.NoCredentialsError(): ("local", False),
+    }
+    for error, (kind, sent) in errors.items():
+        verdict = judge(error)
+        assert (verdict.kind, verdict.sent) == (kind, sent)
+
+
+def test_coheres_real_errors_are_read_as_their_shapes() -> None:
+    sse = pytest.importorskip("cohere.core.http_sse._exceptions", reason="cohere is not installed")
+    api = pytest.importorskip("cohere.core.api_error")
+    assert judge(sse.SSEError("no event stream")).kind == "server_error"
+    refused = judge(api.ApiError(status_code=429, headers={"retry-after": "4"}, body={"message": "slow down"}))
+    assert (refused.kind, refused.retry_after, refused.message) == ("rate_limited", 4.0, "slow down")
+
+
 def test_ollamas_own_sdk_says_404_of_a_model() -> None:
     error: Any = bare("ollama._types", "ResponseError")
     error.error, error.status_code = "model 'm' not found", 404
