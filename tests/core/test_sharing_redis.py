@@ -265,21 +265,19 @@ def test_a_revival_reaches_hosts_that_run(clock: Clock, hosts: Callable[..., Hos
     assert there.call()
 
 
-def test_a_host_writes_down_the_revival_that_it_has_heard_of(
-    server: RedisServer, tmp_path: Path, fake_provider: Callable[..., Any]
-) -> None:
+def test_a_host_writes_down_the_revival_that_it_has_heard_of(server: RedisServer, tmp_path: Path) -> None:
     def manager(host: str, redis: bool = True) -> ProviderManager:
-        env = {"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(tmp_path / host / "usage.db")}
-        return ProviderManager({**env, "HFS_REDIS_URL": server.url if redis else ""}, plugins=[fake_provider("acme")])
+        env = {"GROQ_API_KEY": f"gsk_{SECRET}", "HFS_USAGE_DB": str(tmp_path / host / "usage.db")}
+        return ProviderManager({**env, "HFS_REDIS_URL": server.url if redis else ""})
 
     # Each a program that comes and goes, as the command line does.
     with manager("one") as one:
-        one.wrappers["acme"].pool.retire("acme#0", "by its owner")
+        one.wrappers["groq"].pool.retire("groq#0", "by its owner")
     with manager("two") as two:
-        two.wrappers["acme"].pool.revive("acme#0")
+        two.wrappers["groq"].pool.revive("groq#0")
     for redis in (True, False):
         with manager("one", redis) as one:
-            assert one.wrappers["acme"].pool.statuses()[0].state == "ready"
+            assert one.wrappers["groq"].pool.statuses()[0].state == "ready"
 
 
 def test_a_rest_without_an_end_is_told_as_one_of_a_day(clock: Clock, hosts: Callable[..., Host]) -> None:
