@@ -229,7 +229,12 @@ class Persistence:
         self._pruner: Pruner | None = None
         self.log: UsageLog | None = None
         """Takes the rows; None where usage is not kept."""
-        self.store: Store | None = self._open()
+        self.store: Store | None = None
+        if self.places.path is not None:
+            from hfs_providers.core.store import Store
+
+            # What cannot be used now may be later: the log tries it again and again.
+            self.store = Store(self.places.path, at_once=False)
         self.forwarders: list[Forwarder] = []
         if self.store is not None:
             from hfs_providers.core.retention import Pruner, Retention
@@ -240,15 +245,18 @@ class Persistence:
             keep, problems = Retention.of(env)
             self._failed += problems
             self._pruner = Pruner(self.store, keep, [each.name for each in self.forwarders], wall)
-            # What an earlier process could not send.
-            self._committed()
+            if self.store.unusable is None:
+                # What an earlier process could not send.
+                self._committed()
         elif self.places.targets:
             self._failed.append(_nothing_to_forward(self.places))
 
     @property
     def problems(self) -> list[Problem]:
         """What could not be used, or does not work at the moment."""
-        users = [self.log, self._pruner, *self.forwarders, self._ledger]
+        # The file cannot be shared either while it cannot be written: that is said once.
+        shared = self.places.redis is not None or self.log is None or not self.log.failing
+        users = [self.log, self._pruner, *self.forwarders, self._ledger if shared else None]
         now = [user.problem for user in users if user is not None and user.problem is not None]
         return [*self._failed, *now]
 
@@ -268,6 +276,9 @@ class Persistence:
 
             wrappers = {name: wrapper for name, wrapper in wrappers.items() if _pool(wrapper) is not None}
             self._keeper = StateKeeper(self.log.defer, wrappers, self._wall, self._mark)
+            if self.store.unusable is not None:
+                self.log.defer(lambda connection: hydrate(connection, wrappers, self._wall()))
+        if self.log is not None and self.store is not None and self.store.unusable is None:
             try:
                 connection = self.store.connect()
                 try:
@@ -324,17 +335,6 @@ class Persistence:
             except Exception as error:
                 _log.warning("%r did not close cleanly: %s", user, error)
 
-    def _open(self) -> Store | None:
-        if self.places.path is None:
-            return None
-        from hfs_providers.core.store import Store
-
-        try:
-            return Store(self.places.path)
-        except StoreError as error:
-            self._failed.append(_problem(str(error), error.remedy))
-            return None
-
     def _forwarder(self, store: Store, variable: str) -> Forwarder | None:
         try:
             from hfs_providers.core.forwarding import Forwarder
@@ -353,7 +353,9 @@ class Persistence:
             if self.places.redis is not None:
                 from hfs_providers.core.sharing_redis import RedisLedger
 
-                ledger = RedisLedger(self.places.redis, self.store, wall=self._wall, flush=self.flush)
+                # What this host has used is not known before the file can be read.
+                store = self.store if self.store is not None and self.store.unusable is None else None
+                ledger = RedisLedger(self.places.redis, store, wall=self._wall, flush=self.flush)
             elif self.log is not None:
                 from hfs_providers.core.sharing_file import FileLedger
 

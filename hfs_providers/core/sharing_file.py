@@ -106,6 +106,8 @@ class FileLedger:
         # A lease that is collected ends at any moment, maybe in a thread that holds it.
         self._lock = threading.RLock()
         self._registered_at: float | None = None
+        # Whether the file could not be used when this process came: what is in it is not known here yet.
+        self._unread = False
         self._acknowledged = False
         self.shared = False
         """Whether other processes are there."""
@@ -163,6 +165,10 @@ class FileLedger:
                 self._seen_version = version
                 company = self._company(connection)
                 news = changes(connection, self._heard)
+            if self._unread:
+                self._unread = False
+                for name, pool in self._pools.items():
+                    pool.part(partial(self._used, name, pool))
             if news:
                 self._hear()
             if company and not self.shared:
@@ -244,6 +250,7 @@ class FileLedger:
                     connection.execute("INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?)", me)
                 self._beat_at = self._registered_at + HEARTBEAT
             except _BROKEN as error:
+                self._unread = True
                 self._failed(error)
             self.shared = company
             self._acknowledged = not company
@@ -258,7 +265,8 @@ class FileLedger:
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(self._tick):
-            self.look()
+            if self._clock() >= self._skip_until:
+                self.look()
 
     def _join(self) -> None:
         self._uncounted.clear()

@@ -107,18 +107,26 @@ class Store:
 
     Args:
         path: of the file; it is made where it is missing, readable by its owner alone.
+        at_once: False where it may be used later: then `unusable` says why it cannot be yet.
 
     Raises:
         StoreError: it cannot be used, and why.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, at_once: bool = True) -> None:
         self.path = Path(path)
         self.moved: Path | None = None
         """Where a corrupt file was put that stood in the way."""
         self.source = ""
         """A random name of this file, by which the databases that rows are forwarded to tell them apart."""
-        self.prepare()
+        self.unusable: StoreError | None = None
+        """Why it could not be used when it was made."""
+        try:
+            self.prepare()
+        except StoreError as error:
+            if at_once:
+                raise
+            self.unusable = error
 
     def prepare(self) -> None:
         """Make the file and its schema where they are missing; a corrupt file is put aside for a new one.

@@ -121,9 +121,12 @@ class UsageLog:
         self._known: dict[Series, int] = {}
         self._known_for = 0
         self._error: str | None = None
+        self._remedy = ""
         self.dropped = 0
         """Rows that were given up because the file could not be written for too long."""
         self._reset()
+        if store.unusable is not None:
+            self._fail(store.unusable)
         _logs.add(self)
 
     def _reset(self) -> None:
@@ -188,8 +191,8 @@ class UsageLog:
             self._hurry.ring()
             self._wake.ring()
             thread.join(timeout)
-        if not kept:
-            _log.warning("%d rows of usage are lost: %s", self.waiting, self._error)
+        if not kept and (waiting := self.waiting):
+            _log.warning("%d rows of usage are lost: %s", waiting, self._error)
         self._connection.close()
 
     @property
@@ -198,11 +201,16 @@ class UsageLog:
         return sum(isinstance(each, UsageRow) for each in [*self._pending, *self._queue])
 
     @property
+    def failing(self) -> bool:
+        """Whether the file could not be written when it was tried last."""
+        return self._error is not None
+
+    @property
     def problem(self) -> Problem | None:
         """Why rows are not being kept at the moment, or what happened to a corrupt file; None where all is well."""
         if self._error is not None:
             dropped = f", {self.dropped} were dropped" if self.dropped else ""
-            return Problem(f"{self._error} ({self.waiting} rows wait in memory{dropped})", _remedy(self.store.path))
+            return Problem(f"{self._error} ({self.waiting} rows wait in memory{dropped})", self._remedy)
         if self.store.moved is not None:
             return Problem(
                 f"{self.store.path} was corrupt; a new one was begun, and the old one is {self.store.moved}",
@@ -322,6 +330,7 @@ class UsageLog:
         if self._error is None:
             _log.warning("usage cannot be kept in %s: %s; it goes on being tried", self.store.path, words)
         self._error = f"usage cannot be kept in {self.store.path}: {words}"
+        self._remedy = error.remedy if isinstance(error, StoreError) else _remedy(self.store.path)
         marks = [each for each in self._pending if isinstance(each, _Mark)]
         kept = [each for each in self._pending if not isinstance(each, _Mark)]
         over = max(0, len(kept) - self._most)

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,6 +22,7 @@ from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint
 from hfs_providers.core.persistence import Places, whereabouts
 from hfs_providers.core.settings import Settings
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
+from tests.core.redis_server import eventually
 
 Make = Callable[..., Any]
 
@@ -193,6 +195,69 @@ class TestCalls:
         for each in path.parent.glob("usage.db*"):
             data = each.read_bytes()
             assert not any(key[-8:].encode() in data for key in keys)
+
+
+class TestFileThatComesLate:
+    """At the start it could not be used: its disk was full, or not there yet."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        (tmp_path / "disk").write_text("not there yet")
+        return tmp_path / "disk" / "usage.db"
+
+    def mount(self, path: Path, disk: Path | None = None) -> None:
+        path.parent.unlink()
+        if disk is not None:
+            disk.rename(path.parent)
+
+    def test_rows_wait_for_it(self, path: Path) -> None:
+        with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
+            manager.record(ROW)
+            assert not manager.persistence.flush()
+            [problem] = manager.problems
+            assert problem.message.startswith(f"usage cannot be kept in {path}: ")
+            assert "(1 rows wait in memory)" in problem.message
+            self.mount(path)
+            manager.record(ROW)
+            assert manager.persistence.flush()
+            assert manager.problems == []
+        assert ask(path, "SELECT COUNT(*) FROM usage") == [(2,)]
+
+    def test_it_is_tried_again_without_any_row(self, path: Path, fake_provider: Make) -> None:
+        env = {"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(path)}
+        with ProviderManager(env, plugins=[fake_provider("acme")]) as manager:
+            self.mount(path)
+            eventually(lambda: not manager.problems)
+        assert path.exists()
+
+    def test_what_it_knows_of_keys_is_taken_over(self, path: Path, tmp_path: Path) -> None:
+        env = {"GROQ_API_KEY": "gsk_one-key-of-groq", "GROQ_LIMITS": "rpd=3"}
+        with ProviderManager({**env, "HFS_USAGE_DB": str(tmp_path / "away" / "usage.db")}) as manager:
+            [key] = manager.wrappers["groq"].pool.credentials
+            manager.wrappers["groq"].pool.retire(key.id, "by its owner")
+            row = ROW._replace(provider="groq", model="m", key_id=key.id, fingerprint=key.fingerprint, at=time.time())
+            manager.record(row)
+            manager.record(row)
+        with ProviderManager({**env, "HFS_USAGE_DB": str(path)}) as manager:
+            pool = manager.wrappers["groq"].pool
+            assert pool.acquire("m", timeout=0).commit(0) is None
+            manager.record(row)
+            self.mount(path, tmp_path / "away")
+            ledger: Any = manager.persistence._ledger
+            eventually(lambda: not (manager.persistence.problems or ledger._unread))
+            assert pool.statuses()[0].state == "dead"
+            assert [use.used for use in pool.used("m")[key.id]] == [3]
+
+    def test_keys_are_shared_from_then_on(self, path: Path, fake_provider: Make) -> None:
+        env = {"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(path)}
+        with ProviderManager(env, plugins=[fake_provider("acme")]) as first:
+            self.mount(path)
+            eventually(lambda: whereabouts(env).processes)
+            with ProviderManager(env, plugins=[fake_provider("acme")]) as second:
+                lease = first.wrappers["acme"].pool.acquire("m")
+                second.wrappers["acme"].pool.acquire("m").release()
+                lease.release()
+                assert first.persistence._ledger.shared  # type: ignore[union-attr]
 
 
 class TestRecording:
