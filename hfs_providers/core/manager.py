@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hfs_providers.core.announce import announce
 from hfs_providers.core.arguments import seconds
@@ -24,9 +24,8 @@ from hfs_providers.core.errors import (
     UnknownProviderError,
 )
 from hfs_providers.core.persistence import Persistence
-from hfs_providers.core.registry import Registry
-from hfs_providers.core.settings import Settings, env_name
-from hfs_providers.core.survey import DISABLED, Survey, Surveyed, survey
+from hfs_providers.core.settings import env_name
+from hfs_providers.core.survey import Survey, Surveyed, survey
 
 if TYPE_CHECKING:
     from agno.models.base import Model
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from hfs_providers.core.assembly import ChainEntry, OnInterrupt
     from hfs_providers.core.chain import FallbackChain
     from hfs_providers.core.plan import Restore
+    from hfs_providers.core.wrapper import ProviderWrapper
 
 _log = logging.getLogger("hfs_providers")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -62,7 +62,8 @@ class ProviderManager:
         self._lock = threading.Lock()
         self._own_environment = env is None and env_file is None and plugins is None
         self.survey: Survey = survey(env, env_file, plugins)
-        self.wrappers: dict[str, Wrapper] = {}
+        # What `KeyedProvider` builds; of a wrapper of a plugin's own, only what `Wrapper` has is there.
+        self.wrappers: dict[str, ProviderWrapper] = {}
         self._problems: list[Problem] = list(self.survey.problems)
         self._failures: dict[str, Exception] = {}
         for problem in self._problems:
@@ -125,7 +126,7 @@ class ProviderManager:
         except Exception as error:
             return ProviderHealth(name, False, (f"health failed: {error}",))
 
-    def wrapper(self, name: str) -> Wrapper:
+    def wrapper(self, name: str) -> ProviderWrapper:
         """The wrapper of a provider that can be used.
 
         Raises:
@@ -375,7 +376,7 @@ class ProviderManager:
                 _log.error("%s", message)
                 self.emit(Event("provider_failed", name, reason=message))
             else:
-                self.wrappers[name] = result
+                self.wrappers[name] = cast("ProviderWrapper", result)
                 self.emit(Event("provider_built", name))
 
 
@@ -439,12 +440,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name == "PROVIDER_CONFIGS":
-        disabled = Settings.load().names(DISABLED)
-        registry = Registry(disabled)
-        first = {found: partial(_first_default, registry, found) for found in registry.providers}
-        return [(found, model) for found, model in within_deadline(first).items() if isinstance(model, str)]
+        from hfs_providers.core.provider_configs import provider_configs
+
+        return provider_configs()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _first_default(registry: Registry, name: str) -> str:
-    return registry.default_model(name, registry.configure_env(name, {}))[0].id

@@ -1,0 +1,21 @@
+"""What `PROVIDER_CONFIGS` holds: it is made anew each time that it is read."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hfs_providers.core.deadline import within_deadline
+from hfs_providers.core.registry import Registry
+from hfs_providers.core.settings import Settings
+from hfs_providers.core.survey import DISABLED
+
+
+def provider_configs() -> list[tuple[str, str]]:
+    """`(name, first default model id)` of each installed provider."""
+    registry = Registry(Settings.load().names(DISABLED))
+    first = {found: partial(_first_default, registry, found) for found in registry.providers}
+    return [(found, model) for found, model in within_deadline(first).items() if isinstance(model, str)]
+
+
+def _first_default(registry: Registry, name: str) -> str:
+    return registry.default_model(name, registry.configure_env(name, {}))[0].id

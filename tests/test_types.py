@@ -1,0 +1,36 @@
+"""What a type checker knows of the public names, and of the service of docs/web-service.md."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+from hfs_providers import ProviderManager
+
+with ProviderManager() as manager:
+    wrapper = manager.wrappers["groq"]
+    wrapper.get_openai_client().chat.completions.create(messages=[])
+    wrapper.get_rotating_client(object)
+    wrapper.print_global_stats()
+    key: str = manager.wrapper("groq").get_api_key(key_id=1, timeout=None)
+    model = manager.get_model("groq", key_id="groq#2", timeout=None, model_params={"provider": "mine"})
+    name, any_model = manager.get_any_model(500, False, None, model_id="m")
+    print(model.id, name, any_model.id)
+"""
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "web-service.md"
+
+
+def test_programs_pass_mypy(tmp_path: Path) -> None:
+    [service] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    paths = [tmp_path / "program.py", tmp_path / "service.py"]
+    for path, program in zip(paths, [PROGRAM, service], strict=True):
+        path.write_text(program)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path)]
+    place = Path(__file__).parents[1]
+    done = subprocess.run([*command, *map(str, paths)], cwd=place, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
