@@ -389,11 +389,15 @@ class KeyPool:
                 self._roster.resolved.clear()
             else:
                 self._roster.resolved.pop(model_id, None)
+            busy = self._roster.busy(model_id)
             self._roster.forget(model_id)
-            waiting = list(self._desk.lines)
-        for model_id in waiting:
-            self._roster.know(model_id)
+            wanted = {*self._desk.lines, *(each for _, each in busy)}
+        for each in wanted:
+            self._roster.know(each)
         with self._held():
+            # Not when the next call asks: what is in flight counts against new limits when it ends.
+            for account, each in busy:
+                self._roster.allowance(account, each)
             self._desk.serve_all()
 
     def learn(self, model_id: str, key_id: str, limits: Limits | None) -> None:
@@ -415,6 +419,8 @@ class KeyPool:
             said = self._roster.resolved.get(model_id)
             if said is None or said[self._roster.keys[key_id].index] is None:
                 self._roster.forget(model_id)
+                # As above: the request whose answer showed the limits is in flight.
+                self._roster.allowance(self._roster.keys[key_id].account, model_id)
                 self._desk.serve_all()
 
     # Sharing.

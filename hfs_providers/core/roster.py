@@ -100,6 +100,15 @@ class Roster:
             meter = account.meters[scope] = Meter(self._wall)
         return meter
 
+    def busy(self, model_id: str | None) -> list[tuple[Account, str]]:
+        """The accounts that have calls in flight, each with the model: with one, or (None) with any."""
+        return [
+            (account, each)
+            for account in self.accounts
+            for each, allowance in account.allowances.items()
+            if allowance.meter.in_flight and model_id in (None, each)
+        ]
+
     def forget(self, model_id: str | None = None) -> None:
         gone = [place for place in self.lanes if model_id in (None, place[0])]
         lanes = {self.lanes.pop(place) for place in gone}

@@ -351,6 +351,34 @@ class TestLimits:
         pool.acquire("m").commit(1)
         assert free_in(pool) == 60.0
 
+    def test_the_request_that_showed_a_limit_counts(self) -> None:
+        pool = make(resolver=lambda *_: None)
+        lease = pool.acquire("m")
+        pool.learn("m", "p#1", Limits(rpm=3))
+        lease.commit(1)
+        for _ in range(2):
+            pool.acquire("m", timeout=0).commit(1)
+        assert free_in(pool) == 60.0
+
+    def test_requests_that_were_in_flight_when_a_limit_was_shown_count(self) -> None:
+        pool = make(resolver=lambda *_: None)
+        leases = [pool.acquire("m") for _ in range(3)]
+        pool.learn("m", "p#1", Limits(rpm=3))
+        for lease in leases:
+            lease.commit(1)
+        assert free_in(pool) == 60.0
+
+    def test_so_does_one_that_filled_up_the_limits_of_a_plugin(self) -> None:
+        limits = Limits(rpd=100)
+        pool = make(resolver=lambda *_: limits)
+        lease = pool.acquire("m")
+        limits = Limits(rpd=100, rpm=3)
+        pool.invalidate_limits("m")
+        lease.commit(1)
+        for _ in range(2):
+            pool.acquire("m", timeout=0).commit(1)
+        assert free_in(pool) == 60.0
+
     def test_learned_limits_do_not_replace_known_ones(self) -> None:
         pool = make(limits=Limits(rpm=2))
         pool.learn("m", "p#1", Limits(rpm=1))
