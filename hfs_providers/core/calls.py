@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 import time
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from hfs_providers.core.model_errors import (
     reads_as_overflow,
 )
 from hfs_providers.core.observing import UnusableAnswerError
+from hfs_providers.core.pauses import key_rest, retry_pause
 from hfs_providers.core.pool import Lease
 from hfs_providers.core.server_rules import QUOTES_KEY
 from hfs_providers.core.verdicts import Verdict, judge
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
 _make_row = partial(tuple.__new__, UsageRow)
 _NO_KEYS: frozenset[str] = frozenset()
 _log = logging.getLogger("hfs_providers")
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 8.0
+_NO_REFUSALS: Mapping[str, int] = {}
 # Keys that one call asks for a model before it takes the model for gone, and how long one that alone lacks it pauses.
 _MOST_LACKING = 3
 _LACKING_PAUSE = 3600.0
@@ -96,6 +95,7 @@ class Call(Attempt):
         "_deadline",
         "_id",
         "_lacking",
+        "_refusals",
         "_retries",
         "_sent_at",
         "_text",
@@ -125,6 +125,7 @@ class Call(Attempt):
         self._id: str | None = None
         self._tried = _NO_KEYS
         self._lacking = _NO_KEYS
+        self._refusals = _NO_REFUSALS
         self._retries = 0
         self._attempts = 0
         self._sent_at: float | None = None
@@ -143,31 +144,33 @@ class Call(Attempt):
         """The key of the next attempt, where one is to be had without waiting for it or asking for it."""
         self._sent_at = None
         options = self.options
-        if options.key_id is not None:
+        if options.key_id is not None or self._refusals:
             return None
         return self.wrapper.pool.grab(self.model_id, options.estimated_tokens, self._tried)
 
     def acquire(self) -> Lease:
         """Lease the key of the next attempt. Raises KeysExhaustedError."""
-        options = self.options
         self._sent_at = None
         try:
-            return self.wrapper.pool.acquire(
-                self.model_id, options.estimated_tokens, self._left(), exclude=self._tried, key_id=options.key_id
-            )
+            return self.wrapper.pool.acquire(self.model_id, self.options.estimated_tokens, **self._terms())
         except PoolExhaustedError as error:
             self._exhausted(error)
 
     async def aacquire(self) -> Lease:
         """As `acquire`, without blocking the event loop."""
-        options = self.options
         self._sent_at = None
         try:
-            return await self.wrapper.pool.aacquire(
-                self.model_id, options.estimated_tokens, self._left(), exclude=self._tried, key_id=options.key_id
-            )
+            return await self.wrapper.pool.aacquire(self.model_id, self.options.estimated_tokens, **self._terms())
         except PoolExhaustedError as error:
             self._exhausted(error)
+
+    def _terms(self) -> dict[str, Any]:
+        """Which keys will do for the next attempt, and how long it may wait for one."""
+        left = self._left()
+        # A key that told the call to wait is asked again within the call's time, not after it: else a provider that
+        # is slow to refuse would never be done.
+        exclude = self._tried if left > 0 or not self._refusals else self._tried.union(self._refusals)
+        return {"timeout": left, "exclude": exclude, "key_id": self.options.key_id}
 
     def _left(self) -> float:
         """Seconds that the call may still wait for a key."""
@@ -320,8 +323,11 @@ class Call(Attempt):
             # Before the lease ends: whoever shares the key must find the request counted once it is not in flight.
             self._record(lease, verdict.kind, self.usage, charged)
         if verdict.kind == "rate_limited":
-            lease.rate_limited(verdict.retry_after, verdict.scope, verdict.code or "rate limited")
-            self._tried |= {lease.key_id}
+            # It may be asked again by this very call when it has rested.
+            refusals = self._refusals.get(lease.key_id, 0)
+            self._refusals = {**self._refusals, lease.key_id: refusals + 1}
+            rest = key_rest(refusals, verdict.retry_after)
+            lease.rate_limited(rest, verdict.scope, verdict.code or "rate limited")
         elif verdict.kind == "dead":
             lease.dead(verdict.code or f"HTTP {verdict.status}", credits=verdict.credits)
             self._tried |= {lease.key_id}
@@ -354,8 +360,7 @@ class Call(Attempt):
             if verdict.kind == "transport" and self._retries == 1:
                 # A kept connection that the provider had closed meanwhile fails once, before anything is received.
                 return 0.0
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._retries - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  jitter
-            return pause if verdict.retry_after is None else min(max(pause, verdict.retry_after), _LONGEST_PAUSE)
+            return retry_pause(self._retries, verdict.retry_after)
         return None
 
     def _served_elsewhere(self, lease: Lease, verdict: Verdict) -> bool:
