@@ -99,6 +99,7 @@ class Call(Attempt):
         "_retries",
         "_sent_at",
         "_text",
+        "_trial",
         "_tried",
         "clients",
         "model_id",
@@ -126,6 +127,7 @@ class Call(Attempt):
         self._tried = _NO_KEYS
         self._lacking = _NO_KEYS
         self._refusals = _NO_REFUSALS
+        self._trial = True
         self._retries = 0
         self._attempts = 0
         self._sent_at: float | None = None
@@ -170,7 +172,7 @@ class Call(Attempt):
         # A key that told the call to wait is asked again within the call's time, not after it: else a provider that
         # is slow to refuse would never be done.
         exclude = self._tried if left > 0 or not self._refusals else self._tried.union(self._refusals)
-        return {"timeout": left, "exclude": exclude, "key_id": self.options.key_id}
+        return {"timeout": left, "exclude": exclude, "key_id": self.options.key_id, "trial": self._trial}
 
     def _left(self) -> float:
         """Seconds that the call may still wait for a key."""
@@ -319,6 +321,8 @@ class Call(Attempt):
     def _end(self, lease: Lease, verdict: Verdict) -> None:
         sent = verdict.sent and self._sent_at is not None
         charged = self._estimate(lease) if self._text else 0
+        if lease.probe:
+            self._trial = False
         if sent:
             # Before the lease ends: whoever shares the key must find the request counted once it is not in flight.
             self._record(lease, verdict.kind, self.usage, charged)

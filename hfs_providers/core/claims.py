@@ -95,13 +95,14 @@ class Claims:
     def heed(self, lease: Lease, refusal: Refusal) -> None:
         """Let the key of a lease that was refused and taken back rest, as the others know it must."""
         now = self._clock()
+        self._roster.heed(now)
         seconds = max(_LEAST_REST, refusal.until - self._wall())
         key = lease._key
-        if refusal.state == "dead" and key.dead_reason is not None:
-            # Known, and tried a little early: it is not buried anew.
-            key.retry_at = now + seconds
-        elif refusal.state == "dead":
-            key.bury(now, refusal.reason, seconds, probed=False)
+        if refusal.state == "dead":
+            # Known and tried a little early, it is not buried anew. Others have said when it is due.
+            if key.dead_reason is None:
+                key.bury(now, refusal.reason, seconds, probed=False)
+            key.try_from(now + seconds)
         else:
             scope = lease.model_id if refusal.scope == "model" else None
             key.account.cool(now, now + seconds, scope, refusal.reason, refusal.state)

@@ -60,12 +60,27 @@ class Desk:
         waiter.naps_until = min(waiter.deadline, line.alarm) if line.keeps_alarm(waiter) else waiter.deadline
         waiter.signal.arm()
 
-    def _doomed(self, waiter: Waiter, now: float) -> bool:
-        """Whether no key can be free before the waiter's deadline, whatever calls in flight may do."""
+    def _see_off(self, waiter: Waiter, now: float) -> bool:
+        """Give a waiter that can have no live key in its time a trial, or nothing; False where it has to wait."""
         wish = (waiter.model_id, waiter.tokens, waiter.exclude, waiter.key_id, now)
         # Who would wait for ever still does not wait for what never comes.
         latest = min(waiter.deadline, sys.float_info.max)
-        return self._roster.free_at(*wish) > latest and self._roster.hope_at(*wish) > latest
+        if self._roster.live_at(*wish) <= latest or self._roster.hope_at(*wish) <= latest:
+            return False
+        found = self._roster.trial(*wish) if waiter.trial else None
+        if found is not None:
+            self._hand_over(waiter, self._lease(found[0], found[1], waiter.tokens))
+            return True
+        if self._trial_at(waiter, now) <= latest:
+            return False
+        waiter.signal.ring()
+        return True
+
+    def _trial_at(self, waiter: Waiter, now: float) -> float:
+        wish = (waiter.model_id, waiter.tokens, waiter.exclude, waiter.key_id, now)
+        due = self._roster.trial_at(*wish) if waiter.trial else NEVER
+        # What may be tried already waits until no live key can be had in time: that is seen when something happens.
+        return due if due > now else NEVER
 
     def serve_all(self) -> None:
         now = self._clock()
@@ -77,6 +92,7 @@ class Desk:
 
         A waiter that cannot be served keeps every key that it admits from those behind it, for the same model.
         """
+        self._roster.heed(now)
         alarm = NEVER
         gone: list[Waiter] = []
         # The keys that are left to those behind the unserved ones; None is all.
@@ -85,15 +101,14 @@ class Desk:
             found = self._find_left(waiter, left, now)
             if found is not None:
                 self._hand_over(waiter, self._lease(found[0], found[1], waiter.tokens))
-            elif self._doomed(waiter, now):
-                waiter.signal.ring()
-            else:
-                alarm = min(alarm, self._roster.free_at(model_id, waiter.tokens, waiter.exclude, waiter.key_id, now))
+            elif not self._see_off(waiter, now):
+                live_at = self._roster.live_at(model_id, waiter.tokens, waiter.exclude, waiter.key_id, now)
+                alarm = min(alarm, live_at, self._trial_at(waiter, now))
                 left = self._leaves(waiter, left)
                 # Most waiters admit every key, and a key that was tried is seldom free: nobody else need be asked.
                 for key_id in list(left):
                     if self._roster.find(model_id, 0, (), key_id, now) is None:
-                        alarm = min(alarm, self._roster.free_at(model_id, 0, (), key_id, now))
+                        alarm = min(alarm, self._roster.live_at(model_id, 0, (), key_id, now))
                         left.discard(key_id)
                 if not left:
                     break
@@ -101,9 +116,11 @@ class Desk:
             gone.append(waiter)
         for waiter in gone:
             line.leave(waiter)
-        self._dismiss_doomed(line, now)
+        while (pressed := line.most_pressed()) is not None and self._see_off(pressed, now):
+            # Behind the first as well, if what just happened leaves it no hope.
+            line.leave(pressed)
         if line:
-            line.set_alarm(alarm)
+            line.set_alarm(min(alarm, self._trial_at(pressed, now) if pressed is not None else NEVER))
         if not line:
             self.lines.pop(model_id, None)
 
@@ -126,9 +143,3 @@ class Desk:
             return self._roster.find(model_id, tokens, waiter.exclude, waiter.key_id, now)
         fitting = (self._roster.find(model_id, tokens, (), key_id, now) for key_id in left if waiter.admits(key_id))
         return min((found for found in fitting if found), key=lambda found: found[1].last_used, default=None)
-
-    def _dismiss_doomed(self, line: Line, now: float) -> None:
-        """Tell those behind the first as well, if what just happened leaves them no hope."""
-        while (waiter := line.most_pressed()) is not None and self._doomed(waiter, now):
-            line.leave(waiter)
-            waiter.signal.ring()

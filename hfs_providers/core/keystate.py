@@ -12,10 +12,12 @@ Cooling belongs to the account, for one model or (None) for all.
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
+from hfs_providers.core.clocks import Clocks, Instant
 from hfs_providers.core.contract import Credential, KeyState
 from hfs_providers.core.windows import NEVER, Allowance, Meter
 
@@ -23,13 +25,17 @@ DEFAULT_COOLDOWN = 30.0
 """Seconds that a limited key rests where the provider's answer does not say for how long."""
 
 PROBATION = 3600.0
-"""Seconds after which a dead key may be tried once more."""
+"""Seconds after which a dead key may be tried once more; up to a quarter less, so that keys which died together are not
+due together."""
 
 CREDIT_PROBATION = 86_400.0
 """The same for a key without credits, and the most that doubling makes of either."""
 
 PROBE_RETRY = 60.0
 """Seconds until a dead key is tried again whose trial failed for a reason that is not the key's."""
+
+_SPREAD = 0.25
+_SHARES = 4096
 
 Strategy = Literal["spread", "fill_first"]
 
@@ -41,11 +47,13 @@ class Rest(NamedTuple):
         until: monotonic seconds.
         reason: for people.
         state: `cooling` where the provider said so, `limited` where others have used the allowance up.
+        end: when it was to end, by both clocks; `until` is what comes first.
     """
 
     until: float
     reason: str
     state: KeyState = "cooling"
+    end: Instant = Instant(-NEVER, -NEVER)
 
 
 _NO_REST = Rest(-NEVER, "")
@@ -58,12 +66,14 @@ class Key:
         "account",
         "credential",
         "dead_reason",
+        "due",
         "in_flight",
         "index",
         "last_used",
         "probation",
         "probe",
         "retry_at",
+        "since",
     )
 
     def __init__(self, credential: Credential, account: Account, index: int, rank: int) -> None:
@@ -74,8 +84,12 @@ class Key:
         self.last_used = rank
         self.in_flight = 0
         self.dead_reason: str | None = None
+        # The monotonic instant from which it may be tried, and what that comes from.
         self.retry_at = 0.0
+        self.due = Instant(0.0, 0.0)
         self.probation = 0.0
+        # When it was refused, in seconds since the epoch.
+        self.since = 0.0
         # The number of the lease that tries this dead key, or 0.
         self.probe = 0
 
@@ -94,7 +108,9 @@ class Key:
         elif self.dead_reason is not None:
             probation = max(probation, self.probation)
         self.probation = min(CREDIT_PROBATION, probation)
-        self.retry_at = max(self.retry_at if self.dead_reason is not None else now, now + self.probation)
+        until = now + self.spread(self.probation)
+        self.try_from(max(self.retry_at if self.dead_reason is not None else now, until))
+        self.since = self.account.clocks.at(now).wall
         self.dead_reason = reason
         self.probe = 0
         self.account.sort(self)
@@ -106,6 +122,16 @@ class Key:
         self.probation = 0.0
         self.probe = 0
         self.account.sort(self)
+
+    def spread(self, seconds: float) -> float:
+        """Up to a quarter less, always the same for one key."""
+        share = zlib.crc32(f"{self.id} {self.credential.fingerprint}".encode()) % _SHARES / _SHARES
+        return seconds * (1 - _SPREAD * share)
+
+    def try_from(self, instant: float) -> None:
+        """Let the dead key be tried from that monotonic instant on."""
+        self.retry_at = instant
+        self.due = self.account.clocks.at(instant)
 
     def open_at(self) -> float:
         """The instant from which the key itself, its account apart, may be leased."""
@@ -123,6 +149,7 @@ class Account:
     __slots__ = (
         "allowances",
         "by_index",
+        "clocks",
         "cooling",
         "dead",
         "dead_counted",
@@ -133,8 +160,9 @@ class Account:
         "order",
     )
 
-    def __init__(self, index: int, strategy: Strategy) -> None:
+    def __init__(self, index: int, strategy: Strategy, clocks: Clocks) -> None:
         self.index = index
+        self.clocks = clocks
         self.by_index = strategy == "fill_first"
         self.live: OrderedDict[str, Key] = OrderedDict()
         self.dead: dict[str, Key] = {}
@@ -180,11 +208,8 @@ class Account:
         else:
             self.order = min(map(self._rank, self.dead.values()), default=0)
 
-    def choose(self, now: float, exclude: Collection[str]) -> Key | None:
-        """The key to lease next: one that is due for its trial, else the first live one, in order."""
-        for key in self.dead.values():
-            if key.retry_at <= now and not key.probe and key.id not in exclude:
-                return key
+    def choose(self, exclude: Collection[str]) -> Key | None:
+        """The live key to lease next."""
         for key in self.live.values():
             if key.id not in exclude:
                 return key
@@ -192,15 +217,20 @@ class Account:
 
     def open_at(self, exclude: Collection[str] = ()) -> float:
         """The instant from which `choose` has a key, cooling and windows apart."""
-        if self.live and (not exclude or any(key_id not in exclude for key_id in self.live)):
-            return -NEVER
-        return min((key.open_at() for key in self.dead.values() if key.id not in exclude), default=NEVER)
+        return -NEVER if any(key_id not in exclude for key_id in self.live) else NEVER
 
     def cool(self, now: float, until: float, model_id: str | None, reason: str, state: KeyState = "cooling") -> None:
         """Rest until that instant, for one model or for all. A longer rest that was set before stays."""
         self.cooling = {scope: rest for scope, rest in self.cooling.items() if rest.until > now}
         if until > self.cooling.get(model_id, Rest(now, "")).until:
-            self.cooling[model_id] = Rest(until, reason, state)
+            self.cooling[model_id] = Rest(until, reason, state, self.clocks.at(until))
+
+    def reckon(self) -> None:
+        """The clocks went apart, or together again: see anew when cooldowns and probations end."""
+        first = self.clocks.first
+        self.cooling = {scope: rest._replace(until=first(rest.end)) for scope, rest in self.cooling.items()}
+        for key in self.dead.values():
+            key.retry_at = first(key.due)
 
     def rest(self, model_id: str) -> Rest:
         """Until when the account rests for a model, and why."""

@@ -13,7 +13,7 @@ key that is revived) wakes its slots. So an account that has no room costs nothi
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hfs_providers.core.keystate import Account, Key
 from hfs_providers.core.windows import NEVER, Allowance
@@ -21,6 +21,9 @@ from hfs_providers.core.windows import NEVER, Allowance
 # Entries that went stale are dropped when they surface; a heap that holds mostly stale ones is rebuilt.
 _STALE_FACTOR = 4
 _STALE_FLOOR = 64
+
+# Seconds until slots that sleep by the monotonic clock are looked at by the wall clock.
+_LOOK = 1.0
 
 
 class Slot:
@@ -57,11 +60,13 @@ class Slot:
         self.weight = 0
 
     def fits(self, tokens: int, now: float) -> bool:
-        """Whether the account, its keys' health apart, may send a request with that estimate now."""
+        """Whether the account may send a request with that estimate now, with a live key."""
+        return bool(self.account.live) and self.has_room(tokens, now)
+
+    def has_room(self, tokens: int, now: float) -> bool:
+        """The same, its keys' health apart."""
         account = self.account
         if account.cooling and account.rest(self.lane.model_id).until > now:
-            return False
-        if not account.live and account.open_at() > now:
             return False
         return self.allowance.fits(tokens, now)
 
@@ -142,10 +147,13 @@ class Lane:
         model_id: the model.
         size: the bit length of the estimates.
         accounts: the accounts, whose allowances for the model are known.
+        heed: wakes the slots if the clocks went apart.
     """
 
-    def __init__(self, model_id: str, size: int, accounts: Sequence[Account]) -> None:
+    def __init__(self, model_id: str, size: int, accounts: Sequence[Account], heed: Callable[[float], object]) -> None:
         self.model_id = model_id
+        self._heed = heed
+        self._look = -NEVER
         self._floor = 1 << (size - 1) if size else 0
         self.slots = {account: Slot(self, account, account.allowances[model_id]) for account in accounts}
         for slot in self.slots.values():
@@ -186,7 +194,7 @@ class Lane:
                 heapq.heappop(turns)
                 self._sleep(slot, tokens, now)
             else:
-                key = account.choose(now, exclude)
+                key = account.choose(exclude)
                 if key is not None:
                     picked = (slot, key)
                     break
@@ -252,6 +260,9 @@ class Lane:
             self.limited += slot.weight
 
     def _rouse(self, tokens: int, now: float) -> None:
+        if now >= self._look:
+            self._look = now + _LOOK
+            self._heed(now)
         while (slot := self._alarms.due(now)) is not None:
             slot.wake()
         # What sleeps for want of more tokens than these may have room for these.

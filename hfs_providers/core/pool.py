@@ -136,6 +136,7 @@ class KeyPool:
         *,
         exclude: Collection[str] = (),
         key_id: str | None = None,
+        trial: bool = True,
     ) -> Lease:
         """Lease a key, waiting for one if need be.
 
@@ -145,6 +146,7 @@ class KeyPool:
             timeout: seconds to wait at most; 0 does not wait.
             exclude: ids of keys that will not do.
             key_id: the one key that will do.
+            trial: whether a dead key will do whose probation is over, if no live key can be free within `timeout`.
 
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
@@ -154,7 +156,7 @@ class KeyPool:
             return lease
         # A pool that is joined while the call waits gives it no time besides.
         deadline = 0.0 if self._ledger is None else self._clock() + timeout
-        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, ThreadSignal)
+        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, trial, ThreadSignal)
         lease = found if isinstance(found, Lease) else self._wait(found)
         if self._ledger is None:
             return lease
@@ -176,7 +178,7 @@ class KeyPool:
             if left == 0:
                 # Who does not wait, or no longer, asks for each key once.
                 exclude = {*exclude, lease.key_id}
-            found = self._request(model_id, estimated_tokens, left, exclude, key_id, ThreadSignal)
+            found = self._request(model_id, estimated_tokens, left, exclude, key_id, trial, ThreadSignal)
             lease = found if isinstance(found, Lease) else self._wait(found)
 
     def _wait(self, found: Waiter) -> Lease:
@@ -200,6 +202,7 @@ class KeyPool:
         *,
         exclude: Collection[str] = (),
         key_id: str | None = None,
+        trial: bool = True,
     ) -> Lease:
         """As `acquire`, without blocking the event loop."""
         lease = self.grab(model_id, estimated_tokens, exclude) if key_id is None else None
@@ -207,7 +210,7 @@ class KeyPool:
             return lease
         # A pool that is joined while the call waits gives it no time besides.
         deadline = 0.0 if self._ledger is None else self._clock() + timeout
-        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, LoopSignal)
+        found = self._request(model_id, estimated_tokens, timeout, exclude, key_id, trial, LoopSignal)
         lease = found if isinstance(found, Lease) else await self._await(found)
         if self._ledger is None:
             return lease
@@ -228,7 +231,7 @@ class KeyPool:
             left = max(0.0, deadline - self._clock())
             if left == 0:
                 exclude = {*exclude, lease.key_id}
-            found = self._request(model_id, estimated_tokens, left, exclude, key_id, LoopSignal)
+            found = self._request(model_id, estimated_tokens, left, exclude, key_id, trial, LoopSignal)
             lease = found if isinstance(found, Lease) else await self._await(found)
 
     async def _await(self, found: Waiter) -> Lease:
@@ -267,7 +270,7 @@ class KeyPool:
             self._desk.serve_all()
 
     def grab(self, model_id: str, estimated_tokens: int = 1000, exclude: Collection[str] = ()) -> Lease | None:
-        """Lease a key, where one is free, nobody waits and nobody shares the keys: the way of most calls, short.
+        """Lease a live key, where one is free, nobody waits and nobody shares the keys: the way of most calls, short.
 
         Args:
             model_id, estimated_tokens, exclude: as for `acquire`, which sees to all else.
@@ -287,19 +290,19 @@ class KeyPool:
     def next_free(self, model_id: str, estimated_tokens: int = 1000) -> float | None:
         """Seconds until a key can be leased: 0 if one is free now, None if none will be by itself.
 
-        Waiters are not reckoned with: who waits already is served first.
+        A dead key counts from when it may be tried. Waiters are not reckoned with: who waits already is served first.
         """
         tokens = max(0, int(estimated_tokens))
         self._roster.know(model_id)
         with self._held():
-            now = self._clock()
+            now = self._look()
             return seconds_until(self._roster.free_at(model_id, tokens, (), None, now), now)
 
     def counts(self, model_id: str) -> PoolCounts:
         """The states of the keys for one model, as a request of one token sees them."""
         self._roster.know(model_id)
         with self._held():
-            now = self._clock()
+            now = self._look()
             states = [self._roster.status(key, model_id, now).state for key in self._roster.keys.values()]
             return PoolCounts(
                 total=len(states),
@@ -317,14 +320,14 @@ class KeyPool:
         if model_id is not None:
             self._roster.know(model_id)
         with self._held():
-            now = self._clock()
+            now = self._look()
             return [self._roster.status(key, model_id, now) for key in self._roster.keys.values()]
 
     def used(self, model_id: str) -> dict[str, list[WindowUse]]:
         """What of a model's limits is used, by key id; nothing where no limits are known."""
         self._roster.know(model_id)
         with self._held():
-            now = self._clock()
+            now = self._look()
             return {key.id: self._roster.used(key, model_id, now) for key in self._roster.keys.values()}
 
     # Ruling.
@@ -354,7 +357,7 @@ class KeyPool:
         """
         key = self._roster.keys[key_id]
         with self._held():
-            seconds = key.bury(self._clock(), reason, PROBATION, probed=False)
+            seconds = key.bury(self._look(), reason, PROBATION, probed=False)
             self._changed(key.account)
         self._tell(key_id, [("key_dead", None, reason, seconds)])
 
@@ -372,7 +375,7 @@ class KeyPool:
         """
         key = self._roster.keys[key_id]
         with self._held():
-            now = self._clock()
+            now = self._look()
             key.account.cool(now, now + seconds, model_id, reason)
             self._changed(key.account)
         self._tell(key_id, [("key_cooling", model_id, reason, seconds)])
@@ -454,7 +457,7 @@ class KeyPool:
     def dump(self) -> dict[str, object]:
         """Windows, cooldowns and dead keys as plain data, stamped by the wall clock. It holds no key."""
         with self._held():
-            return snapshot.dump(self._roster.accounts, self._clock(), self._wall())
+            return snapshot.dump(self._roster.accounts, self._look(), self._wall())
 
     def load(self, state: Mapping[str, object]) -> None:
         """Take over what `dump` gave, of keys that are here and the same.
@@ -471,7 +474,7 @@ class KeyPool:
             self._load(state)
 
     def _load(self, state: Mapping[str, object]) -> None:
-        snapshot.load(state, self._roster.keys, self._clock(), self._wall(), self._roster.allowance)
+        snapshot.load(state, self._roster.keys, self._look(), self._wall(), self._roster.allowance)
         for account in self._roster.accounts:
             self._roster.wake(account)
         self._desk.serve_all()
@@ -486,6 +489,12 @@ class KeyPool:
             self._leave()
 
     # The methods below expect the lock to be held, unless they say otherwise.
+
+    def _look(self) -> float:
+        """Monotonic seconds, both clocks looked at."""
+        now = self._clock()
+        self._roster.heed(now)
+        return now
 
     def _lease(self, slot: Slot, key: Key, tokens: int) -> Lease:
         self._turn += 1
@@ -580,12 +589,14 @@ class KeyPool:
             key.revive()
             return [("key_revived", None, None, None)]
         key.probe = 0
-        key.retry_at = now + PROBE_RETRY
+        self._roster.heed(now)
+        key.try_from(now + PROBE_RETRY)
         return []
 
     def _cool(
         self, lease: Lease, now: float, retry_after: float | None, scope: str | None, reason: str | None
     ) -> list[Told]:
+        self._roster.heed(now)
         # A key that is told to wait was recognised: it lives.
         told = self._probed(lease, now, answered=True) if lease.probe else []
         seconds = DEFAULT_COOLDOWN if retry_after is None or math.isnan(retry_after) else max(0.0, retry_after)
@@ -594,6 +605,7 @@ class KeyPool:
         return [*told, ("key_cooling", scope, why, seconds)]
 
     def _bury(self, lease: Lease, now: float, reason: str, credits: bool) -> list[Told]:
+        self._roster.heed(now)
         key = lease._key
         probed = lease.probe and key.probe == lease._turn
         seconds = key.bury(now, reason, CREDIT_PROBATION if credits else PROBATION, probed=probed)
@@ -618,6 +630,7 @@ class KeyPool:
         timeout: float,
         exclude: Collection[str],
         key_id: str | None,
+        trial: bool,
         signal: Callable[[], Signal],
     ) -> Lease | Waiter:
         """A lease if one is to be had now, else a place in the line. Takes the lock."""
@@ -629,20 +642,22 @@ class KeyPool:
         try:
             with self._lock:
                 now = self._clock()
+                self._roster.heed(now)
                 if model_id not in self._desk.lines:
                     found = self._roster.find(model_id, tokens, exclude, key_id, now)
+                    if found is None and timeout <= 0 and trial:
+                        found = self._roster.trial(model_id, tokens, exclude, key_id, now)
                     if found is not None:
                         return self._lease(found[0], found[1], tokens)
                     if timeout <= 0:
                         raise self._exhausted(model_id, tokens, exclude, key_id, timeout, now)
-                waiter = Waiter(model_id, tokens, exclude, key_id, now + max(0.0, timeout), timeout)
+                waiter = Waiter(model_id, tokens, exclude, key_id, now + max(0.0, timeout), timeout, trial)
                 waiter.signal = signal()
                 self._desk.enqueue(waiter, now)
                 if waiter.lease is not None:
                     return waiter.lease
                 if timeout <= 0 or not self._desk.in_line(waiter):
-                    self._desk.dequeue(waiter, now)
-                    raise self._exhausted(model_id, tokens, exclude, key_id, timeout, now)
+                    return self._give_up(waiter, now)
                 self._desk.nap(waiter)
                 return waiter
         finally:
@@ -662,14 +677,21 @@ class KeyPool:
                 if waiter.lease is not None:
                     return waiter.lease
                 if not self._desk.in_line(waiter) or now >= waiter.deadline:
-                    self._desk.dequeue(waiter, now)
-                    wish = (waiter.model_id, waiter.tokens, waiter.exclude, waiter.key_id)
-                    raise self._exhausted(*wish, waiter.timeout, now)
+                    return self._give_up(waiter, now)
                 self._desk.nap(waiter)
                 return None
         finally:
             if self._orphans:
                 self._leave()
+
+    def _give_up(self, waiter: Waiter, now: float) -> Lease:
+        """What a waiter gets for whom no live key was free in time: a trial, or its error."""
+        self._desk.dequeue(waiter, now)
+        wish = (waiter.model_id, waiter.tokens, waiter.exclude, waiter.key_id)
+        found = self._roster.trial(*wish, now) if waiter.trial else None
+        if found is None:
+            raise self._exhausted(*wish, waiter.timeout, now)
+        return self._lease(found[0], found[1], waiter.tokens)
 
     def _abandon(self, waiter: Waiter) -> None:
         """A waiter is gone, by cancellation or an error. Takes the lock."""

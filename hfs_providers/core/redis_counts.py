@@ -287,9 +287,9 @@ class Counts:
                 for key in about["keys"]:
                     if "dead" in key:
                         dead = key["dead"]
-                        left, learned = int((dead["retry_at"] - wall) * 1000), dead["retry_at"] - dead["probation"]
+                        left = int((dead["retry_at"] - wall) * 1000)
                         field = f"d:{self._keys[provider, key['id']][1]}"
-                        age = max(0, int((wall - learned) * 1000))
+                        age = max(0, int((wall - dead["since"]) * 1000))
                         tells.append((Tell(of, field, left, dead["reason"], age), provider, key["id"]))
         tells = [each for each in tells if (each[0].milliseconds or 0) > 0]
         answers = link.run([_telling(tell) for tell, *_ in tells])

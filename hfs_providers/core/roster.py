@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from hfs_providers.core.clocks import Clocks
 from hfs_providers.core.contract import Credential, KeyState, KeyStatus, Limits, WindowUse
 from hfs_providers.core.keystate import Account, Key, Strategy
 from hfs_providers.core.lanes import Lane, Slot
+from hfs_providers.core.trials import Trials
 from hfs_providers.core.windows import NEVER, Allowance, Meter, seconds_until, strictest
 
 Resolver = Callable[[str, str], "Limits | None"]
 """The limits of a model on a key, by (model id, key id); None where none are known."""
-
-
-# A wall clock that moved by more than this against the monotonic one was set, or the host slept.
-_WALL_JUMP = 1.0
 
 
 class Roster:
@@ -39,6 +37,8 @@ class Roster:
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
+        self._wall = wall
+        self._clocks = Clocks(clock, wall)
         self.keys: dict[str, Key] = {}
         self.accounts: list[Account] = []
         self._file(credentials, strategy)
@@ -47,8 +47,7 @@ class Roster:
         self.learned: dict[tuple[str, str], Limits] = {}
         self.dead = 0
         self.lanes: dict[tuple[str, int], Lane] = {}
-        self._wall = wall
-        self._wall_offset = wall() - clock()
+        self._trials = Trials()
 
     def _file(self, credentials: Sequence[Credential], strategy: Strategy) -> None:
         accounts: dict[str, Account] = {}
@@ -56,7 +55,7 @@ class Roster:
             if credential.id in self.keys:
                 raise ValueError(f"two credentials have the id {credential.id!r}")
             index = len(self.keys)
-            account = accounts.setdefault(credential.account, Account(len(accounts), strategy))
+            account = accounts.setdefault(credential.account, Account(len(accounts), strategy, self._clocks))
             key = self.keys[credential.id] = Key(credential, account, index, index - len(credentials))
             account.sort(key)
         self.accounts = list(accounts.values())
@@ -75,7 +74,7 @@ class Roster:
         if lane is None:
             for account in self.accounts:
                 self.allowance(account, model_id)
-            lane = self.lanes[model_id, size] = Lane(model_id, size, self.accounts)
+            lane = self.lanes[model_id, size] = Lane(model_id, size, self.accounts, self.heed)
         return lane
 
     def allowance(self, account: Account, model_id: str) -> Allowance:
@@ -125,47 +124,84 @@ class Roster:
     def find(
         self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float
     ) -> tuple[Slot, Key] | None:
+        """A live key that can be leased now."""
         lane = self.lane(model_id, tokens)
-        if lane.zoned:
-            self._heed_wall(now)
         if key_id is None:
             return lane.pick(tokens, now, exclude)
         key = self.keys.get(key_id)
-        if key is None or key_id in exclude or key.open_at() > now:
+        if key is None or key_id in exclude or key.dead_reason is not None:
             return None
         slot = lane.slots[key.account]
         return (slot, key) if slot.fits(tokens, now) else None
 
-    def _heed_wall(self, now: float) -> None:
-        """A wall clock that was set moves every midnight: look at all slots again."""
-        offset = self._wall() - now
-        if abs(offset - self._wall_offset) > _WALL_JUMP:
-            self._wall_offset = offset
-            for lane in self.lanes.values():
-                lane.wake_all()
+    def trial(
+        self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float
+    ) -> tuple[Slot, Key] | None:
+        """A dead key that may be tried now."""
+        if not self.dead:
+            return None
+        lane = self.lane(model_id, tokens)
+        if key_id is None:
+            return self._trials.find(lane, tokens, exclude, now)
+        key = self.keys.get(key_id)
+        if key is None or key_id in exclude or key.dead_reason is None or key.open_at() > now:
+            return None
+        slot = lane.slots[key.account]
+        return (slot, key) if slot.has_room(tokens, now) else None
+
+    def heed(self, now: float) -> None:
+        """Where the clocks went apart, see anew what ends when, and look at all slots again."""
+        if not self._clocks.moved(now):
+            return
+        slept = self._clocks.slept()
+        for account in self.accounts:
+            account.reckon()
+            self._trials.file(account)
+            for meter in account.meters.values() if slept else ():
+                for window in meter.windows.values():
+                    window.age(slept)
+        for lane in self.lanes.values():
+            lane.wake_all()
 
     def free_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
-        """The earliest instant at which a key can be leased, if no call ends before."""
+        """The earliest instant at which a key can be leased, for a trial too, if no call ends before."""
+        live_at = self.live_at(model_id, tokens, exclude, key_id, now)
+        return min(live_at, self.trial_at(model_id, tokens, exclude, key_id, now)) if self.dead else live_at
+
+    def trial_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
+        """The earliest instant at which a dead key may be tried, if no call ends before."""
+        if not self.dead:
+            return NEVER
+        lane = self.lane(model_id, tokens)
+        if key_id is None:
+            return self._trials.at(lane, tokens, exclude, now)
+        key = self.keys.get(key_id)
+        if key is None or key_id in exclude or key.dead_reason is None:
+            return NEVER
+        return lane.slots[key.account].free_at(tokens, now, key.open_at())
+
+    def live_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
+        """The earliest instant at which a live key can be leased, if no call ends before."""
         if self.find(model_id, tokens, exclude, key_id, now) is not None:
             return now
         lane = self.lane(model_id, tokens)
         if key_id is not None:
             key = self.keys.get(key_id)
-            if key is None or key_id in exclude:
+            if key is None or key_id in exclude or key.dead_reason is not None:
                 return NEVER
-            return lane.slots[key.account].free_at(tokens, now, key.open_at())
+            return lane.slots[key.account].free_at(tokens, now, -NEVER)
         touched = self.touched(exclude)
         instants = [lane.slots[account].free_at(tokens, now, account.open_at(exclude)) for account in touched]
         return min([lane.alarm(tokens, now, touched), *instants])
 
     def hope_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
-        """The same if calls that are in flight ended without counting."""
+        """As `live_at`, if calls that are in flight ended without counting."""
         lane = self.lane(model_id, tokens)
         if key_id is not None:
             key = self.keys.get(key_id)
-            if key is None or key_id in exclude:
+            if key is None or key_id in exclude or key.dead_reason is not None:
                 return NEVER
-            return lane.slots[key.account].hope_at(tokens, now, key.open_at())
+            return lane.slots[key.account].hope_at(tokens, now, -NEVER)
         touched = self.touched(exclude)
         instants = [lane.slots[account].hope_at(tokens, now, account.open_at(exclude)) for account in touched]
         return min([lane.hope(touched), *instants])
@@ -175,8 +211,10 @@ class Roster:
 
     def wake(self, account: Account) -> None:
         """Something about an account changed that is not in its windows."""
-        self.dead += len(account.dead) - account.dead_counted
-        account.dead_counted = len(account.dead)
+        if account.dead or account.dead_counted:
+            self.dead += len(account.dead) - account.dead_counted
+            account.dead_counted = len(account.dead)
+            self._trials.file(account)
         for meter in account.meters.values():
             for slot in meter.slots:
                 slot.wake()
@@ -219,7 +257,8 @@ class Roster:
             state, reason = "dead", key.dead_reason
             until = max(until, key.open_at())
         elif rests:
-            _, reason, state = max(rests)
+            rest = max(rests)
+            reason, state = rest.reason, rest.state
         elif room_at > now:
             state, reason = "limited", "its allowance is used up"
         return KeyStatus(key.id, key.credential.fingerprint, state, reason, seconds_until(until, now), key.in_flight)

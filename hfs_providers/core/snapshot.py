@@ -64,7 +64,12 @@ def _windows(account: Account, now: float) -> Iterable[tuple[list[str], str, Seq
 def _dump_key(key: Key, shift: float) -> dict[str, object]:
     about: dict[str, object] = {"id": key.id, "fingerprint": key.credential.fingerprint}
     if key.dead_reason is not None:
-        about["dead"] = {"reason": key.dead_reason, "retry_at": key.retry_at + shift, "probation": key.probation}
+        about["dead"] = {
+            "reason": key.dead_reason,
+            "retry_at": key.retry_at + shift,
+            "probation": key.probation,
+            "since": key.since,
+        }
     return about
 
 
@@ -113,12 +118,14 @@ def _load_death(key: Key, said: object, now: float, shift: float) -> None:
     retry_at, probation = _number(said.get("retry_at")), _number(said.get("probation"))
     if retry_at is None or probation is None:
         return
+    since = _number(said.get("since"))
+    key.since = max(key.since, retry_at - probation if since is None else since)
     retry_at = min(retry_at + shift, now + CREDIT_PROBATION)
     if key.dead_reason is None:
         key.dead_reason = str(said.get("reason") or "refused")
-        key.retry_at = retry_at
+        key.try_from(retry_at)
         key.account.sort(key)
-    key.retry_at = max(key.retry_at, retry_at)
+    key.try_from(max(key.retry_at, retry_at))
     key.probation = max(key.probation, min(max(0.0, probation), CREDIT_PROBATION))
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from hfs_providers.core.pool import Lease
 
-# What a timer of the platform can surely hold; who waits longer wakes once a day and sleeps on.
-_LONGEST_NAP = 86_400.0
+# Timers stand still while the host is suspended: who waits longer wakes, looks at the wall clock and sleeps on.
+_LONGEST_NAP = 30.0
 
 
 class Waits(Protocol):
@@ -128,6 +128,7 @@ class Waiter:
         "signal",
         "timeout",
         "tokens",
+        "trial",
         "turn",
     )
 
@@ -139,6 +140,7 @@ class Waiter:
         key_id: str | None,
         deadline: float,
         timeout: float,
+        trial: bool,
     ) -> None:
         self.model_id = model_id
         self.tokens = tokens
@@ -146,6 +148,7 @@ class Waiter:
         self.key_id = key_id
         self.deadline = deadline
         self.timeout = timeout
+        self.trial = trial
         self.lease: Lease | None = None
         # Below zero: awake, and in need of no bell.
         self.naps_until = -NEVER

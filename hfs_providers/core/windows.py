@@ -65,6 +65,9 @@ class Window(Protocol):
     def restore(self, now: float, entries: Iterable[Entry]) -> None:
         """Count `entries`, oldest first, and nothing else."""
 
+    def age(self, seconds: float) -> None:
+        """Let that much more time have passed than the monotonic clock shows."""
+
 
 class SlidingWindow:
     """The last `span` seconds, exact or in buckets.
@@ -189,6 +192,11 @@ class SlidingWindow:
             if stamp + self.span > now:
                 self._put(min(stamp, latest), requests, tokens)
 
+    def age(self, seconds: float) -> None:
+        """Let that much more time have passed than the monotonic clock shows."""
+        self._stamps = [stamp - seconds for stamp in self._stamps]
+        self.expires -= seconds
+
 
 class ZonedDay:
     """The calendar day of a zone: at its midnight all counts are reset, by the wall clock.
@@ -241,6 +249,9 @@ class ZonedDay:
         kept = [entry for entry in entries if entry[0] >= since]
         self.requests = sum(requests for _, requests, _ in kept)
         self.tokens = sum(tokens for _, _, tokens in kept)
+
+    def age(self, seconds: float) -> None:
+        """Nothing: a calendar day goes by the wall clock."""
 
 
 def next_midnight(zone: ZoneInfo, wall: float) -> float:

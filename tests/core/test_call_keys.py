@@ -12,7 +12,7 @@ import pytest
 from agno.models.message import Message
 
 from hfs_providers import KeysExhaustedError, ProviderManager
-from hfs_providers.testing import LoopbackServer, RateLimited, Step, Unauthorized
+from hfs_providers.testing import LoopbackServer, Ok, RateLimited, Reset, Step, Unauthorized
 
 WAYS = ("sync", "async", "stream", "astream")
 
@@ -155,3 +155,57 @@ class TestLimitedKeys:
             place.script(RateLimited(retry_after=3))
             chain.response(messages=[Message(role="user", content="hello")])
             assert (len(place.naps), chain.served_by.index) == (1, 1)
+
+
+class TestDeadKeys:
+    def dead(self, server: LoopbackServer, keys: int, dead: int) -> Place:
+        """The first of the keys were refused long enough ago to be tried again, and still do not work."""
+        place = Place(server, keys)
+        for number in range(1, dead + 1):
+            place.pool.acquire("m", key_id=f"groq#{number}").dead("401")
+            place.script(then=Unauthorized(), number=number)
+        place.now += 3600
+        if dead < keys:
+            # So that it is the turn of the dead ones.
+            place.pool.acquire("m", key_id=f"groq#{keys}").release()
+        return place
+
+    def test_are_not_tried_where_another_is_ready(self, server: LoopbackServer) -> None:
+        place = self.dead(server, 31, 30)
+        with place.manager:
+            ask(place, timeout=2)
+        assert place.hits() == [0] * 30 + [1]
+
+    def test_are_not_tried_where_another_is_ready_in_time(self, server: LoopbackServer) -> None:
+        place = self.dead(server, 4, 3)
+        with place.manager:
+            place.script(RateLimited(retry_after=1), Ok(), number=4)
+            ask(place, timeout=2)
+        assert place.hits() == [0, 0, 0, 2]
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_one_is_tried_where_no_other_is_ready_in_time(self, server: LoopbackServer, way: str) -> None:
+        place = self.dead(server, 4, 3)
+        with place.manager:
+            place.script(then=RateLimited(retry_after=60), number=4)
+            with pytest.raises(KeysExhaustedError):
+                ask(place, way, timeout=2)
+        assert sorted(place.hits()) == [0, 0, 1, 1]
+
+    def test_one_is_tried_where_a_trial_was_cut_short(self, server: LoopbackServer) -> None:
+        place = self.dead(server, 3, 3)
+        with place.manager:
+            place.wrapper.sleep = lambda seconds: None
+            for number in (1, 2, 3):
+                place.script(then=Reset(), number=number)
+            with pytest.raises(KeysExhaustedError):
+                ask(place, timeout=2)
+        assert sorted(place.hits()) == [0, 0, 1]
+
+    def test_one_that_answers_is_back(self, server: LoopbackServer) -> None:
+        place = self.dead(server, 2, 2)
+        with place.manager:
+            place.script(number=1)
+            place.script(number=2)
+            ask(place)
+            assert place.pool.counts("m").dead == 1

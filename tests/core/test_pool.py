@@ -92,6 +92,11 @@ def naps(pool: KeyPool) -> list[float]:
     return waits.naps
 
 
+def spread(seconds: float, key_id: str = "p#1") -> float:
+    """What is left of a probation after the key's own share of the spread."""
+    return make(int(key_id[2:]))._roster.keys[key_id].spread(seconds)
+
+
 def free_in(pool: KeyPool, **wish: Any) -> float | None:
     """What the pool says when it refuses to lease now."""
     with pytest.raises(PoolExhaustedError) as caught:
@@ -503,13 +508,13 @@ class TestDead:
 
     def test_it_is_out_until_its_probation_is_over(self) -> None:
         pool = self.dead_pool()
-        assert free_in(pool) == PROBATION
+        assert free_in(pool) == spread(PROBATION)
         assert pool.statuses()[0].reason == "401"
 
     def test_without_credits_probation_is_a_day(self) -> None:
         pool = make()
         pool.acquire("m").dead("402", credits=True)
-        assert free_in(pool) == CREDIT_PROBATION
+        assert free_in(pool) == spread(CREDIT_PROBATION)
 
     def test_one_call_alone_may_try_it(self) -> None:
         pool = self.dead_pool()
@@ -530,14 +535,14 @@ class TestDead:
             passes(pool, pool.next_free("m") or 0)
             pool.acquire("m", timeout=0).dead("401")
             waits.append(pool.next_free("m"))
-        assert waits == [7200, 14_400, 28_800, 57_600, 86_400, 86_400]
+        assert waits == [spread(each) for each in (7200, 14_400, 28_800, 57_600, 86_400, 86_400)]
 
     def test_refusals_of_calls_that_were_in_flight_together_count_once(self) -> None:
         pool = make()
         leases = [pool.acquire("m") for _ in range(5)]
         for lease in leases:
             lease.dead("401")
-        assert free_in(pool) == PROBATION
+        assert free_in(pool) == spread(PROBATION)
 
     def test_an_answer_to_a_call_from_before_does_not_revive_it(self) -> None:
         pool = make()
@@ -575,13 +580,166 @@ class TestDead:
         pool = self.dead_pool()
         with pytest.raises(PoolExhaustedError) as caught:
             pool.acquire("m", timeout=60)
-        assert (caught.value.dead, caught.value.free_in) == (1, PROBATION)
+        assert (caught.value.dead, caught.value.free_in) == (1, spread(PROBATION))
         assert not naps(pool)
 
     def test_revive_puts_it_back(self) -> None:
         pool = self.dead_pool()
         pool.revive("p#1")
         assert pool.acquire("m", timeout=0).key_id == "p#1"
+
+
+class TestTrials:
+    """Of dead keys, beside live ones."""
+
+    def pool(self, dead: int, live: int, limits: Limits | None = None) -> KeyPool:
+        """The first keys died together, long enough ago to be tried."""
+        pool = make(dead + live, limits)
+        for lease in [pool.acquire("m") for _ in range(dead)]:
+            lease.dead("401")
+        passes(pool, PROBATION)
+        for lease in [pool.acquire("m") for _ in range(live)]:
+            lease.release()
+        return pool
+
+    def test_there_is_none_while_a_live_key_is_ready(self) -> None:
+        pool = self.pool(3, 1)
+        assert [pool.acquire("m", timeout=0).key_id for _ in range(5)] == ["p#4"] * 5
+
+    def test_there_is_none_where_a_live_key_is_ready_in_time(self) -> None:
+        pool = self.pool(3, 1)
+        pool.acquire("m").rate_limited(5)
+        assert pool.acquire("m", timeout=10).key_id == "p#4"
+        assert naps(pool) == [5.0]
+
+    def test_there_is_one_at_once_where_no_live_key_is_ready_in_time(self) -> None:
+        pool = self.pool(3, 1)
+        pool.acquire("m").rate_limited(50)
+        assert pool.acquire("m", timeout=10).probe
+        assert not naps(pool)
+
+    def test_there_is_one_at_the_end_of_a_wait_for_a_busy_key_in_vain(self) -> None:
+        pool = self.pool(1, 1, Limits(rpm=1))
+        busy = pool.acquire("m")
+        lease = pool.acquire("m", timeout=10)
+        assert (busy.key_id, lease.key_id, lease.probe) == ("p#2", "p#1", True)
+        assert naps(pool) == [10.0]
+
+    def test_there_is_one_as_soon_as_the_busy_key_turns_out_to_be_limited(self) -> None:
+        pool = self.pool(1, 1, Limits(rpm=1))
+        busy = pool.acquire("m")
+        pool._waits.during = busy.commit  # type: ignore[attr-defined]
+        assert pool.acquire("m", timeout=10).probe
+        assert pool._clock() == 1024.0 + PROBATION
+
+    def test_a_call_waits_for_one_that_is_due_in_time(self) -> None:
+        pool = make()
+        pool.acquire("m").dead("401")
+        passes(pool, spread(PROBATION) - 4)
+        assert pool.acquire("m", timeout=10).probe
+        assert naps(pool) == [4.0]
+
+    def test_a_call_that_had_its_one_has_no_other(self) -> None:
+        pool = self.pool(3, 0)
+        with pytest.raises(PoolExhaustedError) as caught:
+            pool.acquire("m", timeout=10, trial=False)
+        assert (caught.value.dead, caught.value.free_in) == (3, 0.0)
+
+    def test_the_one_that_was_due_first_is_tried_first(self) -> None:
+        pool = self.pool(9, 0)
+        order = sorted((spread(PROBATION, f"p#{n}"), f"p#{n}") for n in range(1, 10))
+        leases = [pool.acquire("m", timeout=0) for _ in range(9)]
+        assert [lease.key_id for lease in leases] == [key_id for _, key_id in order]
+
+    def test_keys_that_died_together_are_not_due_together(self) -> None:
+        pool = make(30)
+        for lease in [pool.acquire("m") for _ in range(30)]:
+            lease.dead("401")
+        due = sorted(status.free_in or 0.0 for status in pool.statuses())
+        assert len(set(due)) == 30
+        assert 0.75 * PROBATION <= due[0] < due[9] < due[19] < due[29] <= PROBATION
+
+    def test_they_are_spread_alike_in_every_process(self) -> None:
+        first, second = make(5), make(5)
+        for pool in (first, second):
+            for n in range(1, 6):
+                pool.retire(f"p#{n}", "out")
+        assert first.statuses() == second.statuses()
+
+
+class TestSuspension:
+    """The wall clock goes on while the monotonic one stands still."""
+
+    def sleep(self, pool: KeyPool, seconds: float) -> None:
+        clock = pool._clock
+        assert isinstance(clock, Clock)
+        clock.epoch += seconds
+
+    def test_ends_a_cooldown(self) -> None:
+        pool = make()
+        pool.acquire("m").rate_limited(80_000)
+        self.sleep(pool, 25 * 3600)
+        assert pool.next_free("m") == 0.0
+        pool.acquire("m", timeout=0).release()
+
+    def test_shortens_one_that_is_longer(self) -> None:
+        pool = make()
+        pool.acquire("m").rate_limited(80_000)
+        self.sleep(pool, 3600)
+        assert pool.statuses("m")[0].free_in == 80_000 - 3600
+
+    def test_ends_a_probation(self) -> None:
+        pool = make()
+        pool.acquire("m").dead("401")
+        self.sleep(pool, PROBATION)
+        assert pool.acquire("m", timeout=0).probe
+
+    @pytest.mark.parametrize("limits", [Limits(rpm=1), Limits(rph=1), Limits(rpd=1), Limits(tpd=1)])
+    def test_frees_an_allowance(self, limits: Limits) -> None:
+        pool = make(limits=limits)
+        pool.acquire("m", 1).commit(1)
+        assert free_in(pool)
+        self.sleep(pool, 25 * 3600)
+        pool.acquire("m", timeout=0).release()
+
+    def test_is_noticed_beside_another_key_that_is_ready(self) -> None:
+        pool = make(2)
+        pool.acquire("m").rate_limited(80_000)
+        assert [pool.acquire("m", timeout=0).key_id for _ in range(3)] == ["p#2"] * 3
+        self.sleep(pool, 25 * 3600)
+        passes(pool, 1)
+        assert {pool.acquire("m", timeout=0).key_id for _ in range(2)} == {"p#1", "p#2"}
+
+    def test_is_noticed_by_who_waits_for_a_key(self) -> None:
+        pool = make()
+        pool.acquire("m").rate_limited(80_000)
+        # Whatever ends the nap before the monotonic clock does.
+        pool._waits.during = lambda: (self.sleep(pool, 25 * 3600), pool._desk.lines["m"].most_pressed().signal.ring())  # type: ignore[attr-defined, union-attr]
+        pool.acquire("m", timeout=90_000).release()
+        assert pool._clock() == 1024.0
+
+    def test_that_has_passed_does_not_shorten_what_the_provider_says_afterwards(self) -> None:
+        pool = make()
+        lease = pool.acquire("m")
+        self.sleep(pool, 25 * 3600)
+        lease.rate_limited(40)
+        assert free_in(pool) == 40.0
+
+    def test_a_wall_clock_that_is_set_back_lengthens_nothing(self) -> None:
+        pool = make(limits=Limits(rpm=1))
+        pool.acquire("other").rate_limited(100)
+        pool.acquire("m").commit(1)
+        self.sleep(pool, -7200)
+        passes(pool, 39)
+        assert (pool.next_free("other"), pool.next_free("m")) == (61.0, 21.0)
+
+    def test_a_wall_clock_that_is_set_back_and_forward_again_shortens_nothing(self) -> None:
+        pool = make(limits=Limits(rpm=1))
+        pool.acquire("other").rate_limited(100)
+        pool.acquire("m").commit(1)
+        for seconds in (-7200, 7200):
+            self.sleep(pool, seconds)
+            assert (pool.next_free("other"), pool.next_free("m")) == (100.0, 60.0)
 
 
 class TestWaiting:
@@ -703,10 +861,18 @@ class TestSnapshot:
         pool = make()
         pool.acquire("m").dead("401")
         new = self.again(pool, later=1800)
-        assert free_in(new) == pytest.approx(1800, abs=1e-3)
+        assert free_in(new) == pytest.approx(spread(PROBATION) - 1800, abs=1e-3)
         passes(new, 1801)
         new.acquire("m", timeout=0).dead("401")
-        assert free_in(new) == pytest.approx(2 * PROBATION)
+        assert free_in(new) == pytest.approx(spread(2 * PROBATION))
+
+    def test_when_a_key_died_survives(self) -> None:
+        pool = make()
+        pool.acquire("m").dead("401")
+        died = pool._wall()
+        for each in (pool, self.again(pool, later=1800)):
+            accounts: Any = each.dump()["accounts"]
+            assert accounts[0]["keys"][0]["dead"]["since"] == died
 
     def test_a_zoned_day_survives_until_its_midnight(self) -> None:
         limits = Limits(rpd=1, day_zone="America/Los_Angeles")

@@ -79,6 +79,20 @@ def test_threads_are_served_in_the_order_of_their_arrival() -> None:
     assert served == [0, 1, 2, 3, 4]
 
 
+def test_a_nap_is_cut_short_now_and_then_to_look_at_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hfs_providers.core import waiting
+
+    monkeypatch.setattr(waiting, "_LONGEST_NAP", 0.01)
+    slept = 0.0
+    credentials = [Credential("p#1", Secret("sk-test-1-secret"))]
+    pool = KeyPool("p", credentials, wall=lambda: time.monotonic() + slept)
+    pool.acquire("m").rate_limited(3600)
+    threads = start(lambda: pool.acquire("m", timeout=7200).release())
+    until(lambda: bool(pool._desk.lines))
+    slept = 3600.0
+    join(threads)
+
+
 def test_a_thread_and_a_task_stand_in_one_line() -> None:
     pool = make()
     held = pool.acquire("m")

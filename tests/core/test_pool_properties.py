@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,7 @@ class Naive:
 
     limits: Limits | None
     keys: dict[str, NaiveKey]
+    spread: Callable[[str, float], float]
     ended: list[tuple[str, str, float, int]] = field(default_factory=list)
     open: list[Lease] = field(default_factory=list)
     cooling: dict[tuple[str, str | None], float] = field(default_factory=dict)
@@ -185,7 +186,7 @@ class Naive:
         elif key.dead is not None:
             base = max(base, key.probation)
         key.probation = min(CREDIT_PROBATION, base)
-        key.retry_at = max(earlier, now + key.probation)
+        key.retry_at = max(earlier, now + self.spread(key.id, key.probation))
         key.dead, key.probe = "dead", None
 
 
@@ -196,7 +197,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool = make(limits, self.clock, accounts or IDS)
         self.exact_turns = not accounts
         self.naive = Naive(
-            limits, {id_: NaiveKey(id_, accounts[n] if accounts else id_, n - 4) for n, id_ in enumerate(IDS)}
+            limits,
+            {id_: NaiveKey(id_, accounts[n] if accounts else id_, n - 4) for n, id_ in enumerate(IDS)},
+            lambda id_, seconds: self.pool._roster.keys[id_].spread(seconds),
         )
 
     @rule(model=models, estimate=tokens, exclude=excludes, pin=st.one_of(st.none(), st.sampled_from(IDS)))
@@ -218,10 +221,13 @@ class PoolMachine(RuleBasedStateMachine):
             if pin is None:
                 self._check_counts(error, model, estimate, exclude)
             return
-        assert lease.key_id in [key.id for key in ready]
-        assert lease.probe == (self.naive.keys[lease.key_id].dead is not None)
-        if self.exact_turns:
-            assert lease.key_id == min(ready, key=lambda key: key.used).id
+        live = [key for key in ready if key.dead is None]
+        assert lease.key_id in [key.id for key in live or ready]
+        assert lease.probe == (not live)
+        if lease.probe:
+            assert lease.key_id == min(ready, key=lambda key: key.retry_at).id
+        elif self.exact_turns:
+            assert lease.key_id == min(live, key=lambda key: key.used).id
         self.naive.take(lease)
 
     def _check_counts(self, error: PoolExhaustedError, model: str, estimate: int, exclude: set[str]) -> None:
@@ -402,7 +408,7 @@ class WaitingMachine(RuleBasedStateMachine):
                         unserved_plain.append(call)
                 elif call.task.exception() is None:
                     # Nobody who would have taken any key stands before one who got one.
-                    assert not unserved_plain
+                    assert not unserved_plain or call.task.result().probe
                     self.open.append(call.task.result())
                 else:
                     assert isinstance(call.task.exception(), PoolExhaustedError)
@@ -475,7 +481,7 @@ class WaitingMachine(RuleBasedStateMachine):
             if line:
                 for id_ in {*IDS[:2]} - line[0].exclude:
                     with pytest.raises(PoolExhaustedError):
-                        self.pool.acquire(model, line[0].estimate, 0, key_id=id_)
+                        self.pool.acquire(model, line[0].estimate, 0, key_id=id_, trial=False)
             assert all(call.deadline > self.clock.now for call in line)
 
     def teardown(self) -> None:
