@@ -39,7 +39,7 @@ class UnusableAnswerError(Exception):
 class Observed:
     """For SDKs whose answers are pydantic models with `choices`, `candidates` or (the Responses API) `output`."""
 
-    def _parse_provider_response(self, response: Any, *args: Any, **kwargs: Any) -> ModelResponse:
+    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
         try:
             # Read from the instance: for a field that a pydantic model lacks, getattr is slow.
             fields = response.__dict__
@@ -62,7 +62,7 @@ class Observed:
                 raise error
             if not fields.get("output"):
                 raise UnusableAnswerError("empty", "the answer has nothing in it")
-        parsed: ModelResponse = super()._parse_provider_response(response, *args, **kwargs)  # type: ignore[misc]
+        parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
         return parsed
 
     def _parse_provider_response_delta(self, response: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -102,10 +102,10 @@ class Asked:
 
     _hfs: Rotation
 
-    def _parse_provider_response(self, response: Any, *args: Any, **kwargs: Any) -> ModelResponse:
+    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
         if not self._hfs.wrapper.clients.usable(response):
             raise UnusableAnswerError("empty", "the answer has nothing in it")
-        parsed: ModelResponse = super()._parse_provider_response(response, *args, **kwargs)  # type: ignore[misc]
+        parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
         return parsed
 
     def _parse_provider_response_delta(self, response: Any = None, *args: Any, **kwargs: Any) -> Any:
