@@ -15,7 +15,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import agents, ask, check, demo, doctor, keys, models, new_plugin, output, status, usage
+from hfs_providers.cli import (
+    agents,
+    ask,
+    check,
+    demo,
+    doctor,
+    keys,
+    models,
+    new_plugin,
+    output,
+    status,
+    usage,
+    usage_send,
+)
 
 
 class _LightHelp:
@@ -167,6 +180,7 @@ class _KeysCommand(_Unquoted, _Command):
 _usage = typer.Typer(cls=_SubGroup, invoke_without_command=True)
 _usage.callback(help=usage.usage.__doc__)(usage.usage)
 _usage.command("prune", cls=_Command)(usage.prune)
+_usage.command("send", cls=_Command)(usage_send.send)
 app.add_typer(_usage, name="usage")
 
 _OF = "PROVIDER..."

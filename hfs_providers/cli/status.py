@@ -1,12 +1,12 @@
 """`status` and `plugins`: what is installed and what the environment says of it.
 
 JSON of `status`: `version`, `usable` (whether any provider is), `providers` (in fallback order: `name`, `configured`,
-`usable`, `initialized` (null without `--build`), `keys`, `free` (keys that could be used now for the default model,
-as far as the usage file knows), `dead`, `declared`, `expected`, `default_model`, `sdk` (distribution,
-or null where none is needed), `sdk_version` (null where it is missing), `install`, `problems`), `problems` (those of no
-provider), `env_file`, `config_file`, `usage` (`path`, `size` in bytes, `targets`: `name`, `behind` (rows), `oldest` of
-them (seconds since the epoch), `error`; `sharing`: `file`, `redis` or null; `processes` that are there),
-`tidb_persistence`. A problem is `message`, `remedy`, `level`, `provider`.
+`usable`, `initialized` (null without `--build`), `keys`, `free` (keys that could be used now for the default model, as
+far as the usage file knows), `dead`, `declared`, `expected`, `default_model`, `sdk` (distribution, or null where none
+is needed), `sdk_version` (null where it is missing), `install`, `problems`), `problems` (those of no provider),
+`env_file`, `config_file`, `usage` (`path`, `size` in bytes, `targets`: `name`, `product` (as TiDB or MariaDB), `behind`
+(rows), `oldest` of them (seconds since the epoch), `error`; `sharing`: `file`, `redis` or null; `processes` that are
+there), `tidb_persistence`. A problem is `message`, `remedy`, `level`, `provider`.
 
 JSON of `plugins`: `plugins` (`name`, `distribution`, `version`, `kind`, `contract`, `hooks`), `problems` (`plugin`,
 `distribution`, `message`, `remedy`), `notes` (problems that keep no plugin from working), `disabled` (names).
@@ -54,13 +54,13 @@ def status(
                 "env_file": _path(found.settings.env_file),
                 "config_file": _path(found.file.path),
                 "usage": _usage_record(usage),
-                "tidb_persistence": bool(usage.targets),
+                "tidb_persistence": any(target.product == "TiDB" for target in usage.targets),
             }
         )
     else:
         _print_status(providers, build)
         _print_usage(usage)
-        print(f"TiDB persistence: {'Yes' if usage.targets else 'No'}")
+        print(usage.summary)
         if problems:
             print("\nProblems")
             output.print_problems(problems)
@@ -73,7 +73,13 @@ def _usage_record(usage: Whereabouts) -> dict[str, Any]:
         "path": _path(usage.path),
         "size": usage.size,
         "targets": [
-            {"name": each.name, "behind": each.behind, "oldest": each.oldest, "error": each.error}
+            {
+                "name": each.name,
+                "product": each.product,
+                "behind": each.behind,
+                "oldest": each.oldest,
+                "error": each.error,
+            }
             for each in usage.targets
         ],
         "sharing": usage.sharing,

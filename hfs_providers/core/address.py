@@ -31,6 +31,13 @@ _BACKENDS = {"postgres": "postgresql", "tidb": "mysql", "mariadb": "mysql"}
 _BUILT_IN = ("mssql", "mysql", "oracle", "postgresql", "sqlite")
 _DRIVERS = {"mysql": "pymysql", "postgresql": "psycopg"}
 _EXTRAS = {"pymysql": ("PyMySQL", "mysql"), "psycopg": ("psycopg", "postgres")}
+_PRODUCTS = {
+    "mysql": "MySQL",
+    "mariadb": "MariaDB",
+    "postgres": "PostgreSQL",
+    "postgresql": "PostgreSQL",
+    "sqlite": "SQLite",
+}
 _HIDDEN = re.compile(r"(?i)passw(or)?d|secret|token")
 
 _MODES = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
@@ -63,6 +70,9 @@ class Address:
         self.name = f"{self.backend}://{user}{found['place']}"
         """Says where rows go; it holds neither password nor options."""
         self.host = found["host"].lower()
+        tidb = given == "tidb" or self.host.endswith(".tidbcloud.com") or f"{found['place']}/".find(":4000/") > 0
+        self.product = "TiDB" if tidb and self.backend == "mysql" else _PRODUCTS.get(given, given)
+        """What the URL says that it is."""
         scheme = f"{self.backend}+{self.driver}" if self.driver else self.backend
         self.url = Secret(f"{scheme}{url.strip()[url.strip().index('://') :]}")
         """With the driver, for SQLAlchemy."""

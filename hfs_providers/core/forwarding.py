@@ -313,6 +313,9 @@ class Forwarder:
             with self._local.use() as local:
                 if self._store.source == source:
                     local.execute(_SENT, (self.name, last, self._wall(), len(refused), refusal))
+                    if self._remote.product is not None:
+                        # Known from then on without asking the server.
+                        local.execute(_IS, (f"product {self.name}", self._remote.product))
         finally:
             with self._turn:
                 if self._source == source:
@@ -357,6 +360,10 @@ _SENT = """
     INSERT INTO targets (name, forwarded, at, error, refused, refusal) VALUES (?, ?, ?, NULL, ?, ?)
     ON CONFLICT (name) DO UPDATE SET forwarded = max(forwarded, excluded.forwarded), at = excluded.at,
     error = NULL, refused = refused + excluded.refused, refusal = coalesce(excluded.refusal, refusal)
+"""
+_IS = """
+    INSERT INTO meta (name, value) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value <> excluded.value
 """
 _FAILED = """
     INSERT INTO targets (name, forwarded, at, error) VALUES (?, 0, ?, ?)

@@ -293,7 +293,7 @@ class ProviderManager:
             configured = "Yes" if entry["configured"] else "No"
             initialized = "Yes" if entry["initialized"] else "No"
             lines.append(f"  {name}: configured={configured}, initialized={initialized}, keys={entry['keys']}")
-        lines.append(f"  TiDB persistence: {'Yes' if self.persistence.forwards else 'No'}")
+        lines.append(f"  {self.persistence.summary}")
         return "\n".join(lines)
 
     def observe(self, callback: Callable[[Event], object]) -> Callable[[], None]:

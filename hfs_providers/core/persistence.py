@@ -1,18 +1,21 @@
 """Where usage and key state go, put together from the environment: the file, the databases behind it, who shares it.
 
 `HFS_USAGE_DB` is a path, the URL of a database (rows go there by way of the file at the default path) or `off`.
-`TIDB_DB_URL` is another such database. `HFS_REDIS_URL` is where several hosts share key state; processes of one host
-share it through the file. What cannot be used is a problem, and the rest goes on without it.
+`HFS_FORWARD_DB` (or by its older name `TIDB_DB_URL`) is another such database. `HFS_REDIS_URL` is where several hosts
+share key state; processes of one host share it through the file. What cannot be used is a problem, and the rest goes on
+without it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from hfs_providers.core.usage import UsageLog
 
 USAGE = "HFS_USAGE_DB"
+FORWARD = "HFS_FORWARD_DB"
 TIDB = "TIDB_DB_URL"
 REDIS = "HFS_REDIS_URL"
 
@@ -60,8 +64,13 @@ class Places:
         """Read them from an environment."""
         said = env.get(USAGE, "").strip()
         targets, problems = {}, []
-        for name in (USAGE, TIDB):
-            url = env.get(name, "").strip()
+        urls = {name: env.get(name, "").strip() for name in (USAGE, FORWARD, TIDB)}
+        if urls[FORWARD] and urls[TIDB]:
+            if urls[FORWARD] != urls[TIDB]:
+                message = f"{FORWARD} and {TIDB} name different databases: {TIDB} is not used"
+                problems.append(Problem(message, f"Remove {TIDB}"))
+            del urls[TIDB]
+        for name, url in urls.items():
             if "://" in url:
                 targets[name] = url
             elif url and name != USAGE:
@@ -113,12 +122,21 @@ class Target:
         behind: rows that it does not have yet, or None where that cannot be read.
         oldest: wall-clock time of the oldest of them.
         error: why the last try to send them failed, and how many it refuses for good.
+        product: as `TiDB` or `MariaDB`: what it said itself when it was last connected to, else what its URL says.
     """
 
     name: str
     behind: int | None = None
     oldest: float | None = None
     error: str | None = None
+    product: str = ""
+
+
+def persistence_line(targets: Sequence[Target]) -> str:
+    """Whether usage goes to TiDB, and to which databases else."""
+    others = [f"{each.product}: {each.name}" for each in targets if each.product != "TiDB"]
+    tidb = "Yes" if len(others) < len(targets) else "No"
+    return f"TiDB persistence: {tidb}" + (f" ({', '.join(others)})" if others else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +159,11 @@ class Whereabouts:
     processes: int
     problems: tuple[Problem, ...]
 
+    @property
+    def summary(self) -> str:
+        """Whether usage goes to TiDB, and to which databases else."""
+        return persistence_line(self.targets)
+
 
 def whereabouts(env: Mapping[str, str]) -> Whereabouts:
     """Where an environment says that usage goes, and what is there. Nothing is made; a corrupt file is put aside."""
@@ -161,7 +184,7 @@ def whereabouts(env: Mapping[str, str]) -> Whereabouts:
     targets = []
     for variable, url in places.targets.items() if places.path is not None else ():
         try:
-            targets.append(_target(store, url))
+            targets.append(_target(store, variable, url))
         except (HfsProvidersError, ImportError) as error:
             problems.append(Problem(f"{variable}: {error}", getattr(error, "remedy", None)))
     if places.path is None and places.targets:
@@ -171,9 +194,6 @@ def whereabouts(env: Mapping[str, str]) -> Whereabouts:
 
 
 def _running(store: Store) -> int:
-    import sqlite3
-    from contextlib import closing
-
     from hfs_providers.core import processes
 
     try:
@@ -184,20 +204,32 @@ def _running(store: Store) -> int:
     return sum(processes.alive(processes.Process(*row[:3]), row[3], time.time()) for row in rows)
 
 
-def _target(store: Store | None, url: str) -> Target:
-    import sqlite3
-
+def _named(store: Store | None, variable: str, url: str) -> Target:
+    """A database by its name, and what it is."""
     from hfs_providers.core.address import Address
+
+    address = Address(url)
+    # Whoever names a server of MySQL's protocol so means TiDB.
+    product = "TiDB" if variable == TIDB and address.product == "MySQL" else address.product
+    if store is not None:
+        query = "SELECT value FROM meta WHERE name = ?"
+        with suppress(OSError, sqlite3.Error), closing(store.connect()) as connection:
+            row = connection.execute(query, (f"product {address.name}",)).fetchone()
+            product = str(row[0]) if row is not None else product
+    return Target(address.name, 0, product=product)
+
+
+def _target(store: Store | None, variable: str, url: str) -> Target:
     from hfs_providers.core.forwarding import behind
 
-    name = Address(url).name
+    target = _named(store, variable, url)
     if store is None:
-        return Target(name, 0)
+        return target
     try:
-        found = next(each for each in behind(store, name) if each.name == name)
+        found = next(each for each in behind(store, target.name) if each.name == target.name)
     except (OSError, sqlite3.Error) as error:
-        return Target(name, error=str(error))
-    return Target(name, found.rows, found.oldest, found.trouble)
+        return replace(target, behind=None, error=str(error))
+    return replace(target, behind=found.rows, oldest=found.oldest, error=found.trouble)
 
 
 def _nothing_to_forward(places: Places) -> Problem:
@@ -235,13 +267,18 @@ class Persistence:
 
             # What cannot be used now may be later: the log tries it again and again.
             self.store = Store(self.places.path, at_once=False)
+        # With the variable that names its database.
+        self._forwarding: list[tuple[str, Forwarder]] = []
         self.forwarders: list[Forwarder] = []
         if self.store is not None:
             from hfs_providers.core.retention import Pruner, Retention
             from hfs_providers.core.usage import UsageLog
 
             self.log = UsageLog(self.store, on_commit=self._committed)
-            self.forwarders = [each for name in self.places.targets if (each := self._forwarder(self.store, name))]
+            self._forwarding = [
+                (name, each) for name in self.places.targets if (each := self._forwarder(self.store, name))
+            ]
+            self.forwarders = [forwarder for _, forwarder in self._forwarding]
             keep, problems = Retention.of(env)
             self._failed += problems
             self._pruner = Pruner(self.store, keep, [each.name for each in self.forwarders], wall)
@@ -261,9 +298,11 @@ class Persistence:
         return [*self._failed, *now]
 
     @property
-    def forwards(self) -> bool:
-        """Whether rows go to a database besides the file."""
-        return bool(self.forwarders)
+    def summary(self) -> str:
+        """Whether usage goes to TiDB, and to which databases else."""
+        store = self.store if self.store is not None and self.store.unusable is None else None
+        names = [name for name, _ in self._forwarding]
+        return persistence_line([_named(store, name, self.places.targets[name]) for name in names])
 
     def start(self, wrappers: Mapping[str, Wrapper]) -> None:
         """Give providers that were built what is known of their keys, and begin to share it.

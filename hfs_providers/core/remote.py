@@ -99,6 +99,8 @@ class Remote:
         self.address = address
         self._engine: Engine | None = None
         self._raw: Any = None
+        self.product: str | None = None
+        """What the server says that it is, where it speaks MySQL's protocol and was connected to."""
 
     @property
     def connected(self) -> bool:
@@ -206,6 +208,10 @@ class Remote:
         try:
             with self._bounded(), engine.connect() as connection:
                 self._make_table(connection)
+                if connection.dialect.name in ("mysql", "mariadb"):
+                    version = str(connection.exec_driver_sql("SELECT VERSION()").scalar()).lower()
+                    names = (name for name in ("TiDB", "MariaDB") if name.lower() in version)
+                    self.product = next(names, "MySQL")
         except BaseException:
             engine.dispose()
             raise

@@ -20,7 +20,7 @@ from hfs_providers.core.contract import Credential, Level, Limits, Problem
 from hfs_providers.core.secret import Secret
 
 ENV_FILE = "HFS_ENV_FILE"
-_DATABASES = ("HFS_USAGE_DB", "TIDB_DB_URL")
+_DATABASES = ("HFS_USAGE_DB", "HFS_FORWARD_DB", "TIDB_DB_URL")
 # Three slashes: a relative path, unless it is a drive's or `:memory:`.
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/|file:)(.+)", re.IGNORECASE | re.DOTALL)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

@@ -22,6 +22,7 @@ from hfs_providers.core.settings import Settings, env_name
 
 if TYPE_CHECKING:
     from hfs_providers.core.persistence import Whereabouts
+    from hfs_providers.core.sending import Sent
 
 ORDER = "HFS_PROVIDER_ORDER"
 DISABLED = "HFS_DISABLED_PLUGINS"
@@ -81,6 +82,19 @@ class Survey:
         from hfs_providers.core.persistence import whereabouts
 
         return whereabouts(self.settings.env)
+
+    def send_usage(self, timeout: float = 60.0) -> list[Sent]:
+        """Send the rows that no process has sent yet to the databases that usage is forwarded to.
+
+        Args:
+            timeout: seconds, for each database.
+
+        Raises:
+            StoreError: the local file cannot be used.
+        """
+        from hfs_providers.core.sending import send
+
+        return send(self.settings.env, timeout)
 
     def keys(self) -> Mapping[str, tuple[KeyStatus, ...]]:
         """By configured provider, the state of each key for its default model, as the usage file says."""

@@ -334,3 +334,19 @@ def test_a_timeline_does_not_count_the_days_since_the_romans(database: Path) -> 
 def test_a_timeline_does_not_count_the_days_of_the_future(database: Path) -> None:
     line = UsageReport(Store(database)).timeline("provider", until=NOW + 700_000 * DAY)
     assert len(line.starts) < 10
+
+
+class TestSend:
+    def test_sends_what_a_database_has_not_got(self, cli: Cli, env: dict[str, str], tmp_path: Path) -> None:
+        env = {**env, "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/all.db"}
+        done = cli("usage", "send", env=env)
+        assert (done.returncode, done.stdout) == (0, f"61 rows sent to sqlite:///{tmp_path}/all.db\n"), done.stderr
+        with closing(sqlite3.connect(tmp_path / "all.db")) as connection:
+            assert connection.execute("SELECT count(*) FROM hfs_usage").fetchone() == (61,)
+
+    def test_says_why_it_cannot(self, cli: Cli, env: dict[str, str], tmp_path: Path) -> None:
+        assert "Set HFS_FORWARD_DB" in cli("usage", "send", env=env).stderr
+        env = {**env, "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/no/such/all.db"}
+        done = cli("usage", "send", "--json", env=env)
+        assert (done.returncode, json.loads(done.stdout)["targets"][0]["left"]) == (1, 61)
+        assert "does not reach" in done.stderr

@@ -18,8 +18,9 @@ import platformdirs
 import pytest
 from agno.models.message import Message
 
-from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint
+from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint, survey
 from hfs_providers.core.persistence import Places, whereabouts
+from hfs_providers.core.sending import Sent
 from hfs_providers.core.settings import Settings
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
 from tests.core.redis_server import eventually
@@ -62,7 +63,24 @@ class TestPlaces:
         assert list(places.targets) == ["HFS_USAGE_DB", "TIDB_DB_URL"]
         assert "hunter2" not in repr(places)
 
-    @pytest.mark.parametrize("variable", ["TIDB_DB_URL"])
+    @pytest.mark.parametrize("variable", ["TIDB_DB_URL", "HFS_FORWARD_DB"])
+    def test_a_database_has_two_names(self, variable: str) -> None:
+        assert dict(Places.of({variable: "mysql://a/b"}).targets) == {variable: "mysql://a/b"}
+
+    def test_both_may_name_the_same(self) -> None:
+        places = Places.of({"TIDB_DB_URL": "mysql://a/b", "HFS_FORWARD_DB": "mysql://a/b"})
+        assert (list(places.targets), places.problems) == (["HFS_FORWARD_DB"], ())
+
+    def test_two_different_ones_are_a_problem(self) -> None:
+        places = Places.of({"TIDB_DB_URL": "mysql://u:hunter2@a/b", "HFS_FORWARD_DB": "mysql://u:hunter2@c/d"})
+        assert list(places.targets) == ["HFS_FORWARD_DB"]
+        [problem] = places.problems
+        assert (problem.message, problem.remedy) == (
+            "HFS_FORWARD_DB and TIDB_DB_URL name different databases: TIDB_DB_URL is not used",
+            "Remove TIDB_DB_URL",
+        )
+
+    @pytest.mark.parametrize("variable", ["TIDB_DB_URL", "HFS_FORWARD_DB"])
     def test_a_database_without_a_scheme_is_a_problem_and_not_shown(self, variable: str) -> None:
         env = {variable: "me.root:hunter2@gateway01.eu-central-1.prod.aws.tidbcloud.com:4000/test"}
         with ProviderManager({**env, "HFS_USAGE_DB": "off"}, plugins=[]) as manager:
@@ -90,7 +108,7 @@ class TestRelativePaths:
         assert ask(tmp_path / "mine" / "usage.db", "SELECT count(*) FROM usage") == [(1,)]
         assert not list((tmp_path / "elsewhere").iterdir())
 
-    @pytest.mark.parametrize("variable", ["TIDB_DB_URL", "HFS_USAGE_DB"])
+    @pytest.mark.parametrize("variable", ["TIDB_DB_URL", "HFS_FORWARD_DB", "HFS_USAGE_DB"])
     def test_so_does_a_database_of_sqlite(self, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "elsewhere").mkdir()
         with ProviderManager({variable: "sqlite:///all.db"}, plugins=[]) as manager:
@@ -316,6 +334,25 @@ class TestForwarding:
             [forwarder] = forwarders
             assert forwarder.woken.is_set()
 
+    @pytest.mark.parametrize(
+        ("variable", "url", "said"),
+        [
+            ("TIDB_DB_URL", "mysql://db.example/usage", "Yes"),
+            ("HFS_FORWARD_DB", "mysql://me@gateway01.eu-central-1.prod.aws.tidbcloud.com:4000/test", "Yes"),
+            ("HFS_FORWARD_DB", "tidb://db.example/usage", "Yes"),
+            ("HFS_FORWARD_DB", "mysql://db.example/usage", "No (MySQL: mysql://db.example/usage)"),
+            ("TIDB_DB_URL", "mariadb://u:hunter2@db.example/usage", "No (MariaDB: mysql://u@db.example/usage)"),
+            ("TIDB_DB_URL", "postgresql://db.example/usage", "No (PostgreSQL: postgresql://db.example/usage)"),
+        ],
+    )
+    def test_it_is_called_by_its_name(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, url: str, said: str
+    ) -> None:
+        monkeypatch.setattr("hfs_providers.core.forwarding.Forwarder.wake", lambda self: None)
+        with ProviderManager({"HFS_USAGE_DB": str(path), variable: url}, plugins=[]) as manager:
+            assert manager.get_status_summary().splitlines()[-1] == f"  TiDB persistence: {said}"
+            assert manager.survey.usage().summary == f"TiDB persistence: {said}"
+
     def test_it_is_told_of_rows(self, forwarders: list[FakeForwarder], path: Path) -> None:
         env = {"HFS_USAGE_DB": str(path), "TIDB_DB_URL": "mysql://db.example/usage"}
         with ProviderManager(env, plugins=[]) as manager:
@@ -337,6 +374,26 @@ class TestForwarding:
             ProviderManager(env, plugins=[]).shutdown()
         assert [forwarder.closed for forwarder in forwarders] == [1, 1]
         assert "did not close cleanly: the line is cut" in caplog.text
+
+
+def test_rows_that_were_not_sent_can_be_sent(path: Path, tmp_path: Path) -> None:
+    with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
+        manager.record(ROW)
+        manager.record(ROW)
+    found = survey({"HFS_USAGE_DB": str(path), "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/all.db"}, plugins=[])
+    name = f"sqlite:///{tmp_path}/all.db"
+    assert found.send_usage() == [Sent(name, 2, 0)]
+    assert ask(tmp_path / "all.db", "SELECT count(*) FROM hfs_usage") == [(2,)]
+    assert found.send_usage() == [Sent(name, 0, 0)]
+
+
+def test_why_they_cannot_be_sent_is_said(path: Path, tmp_path: Path) -> None:
+    with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
+        manager.record(ROW)
+    env = {"HFS_USAGE_DB": str(path), "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/no/such/directory.db"}
+    [sent] = survey(env, plugins=[]).send_usage(5.0)
+    assert (sent.rows, sent.left) == (0, 1)
+    assert "usage does not reach sqlite:" in str(sent.error)
 
 
 def test_two_managers_of_one_process_share_what_a_key_may_do(fake_provider: Make, path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hfs_providers import UsageRow
 from hfs_providers.core import remote
 from hfs_providers.core.forwarding import Forwarder, Pace, behind
+from hfs_providers.core.persistence import whereabouts
 from hfs_providers.core.store import Store
 from hfs_providers.core.usage import UsageLog, write_rows
 from tests.services.databases import DEADLINE, MariaDb, Postgres, Proxy, Server, proxy_to
@@ -132,6 +133,16 @@ class TestRows:
         assert found[:-1] == (*(store.source, 1, "groq", row.model, "groq#1", "0a1b2c3d", 2**40, 2, 3, 7, 1.5, "ok"),)
         # MySQL's hold the time in UTC without saying so.
         assert found[-1].replace(tzinfo=None).isoformat() == "2025-10-09T08:53:20.123456"
+
+    def test_let_the_database_say_what_it_is(self, server: Server, database: str, store: Store) -> None:
+        write(store, 1, 1)
+        url = server.url(database)
+        env = {"HFS_USAGE_DB": str(store.path), "TIDB_DB_URL": url}
+        forwarder = Forwarder(store, url, pace=QUICK)
+        assert forwarder.flush(DEADLINE)
+        forwarder.close()
+        product = "MariaDB" if isinstance(server, MariaDb) else "PostgreSQL"
+        assert whereabouts(env).summary == f"TiDB persistence: No ({product}: {forwarder.name})"
 
     def test_of_models_that_differ_by_case_are_told_apart(self, server: Server, database: str, store: Store) -> None:
         with contextlib.closing(store.connect()) as connection:

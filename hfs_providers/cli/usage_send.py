@@ -1,0 +1,37 @@
+"""`usage send`: the rows that no process has sent yet go to the databases that usage is forwarded to.
+
+JSON: `targets` (`name`, `sent` (rows), `left` (rows that it has not got, or null where that is not known), `error`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hfs_providers.cli import output
+
+
+def send(
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for each database at most.", min=0.1)] = 60.0,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Send the rows of the local file that a database has not got yet. Exit code 1 if any are left."""
+    from hfs_providers import survey
+
+    found = survey()
+    if not found.usage().targets:
+        output.fail("there is no database to send usage to", "Set HFS_FORWARD_DB to its URL (docs/databases.md)")
+    sent = found.send_usage(timeout)
+    if as_json:
+        records = [{"name": each.name, "sent": each.rows, "left": each.left, "error": each.error} for each in sent]
+        output.print_json({"targets": records})
+    else:
+        for each in sent:
+            left = f"; {each.left:,} left" if each.left else ""
+            print(f"{each.rows:,} rows sent to {each.name}{left}")
+        if not sent:
+            print("No usage has been kept yet: there is nothing to send.")
+    late = [each for each in sent if each.error or each.left]
+    if late:
+        output.fail(late[0].error or f"{late[0].name} has not got all rows", "See: hfs-providers status")
