@@ -46,7 +46,8 @@ class View:
 
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for column in ("agent", "pid", "state", "", "done", "failed", "errors"):
-            table.add_column(column, overflow="fold")
+            # Only what an agent does is long; the rest stays in one piece.
+            table.add_column(column, overflow="fold", no_wrap=column != "")
         for name, event in sorted(self._agents.items()):
             state = "-" if event.state is None else event.state.state
             done, failed = self._done[name]

@@ -22,6 +22,7 @@ import typer
 from hfs_providers.cli import output
 from hfs_providers.cli.models import known
 from hfs_providers.cli.status import first_step
+from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
     from hfs_providers import KeyProbe, ProviderManager, Wrapper
@@ -180,9 +181,11 @@ def _print_check(records: Sequence[Mapping[str, Any]], seconds: float) -> None:
             latency = None if key["latency"] is None else f"{key['latency'] * 1000:.0f}"
             until = output.local_time(key["until"])
             rows.append([key["id"], key["fingerprint"], said, until, latency, key["reason"] or record["error"]])
-    output.print_table(None, ["key", "fingerprint", "outcome", "again", ">ms", "reason"], rows)
-    columns = ["provider", ">keys", *(f">{name}" for name in _OUTCOMES), ">untried", "tried with"]
-    totals = [[record["name"], *record["totals"].values(), record["proof"]] for record in records]
+    reason = Column("reason", give=1, how="below")
+    output.print_table(None, ["key", Column("fingerprint", give=2), "outcome", "free at", ">ms", reason], rows)
+    counts = [f">{name}" for name in ("keys", *_OUTCOMES, "untried")]
+    columns: list[Column | str] = ["provider", *counts, Column("tried with", give=1, how="wrap")]
+    totals = [[record["name"], *record["totals"].values(), record["proof"].removeprefix("the ")] for record in records]
     if len(records) > 1:
         together = _totals(key for record in records for key in record["keys"])
         totals.append(["all", *together.values(), f"in {seconds:.1f} s"])
@@ -204,5 +207,6 @@ def _print_costs(costs: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         output.print_json({"providers": list(costs), "requests": requests, "tokens": tokens})
         return
     rows = [[cost[name] for name in ("name", "keys", "requests", "tokens", "proof", "error")] for cost in costs]
-    output.print_table(None, ["provider", ">keys", ">requests", ">tokens, about", "tried with", "error"], rows)
+    about = [Column("tried with", give=2, how="wrap"), Column("error", give=1, how="below")]
+    output.print_table(None, ["provider", ">keys", ">requests", ">tokens, about", *about], rows)
     print(f"\nAt most {requests} requests and about {tokens} tokens. Nothing was sent.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.cli import output
 from hfs_providers.cli.demo_runs import Runs
 from hfs_providers.cli.demo_stage import Stage
+from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
     from hfs_providers import ProviderManager, UsageRow
@@ -77,7 +78,17 @@ def show(report: Mapping[str, Any]) -> None:
     print()
     output.print_table(
         "Keys",
-        ["key", "simulated as", ">requests", ">ok", ">rotations away", "state", "why", ">tokens", ">mean ms"],
+        [
+            "key",
+            Column("simulated as", give=2, how="wrap"),
+            ">requests",
+            ">ok",
+            Column("rotations", right=True, give=3),
+            "state",
+            Column("why", give=1, how="below"),
+            ">tokens",
+            ">mean ms",
+        ],
         [
             [
                 key["key"],
@@ -96,7 +107,13 @@ def show(report: Mapping[str, Any]) -> None:
     print()
     output.print_table(
         "Who served which agent",
-        ["agent", ">runs", ">answered", "model", "keys (calls)"],
+        [
+            "agent",
+            ">runs",
+            ">answered",
+            Column("model", give=2, how="below"),
+            Column("keys (calls)", give=1, how="wrap"),
+        ],
         [row for agent in report["agents"] for row in _agent_rows(agent)],
     )
     print(f"\n{report['answered']} of {report['runs']} runs were answered, in {report['seconds']:.1f} s.")

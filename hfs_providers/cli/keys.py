@@ -21,6 +21,7 @@ import typer
 from hfs_providers.cli import output
 from hfs_providers.cli.models import known
 from hfs_providers.cli.status import first_step
+from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
     from hfs_providers import Credential, KeyStatus, ProviderManager
@@ -250,7 +251,15 @@ def _print_keys(records: Sequence[Mapping[str, Any]]) -> None:
                 again = output.local_time(model["until"])
                 rows.append([*first, state, again, model["model"], _in_words(model["windows"]), model["reason"]])
     if rows:
-        columns = ["key", "fingerprint", "state", "again", "model", "used of limit", "reason"]
+        columns: list[Column | str] = [
+            "key",
+            Column("fingerprint", give=2),
+            "state",
+            "free at",
+            Column("model", give=4, how="below"),
+            Column("used of limit", give=3, how="below"),
+            Column("reason", give=1, how="below"),
+        ]
         output.print_table(None, columns, rows)
     for record in records:
         if record["error"]:

@@ -15,6 +15,7 @@ import typer
 
 from hfs_providers.cli import output
 from hfs_providers.cli.status import plugin_problems, variable_part
+from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
     from hfs_providers import ProviderManager, Survey
@@ -107,7 +108,12 @@ def _ask_live(manager: ProviderManager, name: str) -> tuple[list[str] | None, st
 
 
 def _print_models(records: Sequence[dict[str, Any]], live: bool) -> None:
-    columns = ["provider", "model", "used by default", "retires"]
+    columns: list[Column | str] = [
+        "provider",
+        "model",
+        Column("used by default", give=2, how="wrap"),
+        Column("retires", give=1, how="wrap"),
+    ]
     rows = []
     for record in records:
         for index, model in enumerate(record["models"]):

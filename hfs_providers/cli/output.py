@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from hfs_providers.cli.table import Column
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -29,6 +31,7 @@ _AGNO_LOGGERS = ("agno", "agno-team", "agno-workflow")
 _STYLES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
 # A pipe has no width, and rich would cut to 80 columns.
 _PIPE_WIDTH = 140
+_NO_WIDTH = 1_000_000
 
 
 def set_up_streams() -> None:
@@ -126,36 +129,40 @@ def explain(error: Exception) -> int:
     return 2 if isinstance(error, UnknownProviderError) else 1
 
 
+def has_width(stderr: bool = False) -> bool:
+    """Whether lines have an end: on a terminal, or where `COLUMNS` says so."""
+    return (sys.stderr if stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
+
+
 def console(stderr: bool = False) -> Console:
     """A rich console on which brackets and colons are only characters: `hfs-providers[groq]` is no markup."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    width = None if has_width(stderr) else _PIPE_WIDTH
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
-def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(title: str | None, columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table.
 
     Args:
         title: a line above it.
-        columns: the headings; one that begins with `>` is aligned to the right.
+        columns: what it has; a heading that begins with `>` is aligned to the right.
         rows: the cells; see `cell`.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
-    )
-    for column in columns:
-        table.add_column(
-            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(cell(value) for value in row))
-    console().print(table)
+    from hfs_providers.cli import table
+
+    out = console()
+    cells = [[cell(value) for value in row] for row in rows]
+    if title is not None:
+        out.print(Text(title, style="bold"), soft_wrap=True)
+    # What goes into a pipe is searched and cut by other programs: there every row is one line.
+    width = out.width if has_width() else _NO_WIDTH
+    for line in table.lines([Column.of(each) for each in columns], cells, width, "─" if draws("─") else "-"):
+        out.print(line, soft_wrap=True)
 
 
 def cell(value: object) -> Text:
@@ -172,12 +179,14 @@ def cell(value: object) -> Text:
 
 
 def local_time(moment: str | datetime | None) -> str | None:
-    """A moment as people read it here: the time, and the day where that is not today."""
+    """A moment as people read it here: the time, the day where that is not today, the year where it is another."""
     if moment is None:
         return None
     moment = (datetime.fromisoformat(moment) if isinstance(moment, str) else moment).astimezone()
     today = datetime.now().astimezone().date()
-    return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
+    if moment.year != today.year:
+        return moment.strftime("%Y-%m-%d %H:%M")
+    return moment.strftime("%H:%M:%S" if moment.date() == today else f"%b {moment.day} %H:%M")
 
 
 def styled(text: str, style: str) -> Text:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hfs_providers.cli import output
+from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
     from hfs_providers import KeyStatus, Problem, ProviderManager, Survey, Whereabouts
@@ -166,7 +167,15 @@ def _provider_record(
 
 
 def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
-    columns = ["provider", "configured", "usable", ">keys", ">free now", "default model", "SDK"]
+    columns: list[Column | str] = [
+        "provider",
+        Column("configured", give=2),
+        "usable",
+        ">keys",
+        ">free now",
+        Column("default model", give=3, how="below"),
+        Column("SDK", give=1),
+    ]
     if build:
         columns.insert(2, "initialized")
     rows = []
@@ -209,7 +218,7 @@ def plugins(as_json: output.JsonOption = False) -> None:
     else:
         output.print_table(
             None,
-            ["plugin", "distribution", "version", "kind", "hooks"],
+            ["plugin", "distribution", "version", "kind", Column("hooks", give=1, how="wrap")],
             [
                 [entry["name"], entry["distribution"], entry["version"], entry["kind"], ", ".join(entry["hooks"])]
                 for entry in listed

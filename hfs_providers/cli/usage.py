@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from hfs_providers.cli import output, spans
+from hfs_providers.cli.table import Column
 from hfs_providers.cli.usage_chart import SIGNS, bar, columns, plain
 
 if TYPE_CHECKING:
@@ -165,9 +166,20 @@ def _print_usage(found: UsageTotals, line: UsageTimeline | None) -> None:
     cells = [[*map(_readable, found.by, row.group), *_cells(row), draw(bar(row.requests, most, _BAR))] for row in rows]
     if len(rows) > 1:
         cells.append(["all", *[" "] * (len(found.by) - 1), *_cells(found.total), " "])
-    headings = ["requests", "failed", "tokens in", "out", "all", "mean s"]
+    # Model ids are the longest; one that comes first names its row.
+    first = found.by[0]
+    divided = [Column(name, give=5 if name == "model" != first else 0, how="below") for name in found.by]
+    headings: list[Column | str] = [
+        ">requests",
+        ">failed",
+        Column("tokens in", right=True, give=2),
+        Column("tokens out", right=True, give=3),
+        ">tokens",
+        Column("mean ms", right=True, give=4),
+        Column("", give=1),
+    ]
     print(f"Usage {_when(found)}\n")
-    output.print_table(None, [*found.by, *(f">{name}" for name in headings), "requests"], cells)
+    output.print_table(None, [*divided, *headings], cells)
     if more > 0:
         output.note(f"{more:,} more rows are not shown here; --csv and --json have them all.")
     values = [sum(each) for each in zip(*line.lines.values(), strict=True)]
@@ -183,7 +195,7 @@ def _readable(name: str, value: str) -> str:
 
 def _cells(row: UsageTotal) -> list[object]:
     counts = (row.requests, row.requests - row.ok, row.tokens_in, row.tokens_out, row.tokens)
-    return [*(f"{count:,}" for count in counts), f"{row.latency:.2f}"]
+    return [*(f"{count:,}" for count in counts), f"{row.latency * 1000:,.0f}"]
 
 
 def _check_plot(path: Path) -> None:

@@ -47,10 +47,10 @@ class TestTables:
     def test_are_by_provider_and_model(self, cli: Cli, env: dict[str, str]) -> None:
         done = cli("usage", env=env)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"provider +model +requests +failed +tokens in +out +all +mean s", done.stdout)
-        assert re.search(r"groq +m +48 +0 +1,440 +3,360 +4,800 +0.50 +█{16}\n", done.stdout)
-        assert re.search(r"gemini +flash +12 +12 +0 +0 +0 +0.50 +█{4} *\n", done.stdout)
-        assert re.search(r"all +61 +12 +3,540 +8,260 +11,800 +0.53", done.stdout)
+        assert re.search(r"provider +model +requests +failed +tokens in +tokens out +tokens +mean ms", done.stdout)
+        assert re.search(r"groq +m +48 +0 +1,440 +3,360 +4,800 +500 +█{16}\n", done.stdout)
+        assert re.search(r"gemini +flash +12 +12 +0 +0 +0 +500 +█{4} *\n", done.stdout)
+        assert re.search(r"all +61 +12 +3,540 +8,260 +11,800 +533", done.stdout)
 
     @pytest.mark.parametrize(
         ("by", "names"),
