@@ -22,11 +22,16 @@ AtOnceOption = Annotated[
     int | None,
     typer.Option(
         "--max-concurrent-agents",
+        metavar="N",
         min=1,
         help="Items at work at once; HFS_MAX_CONCURRENT_AGENTS, or 4, otherwise.",
         show_default=False,
     ),
 ]
+
+# In the help rather than as a metavar, which would be broken within the names.
+_ROLES = ", ".join(RoleName)
+
 
 app = typer.Typer(
     help="Agents under supervision: run work, watch it, or be a supervisor's worker.", no_args_is_help=True
@@ -36,16 +41,21 @@ app = typer.Typer(
 @app.command()
 def run(
     source: Annotated[str, typer.Argument(help="A file of work items, one JSON object a line; - reads stdin.")] = "-",
-    role: Annotated[RoleName, typer.Option("--role", "-r", help="Whose work it is.")] = RoleName.executor,
+    role: Annotated[
+        RoleName, typer.Option("--role", "-r", metavar="ROLE", help=f"Whose work it is: {_ROLES}.")
+    ] = RoleName.executor,
     pipeline: Annotated[
         bool, typer.Option("--pipeline", help="Instead: each item is planned, carried out and reviewed.")
     ] = False,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=4, help="Processes of each role.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", metavar="N", min=1, max=4, help="Processes of each role.")
+    ] = 1,
     at_once: AtOnceOption = None,
     min_confidence: Annotated[
         float | None,
         typer.Option(
             "--min-confidence",
+            metavar="N",
             min=0,
             max=1,
             help="With --pipeline: the reviewer's confidence under which it is asked again; 0.5 otherwise.",
@@ -86,7 +96,7 @@ def watch(events: Annotated[Path, typer.Argument(help="The file that `run --even
 
 @app.command()
 def worker(
-    role: Annotated[RoleName, typer.Option("--role", "-r", help="What its agents are for.")],
+    role: Annotated[RoleName, typer.Option("--role", "-r", metavar="ROLE", help=f"What its agents are for: {_ROLES}.")],
     heartbeat: Annotated[float, typer.Option("--heartbeat", min=0.01, help="Seconds between heartbeats.")] = 30.0,
 ) -> None:
     """Work for a supervisor: JSON-RPC 2.0 on stdin and stdout, one object a line. See docs/agents.md."""

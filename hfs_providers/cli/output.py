@@ -32,6 +32,8 @@ _STYLES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "red"}
 # A pipe has no width, and rich would cut to 80 columns.
 _PIPE_WIDTH = 140
 _NO_WIDTH = 1_000_000
+# Characters that a finding's level takes, and the blanks after it.
+_LEVEL = 9
 
 
 def set_up_streams() -> None:
@@ -209,11 +211,17 @@ def print_findings(findings: Iterable[tuple[str, str, str | None]]) -> None:
     """
     from rich.text import Text
 
+    from hfs_providers.cli import table
+
     out = console()
     for level, message, remedy in findings:
-        # Not wrapped, so that a command can be copied whole.
-        out.print(Text.assemble((f"{level:>7}", _STYLES[level]), f"  {message}"), soft_wrap=True)
+        words = Text(message)
+        parts = table.broken(words, max(1, out.width - _LEVEL)) if has_width() else [words]
+        for place, part in enumerate(parts):
+            said = Text(f"{level if place == 0 else '':>{_LEVEL - 2}}  ", style=_STYLES[level])
+            out.print(said + part, soft_wrap=True)
         if remedy:
+            # Not wrapped, so that a command can be copied whole.
             out.print(Text(f"         remedy: {remedy}", style="dim"), soft_wrap=True)
 
 

@@ -116,14 +116,14 @@ def lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int,
         for i in layout.below:
             # What is empty needs no line of its own.
             if row[i].plain.strip() not in ("", "-"):
-                for part in _broken(row[i], max(1, width - _INDENT)):
+                for part in broken(row[i], max(1, width - _INDENT)):
                     yield Text(" " * _INDENT, style="dim").append_text(part)
 
 
 def _row(layout: Layout, cells: Sequence[Text]) -> Iterator[Text]:
     from rich.text import Text
 
-    parts = {i: _broken(cells[i], layout.widths[i]) for i in layout.shown}
+    parts = {i: broken(cells[i], layout.widths[i]) for i in layout.shown}
     for place in range(max(map(len, parts.values()), default=0)):
         line = Text()
         for i in layout.shown:
@@ -140,7 +140,7 @@ def _row(layout: Layout, cells: Sequence[Text]) -> Iterator[Text]:
         yield line
 
 
-def _broken(cell: Text, width: int) -> list[Text]:
+def broken(cell: Text, width: int) -> list[Text]:
     """A cell in lines of at most that width, between words where that is possible."""
     if cell.cell_len <= width:
         return [cell]

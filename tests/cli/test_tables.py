@@ -130,3 +130,17 @@ def test_the_headings_of_usage_name_what_they_count(cli: Cli, env: dict[str, str
 @pytest.mark.parametrize("command", [["keys"], ["check"]], ids=" ".join)
 def test_when_a_key_is_free_has_its_heading(cli: Cli, env: dict[str, str], command: list[str]) -> None:
     assert "free at" in cli(*command, env=env).stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("command", [["agents", "run"], ["agents", "worker"]], ids=" ".join)
+def test_the_help_of_agents_breaks_no_role(cli: Cli, command: list[str]) -> None:
+    shown = cli(*command, "-h", env={"COLUMNS": "80"}).stdout
+    assert all(role in shown for role in ("orchestrator", "optimizer", "reviewer", "executor"))
+
+
+def test_findings_break_between_words_and_remedies_not_at_all(cli: Cli) -> None:
+    env = {"GROQ_API_KEY_1": "gsk_0123456789abcdef", "HFS_PROVIDER_ORDER": "grok,groq", "COLUMNS": "60"}
+    found = cli("status", env=env).stdout.partition("\nProblems\n")[2].splitlines()
+    assert "warning  HFS_PROVIDER_ORDER names 'grok', which is not" in found
+    assert "         installed. Did you mean 'groq'?" in found
+    assert any(line.startswith("         remedy: Use some of: ") and len(line) > 60 for line in found)
