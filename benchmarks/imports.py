@@ -73,8 +73,8 @@ def history(effort: Effort) -> list[Measured]:
 
 def _write_history(path: Path, env: Mapping[str, str]) -> None:
     from hfs_providers import UsageRow, fingerprint
-    from hfs_providers.core.store import Store
-    from hfs_providers.core.usage import write_rows
+    from hfs_providers.usage.database import Store
+    from hfs_providers.usage.rows import write_rows
 
     keys = [
         (name, f"{name}#{number}", fingerprint(env[f"{name.upper()}_API_KEY_{number}"]))

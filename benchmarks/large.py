@@ -16,12 +16,14 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from hfs_providers import Credential, KeyPool, Limits, Secret, UsageRow
-from hfs_providers.core.hydrate import hydrate
-from hfs_providers.core.retention import Retention, prune
-from hfs_providers.core.sharing import Claim
-from hfs_providers.core.sharing_file import FileLedger
-from hfs_providers.core.store import Store, transaction
-from hfs_providers.core.usage import UsageLog, write_rows
+from hfs_providers.keys.ledger import Claim
+from hfs_providers.sharing.file_ledger import FileLedger
+from hfs_providers.sharing.key_state import hydrate
+from hfs_providers.usage.database import Store
+from hfs_providers.usage.log import UsageLog
+from hfs_providers.usage.retention import Retention, prune
+from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.transaction import transaction
 
 _KEYS, _DAYS, _DAY = 208, 30, 86_400.0
 _BATCH = 20_000

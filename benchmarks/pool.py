@@ -12,10 +12,10 @@ from typing import Any
 from benchmarks.figures import Measured
 from benchmarks.rivals import RivalError, RivalProcess, rivals
 from benchmarks.timing import Effort, per_call
-from hfs_providers.core.contract import Credential, Limits
-from hfs_providers.core.errors import PoolExhaustedError
-from hfs_providers.core.pool import KeyPool
-from hfs_providers.core.secret import Secret
+from hfs_providers.contract.errors import PoolExhaustedError
+from hfs_providers.contract.records import Credential, Limits
+from hfs_providers.contract.secret import Secret
+from hfs_providers.keys.pool import KeyPool
 
 KEYS = 110
 HISTORIES = (5_000, 100_000)

@@ -9,27 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hfs_providers.core.chain import FallbackChain
-    from hfs_providers.core.checkup import check_keys
-    from hfs_providers.core.clients import Clients
-    from hfs_providers.core.contract import (
-        CONTRACT_VERSION,
-        Credential,
-        Event,
-        KeyProbe,
-        KeyStatus,
-        Limits,
-        ModelDefault,
-        Problem,
-        ProviderConfig,
-        ProviderHealth,
-        Requirement,
-        Services,
-        UsageRow,
-        WindowUse,
-        Wrapper,
+    from hfs_providers.calls.errors import (
+        ChainExhaustedError,
+        KeyNotFoundError,
+        KeyRejectedError,
+        KeysExhaustedError,
+        ModelCallError,
+        ModelNotFoundError,
+        StreamInterruptedError,
     )
-    from hfs_providers.core.errors import (
+    from hfs_providers.clients.cache import Clients
+    from hfs_providers.contract.errors import (
         ForwardingError,
         HfsProvidersError,
         MissingDriverError,
@@ -46,7 +36,26 @@ if TYPE_CHECKING:
         StoreError,
         UnknownProviderError,
     )
+    from hfs_providers.contract.records import (
+        CONTRACT_VERSION,
+        Credential,
+        Event,
+        KeyProbe,
+        KeyStatus,
+        Limits,
+        ModelDefault,
+        Problem,
+        ProviderConfig,
+        ProviderHealth,
+        Requirement,
+        Services,
+        UsageRow,
+        WindowUse,
+        Wrapper,
+    )
+    from hfs_providers.contract.secret import Secret, fingerprint
     from hfs_providers.core.hookspecs import hookimpl, hookspec
+    from hfs_providers.core.inventory import Survey, survey
     from hfs_providers.core.manager import (
         PROVIDER_CONFIGS,
         ProviderManager,
@@ -60,58 +69,53 @@ if TYPE_CHECKING:
         get_provider_manager,
         list_available_providers,
     )
-    from hfs_providers.core.model_errors import (
-        ChainExhaustedError,
-        KeyNotFoundError,
-        KeyRejectedError,
-        KeysExhaustedError,
-        ModelCallError,
-        ModelNotFoundError,
-        StreamInterruptedError,
-    )
-    from hfs_providers.core.persistence import Whereabouts
-    from hfs_providers.core.plan import ServedBy
-    from hfs_providers.core.pool import KeyPool, Lease
-    from hfs_providers.core.probe import RETIRED
     from hfs_providers.core.provider import KeyedProvider
-    from hfs_providers.core.pruning import Prunable, prunable, prune
-    from hfs_providers.core.secret import Secret, fingerprint
-    from hfs_providers.core.store import Store
-    from hfs_providers.core.survey import Survey, survey
-    from hfs_providers.core.usage_report import UsageReport, UsageTimeline, UsageTotal, UsageTotals, usage_path
+    from hfs_providers.core.storage_status import Whereabouts
+    from hfs_providers.fallback.chain import FallbackChain
+    from hfs_providers.fallback.config import ServedBy
+    from hfs_providers.keys.leases import Lease
+    from hfs_providers.keys.pool import KeyPool
+    from hfs_providers.usage.database import Store
+    from hfs_providers.usage.location import usage_path
+    from hfs_providers.usage.pruning import Prunable, prunable, prune
+    from hfs_providers.usage.report import UsageReport, UsageTimeline, UsageTotal, UsageTotals
+    from hfs_providers.wrapper.check import check_keys
+    from hfs_providers.wrapper.probe import RETIRED
 
 _HOMES = {
-    "chain": "FallbackChain",
-    "checkup": "check_keys",
-    "clients": "Clients",
-    "contract": (
+    "calls.errors": (
+        "ChainExhaustedError KeyNotFoundError KeyRejectedError KeysExhaustedError ModelCallError "
+        "ModelNotFoundError StreamInterruptedError"
+    ),
+    "clients.cache": "Clients",
+    "contract.errors": (
+        "ForwardingError HfsProvidersError MissingDriverError MissingKeyError MissingSdkError "
+        "PluginConflictError PluginContractError PluginError PluginLoadError PoolExhaustedError ProviderError "
+        "ProviderUnavailableError SettingsError StoreError UnknownProviderError"
+    ),
+    "contract.records": (
         "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "
         "ProviderHealth Requirement Services UsageRow WindowUse Wrapper"
     ),
-    "errors": (
-        "ForwardingError HfsProvidersError MissingDriverError MissingKeyError MissingSdkError PluginConflictError "
-        "PluginContractError PluginError PluginLoadError PoolExhaustedError ProviderError ProviderUnavailableError "
-        "SettingsError StoreError UnknownProviderError"
+    "contract.secret": "Secret fingerprint",
+    "core.hookspecs": "hookimpl hookspec",
+    "core.inventory": "Survey survey",
+    "core.manager": (
+        "PROVIDER_CONFIGS ProviderManager get_any_model get_cerebras_model get_chain get_gemini_model "
+        "get_groq_model get_model get_openrouter_model get_provider_manager list_available_providers"
     ),
-    "hookspecs": "hookimpl hookspec",
-    "manager": (
-        "PROVIDER_CONFIGS ProviderManager get_any_model get_cerebras_model get_chain get_gemini_model get_groq_model "
-        "get_model get_openrouter_model get_provider_manager list_available_providers"
-    ),
-    "model_errors": (
-        "ChainExhaustedError KeyNotFoundError KeyRejectedError KeysExhaustedError ModelCallError ModelNotFoundError "
-        "StreamInterruptedError"
-    ),
-    "persistence": "Whereabouts",
-    "plan": "ServedBy",
-    "pool": "KeyPool Lease",
-    "probe": "RETIRED",
-    "provider": "KeyedProvider",
-    "pruning": "Prunable prunable prune",
-    "secret": "Secret fingerprint",
-    "store": "Store",
-    "survey": "Survey survey",
-    "usage_report": "UsageReport UsageTimeline UsageTotal UsageTotals usage_path",
+    "core.provider": "KeyedProvider",
+    "core.storage_status": "Whereabouts",
+    "fallback.chain": "FallbackChain",
+    "fallback.config": "ServedBy",
+    "keys.leases": "Lease",
+    "keys.pool": "KeyPool",
+    "usage.database": "Store",
+    "usage.location": "usage_path",
+    "usage.pruning": "Prunable prunable prune",
+    "usage.report": "UsageReport UsageTimeline UsageTotal UsageTotals",
+    "wrapper.check": "check_keys",
+    "wrapper.probe": "RETIRED",
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -197,7 +201,7 @@ def __getattr__(name: str) -> Any:
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"hfs_providers.core.{module}"), name)
+    value = getattr(import_module(f"{__name__}.{module}"), name)
     if name != "PROVIDER_CONFIGS":  # what is installed can change while the program runs
         globals()[name] = value
     return value

@@ -73,7 +73,7 @@ HOSTS = {
     ),
     "a level only": "logging.getLogger().setLevel(37)",
 }
-OURS = "from hfs_providers.core._keycycle import MultiProviderWrapper, NoAvailableKeyError"
+OURS = "from hfs_providers.calls._keycycle import MultiProviderWrapper, NoAvailableKeyError"
 NAIVE = "import keycycle"
 
 
@@ -136,7 +136,7 @@ class TestImportingKeycycle:
         assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 
     def test_gives_keycycle_s_own_classes(self) -> None:
-        from hfs_providers.core import _keycycle
+        from hfs_providers.calls import _keycycle
 
         assert _keycycle.MultiProviderWrapper.__module__.startswith("keycycle.")
         assert issubclass(_keycycle.NoAvailableKeyError, Exception)
@@ -254,13 +254,13 @@ class TestWhoKnowsWhom:
 
     def test_keycycle_is_imported_in_one_place(self) -> None:
         users = {module for module, imports in IMPORTS.items() if below(imports.all, "keycycle")}
-        assert users == {"hfs_providers.core._keycycle"}
+        assert users == {"hfs_providers.calls._keycycle"}
 
     def test_agno_s_model_classes_are_bound_in_one_place(self) -> None:
         users = {module for module, imports in IMPORTS.items() if "agno.models.base" in imports.all}
         # The chain is an Agno model itself, and what makes it asks whether an entry is one. Neither binds any.
-        others = {"hfs_providers.core.chain", "hfs_providers.core.assembly"}
-        assert {module for module in users if ".core." in module} == {"hfs_providers.core.models", *others}
+        others = {"hfs_providers.fallback.chain", "hfs_providers.fallback.builder"}
+        assert {module for module in users if ".core." in module} == {"hfs_providers.calls.model", *others}
 
     def test_no_module_imports_a_provider_s_model_class_or_sdk(self) -> None:
         neutral = {"agno.models.base", "agno.models.message", "agno.models.response", "agno.models.metrics"}
@@ -270,9 +270,11 @@ class TestWhoKnowsWhom:
             assert below(imports.eager, *sdks) == set(), module
 
     def test_the_pool_needs_no_third_party(self) -> None:
-        third = {name.partition(".")[0] for name in IMPORTS["hfs_providers.core.pool"].all} - sys.stdlib_module_names
+        third = {name.partition(".")[0] for name in IMPORTS["hfs_providers.keys.pool"].all} - sys.stdlib_module_names
         assert third <= {"hfs_providers"}
 
     def test_the_errors_need_nothing_else(self) -> None:
-        third = {name.partition(".")[0] for name in IMPORTS["hfs_providers.core.errors"].all} - sys.stdlib_module_names
+        third = {
+            name.partition(".")[0] for name in IMPORTS["hfs_providers.contract.errors"].all
+        } - sys.stdlib_module_names
         assert third == set()

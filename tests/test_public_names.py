@@ -71,7 +71,7 @@ def test_type_checkers_see_the_same_names() -> None:
 
 
 def test_they_are_loaded_from_where_type_checkers_look() -> None:
-    loaded = {name: f"hfs_providers.core.{module}" for name, module in hfs_providers._MODULE_OF.items()}
+    loaded = {name: f"hfs_providers.{module}" for name, module in hfs_providers._MODULE_OF.items()}
     assert loaded == typed_imports()
 
 
@@ -96,7 +96,7 @@ def test_an_unknown_name_cannot_be_imported() -> None:
 
 
 def test_its_modules_can_still_be_imported() -> None:
-    assert importlib.import_module("hfs_providers.core.pool").KeyPool is hfs_providers.KeyPool
+    assert importlib.import_module("hfs_providers.keys.pool").KeyPool is hfs_providers.KeyPool
 
 
 def test_the_package_is_typed() -> None:

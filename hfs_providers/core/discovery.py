@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
-from hfs_providers.core import contract
+from hfs_providers.contract import records
+from hfs_providers.contract.errors import PluginContractError, PluginLoadError
 from hfs_providers.core.deadline import AbandonedError, within_deadline
-from hfs_providers.core.errors import PluginContractError, PluginLoadError
 from hfs_providers.core.hookspecs import PROJECT
 
 LIBRARY = "hfs-providers"
@@ -101,7 +101,7 @@ def agreed(candidate: Candidate, plugin: object) -> int:
     A plugin works with the versions from `hfs_contract_min` (by default `hfs_contract`) on, the library with the
     plugins of `CONTRACT_OLDEST` to `CONTRACT_VERSION`, and with a newer one that says it works with ours.
     """
-    speaks, oldest = contract.CONTRACT_VERSION, contract.CONTRACT_OLDEST
+    speaks, oldest = records.CONTRACT_VERSION, records.CONTRACT_OLDEST
     written = getattr(plugin, "hfs_contract", None)
     least = getattr(plugin, "hfs_contract_min", written)
 

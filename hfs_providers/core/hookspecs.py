@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 
 import pluggy
 
-from hfs_providers.core.contract import Event, ModelDefault, ProviderConfig, ProviderHealth, Services, Wrapper
+from hfs_providers.contract.records import Event, ModelDefault, ProviderConfig, ProviderHealth, Services, Wrapper
 
 PROJECT = "hfs_providers"
 """The pluggy project name, and the entry-point group."""

@@ -13,27 +13,27 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from hfs_providers.core.announce import announce
-from hfs_providers.core.arguments import seconds
-from hfs_providers.core.contract import Event, Identified, Problem, ProviderHealth, UsageRow, Wrapper
-from hfs_providers.core.deadline import within_deadline
-from hfs_providers.core.errors import (
+from hfs_providers.contract.environment import env_name
+from hfs_providers.contract.errors import (
     MissingKeyError,
     MissingSdkError,
     ProviderUnavailableError,
     UnknownProviderError,
 )
+from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, UsageRow, Wrapper
+from hfs_providers.core.announce import announce
+from hfs_providers.core.deadline import within_deadline
+from hfs_providers.core.inventory import Survey, Surveyed, survey
 from hfs_providers.core.persistence import Persistence
-from hfs_providers.core.settings import env_name
-from hfs_providers.core.survey import Survey, Surveyed, survey
+from hfs_providers.wrapper.arguments import seconds
 
 if TYPE_CHECKING:
     from agno.models.base import Model
 
-    from hfs_providers.core.assembly import ChainEntry, OnInterrupt
-    from hfs_providers.core.chain import FallbackChain
-    from hfs_providers.core.plan import Restore
-    from hfs_providers.core.wrapper import ProviderWrapper
+    from hfs_providers.fallback.builder import ChainEntry, OnInterrupt
+    from hfs_providers.fallback.chain import FallbackChain
+    from hfs_providers.fallback.config import Restore
+    from hfs_providers.wrapper.wrapper import ProviderWrapper
 
 _log = logging.getLogger("hfs_providers")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -230,7 +230,7 @@ class ProviderManager:
         Raises:
             KeysExhaustedError: none has a key free in time; says why for each provider.
         """
-        from hfs_providers.core.any_provider import first_free
+        from hfs_providers.core.selection import first_free
 
         return first_free(
             self, model_id, estimated_tokens=estimated_tokens, wait=wait, timeout=seconds(timeout), **kwargs
@@ -268,7 +268,7 @@ class ProviderManager:
             MissingKeyError, MissingSdkError, ProviderUnavailableError: why an entry that was named cannot be used.
             SettingsError: there is no such tier, or none of its providers can be used.
         """
-        from hfs_providers.core.assembly import assemble
+        from hfs_providers.fallback.builder import assemble
 
         return assemble(
             self,

@@ -10,233 +10,28 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from hfs_providers.core.contract import Event, Problem, ProviderConfig, Wrapper
-from hfs_providers.core.errors import HfsProvidersError, StoreError
-from hfs_providers.core.pool import KeyPool
+from hfs_providers.contract.errors import HfsProvidersError
+from hfs_providers.contract.records import Event, Problem, ProviderConfig, Wrapper
+from hfs_providers.core.storage_status import _named, _nothing_to_forward, persistence_line
+from hfs_providers.keys.pool import KeyPool
+from hfs_providers.usage.location import Places
 
 if TYPE_CHECKING:
-    from hfs_providers.core.forwarding import Forwarder
-    from hfs_providers.core.hydrate import StateKeeper
-    from hfs_providers.core.retention import Pruner
-    from hfs_providers.core.sharing_file import FileLedger
-    from hfs_providers.core.sharing_redis import RedisLedger
-    from hfs_providers.core.store import Store
-    from hfs_providers.core.usage import UsageLog
+    from hfs_providers.sharing.file_ledger import FileLedger
+    from hfs_providers.sharing.redis_ledger import RedisLedger
+    from hfs_providers.sharing.state_log import StateKeeper
+    from hfs_providers.usage.database import Store
+    from hfs_providers.usage.forwarding.forwarder import Forwarder
+    from hfs_providers.usage.log import UsageLog
+    from hfs_providers.usage.retention import Pruner
 
-USAGE = "HFS_USAGE_DB"
-FORWARD = "HFS_FORWARD_DB"
-TIDB = "TIDB_DB_URL"
-REDIS = "HFS_REDIS_URL"
 
 _log = logging.getLogger("hfs_providers")
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What an environment says of where usage goes.
-
-    Args:
-        path: of the local file, or None where usage is not kept.
-        targets: URLs of databases by the variable that names them. They may hold passwords.
-        redis: URL, or None.
-        problems: what cannot be used.
-    """
-
-    path: Path | None
-    targets: Mapping[str, str]
-    redis: str | None
-    problems: tuple[Problem, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"Places(path={self.path}, targets={list(self.targets)}, redis={self.redis is not None})"
-
-    @classmethod
-    def of(cls, env: Mapping[str, str]) -> Places:
-        """Read them from an environment."""
-        said = env.get(USAGE, "").strip()
-        targets, problems = {}, []
-        urls = {name: env.get(name, "").strip() for name in (USAGE, FORWARD, TIDB)}
-        if urls[FORWARD] and urls[TIDB]:
-            if urls[FORWARD] != urls[TIDB]:
-                message = f"{FORWARD} and {TIDB} name different databases: {TIDB} is not used"
-                problems.append(Problem(message, f"Remove {TIDB}"))
-            del urls[TIDB]
-        for name, url in urls.items():
-            if "://" in url:
-                targets[name] = url
-            elif url and name != USAGE:
-                # Not shown: it may hold a password.
-                message = f"{name} has no scheme: usage is not forwarded to it"
-                problems.append(Problem(message, f"Write {name} as mysql://user:password@host:4000/database"))
-        path: Path | None = None
-        if said.lower() != "off":
-            try:
-                path = _path("" if USAGE in targets else said)
-            except (OSError, RuntimeError, ValueError) as error:
-                message = f"usage is not kept: {error}"
-                problems.append(Problem(message, f"Set {USAGE} to an absolute path, or to off"))
-        return cls(path, targets, env.get(REDIS, "").strip() or None, tuple(problems))
-
-
-def _path(said: str) -> Path:
-    """The path of the file, by default that in the user's state directory.
-
-    Raises:
-        OSError, RuntimeError, ValueError: there is no such path.
-    """
-    if "\0" in said:
-        raise ValueError(f"no file can have the name in {USAGE}")
-    if said:
-        try:
-            return Path(said).expanduser()
-        except RuntimeError:
-            raise RuntimeError(f"the home directory in {USAGE} is not known") from None
-    from hfs_providers.core.usage import default_path
-
-    try:
-        path = default_path()
-        known = path.is_absolute()
-    except RuntimeError:
-        known = False
-    if not known:
-        # Older versions of platformdirs leave the `~` in the path.
-        raise RuntimeError("there is no home directory for its file")
-    return path
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A database that rows are forwarded to.
-
-    Args:
-        name: where it is; it holds no password.
-        behind: rows that it does not have yet, or None where that cannot be read.
-        oldest: wall-clock time of the oldest of them.
-        error: why the last try to send them failed, and how many it refuses for good.
-        product: as `TiDB` or `MariaDB`: what it said itself when it was last connected to, else what its URL says.
-    """
-
-    name: str
-    behind: int | None = None
-    oldest: float | None = None
-    error: str | None = None
-    product: str = ""
-
-
-def persistence_line(targets: Sequence[Target]) -> str:
-    """Whether usage goes to TiDB, and to which databases else."""
-    others = [f"{each.product}: {each.name}" for each in targets if each.product != "TiDB"]
-    tidb = "Yes" if len(others) < len(targets) else "No"
-    return f"TiDB persistence: {tidb}" + (f" ({', '.join(others)})" if others else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """Where usage goes, looked up without keeping any.
-
-    Args:
-        path: of the local file, or None where usage is not kept.
-        size: of the file in bytes, or None where there is none yet.
-        targets: the databases that rows go to besides.
-        sharing: what processes share keys by: `file`, `redis`, or None.
-        processes: that are there at the moment, as the file says.
-        problems: what cannot be used.
-    """
-
-    path: Path | None
-    size: int | None
-    targets: tuple[Target, ...]
-    sharing: str | None
-    processes: int
-    problems: tuple[Problem, ...]
-
-    @property
-    def summary(self) -> str:
-        """Whether usage goes to TiDB, and to which databases else."""
-        return persistence_line(self.targets)
-
-
-def whereabouts(env: Mapping[str, str]) -> Whereabouts:
-    """Where an environment says that usage goes, and what is there. Nothing is made; a corrupt file is put aside."""
-    places = Places.of(env)
-    store, size, problems, running = None, None, list(places.problems), 0
-    if places.path is not None:
-        from hfs_providers.core.store import Store
-
-        try:
-            if places.path.exists():
-                store = Store(places.path)
-                size = places.path.stat().st_size
-                running = _running(store)
-                if store.moved is not None:
-                    problems.append(Problem(f"{places.path} was corrupt and is now {store.moved}"))
-        except (StoreError, OSError) as error:
-            problems.append(Problem(str(error), getattr(error, "remedy", None)))
-    targets = []
-    for variable, url in places.targets.items() if places.path is not None else ():
-        try:
-            targets.append(_target(store, variable, url))
-        except (HfsProvidersError, ImportError) as error:
-            problems.append(Problem(f"{variable}: {error}", getattr(error, "remedy", None)))
-    if places.path is None and places.targets:
-        problems.append(_nothing_to_forward(places))
-    sharing = "redis" if places.redis else "file" if places.path is not None else None
-    return Whereabouts(places.path, size, tuple(targets), sharing, running, tuple(problems))
-
-
-def _running(store: Store) -> int:
-    from hfs_providers.core import processes
-
-    try:
-        with closing(store.connect()) as connection:
-            rows = connection.execute("SELECT pid, born, place, seen FROM processes WHERE shared >= 0").fetchall()
-    except (OSError, sqlite3.Error):
-        return 0
-    return sum(processes.alive(processes.Process(*row[:3]), row[3], time.time()) for row in rows)
-
-
-def _named(store: Store | None, variable: str, url: str) -> Target:
-    """A database by its name, and what it is."""
-    from hfs_providers.core.address import Address
-
-    address = Address(url)
-    # Whoever names a server of MySQL's protocol so means TiDB.
-    product = "TiDB" if variable == TIDB and address.product == "MySQL" else address.product
-    if store is not None:
-        query = "SELECT value FROM meta WHERE name = ?"
-        with suppress(OSError, sqlite3.Error), closing(store.connect()) as connection:
-            row = connection.execute(query, (f"product {address.name}",)).fetchone()
-            product = str(row[0]) if row is not None else product
-    return Target(address.name, 0, product=product)
-
-
-def _target(store: Store | None, variable: str, url: str) -> Target:
-    from hfs_providers.core.forwarding import behind
-
-    target = _named(store, variable, url)
-    if store is None:
-        return target
-    try:
-        found = next(each for each in behind(store, target.name) if each.name == target.name)
-    except (OSError, sqlite3.Error) as error:
-        return replace(target, behind=None, error=str(error))
-    return replace(target, behind=found.rows, oldest=found.oldest, error=found.trouble)
-
-
-def _nothing_to_forward(places: Places) -> Problem:
-    names = " and ".join(places.targets)
-    return Problem(
-        f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE} to an absolute path"
-    )
 
 
 class Persistence:
@@ -263,7 +58,7 @@ class Persistence:
         """Takes the rows; None where usage is not kept."""
         self.store: Store | None = None
         if self.places.path is not None:
-            from hfs_providers.core.store import Store
+            from hfs_providers.usage.database import Store
 
             # What cannot be used now may be later: the log tries it again and again.
             self.store = Store(self.places.path, at_once=False)
@@ -271,8 +66,8 @@ class Persistence:
         self._forwarding: list[tuple[str, Forwarder]] = []
         self.forwarders: list[Forwarder] = []
         if self.store is not None:
-            from hfs_providers.core.retention import Pruner, Retention
-            from hfs_providers.core.usage import UsageLog
+            from hfs_providers.usage.log import UsageLog
+            from hfs_providers.usage.retention import Pruner, Retention
 
             self.log = UsageLog(self.store, on_commit=self._committed)
             self._forwarding = [
@@ -311,7 +106,8 @@ class Persistence:
             wrappers: by provider. One that has no pool is left out.
         """
         if self.log is not None and self.store is not None:
-            from hfs_providers.core.hydrate import StateKeeper, hydrate
+            from hfs_providers.sharing.key_state import hydrate
+            from hfs_providers.sharing.state_log import StateKeeper
 
             wrappers = {name: wrapper for name, wrapper in wrappers.items() if _pool(wrapper) is not None}
             self._keeper = StateKeeper(self.log.defer, wrappers, self._wall, self._mark)
@@ -351,8 +147,8 @@ class Persistence:
         pools = {name: pool for name in models if (pool := _pool(wrappers.get(name))) is not None}
         if self.places.redis is None or not pools:
             return None
-        from hfs_providers.core.sharing_view import take_over
-        from hfs_providers.core.standing import limits_of
+        from hfs_providers.sharing.redis_view import take_over
+        from hfs_providers.wrapper.shown_limits import limits_of
 
         def shared(provider: str, model: str, key_id: str) -> bool:
             config = getattr(wrappers[provider], "config", None)
@@ -376,7 +172,7 @@ class Persistence:
 
     def _forwarder(self, store: Store, variable: str) -> Forwarder | None:
         try:
-            from hfs_providers.core.forwarding import Forwarder
+            from hfs_providers.usage.forwarding.forwarder import Forwarder
 
             return Forwarder(store, self.places.targets[variable])
         except (HfsProvidersError, ImportError) as error:
@@ -390,13 +186,13 @@ class Persistence:
         ledger: FileLedger | RedisLedger
         try:
             if self.places.redis is not None:
-                from hfs_providers.core.sharing_redis import RedisLedger
+                from hfs_providers.sharing.redis_ledger import RedisLedger
 
                 # What this host has used is not known before the file can be read.
                 store = self.store if self.store is not None and self.store.unusable is None else None
                 ledger = RedisLedger(self.places.redis, store, wall=self._wall, flush=self.flush)
             elif self.log is not None:
-                from hfs_providers.core.sharing_file import FileLedger
+                from hfs_providers.sharing.file_ledger import FileLedger
 
                 ledger = FileLedger(self.log, wall=self._wall, mark=self._mark)
             else:

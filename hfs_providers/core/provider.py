@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.core.contract import (
+from hfs_providers.contract.records import (
     CONTRACT_VERSION,
+    Kind,
     Limits,
     ModelDefault,
     ProviderConfig,
@@ -17,13 +16,13 @@ from hfs_providers.core.contract import (
     Requirement,
     Services,
     Wrapper,
+    sdk_version,
 )
 from hfs_providers.core.hookspecs import hookimpl
 from hfs_providers.core.settings import read_provider
-from hfs_providers.core.verdict_rules import Kind
 
 if TYPE_CHECKING:
-    from hfs_providers.core.clients import Clients
+    from hfs_providers.clients.cache import Clients
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +118,8 @@ class KeyedProvider:
     @hookimpl
     def build_wrapper(self, config: ProviderConfig, services: Services) -> Wrapper:
         # keycycle and Agno take 0.3 s each to import; whoever only reads the environment does not pay for them.
-        from hfs_providers.core.verdicts import know_sdk
-        from hfs_providers.core.wrapper import ProviderWrapper
+        from hfs_providers.calls.verdicts import know_sdk
+        from hfs_providers.wrapper.wrapper import ProviderWrapper
 
         if config.requirement is not None:
             know_sdk(config.requirement.module)
@@ -133,20 +132,6 @@ class KeyedProvider:
     @hookimpl
     def health(self, config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth:
         return provider_health(config, wrapper, live)
-
-
-def sdk_version(requirement: Requirement | None) -> str | None:
-    """The version of the installed SDK, or None where it is missing. Imports nothing of it.
-
-    A module without metadata (vendored, or on the path) counts as present, version unknown.
-    """
-    if requirement is None:
-        return "none needed"
-    try:
-        return metadata.version(requirement.distribution)
-    except metadata.PackageNotFoundError:
-        top = requirement.module.partition(".")[0]
-        return "unknown" if top == requirement.module and importlib.util.find_spec(top) is not None else None
 
 
 def provider_health(config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from hfs_providers.contract.environment import DISABLED
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.registry import Registry
 from hfs_providers.core.settings import Settings
-from hfs_providers.core.survey import DISABLED
 
 
 def provider_configs() -> list[tuple[str, str]]:

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import pluggy
 
-from hfs_providers.core import contract, hookspecs
-from hfs_providers.core.contract import (
+from hfs_providers.contract import records
+from hfs_providers.contract.environment import env_prefixes
+from hfs_providers.contract.errors import PluginConflictError, PluginContractError, PluginError, PluginLoadError
+from hfs_providers.contract.records import (
     Event,
     ModelDefault,
     Problem,
@@ -27,12 +29,12 @@ from hfs_providers.core.contract import (
     Services,
     Wrapper,
 )
+from hfs_providers.contract.redaction import Redactor
+from hfs_providers.contract.secret import Secret
+from hfs_providers.core import hookspecs
 from hfs_providers.core.deadline import AbandonedError, bounded
 from hfs_providers.core.discovery import LIBRARY, Candidate, agreed, describe, given, installed, load, normal
-from hfs_providers.core.errors import PluginConflictError, PluginContractError, PluginError, PluginLoadError
 from hfs_providers.core.hookspecs import PROJECT
-from hfs_providers.core.secret import Redactor, Secret
-from hfs_providers.core.settings import env_prefixes
 
 T = TypeVar("T")
 
@@ -250,7 +252,7 @@ class Registry:
 
     def _inspect(self, candidate: Candidate, target: object, written: int) -> dict[str, list[Any]]:
         """The hooks that `target` implements, tried out in a manager of its own so that a bad one leaves no trace."""
-        newer = written > contract.CONTRACT_VERSION
+        newer = written > records.CONTRACT_VERSION
         trial = pluggy.PluginManager(PROJECT)
         trial.add_hookspecs(hookspecs)
         try:
@@ -375,7 +377,7 @@ class _Apart(NamedTuple):
 
 
 def _apart(plugin: Plugin | Candidate, written: int) -> _Apart:
-    speaks = contract.CONTRACT_VERSION
+    speaks = records.CONTRACT_VERSION
     if written == speaks:
         return _Apart()
     remedy = f"pip install -U {LIBRARY if written > speaks else plugin.distribution or plugin.name}"
@@ -385,7 +387,7 @@ def _apart(plugin: Plugin | Candidate, written: int) -> _Apart:
 
 def _goes_unused(candidate: Candidate, written: int, hooks: Sequence[str]) -> Problem:
     message = (
-        f"plugin {candidate.name!r} was written for contract {written}, newer than the {contract.CONTRACT_VERSION} of "
+        f"plugin {candidate.name!r} was written for contract {written}, newer than the {records.CONTRACT_VERSION} of "
         f"this {LIBRARY}; it works, without its {', '.join(hooks)}"
     )
     return Problem(message, f"pip install -U {LIBRARY}", "info")

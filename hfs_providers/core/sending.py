@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hfs_providers.core.errors import HfsProvidersError, StoreError
-from hfs_providers.core.persistence import Places
-from hfs_providers.core.store import Store
+from hfs_providers.contract.errors import HfsProvidersError, StoreError
+from hfs_providers.usage.database import Store
+from hfs_providers.usage.location import Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def send(env: Mapping[str, str], timeout: float) -> list[Sent]:
 
 
 def _send(store: Store, variable: str, url: str, timeout: float) -> Sent:
-    from hfs_providers.core.forwarding import Forwarder, behind
+    from hfs_providers.usage.forwarding.forwarder import Forwarder, behind
 
     try:
         forwarder = Forwarder(store, url)

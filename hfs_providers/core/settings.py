@@ -16,10 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from hfs_providers.core.contract import Credential, Level, Limits, Problem
-from hfs_providers.core.secret import Secret
+from hfs_providers.contract.environment import ENV_FILE, env_name
+from hfs_providers.contract.records import Credential, Level, Limits, Problem
+from hfs_providers.contract.secret import Secret
 
-ENV_FILE = "HFS_ENV_FILE"
 _DATABASES = ("HFS_USAGE_DB", "HFS_FORWARD_DB", "TIDB_DB_URL")
 # Three slashes: a relative path, unless it is a drive's or `:memory:`.
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/|file:)(.+)", re.IGNORECASE | re.DOTALL)
@@ -147,17 +147,6 @@ class ProviderSettings:
     limits: Limits | None
     problems: Sequence[Problem]
     configured: bool
-
-
-def env_name(provider: str) -> str:
-    """The provider's name as it stands in variables: capitals, `-` as `_`."""
-    return provider.upper().replace("-", "_")
-
-
-def env_prefixes(provider: str, extra: Sequence[str] = ()) -> tuple[str, ...]:
-    """The prefixes of the variables that a provider's plugin is shown."""
-    upper = env_name(provider)
-    return (f"{upper}_", f"NUM_{upper}", f"EXPECTED_{upper}", *extra)
 
 
 def read_provider(

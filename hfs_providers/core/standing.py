@@ -5,7 +5,6 @@ Neither Agno nor keycycle is imported for it: `hfs-providers status` needs no mo
 
 from __future__ import annotations
 
-import fnmatch
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -15,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfs_providers.core.contract import KeyStatus, Limits, ProviderConfig
-from hfs_providers.core.pool import KeyPool
+from hfs_providers.contract.records import KeyStatus, ProviderConfig
+from hfs_providers.keys.pool import KeyPool
+from hfs_providers.wrapper.shown_limits import limits_of
 
 if TYPE_CHECKING:
-    from hfs_providers.core.survey import Surveyed
+    from hfs_providers.core.inventory import Surveyed
 
 _PATIENCE = 0.5
 """Seconds to wait for another process that writes; readers of the file seldom have to."""
@@ -40,21 +40,12 @@ def standing(providers: Mapping[str, Surveyed], path: Path | None) -> dict[str, 
     return {name: tuple(pools[name].statuses(found.default_model(today))) for name, found in configured.items()}
 
 
-def limits_of(config: ProviderConfig, model_id: str, key_id: str) -> Limits | None:
-    """What a provider's configuration says of a model on a key: of the key first, then of all keys."""
-    for table in (config.key_limits.get(key_id, {}), config.limits):
-        for pattern, limits in table.items():
-            if fnmatch.fnmatchcase(model_id, pattern):
-                return limits
-    return None
-
-
 def _pool(name: str, config: ProviderConfig) -> KeyPool:
     return KeyPool(name, config.credentials, limits=partial(limits_of, config))
 
 
 def _fill(pools: Mapping[str, KeyPool], path: Path) -> None:
-    from hfs_providers.core.hydrate import pool_state
+    from hfs_providers.sharing.key_state import pool_state
 
     try:
         # Not mode=ro: such a connection leaves the files of the write-ahead log behind.

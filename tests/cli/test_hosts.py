@@ -12,7 +12,7 @@ import pytest
 from hfs_providers import ProviderManager
 from hfs_providers.testing import LoopbackServer, Unauthorized
 from tests.cli.conftest import Cli
-from tests.core.redis_server import RedisServer, binary
+from tests.sharing.redis_server import RedisServer, binary
 
 MODEL = "llama-3.3-70b-versatile"
 

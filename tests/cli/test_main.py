@@ -67,7 +67,7 @@ def test_every_command_takes_verbose(cli, args):
     assert "--verbose" in cli(*args, "-h").stdout
 
 
-BREAKS = "import hfs_providers.core.survey as s\ndef survey(*a, **k):\n    {}\ns.survey = survey\n"
+BREAKS = "import hfs_providers.core.inventory as s\ndef survey(*a, **k):\n    {}\ns.survey = survey\n"
 
 
 def _main_with(body: str, bare_env: dict[str, str], tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import platformdirs
 import pytest
 
 from hfs_providers import Limits, Survey, survey
-from hfs_providers.core.file_config import FileConfig, load_file_config
+from hfs_providers.core.config_file import FileConfig, load_file_config
 from hfs_providers.core.settings import Settings
 
 Make = Callable[..., Any]

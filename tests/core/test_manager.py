@@ -507,7 +507,7 @@ class TestNobodyFree:
 
     @pytest.fixture
     def error(self, fake_provider: Make) -> Any:
-        from hfs_providers.core._keycycle import NoAvailableKeyError
+        from hfs_providers.calls._keycycle import NoAvailableKeyError
 
         def explode(*_: object) -> None:
             raise RuntimeError("boom")
@@ -560,7 +560,7 @@ class TestNobodyFree:
         assert why in str(error)
 
     def test_is_the_same_where_no_provider_is_configured(self) -> None:
-        from hfs_providers.core._keycycle import NoAvailableKeyError
+        from hfs_providers.calls._keycycle import NoAvailableKeyError
 
         with ProviderManager({}) as manager, pytest.raises(NoAvailableKeyError) as caught:
             manager.get_any_model()

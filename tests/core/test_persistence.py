@@ -19,11 +19,12 @@ import pytest
 from agno.models.message import Message
 
 from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint, survey
-from hfs_providers.core.persistence import Places, whereabouts
 from hfs_providers.core.sending import Sent
 from hfs_providers.core.settings import Settings
+from hfs_providers.core.storage_status import whereabouts
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
-from tests.core.redis_server import eventually
+from hfs_providers.usage.location import Places
+from tests.sharing.redis_server import eventually
 
 Make = Callable[..., Any]
 
@@ -318,7 +319,7 @@ class FakeForwarder:
 @pytest.fixture
 def forwarders(monkeypatch: pytest.MonkeyPatch) -> list[FakeForwarder]:
     """Those that were made."""
-    module = ModuleType("hfs_providers.core.forwarding")
+    module = ModuleType("hfs_providers.usage.forwarding.forwarder")
     FakeForwarder.made = []
     module.Forwarder = FakeForwarder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -348,7 +349,7 @@ class TestForwarding:
     def test_it_is_called_by_its_name(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, url: str, said: str
     ) -> None:
-        monkeypatch.setattr("hfs_providers.core.forwarding.Forwarder.wake", lambda self: None)
+        monkeypatch.setattr("hfs_providers.usage.forwarding.forwarder.Forwarder.wake", lambda self: None)
         with ProviderManager({"HFS_USAGE_DB": str(path), variable: url}, plugins=[]) as manager:
             assert manager.get_status_summary().splitlines()[-1] == f"  TiDB persistence: {said}"
             assert manager.survey.usage().summary == f"TiDB persistence: {said}"

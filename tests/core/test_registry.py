@@ -25,10 +25,11 @@ from hfs_providers import (
     hookimpl,
     hookspec,
 )
-from hfs_providers.core import contract, hookspecs, registry
+from hfs_providers.contract import records
+from hfs_providers.core import hookspecs, registry
 from hfs_providers.core.deadline import bounded, within_deadline
+from hfs_providers.core.inventory import Survey, survey
 from hfs_providers.core.registry import Registry
-from hfs_providers.core.survey import Survey, survey
 
 Install = Callable[[str, Mapping[str, str], Mapping[str, str]], None]
 Make = Callable[..., Any]
@@ -334,7 +335,7 @@ class TestPluginOfAnOlderContract:
 
         specs = types.SimpleNamespace(**{**vars(hookspecs), "forecast": forecast, "health": health})
         monkeypatch.setattr("hfs_providers.core.registry.hookspecs", specs)
-        monkeypatch.setattr(contract, "CONTRACT_VERSION", 2)
+        monkeypatch.setattr(records, "CONTRACT_VERSION", 2)
 
     def test_works_without_the_hooks_and_arguments_that_it_does_not_know(
         self, beside_a_good_one: Callable[[str], Survey]
@@ -358,7 +359,7 @@ class TestPluginOfAnOlderContract:
     def test_that_is_too_old_is_refused_with_who_upgrades_what(
         self, beside_a_good_one: Callable[[str], Survey], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(contract, "CONTRACT_OLDEST", 2)
+        monkeypatch.setattr(records, "CONTRACT_OLDEST", 2)
         (problem,) = [p for p in beside_a_good_one(hooks()).problems if "'bad'" in p.message]
         assert "works with plugins of contract 2 and later" in problem.message
         assert problem.remedy == "pip install -U bad-llm, or set HFS_DISABLED_PLUGINS=bad"
@@ -381,14 +382,14 @@ class TestContractVersion1:
     @pytest.mark.parametrize(
         ("record", "required"),
         [
-            (contract.ProviderConfig, ["name"]),
-            (contract.Credential, ["id", "secret"]),
-            (contract.Limits, []),
-            (contract.ModelDefault, ["id"]),
-            (contract.Requirement, ["distribution", "module"]),
-            (contract.Problem, ["message"]),
-            (contract.ProviderHealth, ["name", "usable"]),
-            (contract.KeyStatus, ["id", "fingerprint", "state"]),
+            (records.ProviderConfig, ["name"]),
+            (records.Credential, ["id", "secret"]),
+            (records.Limits, []),
+            (records.ModelDefault, ["id"]),
+            (records.Requirement, ["distribution", "module"]),
+            (records.Problem, ["message"]),
+            (records.ProviderHealth, ["name", "usable"]),
+            (records.KeyStatus, ["id", "fingerprint", "state"]),
         ],
     )
     def test_a_plugin_need_give_no_more_than_these_fields(self, record: type[Any], required: list[str]) -> None:
@@ -585,7 +586,7 @@ class TestSlowHook:
         def impatient(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
             return within_deadline(calls, 0.5)
 
-        monkeypatch.setattr("hfs_providers.core.survey.within_deadline", impatient)
+        monkeypatch.setattr("hfs_providers.core.inventory.within_deadline", impatient)
         monkeypatch.setattr("hfs_providers.core.manager.within_deadline", impatient)
         gate = threading.Event()
         yield gate

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfs_providers import Limits, Problem, ProviderManager
-from hfs_providers.core.settings import ProviderSettings, Settings, env_name, env_prefixes, read_provider
+from hfs_providers.contract.environment import env_name, env_prefixes
+from hfs_providers.core.settings import ProviderSettings, Settings, read_provider
 
 
 def key(number: int) -> str:

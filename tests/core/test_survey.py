@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hfs_providers import Limits, ModelDefault, ProviderManager, survey
-from hfs_providers.core.survey import Survey
+from hfs_providers.core.inventory import Survey
 
 Make = Callable[..., Any]
 BUILT_IN = ["cerebras", "groq", "gemini", "openrouter"]

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hfs_providers.core.pool import DEFAULT_COOLDOWN, KeyPool, Lease
+from hfs_providers.keys.leases import Lease
+from hfs_providers.keys.pool import KeyPool
+from hfs_providers.keys.state import DEFAULT_COOLDOWN
 
 
 @dataclass(frozen=True)

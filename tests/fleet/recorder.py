@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from hfs_providers import UsageRow
-from hfs_providers.core.store import Store
-from hfs_providers.core.usage import UsageLog
+from hfs_providers.usage.database import Store
+from hfs_providers.usage.log import UsageLog
 
 
 def main() -> None:

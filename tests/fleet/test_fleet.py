@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from hfs_providers import Credential, KeyPool, Limits, PoolExhaustedError, Secret, UsageRow
-from hfs_providers.core.sharing_file import FileLedger
-from hfs_providers.core.store import Store
-from hfs_providers.core.usage import UsageLog
+from hfs_providers.sharing.file_ledger import FileLedger
+from hfs_providers.usage.database import Store
+from hfs_providers.usage.log import UsageLog
 from tests.fleet.fleet import MINUTE, ROOT, Plan, Result, most_within, run
 
 LONG = "HFS_TEST_FLEET"

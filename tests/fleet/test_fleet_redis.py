@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.core.redis_server import RedisServer, binary, eventually
 from tests.fleet.fleet import Plan, Result, run
+from tests.sharing.redis_server import RedisServer, binary, eventually
 
 LONG = "HFS_TEST_FLEET"
 pytestmark = pytest.mark.skipif(not os.environ.get(LONG), reason=f"takes more than a minute; set {LONG}=1 to run it")

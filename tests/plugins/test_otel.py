@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from hfs_providers import Event, KeysExhaustedError, ProviderManager
-from hfs_providers.core.contract import EventKind
+from hfs_providers.contract.records import EventKind
 from hfs_providers.core.registry import Registry
 from hfs_providers.plugins import otel
 from hfs_providers.testing import LoopbackServer, RateLimited, ServerError, Unauthorized

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from hfs_providers import UsageRow
-from hfs_providers.core import remote
-from hfs_providers.core.forwarding import Forwarder, Pace, behind
-from hfs_providers.core.persistence import whereabouts
-from hfs_providers.core.store import Store
-from hfs_providers.core.usage import UsageLog, write_rows
+from hfs_providers.core.storage_status import whereabouts
+from hfs_providers.usage.database import Store
+from hfs_providers.usage.forwarding import target
+from hfs_providers.usage.forwarding.forwarder import Forwarder, Pace, behind
+from hfs_providers.usage.log import UsageLog
+from hfs_providers.usage.rows import write_rows
 from tests.services.databases import DEADLINE, MariaDb, Postgres, Proxy, Server, proxy_to
 
 QUICK = Pace(batch=200, linger=0.0, first=0.05, longest=0.2, taken=0.02)
@@ -247,9 +248,9 @@ class TestANetwork:
         self, server: Server, database: str, proxy: Proxy, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent: list[int] = []
-        send = remote.Remote.send
+        send = target.Remote.send
         monkeypatch.setattr(
-            remote.Remote, "send", lambda self, rows: sent.extend(row["id"] for row in rows) or send(self, rows)
+            target.Remote, "send", lambda self, rows: sent.extend(row["id"] for row in rows) or send(self, rows)
         )
         with forwarding(store, server.url(database, port=proxy.port)) as forwarder:
             write(store, 0, 10)
@@ -271,9 +272,9 @@ class TestANetwork:
         monkeypatch: pytest.MonkeyPatch,
         connected: bool,
     ) -> None:
-        monkeypatch.setattr(remote, "CONNECT", 1)
-        monkeypatch.setattr(remote, "PATIENCE", 1)
-        for options in remote._TIMEOUTS.values():
+        monkeypatch.setattr(target, "CONNECT", 1)
+        monkeypatch.setattr(target, "PATIENCE", 1)
+        for options in target._TIMEOUTS.values():
             for name in options:
                 if name.endswith("timeout"):
                     monkeypatch.setitem(options, name, 2)
@@ -298,7 +299,7 @@ class TestANetwork:
         forwarder.wake()
         ended = threading.Thread(target=forwarder.close, args=(0.2,))
         ended.start()
-        ended.join(remote.CONNECT / 2)
+        ended.join(target.CONNECT / 2)
         assert not ended.is_alive()
         proxy.go_on()
         assert behind(store, forwarder.name)[0].rows == 10

@@ -1,0 +1,141 @@
+"""What a bound copy of a model sees of each raw answer before Agno drops what it does not use.
+
+Mixed into the class of a bound copy, in front of the provider's own: see `models.rotating_class`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from agno.models.response import ModelResponse
+
+if TYPE_CHECKING:
+    from hfs_providers.calls.model import Rotation
+    from hfs_providers.contract.records import Kind
+
+_NO_FIELDS: Mapping[str, Any] = {}
+
+# The events that end a stream of OpenAI's Responses API.
+_LAST_EVENTS = frozenset({"response.completed", "response.incomplete"})
+_FAILED_EVENTS = frozenset({"response.failed", "error"})
+
+
+class UnusableAnswerError(Exception):
+    """An answer with status 200 that is none: empty, an error, not a completion, or a stream without its end.
+
+    Args:
+        kind: what it means for the call.
+        message: what is wrong with it.
+        body: the provider's own error in it, whose code and words then say more than `kind`.
+    """
+
+    def __init__(self, kind: Kind, message: str, body: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.kind: Kind = kind
+        self.body = body
+
+
+class Observed:
+    """For SDKs whose answers are pydantic models with `choices`, `candidates` or (the Responses API) `output`."""
+
+    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
+        try:
+            # Read from the instance: for a field that a pydantic model lacks, getattr is slow.
+            fields = response.__dict__
+        except AttributeError:
+            # An SDK hands a body that is no JSON object through as it is, and Agno would fail on it as on a bug.
+            raise UnusableAnswerError(
+                "server_error" if response else "empty", "the answer is not a completion"
+            ) from None
+        choices = fields.get("choices") or fields.get("candidates")
+        if choices:
+            first = choices[0]
+            if first is None:
+                raise UnusableAnswerError("server_error", "the answer is not a completion")
+            extra = getattr(first, "__pydantic_extra__", None)
+            if extra and (error := extra.get("error")):
+                # OpenRouter's way to say that the provider behind it failed after its own 200.
+                raise _failed(error)
+        elif fields.get("prompt_feedback") is None:
+            if error := _error_in(response, fields):
+                raise error
+            if not fields.get("output"):
+                raise UnusableAnswerError("empty", "the answer has nothing in it")
+        parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
+        return parsed
+
+    def _parse_provider_response_delta(self, response: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if response is None:
+            # Agno's Responses classes name their arguments; the event is the first.
+            fields = getattr(next(iter(kwargs.values()), None), "__dict__", _NO_FIELDS)
+        else:
+            fields = getattr(response, "__dict__", _NO_FIELDS)
+            args = (response, *args)
+        choices = fields.get("choices") or fields.get("candidates") or ()
+        for choice in choices:
+            if choice.finish_reason is not None:
+                self.__dict__["_hfs_finished"] = True
+                if error := _extra_of(choice).get("error"):
+                    raise _failed(error)
+        if not choices and (kind := fields.get("type")) is not None:
+            self._event_seen(kind, fields)
+        usage = fields.get("usage")
+        if not choices and "choices" in fields:
+            # The chunk that only brings usage; some of Agno's classes index into its empty choices.
+            return ModelResponse(response_usage=self._get_metrics(usage) if usage else None)  # type: ignore[attr-defined]
+        parsed: Any = super()._parse_provider_response_delta(*args, **kwargs)  # type: ignore[misc]
+        if usage and parsed.response_usage is None:
+            parsed.response_usage = self._get_metrics(usage)  # type: ignore[attr-defined]
+        return parsed
+
+    def _event_seen(self, kind: object, fields: Mapping[str, Any]) -> None:
+        """Note what an event of the Responses API says of the stream's end."""
+        if kind in _LAST_EVENTS:
+            self.__dict__["_hfs_finished"] = True
+        elif kind in _FAILED_EVENTS:
+            raise _failed(getattr(fields.get("response"), "error", None) or dict(fields))
+
+
+class Asked:
+    """As `Observed`, for SDKs that the plugin's own `Clients` knows."""
+
+    _hfs: Rotation
+
+    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
+        if not self._hfs.wrapper.clients.usable(response):
+            raise UnusableAnswerError("empty", "the answer has nothing in it")
+        parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
+        return parsed
+
+    def _parse_provider_response_delta(self, response: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if response is not None:
+            args = (response, *args)
+        if self._hfs.wrapper.clients.ends(args[0] if args else next(iter(kwargs.values()))):
+            self.__dict__["_hfs_finished"] = True
+        return super()._parse_provider_response_delta(*args, **kwargs)  # type: ignore[misc]
+
+
+OBSERVERS: Mapping[str, tuple[type, ...]] = {"unknown": (), "choices": (Observed,), "asked": (Asked,)}
+"""By `Clients.answers`, what is mixed in."""
+
+
+def _extra_of(thing: object) -> Mapping[str, Any]:
+    """The fields that an SDK's pydantic model does not declare."""
+    extra = getattr(thing, "__pydantic_extra__", None)
+    return extra if isinstance(extra, Mapping) else _NO_FIELDS
+
+
+def _error_in(response: object, fields: Mapping[str, Any]) -> UnusableAnswerError | None:
+    """The provider's error in an answer without choices, or None."""
+    extra = _extra_of(response)
+    if error := extra.get("error") or fields.get("error"):
+        return _failed(error)
+    # Flat, as vLLM, Mistral and Cerebras write it.
+    return _failed(extra) if isinstance(extra.get("message"), str) else None
+
+
+def _failed(error: object) -> UnusableAnswerError:
+    dump = getattr(error, "model_dump", None)
+    body = {"error": dump() if callable(dump) else dict(error) if isinstance(error, Mapping) else error}
+    return UnusableAnswerError("server_error", "the provider failed while answering", body)

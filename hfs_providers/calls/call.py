@@ -1,0 +1,446 @@
+"""One call over several keys: which key next, what an error means, when to give up, what to write down."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+
+from agno.exceptions import ModelProviderError
+from agno.exceptions import RetryableModelProviderError as GuidedRetry
+
+from hfs_providers.calls.answers import UnusableAnswerError
+from hfs_providers.calls.errors import (
+    ContextOverflowError,
+    KeyRejectedError,
+    KeysExhaustedError,
+    ModelCallError,
+    ModelNotFoundError,
+    StreamInterruptedError,
+    reads_as_overflow,
+)
+from hfs_providers.calls.options import CallOptions
+from hfs_providers.calls.pauses import key_rest, retry_pause
+from hfs_providers.calls.server_rules import QUOTES_KEY
+from hfs_providers.calls.verdicts import Verdict, judge
+from hfs_providers.clients.attempt import Attempt, answering, settling
+from hfs_providers.contract.errors import PoolExhaustedError
+from hfs_providers.contract.records import Event, EventKind, UsageRow
+from hfs_providers.keys.leases import Lease
+
+if TYPE_CHECKING:
+    from agno.metrics import MessageMetrics
+    from agno.models.message import Message
+    from agno.models.response import ModelResponse
+
+    from hfs_providers.clients.cache import Clients
+    from hfs_providers.wrapper.wrapper import ProviderWrapper
+
+# The row's own constructor takes its fields by name, in Python: it is on the way of every call.
+_make_row = partial(tuple.__new__, UsageRow)
+_NO_KEYS: frozenset[str] = frozenset()
+_log = logging.getLogger("hfs_providers")
+_NO_REFUSALS: Mapping[str, int] = {}
+# Keys that one call asks for a model before it takes the model for gone, and how long one that alone lacks it pauses.
+_MOST_LACKING = 3
+_LACKING_PAUSE = 3600.0
+_STATUS_OF: Mapping[str, int] = {
+    "dead": 401,
+    "model_gone": 404,
+    "context_overflow": 400,
+    "bad_request": 400,
+    "refused": 403,
+    "overloaded": 503,
+    "local": 500,
+}
+
+
+class Counted(Protocol):
+    """Tokens as a provider counted them."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class _Nothing(NamedTuple):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+_NOTHING = _Nothing()
+
+
+class Call(Attempt):
+    """The state of one call over all its attempts; as an `Attempt`, what is seen of the one that runs.
+
+    An event loop keeps the contexts of cancelled timers and of open connections, and in them calls that ended long ago:
+    so what ends a call leaves neither answers nor errors in it.
+
+    Args:
+        wrapper: the provider's wrapper.
+        options: how the call is made.
+        model_id: the model asked for.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_began",
+        "_cause",
+        "_deadline",
+        "_id",
+        "_lacking",
+        "_refusals",
+        "_retries",
+        "_sent_at",
+        "_text",
+        "_trial",
+        "_tried",
+        "clients",
+        "model_id",
+        "options",
+        "repeated",
+        "usage",
+        "wrapper",
+    )
+
+    def __init__(self, wrapper: ProviderWrapper, options: CallOptions, model_id: str) -> None:
+        # As the base class does, without the call.
+        self.responses = []
+        self.learns = False
+        self._records = None
+        self.wrapper = wrapper
+        self.clients: Clients = wrapper.clients
+        self.options = options
+        self.model_id = model_id if options.named else wrapper.serving(model_id)
+        self.usage: MessageMetrics | None = None
+        self.repeated = False
+        """Whether there was more than one attempt."""
+        self._deadline = wrapper.services.clock() + options.timeout
+        # Nothing is made for what most calls never need.
+        self._id: str | None = None
+        self._tried = _NO_KEYS
+        self._lacking = _NO_KEYS
+        self._refusals = _NO_REFUSALS
+        self._trial = True
+        self._retries = 0
+        self._attempts = 0
+        self._sent_at: float | None = None
+        self._began = 0.0
+        self._text: list[str] | None = None
+        self._cause: BaseException | None = None
+
+    @property
+    def id(self) -> str:
+        """What its events have in common."""
+        if self._id is None:
+            self._id = secrets.token_hex(8)
+        return self._id
+
+    def grab(self) -> Lease | None:
+        """The key of the next attempt, where one is to be had without waiting for it or asking for it."""
+        self._sent_at = None
+        options = self.options
+        if options.key_id is not None or self._refusals:
+            return None
+        return self.wrapper.pool.grab(self.model_id, options.estimated_tokens, self._tried)
+
+    def acquire(self) -> Lease:
+        """Lease the key of the next attempt. Raises KeysExhaustedError."""
+        self._sent_at = None
+        try:
+            return self.wrapper.pool.acquire(self.model_id, self.options.estimated_tokens, **self._terms())
+        except PoolExhaustedError as error:
+            self._exhausted(error)
+
+    async def aacquire(self) -> Lease:
+        """As `acquire`, without blocking the event loop."""
+        self._sent_at = None
+        try:
+            return await self.wrapper.pool.aacquire(self.model_id, self.options.estimated_tokens, **self._terms())
+        except PoolExhaustedError as error:
+            self._exhausted(error)
+
+    def _terms(self) -> dict[str, Any]:
+        """Which keys will do for the next attempt, and how long it may wait for one."""
+        left = self._left()
+        # A key that told the call to wait is asked again within the call's time, not after it: else a provider that
+        # is slow to refuse would never be done.
+        exclude = self._tried if left > 0 or not self._refusals else self._tried.union(self._refusals)
+        return {"timeout": left, "exclude": exclude, "key_id": self.options.key_id, "trial": self._trial}
+
+    def _left(self) -> float:
+        """Seconds that the call may still wait for a key."""
+        options = self.options
+        if not options.wait:
+            return 0.0
+        return max(0.0, self._deadline - self.wrapper.services.clock()) if self._attempts else options.timeout
+
+    def sending(self, lease: Lease) -> None:
+        """The request goes out now."""
+        self.learns = (self.model_id, lease.credential.id) not in self.wrapper.learned
+        self._sent_at = time.perf_counter()
+        if self._attempts == 0:
+            self._began = self._sent_at
+        self._attempts += 1
+
+    def received(self, delta: ModelResponse, assistant_message: Message) -> None:
+        """Note one step of a stream.
+
+        Usage is kept for the end of the stream: providers repeat it, and it must not be added up.
+        """
+        self.restore_timer(assistant_message)
+        if delta.response_usage is not None:
+            self.usage, delta.response_usage = delta.response_usage, None
+        if isinstance(delta.content, str) and delta.content:
+            self.passed_on(delta.content)
+        elif delta.tool_calls or delta.content or delta.reasoning_content:
+            self.passed_on()
+
+    def passed_on(self, text: str = "") -> None:
+        """Something of the answer has reached the caller: this call is not repeated any more."""
+        if self._text is None:
+            self._text = [text]
+        elif text:
+            self._text.append(text)
+
+    def check_finished(self, bound: Any) -> None:
+        """Raise where a stream ended without a finish reason: the SDKs let a body that was cut off pass as whole."""
+        if bound.__dict__.get("_hfs_finished") or not self.clients.marks_end:
+            return
+        if not self._text:
+            raise UnusableAnswerError("empty", "the stream ended with nothing in it")
+        raise UnusableAnswerError("interrupted", "the stream ended without its end mark")
+
+    def answered(self, lease: Lease, usage: Counted | None) -> None:
+        """The attempt was answered: write it down, end its lease, and learn from the headers of its answer."""
+        if self.responses:
+            if self.learns:
+                self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
+            self.responses.clear()
+        if self._cause is not None:
+            self._cause = None
+            with settling(self.id):
+                for key_id in self._lacking:
+                    # Another key has just served the model.
+                    self.wrapper.pool.pause(key_id, self.model_id, _LACKING_PAUSE, "this key lacks the model")
+        charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
+        self._record(lease, "ok", usage, charged)
+        if self.options.in_chain:
+            answering.set(lease.key_id)
+        if lease.probe:
+            with settling(self.id):
+                lease.commit(charged)
+        else:
+            lease.commit(charged)
+
+    def settle(self, lease: Lease, error: BaseException) -> float:
+        """End the lease of a failed attempt; the seconds to wait before the next, or the error that ends the call.
+
+        Args:
+            lease: of the attempt.
+            error: what it raised.
+        """
+        self.responses.clear()
+        self._cause = None
+        verdict = self._verdict(lease, error)
+        if verdict is None:
+            with settling(self.id):
+                self._abandoned(lease, error)
+            raise error
+        self.wrapper.redactor.scrub_exception(error)
+        with settling(self.id):
+            self._end(lease, verdict)
+            pause = self._next(lease, verdict)
+        if pause is None:
+            self.let_through(self.wrapper.redactor)
+            raise self._final(lease, verdict, error) from error
+        self._cause = error
+        self.repeated = True
+        self.begin_again()
+        self._tell(lease, "call_retried" if verdict.retries else "key_rotated", verdict.kind, pause)
+        return pause
+
+    def pause(self, seconds: float) -> None:
+        """Wait before the next attempt."""
+        if seconds > 0:
+            self.wrapper.sleep(seconds)
+
+    async def apause(self, seconds: float) -> None:
+        """As `pause`, without blocking the event loop."""
+        if seconds > 0:
+            await self.wrapper.asleep(seconds)
+
+    def restore_timer(self, assistant_message: Message) -> None:
+        """Let the message's timer count from the first attempt: Agno starts it afresh at each."""
+        metrics = assistant_message.metrics
+        if self._attempts < 2 or metrics is None or metrics.timer is None:
+            return
+        timer = metrics.timer
+        timer.start_time = self._began
+        if timer.end_time is not None:
+            timer.elapsed_time = metrics.duration = timer.end_time - self._began
+
+    def _verdict(self, lease: Lease, error: BaseException) -> Verdict | None:
+        """What the error means, or None where nobody failed: the caller stopped, or Agno asks for another try.
+
+        Tools that capture the locals of a traceback show the verdict, so it holds no key.
+        """
+        if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
+            return None
+        plugin, redactor, secret = self.wrapper.plugin, self.wrapper.redactor, lease.credential.secret
+        verdict = judge(error, model_id=self.model_id, kinds=plugin.errors, wait_headers=plugin.wait_headers)
+        if verdict.code in QUOTES_KEY and secret is not None and secret.quoted_in(verdict.message):
+            verdict = replace(verdict, kind="dead", scope="key")
+        code = verdict.code and redactor.scrub(verdict.code)
+        verdict = replace(verdict, code=code, message=redactor.scrub(verdict.message))
+        if verdict.kind == "bad_request" and reads_as_overflow(verdict.message):
+            return replace(verdict, kind="context_overflow")
+        return verdict
+
+    def _abandoned(self, lease: Lease, error: BaseException) -> None:
+        if isinstance(error, GuidedRetry):
+            self._record(lease, "ok", None, lease.reserved)
+            lease.commit(lease.reserved)
+        elif self._sent_at is None:
+            lease.release()
+        else:
+            charged = self._estimate(lease)
+            self._record(lease, "abandoned", self.usage, charged)
+            lease.commit(charged)
+
+    def _estimate(self, lease: Lease) -> int:
+        """What a stream that was not read to its end is charged."""
+        return max(self.usage.total_tokens if self.usage is not None else 0, lease.reserved)
+
+    def _end(self, lease: Lease, verdict: Verdict) -> None:
+        sent = verdict.sent and self._sent_at is not None
+        charged = self._estimate(lease) if self._text else 0
+        if lease.probe:
+            self._trial = False
+        if sent:
+            # Before the lease ends: whoever shares the key must find the request counted once it is not in flight.
+            self._record(lease, verdict.kind, self.usage, charged)
+        if verdict.kind == "rate_limited":
+            # It may be asked again by this very call when it has rested.
+            refusals = self._refusals.get(lease.key_id, 0)
+            self._refusals = {**self._refusals, lease.key_id: refusals + 1}
+            rest = key_rest(refusals, verdict.retry_after)
+            lease.rate_limited(rest, verdict.scope, verdict.code or "rate limited")
+        elif verdict.kind == "dead":
+            lease.dead(verdict.code or f"HTTP {verdict.status}", credits=verdict.credits)
+            self._tried |= {lease.key_id}
+        elif not sent:
+            lease.release()
+        elif self._text:
+            lease.commit(charged)
+        else:
+            lease.failed()
+
+    def _next(self, lease: Lease, verdict: Verdict) -> float | None:
+        """Seconds to the next attempt, or None where there is none."""
+        if self._text:
+            # Content has been passed on: to repeat the attempt would be to say something twice.
+            return None
+        if verdict.kind == "rate_limited" or (verdict.rotates and self.options.key_id is None):
+            # Where there is no other key, the pool says so, and when the next is free.
+            return 0.0
+        if verdict.kind == "model_gone":
+            if self._served_elsewhere(lease, verdict):
+                return 0.0
+            successor = None if self.options.named else self.wrapper.replace_model(self.model_id)
+            if successor is not None:
+                self.model_id = successor
+                self._tried -= self._lacking
+                self._lacking = _NO_KEYS
+                return 0.0
+        if verdict.retries and self._retries < self.options.max_retries:
+            self._retries += 1
+            if verdict.kind == "transport" and self._retries == 1:
+                # A kept connection that the provider had closed meanwhile fails once, before anything is received.
+                return 0.0
+            return retry_pause(self._retries, verdict.retry_after)
+        return None
+
+    def _served_elsewhere(self, lease: Lease, verdict: Verdict) -> bool:
+        """Whether another key may have the model that this one lacks. If so, this one is not asked again."""
+        wrapper = self.wrapper
+        if self.options.key_id is not None or not (verdict.scope == "key" or wrapper.plugin.keyless):
+            return False
+        self._lacking |= {lease.key_id}
+        self._tried |= {lease.key_id}
+        if len(self._lacking) >= _MOST_LACKING:
+            return False
+        keys = wrapper.pool.statuses(self.model_id)
+        return any(key.state == "ready" and key.id not in self._tried for key in keys)
+
+    def _final(self, lease: Lease, verdict: Verdict, error: BaseException) -> BaseException:
+        provider = self.wrapper.provider
+        words = verdict.message or type(error).__name__
+        fields: dict[str, Any] = {
+            "provider": provider,
+            "model_id": self.model_id,
+            "kind": verdict.kind,
+            "key_id": lease.key_id,
+            "attempts": self._attempts,
+        }
+        status = verdict.status if verdict.status and 400 <= verdict.status < 600 and verdict.status != 529 else None
+        fields["status_code"] = status or _STATUS_OF.get(verdict.kind, 502)
+        message = f"{provider}/{self.model_id}: {words}"
+        if verdict.kind == "model_gone":
+            return ModelNotFoundError(words, successor=self.wrapper.successor(self.model_id), **fields)
+        if self._text:
+            fields |= {"kind": "interrupted", "status_code": 502}
+            return StreamInterruptedError(message, received="".join(self._text), **fields)
+        if verdict.kind == "context_overflow":
+            return ContextOverflowError(message, **fields)
+        if verdict.kind == "dead":
+            return KeyRejectedError(f"{provider} refused {lease.key_id}: {words}", **fields)
+        if verdict.kind == "local" and isinstance(error, ModelProviderError):
+            return ModelCallError(f"{message} (raised on this side of the connection)", **fields)
+        return ModelCallError(message, **fields)
+
+    def _exhausted(self, error: PoolExhaustedError) -> NoReturn:
+        exhausted = KeysExhaustedError(error)
+        self.wrapper.services.emit(
+            Event("keys_exhausted", self.wrapper.provider, self.model_id, reason=error.describe(), call_id=self.id)
+        )
+        cause, self._cause = self._cause or error, None
+        raise exhausted from cause
+
+    def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
+        wrapper = self.wrapper
+        credential = lease.credential
+        counted = usage if usage is not None else _NOTHING
+        row = _make_row(
+            (
+                time.time(),
+                wrapper.provider,
+                self.model_id,
+                credential.id,
+                credential.fingerprint,
+                counted.input_tokens,
+                counted.output_tokens,
+                counted.total_tokens,
+                time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
+                outcome,
+                charged,
+            )
+        )
+        wrapper.manager.count(row)
+        wrapper.services.record(row, self)
+
+    def _tell(self, lease: Lease, kind: EventKind, reason: str, pause: float) -> None:
+        """That the call goes on after a failed attempt."""
+        wrapper = self.wrapper
+        follows = f"retry in {pause:.1f} s" if kind == "call_retried" else "trying the next key"
+        said = (wrapper.provider, self.model_id, reason, lease.key_id, follows, self.id)
+        _log.debug("%s/%s: %s with %s; %s [call %s]", *said)
+        wrapper.services.emit(
+            Event(kind, wrapper.provider, self.model_id, lease.key_id, reason, pause, call_id=self.id)
+        )

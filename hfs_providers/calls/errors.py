@@ -1,0 +1,222 @@
+"""The errors of this library that are Agno's `ModelProviderError` as well, so that Agno handles them.
+
+    ModelProviderError (Agno)
+    |- ModelCallError: a call that failed for good, with its verdict
+    |  |- KeyRejectedError: the provider refused every key that was tried
+    |  |- ContextOverflowError: also Agno's ContextWindowExceededError, so that Agno compresses and tries again
+    |  |- ModelNotFoundError: the model id is gone or was never there
+    |  `- StreamInterruptedError: a stream that broke after content had been received
+    |- ChainExhaustedError: no entry of a fallback chain could answer
+    `- KeysExhaustedError: also Agno's ModelRateLimitError and keycycle's NoAvailableKeyError
+
+    KeyNotFoundError (keycycle): ours says which keys there are
+
+Apart from `errors`, because importing Agno's exceptions takes 0.3 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agno.exceptions import ContextWindowExceededError, ModelProviderError, ModelRateLimitError
+
+from hfs_providers.calls import _keycycle
+from hfs_providers.calls._keycycle import NoAvailableKeyError
+from hfs_providers.contract.errors import HfsProvidersError, PoolExhaustedError
+
+
+def reads_as_overflow(words: str) -> bool:
+    """Whether Agno takes a provider's message for a context overflow.
+
+    Gemini has no code for a prompt that does not fit, so Agno, whose compression hangs on it, reads the words. Nothing
+    else is decided by words, and no key depends on it.
+    """
+    return isinstance(ModelProviderError.classify(ModelProviderError(words, 400)), ContextWindowExceededError)
+
+
+class ModelCallError(HfsProvidersError, ModelProviderError):
+    """A call that failed for good.
+
+    Args:
+        message: what failed and why, scrubbed of keys.
+        provider, model_id, key_id: who was asked; `key_id` is that of the last attempt, or None.
+        kind: the kind of the verdict (see `docs/verdicts.md`).
+        status_code: the provider's HTTP status, or the nearest that says the same.
+        attempts: requests sent for this call.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        model_id: str,
+        kind: str,
+        status_code: int = 502,
+        key_id: str | None = None,
+        attempts: int = 1,
+    ) -> None:
+        ModelProviderError.__init__(self, message, status_code, provider, model_id)
+        self.provider = provider
+        self.kind = kind
+        self.key_id = key_id
+        self.attempts = attempts
+
+
+class KeyRejectedError(ModelCallError):
+    """The provider refused the key, and there is no other to try."""
+
+
+class ContextOverflowError(ModelCallError, ContextWindowExceededError):
+    """The messages do not fit into the model's context window, or into what one request may hold."""
+
+
+class ModelNotFoundError(ModelCallError):
+    """The provider does not serve the model that the caller named.
+
+    Args:
+        successor: the model that follows it in the plugin's list, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        model_id: str,
+        successor: str | None = None,
+        kind: str = "model_gone",
+        status_code: int = 404,
+        key_id: str | None = None,
+        attempts: int = 1,
+    ) -> None:
+        hint = f" Its successor is {successor!r}." if successor else ""
+        super().__init__(
+            f"{provider} does not serve the model {model_id!r}.{hint} Run: hfs-providers models {provider} --live. "
+            f"({message})",
+            provider=provider,
+            model_id=model_id,
+            kind=kind,
+            status_code=status_code,
+            key_id=key_id,
+            attempts=attempts,
+        )
+        self.successor = successor
+
+
+class StreamInterruptedError(ModelCallError):
+    """A stream that broke after content had been received. It is not repeated: the caller has seen a part of it.
+
+    Args:
+        received: the text that arrived.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        model_id: str,
+        received: str,
+        kind: str = "interrupted",
+        status_code: int = 502,
+        key_id: str | None = None,
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(
+            message,
+            provider=provider,
+            model_id=model_id,
+            kind=kind,
+            status_code=status_code,
+            key_id=key_id,
+            attempts=attempts,
+        )
+        self.received = received
+
+
+class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyError):  # type: ignore[misc]
+    """No key can serve a call now. Agno's handlers see a rate limit, keycycle's an exhausted pool.
+
+    Args:
+        pool: the state of the provider's keys; its counts and `free_in` are fields of this error, too.
+        reasons: by provider, why it could not serve (several where every provider was asked).
+        provider, model_id: `all` and `any` where every provider was asked.
+    """
+
+    def __init__(
+        self,
+        pool: PoolExhaustedError,
+        *,
+        reasons: Mapping[str, str] | None = None,
+        provider: str | None = None,
+        model_id: str | None = None,
+    ) -> None:
+        self.reasons = dict(reasons or {pool.provider: pool.describe()})
+        text = "; ".join(self.reasons.values())
+        # keycycle's and Agno's __init__ call super() with arguments that the other does not take, so neither runs:
+        # the fields that their handlers read are set here.
+        Exception.__init__(self, text)
+        self.message = text
+        self.status_code = 429
+        self.type = "model_provider_error"
+        self.error_id = "model_rate_limit_error"
+        self.provider = provider or pool.provider
+        self.model_id = model_id or pool.model_id
+        self.model_name = self.provider
+        self.wait = pool.waited
+        self.timeout = pool.timeout
+        self.total_keys = pool.total
+        self.cooling_down = pool.cooling
+        self.limited = pool.limited
+        self.dead = pool.dead
+        self.free_in = pool.free_in
+
+
+class KeyNotFoundError(HfsProvidersError, _keycycle.KeyNotFoundError):
+    """A key that was asked for by its id, its place or itself, and that the provider does not have.
+
+    What was asked for is shown only where it cannot be a key.
+
+    Args:
+        provider: its name.
+        key_ids: the ids that there are.
+        identifier: what was asked for, where it can be shown.
+    """
+
+    def __init__(self, provider: str, key_ids: Sequence[str], identifier: int | str | None = None) -> None:
+        self.provider = provider
+        self.key_ids = tuple(key_ids)
+        self.identifier = identifier
+        said = f" {identifier!r}" if identifier is not None else " like the one asked for"
+        known = ", ".join(self.key_ids) or "none"
+        # Not keycycle's own, which makes another text.
+        Exception.__init__(self, f"{provider} has no key{said}. Its keys: {known}")
+
+
+class ChainExhaustedError(HfsProvidersError, ModelProviderError):
+    """No entry of a fallback chain could answer.
+
+    Args:
+        causes: by entry (`provider/model`), in the order asked, what it failed with; a text where it was not asked.
+    """
+
+    def __init__(self, causes: Mapping[str, BaseException | str]) -> None:
+        self.reasons = {
+            entry: cause if isinstance(cause, str) else words_of(entry, cause) for entry, cause in causes.items()
+        }
+        self.causes = {entry: cause for entry, cause in causes.items() if isinstance(cause, BaseException)}
+        listed = "; ".join(f"{entry}: {reason}" for entry, reason in self.reasons.items())
+        first = next(iter(self.reasons), None)
+        ModelProviderError.__init__(self, f"no entry of the chain could answer: {listed}", 503, "chain", first)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As with any error, what it comes from stays behind: an SDK's may hold a connection. The reasons go along.
+        rebuild, (cls, args, fields) = super().__reduce__()
+        return rebuild, (cls, args, {**fields, "causes": {}})
+
+
+def words_of(entry: str, error: BaseException) -> str:
+    """What an error of a chain's entry says, without the entry's own name in front."""
+    return str(error).removeprefix(f"{entry}: ") or type(error).__name__

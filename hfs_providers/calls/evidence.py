@@ -1,0 +1,157 @@
+"""Reading objects that others made: errors of SDKs and transports, by duck typing. Nothing here raises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hfs_providers.calls.retry_after import lower_headers
+
+MAX_MESSAGE = 2000
+"""Characters of a provider's message that a verdict keeps."""
+
+_MAX_CHAIN = 20
+_MAX_BODY = 1_000_000
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while isinstance(link, BaseException) and id(link) not in seen and len(seen) < _MAX_CHAIN:
+        seen.add(id(link))
+        yield link
+        cause = link.__cause__
+        link = cause if cause is not None else None if link.__suppress_context__ else link.__context__
+
+
+def frames_of(link: BaseException) -> Iterator[tuple[str, str, Any]]:
+    trace = link.__traceback__
+    for _ in range(200):
+        if trace is None:
+            return
+        frame = trace.tb_frame
+        yield str(frame.f_globals.get("__name__", "")).partition(".")[0], frame.f_code.co_name, frame
+        trace = trace.tb_next
+
+
+def type_of(link: BaseException) -> tuple[str, str]:
+    return type(link).__name__, str(type(link).__module__).partition(".")[0]
+
+
+def get(thing: object, name: str) -> Any:
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # a property of a foreign object
+        return None
+
+
+def as_int(value: object) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 6:
+        return int(value)
+    return None
+
+
+def as_name(value: object) -> str | None:
+    return value[:100] if isinstance(value, str) and value and not value.isdigit() else None
+
+
+def as_mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    return list(value[:50]) if isinstance(value, (list, tuple)) else []
+
+
+def status_of(link: BaseException) -> int | None:
+    response = get(link, "response")
+    for value in (
+        _of_aws(response, "HTTPStatusCode"),
+        get(link, "status_code"),
+        get(link, "code"),
+        get(response, "status_code"),
+        get(response, "status"),
+        get(link, "status"),
+    ):
+        status = as_int(value)
+        if status is not None and 100 <= status < 600:
+            return status
+    return None
+
+
+def headers_of(link: BaseException) -> dict[str, list[str]]:
+    response = get(link, "response")
+    return lower_headers(get(response, "headers") or get(link, "headers") or _of_aws(response, "HTTPHeaders"))
+
+
+def body_of(link: BaseException) -> object:
+    """The decoded body, from wherever an SDK keeps it. Never read from the network, never awaited."""
+    response = get(link, "response")
+    if "Error" in as_mapping(response):
+        return _aws_error(response)
+    text: object = None
+    for source, name in ((link, "body"), (link, "details"), (response, "content"), (response, "text")):
+        value = get(source, name)
+        if isinstance(value, (Mapping, list)):
+            return value
+        if isinstance(value, (str, bytes)) and len(value) <= _MAX_BODY:
+            value = _decoded(value)
+            if not isinstance(value, str):
+                return value
+            # The openai SDK keeps of a body its `error` alone: where that is text, the code is in the whole one.
+            text = value if text is None else text
+    return text
+
+
+def _of_aws(response: object, name: str) -> Any:
+    """A part of the answer that botocore keeps as a dictionary in its errors."""
+    return as_mapping(as_mapping(response).get("ResponseMetadata")).get(name)
+
+
+def _aws_error(response: Mapping[str, Any]) -> object:
+    """botocore's `Error`, spelt as others spell it. In a stream its code begins with a small letter."""
+    error = as_mapping(response.get("Error"))
+    code = error.get("Code")
+    code = code[:1].upper() + code[1:] if isinstance(code, str) else None
+    return {"error": {"code": code, "message": error.get("Message")}}
+
+
+def _decoded(value: str | bytes) -> object:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def payload_of(body: object) -> Mapping[str, Any]:
+    """The innermost error object: Groq, OpenRouter and Google wrap it in `error`, Cerebras does not."""
+    for _ in range(4):
+        if isinstance(body, list):
+            body = body[0] if body else None
+        inner = as_mapping(body).get("error")
+        if not isinstance(inner, (Mapping, list)):
+            break
+        body = inner
+    return as_mapping(body)
+
+
+def message_of(payload: Mapping[str, Any], metadata: Mapping[str, Any], body: object, link: BaseException) -> str:
+    said = payload.get("message") or payload.get("error")
+    if not isinstance(said, str) or not said:
+        return body[:MAX_MESSAGE] if isinstance(body, str) and body.strip() else words_of(link)
+    raw = metadata.get("raw")  # OpenRouter: the upstream provider's own words under its "Provider returned error"
+    return (f"{said}: {raw}" if isinstance(raw, str) and raw else said)[:MAX_MESSAGE]
+
+
+def words_of(error: object) -> str:
+    try:
+        said = get(error, "message")
+        return (said if isinstance(said, str) and said else str(error))[:MAX_MESSAGE] or type(error).__name__
+    except Exception:
+        return type(error).__name__

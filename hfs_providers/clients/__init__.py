@@ -1,0 +1,1 @@
+"""SDK clients and their connections, shared by the keys of a provider."""

@@ -1,0 +1,193 @@
+"""HTTP clients that many keys can share: what is mended or added to those of httpx and httpx2."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from hfs_providers.clients.attempt import running
+
+EACH = 8
+"""Requests in flight of one client, where they are spread over several."""
+
+# Seconds: httpx's own default for a connection that is not used.
+_IDLE = 5.0
+
+
+def newest_backend() -> Any:
+    """httpx2 where it is installed, else httpx: what google-genai takes."""
+    return importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") is not None else "httpx")
+
+
+def backend_of(client_class: type[Any]) -> Any:
+    """The module, httpx or httpx2, that a client class comes from."""
+    roots = [base.__module__.partition(".")[0] for base in client_class.__mro__]
+    return importlib.import_module("httpx2" if "httpx2" in roots else "httpx")
+
+
+def noting(base: type[Any]) -> type[Any]:
+    """A subclass of an HTTP client, or of a transport, that notes the responses it opens with the attempt that runs."""
+    method = _sender(base)
+    sends = getattr(base, method)
+    if hasattr(base, "aclose"):
+
+        async def asend(self: Any, request: Any, **options: Any) -> Any:
+            response = await sends(self, request, **options)
+            attempt = running.get()
+            if attempt is not None and (attempt.learns or not response.is_closed):
+                attempt.responses.append(response)
+            return response
+
+        send: Callable[..., Any] = asend
+    else:
+
+        def send(self: Any, request: Any, **options: Any) -> Any:
+            response = sends(self, request, **options)
+            attempt = running.get()
+            if attempt is not None and (attempt.learns or not response.is_closed):
+                attempt.responses.append(response)
+            return response
+
+    return type(base.__name__, (base,), {method: send})
+
+
+def _sender(base: type[Any]) -> str:
+    """The method of an httpx client or transport that sends a request."""
+    return next(name for name in ("send", "handle_async_request", "handle_request") if hasattr(base, name))
+
+
+def spread(make: Callable[[], Any], most: int, each: int = EACH) -> Any:
+    """An async client that sends through several of its kind, each with a few connections of its own.
+
+    httpcore looks at every connection of a pool when a request begins and again when it ends: with 100 in flight that
+    is a quarter of the time of a call. A second client is only made while the first has its share to do.
+
+    And it lets no more requests into a pool than that may have connections. httpcore 1.0.9 makes a connection for a
+    request that waits in its queue and hands it over in the next step of the loop. Is the request cancelled or out of
+    time in between, nobody ever uses the connection, and it counts for ever: a pool that all keys share would be used
+    up for good. So nothing waits in that queue; it waits here.
+
+    Args:
+        make: makes an `AsyncClient`, or an `AsyncHTTPTransport`, of httpx or httpx2.
+        most: requests in flight.
+        each: requests in flight of one client.
+    """
+    first = make()
+    base = type(first)
+    method = _sender(base)
+    sends = getattr(base, method)
+    places = asyncio.Semaphore(most)
+    rooms = [_Room(first)]
+
+    def enter() -> _Room:
+        for room in rooms:
+            if room.requests < each:
+                break
+        else:
+            room = _Room(make())
+            rooms.append(room)
+        room.requests += 1
+        return room
+
+    async def send(self: Any, request: Any, **options: Any) -> Any:
+        if len(rooms) > 1 and rooms[-1].deserted():
+            await close_last()
+        if places.locked():
+            await _wait(places, request, backend_of(base).PoolTimeout)
+        else:
+            await places.acquire()
+        room = None
+        try:
+            room = enter()
+            response = await sends(room.client, request, **options)
+        except BaseException:
+            _leave(room, places)
+            raise
+        if response.is_closed:
+            _leave(room, places)
+        else:
+            response.aclose = _leaving(response.aclose, room, places)
+        return response
+
+    async def close_last() -> None:
+        # One that does not close cleanly costs neither the others nor the request that came by.
+        with suppress(Exception):
+            await rooms.pop().client.aclose()
+
+    async def close_others() -> None:
+        while len(rooms) > 1:
+            await close_last()
+
+    async def aclose(self: Any) -> None:
+        await close_others()
+        await base.aclose(self)
+
+    async def aexit(self: Any, *error: Any) -> None:
+        await close_others()
+        await base.__aexit__(self, *error)
+
+    first.__class__ = type(base.__name__, (base,), {method: send, "aclose": aclose, "__aexit__": aexit})
+    return first
+
+
+class _Room:
+    """One of the clients that requests are spread over."""
+
+    __slots__ = ("client", "left", "requests")
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.requests = 0
+        self.left = 0.0
+
+    def deserted(self) -> bool:
+        """Whether its connections have been idle for so long that they are not worth keeping."""
+        return not self.requests and time.monotonic() - self.left > _IDLE
+
+
+def _leave(room: _Room | None, places: asyncio.Semaphore) -> None:
+    if room is not None:
+        room.requests -= 1
+        room.left = time.monotonic()
+    places.release()
+
+
+async def _wait(places: asyncio.Semaphore, request: Any, error: Callable[..., Exception]) -> None:
+    try:
+        async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool")):
+            await places.acquire()
+    except TimeoutError as late:
+        raise error("no connection was free in time", request=request) from late
+
+
+def _leaving(close: Callable[[], Any], room: _Room, places: asyncio.Semaphore) -> Callable[[], Any]:
+    """`close`, which ends the request the first time."""
+    held = [True]
+
+    async def aclose() -> None:
+        try:
+            await close()
+        finally:
+            if held:
+                held.clear()
+                _leave(room, places)
+
+    return aclose
+
+
+def refuse_cookies(client: Any) -> Any:
+    """Let a client keep no cookie: one that came with a key's answer must not go out with another key's request.
+
+    It does not look for any either, which would take longer than anything else that is done to a short answer.
+    """
+    if not hasattr(client, "cookies"):  # a transport keeps none
+        return client
+    base = type(client.cookies)
+    none = {"extract_cookies": lambda self, response: None, "__bool__": lambda self: False}
+    client.cookies.__class__ = type(base.__name__, (base,), none)
+    return client

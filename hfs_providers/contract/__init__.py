@@ -1,0 +1,1 @@
+"""The ground: records, errors, secrets, names of variables, fork order. Imports nothing of the package."""

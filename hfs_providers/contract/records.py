@@ -1,0 +1,425 @@
+"""The data that core and plugins exchange: plain frozen records, so that a plugin needs no library to make them."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from hfs_providers.contract.secret import Secret
+
+if TYPE_CHECKING:
+    from hfs_providers.keys.pool import KeyPool
+
+CONTRACT_VERSION = 1
+"""The version of the plugin contract that this library speaks (`hfs_contract` of a plugin).
+
+Version n + 1 adds only what a plugin of version n can do without: a hook, an argument of a hook (each plugin takes the
+arguments that it names), a field of a record that has a default. Whatever else changes raises `CONTRACT_OLDEST` too.
+"""
+
+CONTRACT_OLDEST = 1
+"""The oldest version of the contract whose plugins still work."""
+
+Level = Literal["info", "warning", "error"]
+KeyState = Literal["ready", "limited", "cooling", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with an environment or an installation: what, and what mends it.
+
+    Args:
+        message: what is wrong, with the name of the variable or package. Never a key.
+        remedy: the command or the variable that mends it, or None where there is nothing to do.
+        level: `error` where a provider cannot be used for it.
+        provider: the provider that it concerns, or None.
+    """
+
+    message: str
+    remedy: str | None = None
+    level: Level = "warning"
+    provider: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One key, or one endpoint of a keyless provider.
+
+    Args:
+        id: `provider#n`, with `n` as in the environment.
+        secret: the key, or None for a keyless provider.
+        params: what `X_<PARAM>_n` said, by lower-case parameter (`account`, `region`, `endpoint`).
+    """
+
+    id: str
+    secret: Secret | None
+    params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    fingerprint: str = field(init=False, repr=False, compare=False)
+    """The secret's fingerprint, or `keyless`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprint", self.secret.fingerprint if self.secret is not None else "keyless")
+
+    @property
+    def account(self) -> str:
+        """What the key shares limits with: keys with one account share windows and cooldowns."""
+        return self.params.get("account") or self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a provider allows to one key and model; None is unlimited.
+
+    Args:
+        rpm, rph, rpd: requests per minute, hour, day.
+        tpm, tph, tpd: tokens per minute, hour, day.
+        day_zone: IANA zone at whose midnight the day's counts are reset; None for a sliding day.
+        shared: one allowance for all models of the key rather than one for each.
+    """
+
+    rpm: int | None = None
+    rph: int | None = None
+    rpd: int | None = None
+    tpm: int | None = None
+    tph: int | None = None
+    tpd: int | None = None
+    day_zone: str | None = None
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDefault:
+    """A model id to use when the caller names none.
+
+    Args:
+        id: the provider's own model id.
+        retires: the day from which the provider no longer serves it, where that is known.
+    """
+
+    id: str
+    retires: date | None = None
+
+    def retired(self, today: date) -> bool:
+        """Whether the model is known to be gone on `today`."""
+        return self.retires is not None and self.retires <= today
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """The SDK that a provider's model class needs.
+
+    Args:
+        distribution: its name on the package index.
+        module: a module of it that can be looked for.
+        install: the command that installs it; if empty, the extra named like the provider, of the distribution that
+            the plugin comes from.
+    """
+
+    distribution: str
+    module: str
+    install: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """What `configure_env` makes of an environment. A problem in it is data: nothing is raised for bad input.
+
+    Args:
+        name: the provider's name.
+        credentials: the usable keys, in the order of the environment.
+        declared: `NUM_X`, or None where it is not set or not an integer.
+        expected: `EXPECTED_X`, or None.
+        base_url: `X_BASE_URL`, else the plugin's, or None for the SDK's.
+        default_model: `X_MODEL`, or None.
+        limits: by model id or glob (`*:free`); the first that matches counts.
+        key_limits: by key id, then as `limits`; these come before `limits`.
+        windows: context windows in tokens, by model id or glob.
+        aggregator: whether the provider routes to other providers (and retries transport errors itself).
+        requirement: the SDK, or None where none is needed.
+        problems: what was wrong in the environment.
+        configured: False where the provider cannot be built from this environment.
+    """
+
+    name: str
+    credentials: Sequence[Credential] = ()
+    declared: int | None = None
+    expected: int | None = None
+    base_url: str | None = None
+    default_model: str | None = None
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    key_limits: Mapping[str, Mapping[str, Limits]] = field(default_factory=dict)
+    windows: Mapping[str, int] = field(default_factory=dict)
+    aggregator: bool = False
+    requirement: Requirement | None = None
+    problems: Sequence[Problem] = ()
+    configured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """The state of one key, or of one key for one model.
+
+    Args:
+        id: the key's id.
+        fingerprint: the key's fingerprint.
+        state: `ready`, `limited` (its own allowance is used up), `cooling` (told to wait) or `dead`.
+        reason: why it is not ready.
+        free_in: seconds until it can be tried again, or None where that is not known.
+        in_flight: calls that hold a lease on it now.
+    """
+
+    id: str
+    fingerprint: str
+    state: KeyState
+    reason: str | None = None
+    free_in: float | None = None
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WindowUse:
+    """How much of one limit of a key and model is used.
+
+    Args:
+        period: `minute`, `hour` or `day`.
+        unit: `requests` or `tokens`.
+        used: in the window, calls in flight included, by all keys of its account.
+        limit: that there is.
+    """
+
+    period: str
+    unit: Literal["requests", "tokens"]
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderHealth:
+    """Whether a provider can serve a call, and why not.
+
+    Args:
+        name: the provider.
+        usable: configured, built, SDK present, and at least one key that is not dead.
+        reasons: what stands in the way, or what is worth knowing.
+        keys: the state of each key.
+    """
+
+    name: str
+    usable: bool
+    reasons: Sequence[str] = ()
+    keys: Sequence[KeyStatus] = ()
+
+
+ProbeOutcome = Literal["works", "limited", "dead", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyProbe:
+    """What trying one key for real has shown.
+
+    Args:
+        id: the key's id.
+        fingerprint: the key's fingerprint.
+        outcome: `works`, `limited` (it lives and has to wait), `dead`, or `unknown` where the answer, or that there
+            was none, says nothing about the key.
+        reason: why it does not work. Never a key.
+        free_in: seconds until it can be used again, where that is known.
+        latency: seconds that the request took; None where none was sent.
+    """
+
+    id: str
+    fingerprint: str
+    outcome: ProbeOutcome
+    reason: str | None = None
+    free_in: float | None = None
+    latency: float | None = None
+
+
+class UsageRow(NamedTuple):
+    """One request that was sent.
+
+    Args:
+        at: wall-clock time of its end, seconds since the epoch.
+        provider, model, key_id, fingerprint: who was asked, and with which key.
+        tokens_in, tokens_out, tokens: as the provider counted them (0 where it did not say).
+        latency: seconds from sending to the end of the answer.
+        outcome: `ok`, or the kind of the verdict.
+        charged: tokens that count against the limits: as counted, else (an answer without usage, a stream that was
+            dropped) as estimated.
+    """
+
+    at: float
+    provider: str
+    model: str
+    key_id: str
+    fingerprint: str
+    tokens_in: int
+    tokens_out: int
+    tokens: int
+    latency: float
+    outcome: str
+    charged: int = 0
+
+
+EventKind = Literal[
+    "provider_built",
+    "provider_failed",
+    "call_finished",
+    "key_cooling",
+    "key_dead",
+    "key_revived",
+    "key_rotated",
+    "call_retried",
+    "model_replaced",
+    "keys_exhausted",
+    "fallback_activated",
+    "primary_restored",
+    "transport_recovered",
+    "stream_restarted",
+    "chain_exhausted",
+    "circuit_opened",
+    "circuit_closed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, for observers. It never holds a key.
+
+    Args:
+        kind: what happened.
+        provider: where.
+        model: the model id that was asked for, if any.
+        key_id: the key, if any.
+        reason: why, in words.
+        seconds: the duration that belongs to it (a cooldown, a latency, a pause before a retry).
+        usage: the row of a finished request.
+        at: wall-clock time, seconds since the epoch.
+        call_id: the call that it belongs to: all its requests, rotations and retries have the same. None where it
+            belongs to none.
+    """
+
+    kind: EventKind
+    provider: str
+    model: str | None = None
+    key_id: str | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    usage: UsageRow | None = None
+    at: float = field(default_factory=time.time)
+    call_id: str | None = None
+
+
+class Identified(Protocol):
+    """Something with an id of its own."""
+
+    @property
+    def id(self) -> str:
+        """The id."""
+
+
+class Services(Protocol):
+    """What the manager lends to a provider's wrapper."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Monotonic seconds."""
+
+    @property
+    def rebuild(self) -> Callable[..., Any] | None:
+        """A module-level `get_model` that makes the same model in another process; None where none can."""
+
+    def emit(self, event: Event) -> None:
+        """Tell the observers. Never raises."""
+
+    def record(self, row: UsageRow, call: Identified | None = None) -> None:
+        """Write down one request that was sent. Never blocks on a disk or a network, never raises.
+
+        Args:
+            row: the request.
+            call: that it belongs to; its id is asked for only where somebody observes.
+        """
+
+
+class Wrapper(Protocol):
+    """What the manager needs of the object that `build_wrapper` returns."""
+
+    @property
+    def pool(self) -> KeyPool:
+        """The owner of the state of the provider's keys."""
+
+    def get_model(
+        self,
+        model_id: str | None = None,
+        *,
+        named: bool | None = None,
+        estimated_tokens: int = 1000,
+        wait: bool = True,
+        timeout: float = 10.0,
+        max_retries: int = 5,
+        request_timeout: float | None = None,
+        **agno_kwargs: Any,
+    ) -> Any:
+        """A rotating Agno model.
+
+        Args:
+            model_id: the provider's model id, or None for the default.
+            named: whether the caller named it; one that was only defaulted may be replaced by its successor.
+                None: whether it is given.
+            estimated_tokens: tokens to reserve for a call.
+            wait, timeout: whether to wait for a key, and for how many seconds per call.
+            max_retries: retries of transient failures per call.
+            request_timeout: seconds, for the SDK.
+            agno_kwargs: arguments of the Agno model class; and `key_id` and `model_params`, where they are given to
+                `ProviderManager.get_model`.
+        """
+
+    def list_models(self) -> Sequence[str]:
+        """The ids that the provider lists, asked live with one of the keys."""
+
+    def probe(self, credential: Credential, *, timeout: float = 10.0, ask: bool = False) -> KeyProbe:
+        """Try one key for real, with the cheapest request that proves it. What it shows goes into the pool.
+
+        Args:
+            credential: the key.
+            timeout: seconds, for the SDK.
+            ask: ask the default model for one token, even where something cheaper proves the key.
+        """
+
+    def close(self) -> None:
+        """Close clients. Safe to call twice."""
+
+
+Kind = Literal[
+    "rate_limited",
+    "dead",
+    "model_gone",
+    "context_overflow",
+    "bad_request",
+    "refused",
+    "overloaded",
+    "server_error",
+    "transport",
+    "empty",
+    "interrupted",
+    "local",
+]
+
+
+def sdk_version(requirement: Requirement | None) -> str | None:
+    """The version of the installed SDK, or None where it is missing. Imports nothing of it.
+
+    A module without metadata (vendored, or on the path) counts as present, version unknown.
+    """
+    if requirement is None:
+        return "none needed"
+    try:
+        return metadata.version(requirement.distribution)
+    except metadata.PackageNotFoundError:
+        top = requirement.module.partition(".")[0]
+        return "unknown" if top == requirement.module and importlib.util.find_spec(top) is not None else None

@@ -1,0 +1,104 @@
+"""Keys are removed from texts that a provider or an SDK wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from hfs_providers.contract.secret import Secret
+
+_MASKED = re.compile(r"([A-Za-z0-9_\-]{0,64})(\*{3,}|•{2,}|…|\.{3})([A-Za-z0-9_\-*•…]{0,64})")
+
+
+# A token has a digit; "Bearer authentication" has none.
+_BEARER = re.compile(r"(?i)\bbearer\s+(?=\S*\d)[A-Za-z0-9\-._~+/]{8,}=*")
+
+
+_SHOWN = "[redacted]"
+
+
+# Shorter strings are no keys, and replacing them would eat ordinary words of a message.
+_SHORTEST_KEY = 6
+
+
+class Redactor:
+    """Removes keys from texts that a provider or an SDK wrote, such as an error message that echoes the key.
+
+    Known keys are replaced by their id. What looks like a masked key (`sk-ab***yz`) goes as well, because a prefix
+    and a suffix are a part of the key.
+
+    Args:
+        keys: pairs of key id and key.
+    """
+
+    def __init__(self, keys: Iterable[tuple[str, Secret]] = ()) -> None:
+        known = sorted(
+            ((secret.reveal(), key_id) for key_id, secret in keys if len(secret.reveal()) >= _SHORTEST_KEY),
+            key=lambda pair: -len(pair[0]),
+        )
+        self._ids = dict(known)
+        self._pattern = re.compile("|".join(re.escape(value) for value, _ in known)) if known else None
+
+    def __repr__(self) -> str:
+        return f"Redactor({len(self._ids)} keys)"
+
+    def scrub(self, text: str) -> str:
+        """`text` with every known key, masked key and bearer token replaced."""
+        if self._pattern is not None:
+            text = self._pattern.sub(lambda found: f"[{self._ids[found.group()]}]", text)
+        if "*" in text or "•" in text or "…" in text or "..." in text:
+            text = _MASKED.sub(lambda found: _SHOWN if self._shows_a_part(*found.groups()) else found.group(), text)
+        return _BEARER.sub(_SHOWN, text)
+
+    def _shows_a_part(self, before: str, mask: str, after: str) -> bool:
+        shown = after.strip("*•…")
+        if any(
+            (len(before) >= 4 and key.startswith(before)) or (len(shown) >= 4 and key.endswith(shown))
+            for key in self._ids
+        ):
+            return True
+        # Three dots, one ellipsis and `***so***` are typography unless they stand for a key that is known.
+        if mask == "...":
+            return False
+        if mask == "…":
+            return bool(before and shown)
+        return bool(before) or (len(mask) > 3 and bool(shown))
+
+    def scrub_exception(self, error: BaseException) -> None:
+        """Scrub, in place, the texts that `error` and its causes would print in a traceback."""
+        seen: set[int] = set()
+        queue: list[BaseException | None] = [error]
+        while queue:
+            item = queue.pop()
+            if item is None or id(item) in seen:
+                continue
+            seen.add(id(item))
+            queue += [item.__cause__, item.__context__]
+            if isinstance(item, BaseExceptionGroup):
+                queue += item.exceptions
+            notes = getattr(item, "__notes__", None)
+            if isinstance(notes, list):
+                notes[:] = [self._scrub_value(note) for note in notes]
+            item.args = tuple(self._scrub_value(arg) for arg in item.args)
+            for name in ("message", "body", "details"):
+                value = getattr(item, name, None)
+                if isinstance(value, (str, dict, list)):
+                    # Some SDK errors expose these as read-only properties over what args already hold.
+                    try:
+                        setattr(item, name, self._scrub_value(value))
+                    except AttributeError:
+                        continue
+
+    def _scrub_value(self, value: object) -> object:
+        if isinstance(value, str):
+            return self.scrub(value)
+        if isinstance(value, (bytes, bytearray)):
+            return type(value)(self.scrub(value.decode("latin-1")).encode("latin-1", "replace"))
+        if isinstance(value, dict):
+            return {self._scrub_value(name): self._scrub_value(item) for name, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_make"):
+            return value._make(self._scrub_value(item) for item in value)
+        for kind in (list, tuple, set, frozenset):
+            if type(value) is kind:
+                return kind(self._scrub_value(item) for item in value)
+        return value

@@ -1,0 +1,236 @@
+"""What is installed and what the environment says, without building anything.
+
+`ProviderManager` starts from it, and `hfs-providers status` needs no more: no SDK, Agno or keycycle is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.contract.environment import DISABLED, ORDER, env_name
+from hfs_providers.contract.errors import PluginConflictError, PluginError, PluginLoadError, nearest
+from hfs_providers.contract.records import KeyStatus, ModelDefault, Problem, ProviderConfig, sdk_version
+from hfs_providers.core.config_file import FileConfig, load_file_config
+from hfs_providers.core.deadline import within_deadline
+from hfs_providers.core.registry import Plugin, Registry
+from hfs_providers.core.settings import Settings
+
+if TYPE_CHECKING:
+    from hfs_providers.core.sending import Sent
+    from hfs_providers.core.storage_status import Whereabouts
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """One provider as found.
+
+    Args:
+        config: what its plugin made of the environment.
+        models: its default models, in order of preference.
+        sdk: the SDK's version, or None where it is missing.
+    """
+
+    config: ProviderConfig
+    models: tuple[ModelDefault, ...]
+    sdk: str | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a wrapper can be built from it."""
+        return self.config.configured and self.sdk is not None
+
+    def default_model(self, today: date, gone: Iterable[str] = ()) -> str:
+        """The model to use where the caller names none: the first that is neither past its date nor known gone."""
+        if self.config.default_model is not None:
+            return self.config.default_model
+        lost = set(gone)
+        for model in self.models:
+            if not model.retired(today) and model.id not in lost:
+                return model.id
+        return self.models[-1].id
+
+    def successor(self, model_id: str) -> str | None:
+        """The model that follows `model_id` in the plugin's list, if it is in it and not the last."""
+        ids = [model.id for model in self.models]
+        return ids[ids.index(model_id) + 1] if model_id in ids[:-1] else None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The plugins, the environment and the problems of one assembly."""
+
+    registry: Registry
+    settings: Settings
+    file: FileConfig
+    providers: Mapping[str, Surveyed]
+    problems: tuple[Problem, ...] = field(default=())
+
+    def problems_of(self, provider: str) -> list[Problem]:
+        """The problems that concern one provider."""
+        return [problem for problem in self.problems if problem.provider == provider]
+
+    def usage(self) -> Whereabouts:
+        """Where usage goes, and how far behind the databases are that it is forwarded to."""
+        from hfs_providers.core.storage_status import whereabouts
+
+        return whereabouts(self.settings.env)
+
+    def send_usage(self, timeout: float = 60.0) -> list[Sent]:
+        """Send the rows that no process has sent yet to the databases that usage is forwarded to.
+
+        Args:
+            timeout: seconds, for each database.
+
+        Raises:
+            StoreError: the local file cannot be used.
+        """
+        from hfs_providers.core.sending import send
+
+        return send(self.settings.env, timeout)
+
+    def keys(self) -> Mapping[str, tuple[KeyStatus, ...]]:
+        """By configured provider, the state of each key for its default model, as the usage file says."""
+        from hfs_providers.core.standing import standing
+        from hfs_providers.usage.location import Places
+
+        return standing(self.providers, Places.of(self.settings.env).path)
+
+    @property
+    def status(self) -> dict[str, dict[str, Any]]:
+        """By provider: `configured`, `keys` (usable ones), `declared`, `expected`, `sdk`, `problems`."""
+        return {
+            name: {
+                "configured": found.config.configured,
+                "keys": len(found.config.credentials),
+                "declared": found.config.declared,
+                "expected": found.config.expected,
+                "sdk": found.sdk,
+                "problems": [problem.message for problem in self.problems_of(name)],
+            }
+            for name, found in self.providers.items()
+        }
+
+
+def survey(
+    env: Mapping[str, str] | None = None,
+    env_file: str | os.PathLike[str] | None = None,
+    plugins: Iterable[object] | None = None,
+) -> Survey:
+    """Find the plugins and read the environment.
+
+    Args:
+        env: used instead of the process environment (and of a `.env` in the working directory).
+        env_file: a `.env` file to read instead of `HFS_ENV_FILE` or the working directory's.
+        plugins: plugin objects to use instead of the installed ones.
+    """
+    settings = Settings.load(env, env_file)
+    registry = Registry(settings.names(DISABLED), plugins)
+    file, problems = load_file_config(settings)
+    problems = [*settings.problems, *problems]
+    names = registry.providers
+    found: dict[str, Surveyed] = {}
+    calls: dict[str, Callable[[], Surveyed]] = {name: partial(_read, registry, settings, file, name) for name in names}
+    results = within_deadline(calls)
+    read = {name: result for name, result in results.items() if isinstance(result, Surveyed)}
+    named = _named(settings, {name: registry.env_prefixes(name) for name in read})
+    others = any(each.config.configured for each in read.values())
+    for name, result in results.items():
+        if isinstance(result, Exception):
+            problems.append(_broken(registry.plugins[name], result))
+            continue
+        if name not in named:
+            result = _only_installed(result, others)
+        found[name] = result
+        problems.extend(result.config.problems)
+        requirement = result.config.requirement
+        if result.config.configured and result.sdk is None and requirement is not None:
+            message = f"{name} has keys, but its SDK {requirement.distribution!r} is not installed"
+            problems.append(Problem(message, requirement.install, "error", name))
+    problems.extend(_as_problem(error) for error in registry.problems)
+    problems.extend(registry.notes)
+    wanted = settings.names(ORDER)
+    order, unknown = _ordered(list(found), wanted or list(file.order))
+    known = [*registry.plugins, *registry.disabled]
+    strangers = [(ORDER if wanted else f"order in {file.path}", name) for name in unknown if name not in known]
+    strangers += [(DISABLED, name) for name in registry.unknown]
+    strangers += [(f"[providers] in {file.path}", name) for name in file.providers if name not in known]
+    problems.extend(_unknown(where, name, known) for where, name in strangers)
+    return Survey(registry, settings, file, {name: found[name] for name in order}, tuple(problems))
+
+
+def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -> Surveyed:
+    config = registry.configure_env(name, settings.slice(registry.env_prefixes(name)))
+    models = tuple(registry.default_model(name, config))
+    requirement = config.requirement
+    if requirement is not None and not requirement.install:
+        install = f"pip install '{registry.plugins[name].distribution or 'hfs-providers'}[{name}]'"
+        config = replace(config, requirement=replace(requirement, install=install))
+    override = file.providers.get(name)
+    if override is not None:
+        limits = dict(config.limits)
+        keys = {}
+        if not settings.env.get(f"{env_name(name)}_LIMITS", "").strip():
+            # The first match counts, so the file's come before the plugin's.
+            keys = {f"{name}#{number}": models for number, models in override.key_limits.items()}
+            limits = {
+                **override.limits,
+                **{model: own for model, own in limits.items() if model not in override.limits},
+            }
+        model = config.default_model or override.model
+        config = replace(config, limits=limits, key_limits=keys, default_model=model)
+    return Surveyed(config, models, sdk_version(config.requirement))
+
+
+def _named(settings: Settings, prefixes: Mapping[str, Sequence[str]]) -> set[str]:
+    """The providers that have a variable of their own. Of several prefixes that fit one, the longest counts."""
+    named: set[str] = set()
+    for variable in settings.env:
+        fits = {name: max(map(len, filter(variable.startswith, own)), default=0) for name, own in prefixes.items()}
+        longest = max(fits.values(), default=0)
+        named.update(name for name, length in fits.items() if length == longest > 0)
+    return named
+
+
+def _only_installed(found: Surveyed, others: bool) -> Surveyed:
+    """A provider that the environment does not name: that it has no keys is no fault where others have some.
+
+    Args:
+        found: the provider.
+        others: whether any provider is configured.
+    """
+    config = found.config
+    if config.configured:
+        return found
+    problems = [problem for problem in config.problems if found.sdk is not None or problem.level != "warning"]
+    if others:
+        problems = [replace(each, level="info") if each.level == "warning" else each for each in problems]
+    return replace(found, config=replace(config, problems=tuple(problems)))
+
+
+def _ordered(found: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:
+    known = [name for name in wanted if name in found]
+    return known + [name for name in found if name not in known], [name for name in wanted if name not in found]
+
+
+def _as_problem(error: PluginError) -> Problem:
+    if isinstance(error, PluginConflictError):
+        return Problem(str(error), f"Set {DISABLED}={error.plugin}@ and the distribution that is not wanted", "error")
+    mend = error.remedy or (f"pip install -U {error.distribution}" if error.distribution else "")
+    return Problem(str(error), f"{mend}{', or ' if mend else ''}set {DISABLED}={error.plugin}", "error")
+
+
+def _broken(plugin: Plugin, error: Exception) -> Problem:
+    if not isinstance(error, PluginError):
+        error = PluginLoadError(plugin.name, plugin.distribution, f"{error}" or type(error).__name__)
+    return replace(_as_problem(error), provider=plugin.name)
+
+
+def _unknown(where: str, name: str, known: list[str]) -> Problem:
+    near = nearest(name, known)
+    hint = f" Did you mean {near!r}?" if near else ""
+    return Problem(f"{where} names {name!r}, which is not installed.{hint}", f"Use some of: {', '.join(known)}")

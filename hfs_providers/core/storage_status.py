@@ -1,0 +1,145 @@
+"""Where usage goes, looked up without keeping any."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfs_providers.contract.environment import TIDB, USAGE
+from hfs_providers.contract.errors import HfsProvidersError, StoreError
+from hfs_providers.contract.records import Problem
+from hfs_providers.usage.location import Places
+
+if TYPE_CHECKING:
+    from hfs_providers.usage.database import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A database that rows are forwarded to.
+
+    Args:
+        name: where it is; it holds no password.
+        behind: rows that it does not have yet, or None where that cannot be read.
+        oldest: wall-clock time of the oldest of them.
+        error: why the last try to send them failed, and how many it refuses for good.
+        product: as `TiDB` or `MariaDB`: what it said itself when it was last connected to, else what its URL says.
+    """
+
+    name: str
+    behind: int | None = None
+    oldest: float | None = None
+    error: str | None = None
+    product: str = ""
+
+
+def persistence_line(targets: Sequence[Target]) -> str:
+    """Whether usage goes to TiDB, and to which databases else."""
+    others = [f"{each.product}: {each.name}" for each in targets if each.product != "TiDB"]
+    tidb = "Yes" if len(others) < len(targets) else "No"
+    return f"TiDB persistence: {tidb}" + (f" ({', '.join(others)})" if others else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where usage goes, looked up without keeping any.
+
+    Args:
+        path: of the local file, or None where usage is not kept.
+        size: of the file in bytes, or None where there is none yet.
+        targets: the databases that rows go to besides.
+        sharing: what processes share keys by: `file`, `redis`, or None.
+        processes: that are there at the moment, as the file says.
+        problems: what cannot be used.
+    """
+
+    path: Path | None
+    size: int | None
+    targets: tuple[Target, ...]
+    sharing: str | None
+    processes: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def summary(self) -> str:
+        """Whether usage goes to TiDB, and to which databases else."""
+        return persistence_line(self.targets)
+
+
+def whereabouts(env: Mapping[str, str]) -> Whereabouts:
+    """Where an environment says that usage goes, and what is there. Nothing is made; a corrupt file is put aside."""
+    places = Places.of(env)
+    store, size, problems, running = None, None, list(places.problems), 0
+    if places.path is not None:
+        from hfs_providers.usage.database import Store
+
+        try:
+            if places.path.exists():
+                store = Store(places.path)
+                size = places.path.stat().st_size
+                running = _running(store)
+                if store.moved is not None:
+                    problems.append(Problem(f"{places.path} was corrupt and is now {store.moved}"))
+        except (StoreError, OSError) as error:
+            problems.append(Problem(str(error), getattr(error, "remedy", None)))
+    targets = []
+    for variable, url in places.targets.items() if places.path is not None else ():
+        try:
+            targets.append(_target(store, variable, url))
+        except (HfsProvidersError, ImportError) as error:
+            problems.append(Problem(f"{variable}: {error}", getattr(error, "remedy", None)))
+    if places.path is None and places.targets:
+        problems.append(_nothing_to_forward(places))
+    sharing = "redis" if places.redis else "file" if places.path is not None else None
+    return Whereabouts(places.path, size, tuple(targets), sharing, running, tuple(problems))
+
+
+def _running(store: Store) -> int:
+    from hfs_providers.sharing import presence
+
+    try:
+        with closing(store.connect()) as connection:
+            rows = connection.execute("SELECT pid, born, place, seen FROM processes WHERE shared >= 0").fetchall()
+    except (OSError, sqlite3.Error):
+        return 0
+    return sum(presence.alive(presence.Process(*row[:3]), row[3], time.time()) for row in rows)
+
+
+def _named(store: Store | None, variable: str, url: str) -> Target:
+    """A database by its name, and what it is."""
+    from hfs_providers.usage.forwarding.url import Address
+
+    address = Address(url)
+    # Whoever names a server of MySQL's protocol so means TiDB.
+    product = "TiDB" if variable == TIDB and address.product == "MySQL" else address.product
+    if store is not None:
+        query = "SELECT value FROM meta WHERE name = ?"
+        with suppress(OSError, sqlite3.Error), closing(store.connect()) as connection:
+            row = connection.execute(query, (f"product {address.name}",)).fetchone()
+            product = str(row[0]) if row is not None else product
+    return Target(address.name, 0, product=product)
+
+
+def _target(store: Store | None, variable: str, url: str) -> Target:
+    from hfs_providers.usage.forwarding.forwarder import behind
+
+    target = _named(store, variable, url)
+    if store is None:
+        return target
+    try:
+        found = next(each for each in behind(store, target.name) if each.name == target.name)
+    except (OSError, sqlite3.Error) as error:
+        return replace(target, behind=None, error=str(error))
+    return replace(target, behind=found.rows, oldest=found.oldest, error=found.trouble)
+
+
+def _nothing_to_forward(places: Places) -> Problem:
+    names = " and ".join(places.targets)
+    return Problem(
+        f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE} to an absolute path"
+    )

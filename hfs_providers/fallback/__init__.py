@@ -1,0 +1,1 @@
+"""Chains of models: which entry serves a turn."""

@@ -1,0 +1,418 @@
+"""The fallback chain: an Agno model that serves with its first entry and falls back along the others.
+
+The switch happens beneath Agno's tool loop, at the single request, so the history stays whole and no tool runs twice.
+What a turn knows is in `turns`, what a caller sees and steers in `steering`; here both are bound to Agno's interface.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from agno.exceptions import ModelProviderError
+from agno.exceptions import RetryableModelProviderError as GuidedRetry
+from agno.models.base import MessageData, Model
+from agno.models.message import Message
+from agno.models.response import ModelResponse, ModelResponseEvent
+from agno.run.agent import CustomEvent
+
+from hfs_providers.calls.errors import StreamInterruptedError
+from hfs_providers.clients.attempt import Attempt
+from hfs_providers.clients.owned import first_of
+from hfs_providers.contract.redaction import Redactor
+from hfs_providers.fallback.config import Plan
+from hfs_providers.fallback.controls import Steering
+from hfs_providers.fallback.messages import converted
+from hfs_providers.fallback.turn import Turn, running_turn, shown_turn, truly
+
+_END: Any = object()
+_SHARED = frozenset({"_plan", "client", "async_client", "http_client", "response_format", "_tools", "_functions"})
+
+
+class FallbackChain(Steering, Model):
+    """Made by `get_chain`; a real Agno model, for an `Agent`, a `Team` or a call of its own.
+
+    Its `id`, `name` and `provider` are the primary's, and so is what else can be read of a model. It always claims
+    native structured outputs, so that Agno hands the schema over as it is: each entry gets it in the best form that it
+    supports.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        models = [entry.model for entry in plan.entries]
+        super().__init__(
+            id=models[0].id,
+            name=models[0].name,
+            provider=models[0].provider,
+            supports_native_structured_outputs=True,
+            cache_response=models[0].cache_response,
+            cache_ttl=models[0].cache_ttl,
+            cache_dir=models[0].cache_dir,
+            system_prompt=models[0].system_prompt,
+            instructions=models[0].instructions,
+        )
+        self._plan = plan
+
+    # Turns
+
+    def response(self, messages: list[Message], *args: Any, **kwargs: Any) -> ModelResponse:
+        """See Agno's `Model.response`."""
+        turn, arguments = self._turn_of(Model.response, messages, args, kwargs)
+        try:
+            with turn.runs():
+                return super().response(**arguments)
+        except ModelProviderError as error:
+            known = truly(turn, error)
+            raise known from known.__cause__
+        finally:
+            turn.ended()
+
+    async def aresponse(self, messages: list[Message], *args: Any, **kwargs: Any) -> ModelResponse:
+        """See Agno's `Model.aresponse`."""
+        turn, arguments = self._turn_of(Model.aresponse, messages, args, kwargs)
+        try:
+            with turn.runs():
+                return await super().aresponse(**arguments)
+        except ModelProviderError as error:
+            known = truly(turn, error)
+            raise known from known.__cause__
+        finally:
+            turn.ended()
+
+    def response_stream(self, messages: list[Message], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """See Agno's `Model.response_stream`."""
+        turn, arguments = self._turn_of(Model.response_stream, messages, args, kwargs)
+        steps: Any = super().response_stream(**arguments)
+        try:
+            while True:
+                # Entered for each step: between them the caller's context is the caller's.
+                with turn.runs():
+                    step = next(steps, _END)
+                if step is _END:
+                    return
+                yield step
+        except ModelProviderError as error:
+            known = truly(turn, error)
+            raise known from known.__cause__
+        finally:
+            with turn.runs():
+                steps.close()
+            turn.ended()
+
+    async def aresponse_stream(self, messages: list[Message], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """See Agno's `Model.aresponse_stream`."""
+        turn, arguments = self._turn_of(Model.aresponse_stream, messages, args, kwargs)
+        steps: Any = super().aresponse_stream(**arguments)
+        following = first_of(steps, _END)
+        try:
+            while True:
+                with turn.runs():
+                    step = await following
+                if step is _END:
+                    return
+                yield step
+                following = anext(steps, _END)
+        except ModelProviderError as error:
+            known = truly(turn, error)
+            raise known from known.__cause__
+        finally:
+            with turn.runs():
+                await steps.aclose()
+            turn.ended()
+
+    def _turn_of(
+        self, method: Callable[..., Any], messages: list[Message], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Turn, dict[str, Any]]:
+        arguments = dict(_signature(method).bind(self, messages, *args, **kwargs).arguments)
+        del arguments["self"]
+        run, compression = arguments.get("run_response"), arguments.get("compression_manager")
+        turn = shown_turn(self)
+        if turn is None or not turn.continues(messages, run):
+            turn = Turn(self, self._plan, messages, run, compression)
+        if compression is not None:
+            arguments["compression_manager"] = turn.compression
+        return turn, arguments
+
+    # Requests
+
+    def invoke(self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any) -> ModelResponse:
+        """One request to whoever serves the running turn; without one it is a turn of its own."""
+        turn = running_turn(self) or Turn(self, self._plan)
+        recovered = False
+        with turn.runs():
+            while True:
+                model, attempt = self._asks(turn, again=recovered), Attempt()
+                try:
+                    sent, options = converted(model, messages, kwargs)
+                    with attempt:
+                        answer: ModelResponse = model.invoke(sent, assistant_message, *args, **options)
+                except BaseException as error:
+                    if not recovered and self._recovers(turn, error):
+                        recovered = True
+                        if self.recover_transport(error, _attempts(error) - 1, _attempts(error)):
+                            continue
+                    self._move_on(turn, error, attempt)
+                    continue
+                turn.answered()
+                self._clean(messages, kwargs)
+                return answer
+
+    async def ainvoke(
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> ModelResponse:
+        """As `invoke`."""
+        turn = running_turn(self) or Turn(self, self._plan)
+        recovered = False
+        with turn.runs():
+            while True:
+                model, attempt = self._asks(turn, again=recovered), Attempt()
+                try:
+                    sent, options = converted(model, messages, kwargs)
+                    with attempt:
+                        answer: ModelResponse = await model.ainvoke(sent, assistant_message, *args, **options)
+                except BaseException as error:
+                    if not recovered and self._recovers(turn, error):
+                        recovered = True
+                        if await self.arecover_transport(error, _attempts(error) - 1, _attempts(error)):
+                            continue
+                    self._move_on(turn, error, attempt)
+                    continue
+                turn.answered()
+                self._clean(messages, kwargs)
+                return answer
+
+    def invoke_stream(
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> Iterator[ModelResponse]:
+        """As `invoke`, streamed. Before the first content a failure falls back, after it the error is raised."""
+        turn = running_turn(self) or Turn(self, self._plan)
+        recovered = shown = False
+        while True:
+            with turn.runs():
+                model, attempt = self._asks(turn, again=recovered), Attempt()
+            try:
+                sent, options = converted(model, messages, kwargs)
+                steps: Any = model.invoke_stream(sent, assistant_message, *args, **options)
+                try:
+                    while True:
+                        with turn.runs(), attempt:
+                            delta = next(steps, _END)
+                        if delta is _END:
+                            break
+                        shown = shown or _shows(delta)
+                        yield delta
+                finally:
+                    steps.close()
+            except BaseException as error:
+                with turn.runs():
+                    if not shown and not recovered and self._recovers(turn, error):
+                        recovered = True
+                        if self.recover_transport(error, _attempts(error) - 1, _attempts(error)):
+                            continue
+                    self._move_on(turn, error, attempt, shown)
+                continue
+            turn.answered()
+            self._clean(messages, kwargs)
+            return
+
+    async def ainvoke_stream(
+        self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[ModelResponse]:
+        """As `invoke_stream`."""
+        turn = running_turn(self) or Turn(self, self._plan)
+        recovered = shown = False
+        while True:
+            with turn.runs():
+                model, attempt = self._asks(turn, again=recovered), Attempt()
+            try:
+                sent, options = converted(model, messages, kwargs)
+                steps: Any = model.ainvoke_stream(sent, assistant_message, *args, **options)
+                step = first_of(steps, _END)
+                try:
+                    while True:
+                        with turn.runs(), attempt:
+                            delta = await step
+                        if delta is _END:
+                            break
+                        shown = shown or _shows(delta)
+                        yield delta
+                        step = anext(steps, _END)
+                finally:
+                    await steps.aclose()
+            except BaseException as error:
+                with turn.runs():
+                    if not shown and not recovered and self._recovers(turn, error):
+                        recovered = True
+                        if await self.arecover_transport(error, _attempts(error) - 1, _attempts(error)):
+                            continue
+                    self._move_on(turn, error, attempt, shown)
+                continue
+            turn.answered()
+            self._clean(messages, kwargs)
+            return
+
+    def _asks(self, turn: Turn, *, again: bool) -> Model:
+        entry = turn.admit()
+        return entry.once() if again and turn.index == 0 else entry.model
+
+    def _recovers(self, turn: Turn, error: BaseException) -> bool:
+        return isinstance(error, Exception) and turn.index == 0 and not isinstance(error, StreamInterruptedError)
+
+    def _move_on(self, turn: Turn, error: BaseException, attempt: Attempt, shown: bool = False) -> None:
+        if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
+            turn.left()
+            raise error
+        rotation = turn.active.rotation
+        redactor = rotation.wrapper.redactor if rotation is not None else Redactor()
+        try:
+            turn.failed(error, shown=shown)
+        except BaseException:
+            attempt.let_through(redactor)
+            raise
+
+    def _clean(self, messages: list[Message], options: Mapping[str, Any]) -> None:
+        # The entry removed Agno's guidance from its own copy of the history.
+        if options.get("retry_with_guidance"):
+            self._remove_temporary_messages(messages)
+
+    # Streams that begin again
+
+    def process_response_stream(
+        self, messages: list[Message], assistant_message: Message, stream_data: MessageData, *args: Any, **kwargs: Any
+    ) -> Iterator[Any]:
+        """See Agno's; with `on_interrupt="restart"` a broken stream begins again, after an event that says so."""
+        turn = running_turn(self)
+        while True:
+            try:
+                yield from super().process_response_stream(messages, assistant_message, stream_data, *args, **kwargs)
+                return
+            except ModelProviderError as error:
+                events = self._restart(turn, truly(turn, error), stream_data)
+            yield from events
+
+    async def aprocess_response_stream(
+        self, messages: list[Message], assistant_message: Message, stream_data: MessageData, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As `process_response_stream`."""
+        turn = running_turn(self)
+        while True:
+            try:
+                async for delta in super().aprocess_response_stream(
+                    messages, assistant_message, stream_data, *args, **kwargs
+                ):
+                    yield delta
+                return
+            except ModelProviderError as error:
+                events = self._restart(turn, truly(turn, error), stream_data)
+            for event in events:
+                yield event
+
+    def _restart(self, turn: Turn | None, error: BaseException, stream_data: MessageData) -> tuple[Any, ...]:
+        """Forget what was streamed, and the events that tell a reader to do the same; raises where it is final."""
+        if turn is None or not isinstance(error, StreamInterruptedError):
+            raise error
+        left = turn.active
+        if not turn.restarts_after(error):
+            raise error
+        # What was counted stays counted; all else begins anew.
+        metrics = stream_data.response_metrics
+        stream_data.__dict__.update(MessageData(response_metrics=metrics).__dict__)
+        self._plan.tell("stream_restarted", turn.active, f"{left.label} broke off: {error}")
+        return (
+            ModelResponse(event=ModelResponseEvent.fallback_model_activated.value),
+            CustomEvent(  # type: ignore[no-untyped-call]  # Agno's takes any fields
+                name="stream_restarted",
+                discarded=error.received,
+                failed_model=left.label,
+                model=turn.active.label,
+                reason=str(error),
+            ),
+        )
+
+    def _save_streaming_responses_to_cache(self, cache_key: str, responses: list[ModelResponse]) -> None:
+        # Of a stream that began again, a part is to be forgotten: it is not one to repeat.
+        if all(response.event != ModelResponseEvent.fallback_model_activated.value for response in responses):
+            super()._save_streaming_responses_to_cache(cache_key, responses)
+
+    # What Agno asks of a model's class
+
+    def parse_tool_calls(self, tool_calls_data: list[Any]) -> list[dict[str, Any]]:
+        """Put the tool calls of a stream together, as the class of whoever streamed them does."""
+        return self._serving().parse_tool_calls(tool_calls_data)
+
+    def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
+        return self._serving()._parse_provider_response(response, **kwargs)
+
+    def _parse_provider_response_delta(self, response: Any) -> ModelResponse:
+        return self._serving()._parse_provider_response_delta(response)
+
+    def _serving(self) -> Model:
+        return (running_turn(self) or Turn(self, self._plan)).active.model
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # What every Agno model has is found before this; the rest is what sets the primary's class apart. Agno
+            # reads the address, the client and the settings for thinking of a model that is to reason.
+            plan = self.__dict__.get("_plan")
+            if plan is None or name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(plan.entries[0].model, name)
+
+    def __repr__(self) -> str:
+        return f"FallbackChain({' -> '.join(entry.label for entry in self._plan.entries)})"
+
+    def __copy__(self) -> FallbackChain:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FallbackChain:
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        for name, value in self.__dict__.items():
+            new.__dict__[name] = value if name in _SHARED else copy.deepcopy(value, memo)
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        plan = self._plan
+        if plan.rebuild is None:
+            raise TypeError(
+                f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
+                "process could not find again. Build it with ProviderManager() from the process environment"
+            )
+        on_interrupt = "restart" if plan.restarts else "raise"
+        # Each entry brings its own recipe. How to wait is not sent: it may be anything.
+        return partial(plan.rebuild, restore=plan.restore, on_interrupt=on_interrupt), self.entries
+
+
+def chain_of(plan: Plan) -> FallbackChain:
+    """The chain of a plan. Its class bears the name of the primary's, by which Agno knows models that can reason."""
+    return _chain_class(type(plan.entries[0].model))(plan)
+
+
+@cache
+def _chain_class(primary: type[Model]) -> type[FallbackChain]:
+    name = primary.__name__
+    named = type(name, (FallbackChain,), {"__module__": FallbackChain.__module__, "__doc__": FallbackChain.__doc__})
+    for base in primary.__mro__:
+        if base.__name__ == "OpenAILike":
+            # The one class that Agno asks for by isinstance.
+            base.register(named)  # type: ignore[attr-defined]  # Agno's models are ABCs
+    return named
+
+
+def _attempts(error: BaseException) -> int:
+    return max(1, int(getattr(error, "attempts", 1)))
+
+
+def _shows(delta: ModelResponse) -> bool:
+    """Whether a step of a stream brings something of the answer."""
+    return bool(delta.content or delta.tool_calls or delta.reasoning_content or delta.images or delta.audio)
+
+
+@cache
+def _signature(method: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(method)

@@ -1,0 +1,67 @@
+"""What all turns of a fallback chain share, and what they tell of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hfs_providers.contract.records import Event, EventKind
+from hfs_providers.fallback.entry import Entry
+
+Restore = Literal["always", "when_available", "never"]
+
+_WINDOW_SHARE = 0.8
+"""How much of a context window a request may fill: the rest is for the answer, and for what counting misses."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBy:
+    """Who answered a turn.
+
+    Args:
+        provider, model: the entry that answered.
+        index: its place in the chain, from 0.
+        others: by `provider/model`, why those that were asked or passed over in its favour did not answer.
+        key_id: the key that it answered with; None where it is not one of ours, or its answer came from a cache.
+    """
+
+    provider: str
+    model: str
+    index: int
+    others: Mapping[str, str] = field(default_factory=dict)
+    key_id: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """What all turns of a chain share.
+
+    Args:
+        entries: the chain, the primary first.
+        restore: whether a new turn begins at the primary: `always`, whatever its circuit and its keys say, only
+            `when_available`, or `never`, so that it begins where the last fallback left off.
+        restarts: whether a stream that broke after content is begun again on the next entry.
+        emit: tells the observers.
+        sleep, asleep: how to wait, in seconds.
+        rebuild: a module-level `get_chain` that makes the same chain in another process; None where none can.
+        start: where the next turn begins with `restore="never"`; nothing else is kept from turn to turn.
+    """
+
+    entries: tuple[Entry, ...]
+    restore: Restore
+    restarts: bool
+    emit: Callable[[Event], object]
+    sleep: Callable[[float], object]
+    asleep: Callable[[float], Awaitable[object]]
+    rebuild: Callable[..., object] | None = None
+    start: int = 0
+
+    def tell(self, kind: EventKind, entry: Entry, reason: str | None = None, seconds: float | None = None) -> None:
+        """Emit an event about an entry."""
+        self.emit(Event(kind, entry.provider, entry.model_id, reason=reason, seconds=seconds))
+
+
+def share_of(window: int) -> int:
+    """The tokens of a context window that a request may fill."""
+    return int(window * _WINDOW_SHARE)

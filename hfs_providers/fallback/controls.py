@@ -1,0 +1,178 @@
+"""What a caller sees of a fallback chain, and the methods to drive one by hand."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.fallback.config import Plan, ServedBy, share_of
+from hfs_providers.fallback.entry import Entry
+from hfs_providers.fallback.recovery import is_recoverable, recovery_wait
+from hfs_providers.fallback.turn import Turn, shown_turn
+
+if TYPE_CHECKING:
+    from agno.models.base import Model
+
+_log = logging.getLogger("hfs_providers")
+
+
+class Steering:
+    """Mixed into the chain. What it shows and changes is the calling context's running turn, else its last one."""
+
+    _plan: Plan
+
+    # Who serves
+
+    @property
+    def entries(self) -> tuple[Model, ...]:
+        """The models of the chain, in order."""
+        return tuple(entry.model for entry in self._plan.entries)
+
+    @property
+    def primary(self) -> Model:
+        """The first entry's model."""
+        return self._plan.entries[0].model
+
+    @property
+    def active(self) -> Model:
+        """The model that serves the calling context's running turn, else the one that served its last."""
+        return self._plan.entries[self.fallback_index].model
+
+    @property
+    def fallback_index(self) -> int:
+        """The place of `active` in the chain; 0 is the primary."""
+        turn = shown_turn(self)
+        return turn.index if turn is not None else 0
+
+    @property
+    def is_fallback_active(self) -> bool:
+        """Whether `active` is not the primary."""
+        return self.fallback_index > 0
+
+    @property
+    def served_by(self) -> ServedBy | None:
+        """Who answered the calling context's running turn, else its last one, and why the others did not."""
+        turn = shown_turn(self)
+        return turn.served_by if turn is not None else None
+
+    def compaction(self, **options: Any) -> Any:
+        """An Agno `Compaction` that folds a session before it outgrows the smallest window of the chain.
+
+        Args:
+            options: further arguments of `Compaction`.
+
+        Raises:
+            ValueError: no entry declares a window, and no `compact_at_tokens` is given.
+        """
+        from agno.compaction import Compaction
+
+        windows = [entry.window for entry in self._plan.entries if entry.window is not None]
+        if not windows and "compact_at_tokens" not in options:
+            raise ValueError("no entry of the chain declares a context window: give compact_at_tokens")
+        if windows:
+            options.setdefault("compact_at_tokens", share_of(min(windows)))
+        return Compaction(**options)
+
+    # For callers who drive it by hand
+
+    def restore_primary(self) -> bool:
+        """Go back to the primary in the turn that `active` shows.
+
+        Returns:
+            Whether it did: False where the primary serves already, or cannot answer now (which is logged). With
+            `restore="always"` it is not asked whether it can.
+        """
+        turn = shown_turn(self)
+        try:
+            return (turn or Turn(self, self._plan)).restore()
+        except Exception as error:
+            _log.warning("%s is not restored: %s", self._plan.entries[0].label, error)
+            return False
+
+    def close_circuit(self, index: int = 0) -> bool:
+        """Close the circuit of an entry, for all chains that have it: the next call may ask it at once.
+
+        Args:
+            index: the entry's place in the chain; 0 is the primary.
+
+        Returns:
+            Whether it was open.
+
+        Raises:
+            IndexError: the chain has no such entry.
+        """
+        circuit = self._plan.entries[index].circuit
+        was_open = circuit.is_open
+        circuit.succeed()
+        return was_open
+
+    def activate_fallback(self, error: BaseException | None = None) -> bool:
+        """Go on to the next entry in the turn that `active` shows.
+
+        Args:
+            error: why the active one does not do.
+
+        Returns:
+            Whether it did: False where every entry has failed in that turn.
+        """
+        turn = shown_turn(self)
+        if turn is None:
+            turn = Turn(self, self._plan)
+            turn.remember()
+        return turn.fall_back(error)
+
+    def recover_transport(self, error: BaseException, retry_count: int = 0, max_retries: int = 3) -> bool:
+        """Give the primary a new connection and wait, so that a request may be tried once more.
+
+        Args:
+            error: what the request failed with.
+            retry_count: the failed attempts before the last, so 0 after the first. The wait is
+                `min(3 + retry_count, 8)` seconds.
+            max_retries: how many attempts the caller makes; for the event alone.
+
+        Returns:
+            Whether it did: False where the error is none of the transport's, the provider is an aggregator, a
+            fallback is active, or no new connection could be made (which is logged).
+        """
+        entry = self._recoverable(error)
+        if entry is None or not self._renewed(entry, retry_count, max_retries):
+            return False
+        self._plan.sleep(recovery_wait(retry_count))
+        return True
+
+    async def arecover_transport(self, error: BaseException, retry_count: int = 0, max_retries: int = 3) -> bool:
+        """As `recover_transport`, for the running event loop."""
+        entry = self._recoverable(error)
+        if entry is None or not await self._arenewed(entry, retry_count, max_retries):
+            return False
+        await self._plan.asleep(recovery_wait(retry_count))
+        return True
+
+    def _recoverable(self, error: BaseException) -> Entry | None:
+        turn = shown_turn(self)
+        entry = self._plan.entries[0]
+        away = turn is not None and turn.index > 0
+        return None if away or entry.aggregator or not is_recoverable(error) else entry
+
+    def _renewed(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
+        try:
+            entry.renew()
+        except Exception as error:
+            return self._not_renewed(entry, error)
+        return self._renewal(entry, retry_count, max_retries)
+
+    async def _arenewed(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
+        try:
+            await entry.arenew()
+        except Exception as error:
+            return self._not_renewed(entry, error)
+        return self._renewal(entry, retry_count, max_retries)
+
+    def _renewal(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
+        reason = f"new connection after failed attempt {retry_count + 1} of {max_retries}"
+        self._plan.tell("transport_recovered", entry, reason, recovery_wait(retry_count))
+        return True
+
+    def _not_renewed(self, entry: Entry, error: Exception) -> bool:
+        _log.warning("%s gets no new connection: %s: %s", entry.label, type(error).__name__, error)
+        return False

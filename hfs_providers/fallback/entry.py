@@ -1,0 +1,136 @@
+"""One entry of a fallback chain: a model, and what is known about whether it can answer now."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.calls.circuit import Circuit
+
+if TYPE_CHECKING:
+    from agno.models.base import Model
+
+    from hfs_providers.calls.model import Rotation
+
+
+_CLIENTS = ("client", "async_client")
+_RETIRED = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A model in a chain.
+
+    Args:
+        model: any Agno model.
+        provider: the provider's name, or what the model calls it.
+        circuit: shared by all chains that have the provider's model as an entry.
+        rotation: where its keys come from, or None where it is not one of ours.
+        window: its context window in tokens, or None where that is not known.
+        aggregator: whether the provider retries transport errors itself.
+        renewable: the attributes where a model that is not one of ours keeps clients that Agno made.
+    """
+
+    model: Model
+    provider: str
+    circuit: Circuit
+    rotation: Rotation | None
+    window: int | None
+    aggregator: bool = False
+    renewable: tuple[str, ...] = ()
+    _retired: deque[Any] = field(default_factory=lambda: deque(maxlen=_RETIRED))
+
+    @property
+    def model_id(self) -> str:
+        """The model that serves: its successor where the provider no longer has a defaulted one."""
+        if self.rotation is None or self.rotation.options.named:
+            return self.model.id
+        return self.rotation.wrapper.serving(self.model.id)
+
+    @property
+    def label(self) -> str:
+        """`provider/model`."""
+        return f"{self.provider}/{self.model_id}"
+
+    def obstacle(self) -> str | None:
+        """Why it cannot answer now, or None where nothing is known to be in the way. Asks nobody."""
+        rest = self.circuit.rest()
+        if rest > 0:
+            return f"left alone for {rest:.0f} s more after repeated failures"
+        if self.rotation is None:
+            return None
+        options = self.rotation.options
+        free_in = self.rotation.wrapper.pool.next_free(self.model_id, options.estimated_tokens)
+        if free_in is None:
+            return "no key will be free by itself"
+        bound = options.timeout if options.wait else 0.0
+        return f"no key free for {free_in:.0f} s" if free_in > bound else None
+
+    def once(self) -> Model:
+        """The model for one more try: its calls are not retried."""
+        if self.rotation is None:
+            return self.model
+        once = copy.copy(self.model)
+        once.__dict__["_hfs"] = replace(self.rotation, options=replace(self.rotation.options, max_retries=0))
+        return once
+
+    def renew(self) -> None:
+        """Let the next sync calls use a new client; calls in flight finish on the old one.
+
+        Raises what making the new one raises.
+        """
+        if self.rotation is not None:
+            self.rotation.wrapper.clients.renew()
+        else:
+            self._drop_clients()
+
+    async def arenew(self) -> None:
+        """As `renew`, for the running event loop."""
+        if self.rotation is not None:
+            await self.rotation.wrapper.clients.arenew()
+        else:
+            self._drop_clients()
+
+    def _drop_clients(self) -> None:
+        # A client that was there before is kept, because the caller may have set it. Its transport drops a connection
+        # that broke by itself.
+        for name in self.renewable:
+            client = self.model.__dict__.get(name)
+            if client is not None:
+                # Kept for a while: some SDKs close a client when it is collected, under the calls in flight.
+                self._retired.append(client)
+                self.model.__dict__[name] = None
+
+
+def entry_of(
+    model: Model, clock: Callable[[], float] = time.monotonic, aggregates: Callable[[Model], bool] = lambda _: False
+) -> Entry:
+    """The entry for a model.
+
+    Args:
+        model: a rotating model, or any other Agno model.
+        clock: monotonic seconds, for the circuit of a model that is not one of ours.
+        aggregates: whether the provider of a model that is not one of ours retries transport errors itself.
+    """
+    rotation: Any = model.__dict__.get("_hfs")
+    if rotation is None:
+        return Entry(
+            model,
+            model.provider or model.name or type(model).__name__,
+            Circuit(clock),
+            None,
+            None,
+            aggregates(model),
+            tuple(name for name in _CLIENTS if model.__dict__.get(name, model) is None),
+        )
+    wrapper = rotation.wrapper
+    circuit, window = wrapper.circuit(model.id), wrapper.context_window(model.id)
+    rotation = replace(rotation, options=replace(rotation.options, in_chain=True))
+    # A copy: the caller may use the model outside the chain, too.
+    own = copy.copy(model)
+    own.__dict__["_hfs"] = rotation
+    return Entry(own, wrapper.provider, circuit, rotation, window, wrapper.config.aggregator)

@@ -1,0 +1,299 @@
+"""Which account is next for a model, without looking at all of them.
+
+A lane serves the requests for one model whose estimates are of one size (a power of two). Each account has a slot in
+it, which is either in the turn order, believed to have room, or asleep until a known instant. A slot is looked at
+when it comes first in the turn or when its instant has come; whatever frees an account earlier (a call that ends, a
+key that is revived) wakes its slots. So an account that has no room costs nothing until it may have some.
+
+    invariant: a slot that is asleep has no room before `until` for an estimate of `low` tokens or more,
+               and has room at `until`, not before, for one from `low` to `high`, if no call ends meanwhile and
+               its meter was not leased from since (`leased`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Sequence
+
+from hfs_providers.contract.instants import NEVER
+from hfs_providers.keys.limits import Allowance
+from hfs_providers.keys.state import Account, Key
+
+# Entries that went stale are dropped when they surface; a heap that holds mostly stale ones is rebuilt.
+_STALE_FACTOR = 4
+_STALE_FLOOR = 64
+
+# Seconds until slots that sleep by the monotonic clock are looked at by the wall clock.
+_LOOK = 1.0
+
+
+class Slot:
+    """The place of one account in one lane."""
+
+    __slots__ = (
+        "account",
+        "allowance",
+        "asleep",
+        "high",
+        "hope",
+        "label",
+        "lane",
+        "leased",
+        "low",
+        "until",
+        "version",
+        "weight",
+    )
+
+    def __init__(self, lane: Lane, account: Account, allowance: Allowance) -> None:
+        self.lane = lane
+        self.account = account
+        self.allowance = allowance
+        self.asleep = False
+        # Counts the times that it fell asleep or woke: an entry of a heap that is older than that is void.
+        self.version = 0
+        self.until = 0.0
+        self.low = 0
+        self.high = NEVER
+        self.hope = NEVER
+        self.leased = 0
+        self.label = ""
+        self.weight = 0
+
+    def fits(self, tokens: int, now: float) -> bool:
+        """Whether the account may send a request with that estimate now, with a live key."""
+        return bool(self.account.live) and self.has_room(tokens, now)
+
+    def has_room(self, tokens: int, now: float) -> bool:
+        """The same, its keys' health apart."""
+        account = self.account
+        if account.cooling and account.rest(self.lane.model_id).until > now:
+            return False
+        return self.allowance.fits(tokens, now)
+
+    def free_at(self, tokens: int, now: float, open_at: float) -> float:
+        """The instant from which it may be used by keys that are open from `open_at`, if no call ends before."""
+        return max(now, open_at, self.account.rest(self.lane.model_id).until, *self.allowance.ready(tokens, now))
+
+    def hope_at(self, tokens: int, now: float, open_at: float) -> float:
+        """The same if all calls in flight ended without counting; `NEVER` if nothing is in flight."""
+        if not self.allowance.meter.in_flight:
+            return NEVER
+        return max(
+            now, open_at, self.account.rest(self.lane.model_id).until, *self.allowance.ready(tokens, now, idle=True)
+        )
+
+    def wake(self) -> None:
+        """Put it back into the turn order, to be looked at when it comes first."""
+        if self.asleep:
+            self.asleep = False
+            self.version += 1
+            self.lane.uncount(self)
+            heapq.heappush(self.lane.turns, (self.account.order, self.account.index, self))
+
+
+class _Heap:
+    """Slots that are asleep, by an instant or a number."""
+
+    __slots__ = ("_entries", "_most")
+
+    def __init__(self, slots: int) -> None:
+        self._entries: list[tuple[float, int, int, Slot]] = []
+        self._most = _STALE_FACTOR * slots + _STALE_FLOOR
+
+    def push(self, figure: float, slot: Slot) -> None:
+        """Add a slot; at most once in each of its versions."""
+        if len(self._entries) >= self._most:
+            self._entries = [entry for entry in self._entries if entry[3].version == entry[2]]
+            heapq.heapify(self._entries)
+        heapq.heappush(self._entries, (figure, slot.account.index, slot.version, slot))
+
+    def first(self) -> tuple[float, int, int, Slot] | None:
+        """The least entry that is not void."""
+        entries = self._entries
+        while entries:
+            if entries[0][3].version == entries[0][2]:
+                return entries[0]
+            heapq.heappop(entries)
+        return None
+
+    def due(self, figure: float) -> Slot | None:
+        """The first slot whose entry is at most that."""
+        # The first look costs no call: most of the time nothing is due.
+        if not self._entries or self._entries[0][0] > figure:
+            return None
+        entry = self.first()
+        return entry[3] if entry is not None and entry[0] <= figure else None
+
+    def pop(self) -> None:
+        """Drop the least entry."""
+        heapq.heappop(self._entries)
+
+    def least(self, skip: Collection[Account]) -> tuple[float, Slot] | None:
+        """The least entry of an account that is not in `skip`."""
+        aside = []
+        found = self.first()
+        while found is not None and found[3].account in skip:
+            aside.append(heapq.heappop(self._entries))
+            found = self.first()
+        for entry in aside:
+            heapq.heappush(self._entries, entry)
+        return (found[0], found[3]) if found is not None else None
+
+
+class Lane:
+    """The slots of one model and one size of estimates.
+
+    Args:
+        model_id: the model.
+        size: the bit length of the estimates.
+        accounts: the accounts, whose allowances for the model are known.
+        follow_clocks: wakes the slots if the clocks went apart.
+    """
+
+    def __init__(
+        self, model_id: str, size: int, accounts: Sequence[Account], follow_clocks: Callable[[float], object]
+    ) -> None:
+        self.model_id = model_id
+        self._follow_clocks = follow_clocks
+        self._look = -NEVER
+        self._floor = 1 << (size - 1) if size else 0
+        self.slots = {account: Slot(self, account, account.allowances[model_id]) for account in accounts}
+        for slot in self.slots.values():
+            slot.allowance.meter.slots.append(slot)
+        self.turns: list[tuple[int, int, Slot]] = [
+            (account.order, account.index, slot) for account, slot in self.slots.items()
+        ]
+        heapq.heapify(self.turns)
+        self.limited = 0
+        self.cooling = 0
+        self.zoned = any(slot.allowance.zoned for slot in self.slots.values())
+        count = len(self.slots)
+        self._alarms = _Heap(count)
+        self._tight = _Heap(count)
+        self._thaws = _Heap(count)
+        self._hopes = _Heap(count)
+
+    def pick(self, tokens: int, now: float, exclude: Collection[str]) -> tuple[Slot, Key] | None:
+        """The first in turn of the accounts that have room, and its next key; nothing is leased by it.
+
+        After None, every slot is asleep but those of accounts that have room and no key outside `exclude`.
+        """
+        turns = self.turns
+        if len(turns) < len(self.slots):
+            self._rouse(tokens, now)
+        aside: list[tuple[int, int, Slot]] | None = None
+        picked = None
+        while turns:
+            order, index, slot = turns[0]
+            account = slot.account
+            if account.order != order:
+                # It was leased since, for whichever model: back to where it belongs.
+                heapq.heapreplace(turns, (account.order, index, slot))
+            elif account.only and not (exclude or account.cooling or slot.allowance.rules):
+                # Most keys are alone, in good health and without limits: they are not looked at any closer.
+                return slot, account.only
+            elif not slot.fits(tokens, now):
+                heapq.heappop(turns)
+                self._sleep(slot, tokens, now)
+            else:
+                key = account.choose(exclude)
+                if key is not None:
+                    picked = (slot, key)
+                    break
+                aside = [*(aside or ()), heapq.heappop(turns)]
+        for entry in aside or ():
+            heapq.heappush(turns, entry)
+        return picked
+
+    def settle(self, tokens: int, now: float) -> None:
+        """Put every slot to sleep that has no room."""
+        self._rouse(tokens, now)
+        awake = []
+        for entry in self.turns:
+            if entry[2].fits(tokens, now):
+                awake.append(entry)
+            else:
+                self._sleep(entry[2], tokens, now)
+        heapq.heapify(awake)
+        self.turns = awake
+
+    def alarm(self, tokens: int, now: float, skip: Collection[Account]) -> float:
+        """The earliest instant at which one of the slots that sleep has room, those of `skip` apart."""
+        while (found := self._alarms.least(skip)) is not None:
+            until, slot = found
+            if tokens <= slot.high and slot.leased == slot.allowance.meter.leased:
+                return until
+            # Put to sleep by a smaller request, or leased since from another lane: what is known is too early.
+            self.uncount(slot)
+            slot.version += 1
+            self._sleep(slot, tokens, now)
+        return NEVER
+
+    def hope(self, skip: Collection[Account]) -> float:
+        """The earliest instant at which one of the slots that sleep could have room if calls in flight ended."""
+        found = self._hopes.least(skip)
+        return found[0] if found is not None else NEVER
+
+    def thaw(self, now: float) -> None:
+        """Count as limited those that have cooled off and still have no room."""
+        while (slot := self._thaws.due(now)) is not None:
+            self._thaws.pop()
+            self.uncount(slot)
+            self._count(slot, "limited")
+
+    def wake_all(self) -> None:
+        """Look at every slot again."""
+        for slot in self.slots.values():
+            slot.wake()
+
+    def uncount(self, slot: Slot) -> None:
+        """Take a slot's keys out of the counts."""
+        if slot.label == "cooling":
+            self.cooling -= slot.weight
+        else:
+            self.limited -= slot.weight
+
+    def _count(self, slot: Slot, label: str) -> None:
+        slot.label = label
+        slot.weight = len(slot.account.live)
+        if label == "cooling":
+            self.cooling += slot.weight
+        else:
+            self.limited += slot.weight
+
+    def _rouse(self, tokens: int, now: float) -> None:
+        if now >= self._look:
+            self._look = now + _LOOK
+            self._follow_clocks(now)
+        while (slot := self._alarms.due(now)) is not None:
+            slot.wake()
+        # What sleeps for want of more tokens than these may have room for these.
+        while (slot := self._tight.due(-tokens - 1)) is not None:
+            slot.wake()
+
+    def _sleep(self, slot: Slot, tokens: int, now: float) -> None:
+        account, allowance = slot.account, slot.allowance
+        open_at = account.open_at()
+        rest = account.rest(self.model_id)
+        cool_until = rest.until
+        room = allowance.ready(tokens, now)
+        apart = max(now, open_at, cool_until, room.requests)
+        slot.asleep = True
+        slot.version += 1
+        slot.until = max(apart, room.tokens)
+        slot.low = tokens if room.tokens > apart else 0
+        slot.high = tokens if allowance.token_rules else NEVER
+        slot.leased = allowance.meter.leased
+        self._count(slot, rest.state if cool_until > now else "limited")
+        # What no passing of time frees is in no heap: a call that ends wakes it.
+        if slot.until != NEVER:
+            self._alarms.push(slot.until, slot)
+        if slot.low:
+            self._tight.push(-slot.low, slot)
+        if now < cool_until < slot.until:
+            self._thaws.push(cool_until, slot)
+        # The least estimate of the lane: a hope that is too early costs a wait, one too late would fail a call.
+        slot.hope = slot.hope_at(self._floor, now, open_at)
+        if slot.hope < slot.until:
+            self._hopes.push(slot.hope, slot)

@@ -1,0 +1,178 @@
+"""What of a pool outlives its process: windows, cooldowns and dead keys, as plain data stamped by the wall clock.
+
+A key is named by its id and fingerprint. What is read may be old, from another clock, or not ours at all: what does
+not fit is left out, what lies too far ahead is clamped, and nothing is raised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from hfs_providers.contract.instants import DAY
+from hfs_providers.keys.limits import Allowance
+from hfs_providers.keys.state import CREDIT_PROBATION, Account, Key
+from hfs_providers.keys.windows import Entry, Window
+
+VERSION = 1
+"""Of the format; another one is not read."""
+
+ANY_ZONE = "day@"
+"""The kind of entries for a calendar day of whatever zone: each lies within the day that it counts for."""
+
+AllowanceOf = Callable[[Account, str], Allowance]
+
+
+def dump(accounts: Sequence[Account], now: float, wall: float) -> dict[str, object]:
+    """The state of `accounts`.
+
+    Args:
+        accounts: of one pool.
+        now: monotonic seconds.
+        wall: seconds since the epoch.
+    """
+    shift = wall - now
+    return {"version": VERSION, "at": wall, "accounts": [_dump_account(each, now, shift) for each in accounts]}
+
+
+def _dump_account(account: Account, now: float, shift: float) -> dict[str, object]:
+    return {
+        "keys": [_dump_key(key, shift) for key in account.keys],
+        "cooling": [
+            {"model": scope, "until": min(rest.until, now + DAY) + shift, "reason": rest.reason}
+            for scope, rest in account.cooling.items()
+            if rest.until > now and rest.state == "cooling"
+        ],
+        "windows": [
+            {"models": models, "kind": kind, "entries": [[stamp + shift, *counts] for stamp, *counts in entries]}
+            for models, kind, entries in _windows(account, now)
+            if entries
+        ],
+    }
+
+
+def _windows(account: Account, now: float) -> Iterable[tuple[list[str], str, Sequence[Entry]]]:
+    for scope, meter in account.meters.items():
+        sharing = [model_id for model_id, allowance in account.allowances.items() if allowance.meter is meter]
+        models = [scope] if scope is not None else sharing
+        for kind, window in meter.windows.items():
+            window.prune(now)
+            # A zoned day has one entry, which bears no instant of its own: it is stamped with the present.
+            entries = window.entries()
+            yield models, kind, [(now, *entry[1:]) for entry in entries] if "@" in kind else entries
+
+
+def _dump_key(key: Key, shift: float) -> dict[str, object]:
+    about: dict[str, object] = {"id": key.id, "fingerprint": key.credential.fingerprint}
+    if key.dead_reason is not None:
+        about["dead"] = {
+            "reason": key.dead_reason,
+            "retry_at": key.retry_at + shift,
+            "probation": key.probation,
+            "since": key.since,
+        }
+    return about
+
+
+def models(state: Mapping[str, object]) -> set[str]:
+    """The models that the windows of a state are about."""
+    accounts = _records(state.get("accounts")) if isinstance(state, Mapping) else ()
+    return {model for about in accounts for window in _records(about.get("windows")) for model in _models(window)}
+
+
+def load(state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall: float, allowance: AllowanceOf) -> None:
+    """Apply what `dump` gave to the keys that are here and the same. No window is made that no limit needs.
+
+    Args:
+        state: from `dump`.
+        keys: of one pool, by id.
+        now: monotonic seconds.
+        wall: seconds since the epoch.
+        allowance: finds or makes the allowance of an account for a model.
+    """
+    if not isinstance(state, Mapping) or state.get("version") != VERSION:
+        return
+    at = _number(state.get("at"))
+    if at is None:
+        return
+    # A wall clock that went back since: no time has passed.
+    shift = now - max(wall, at)
+    for about in _records(state.get("accounts")):
+        found = list(_known(about.get("keys"), keys))
+        for key, said in found:
+            _load_death(key, said.get("dead"), now, shift)
+        for account in dict.fromkeys(key.account for key, _ in found):
+            _load_cooling(account, about.get("cooling"), now, shift)
+            _load_windows(account, about.get("windows"), now, shift, allowance)
+
+
+def _known(records: object, keys: Mapping[str, Key]) -> Iterable[tuple[Key, Mapping[str, Any]]]:
+    for said in _records(records):
+        key = keys.get(str(said.get("id")))
+        if key is not None and key.credential.fingerprint == said.get("fingerprint"):
+            yield key, said
+
+
+def _load_death(key: Key, said: object, now: float, shift: float) -> None:
+    if not isinstance(said, Mapping):
+        return
+    retry_at, probation = _number(said.get("retry_at")), _number(said.get("probation"))
+    if retry_at is None or probation is None:
+        return
+    since = _number(said.get("since"))
+    key.since = max(key.since, retry_at - probation if since is None else since)
+    retry_at = min(retry_at + shift, now + CREDIT_PROBATION)
+    if key.dead_reason is None:
+        key.dead_reason = str(said.get("reason") or "refused")
+        key.try_from(retry_at)
+        key.account.sort(key)
+    key.try_from(max(key.retry_at, retry_at))
+    key.probation = max(key.probation, min(max(0.0, probation), CREDIT_PROBATION))
+
+
+def _load_cooling(account: Account, said: object, now: float, shift: float) -> None:
+    for rest in _records(said):
+        model_id, until = rest.get("model"), _number(rest.get("until"))
+        if until is not None and (model_id is None or isinstance(model_id, str)):
+            until = min(until + shift, now + DAY)
+            account.cool(now, until, model_id, str(rest.get("reason") or "rate limited"))
+
+
+def _load_windows(account: Account, said: object, now: float, shift: float, allowance: AllowanceOf) -> None:
+    # Models that share an allowance are counted together.
+    found: dict[int, tuple[Window, list[Entry]]] = {}
+    for about in _records(said):
+        kind = about.get("kind")
+        entries = list(_entries(about.get("entries"), shift))
+        meters = {id(meter): meter for meter in (allowance(account, each).meter for each in _models(about))}
+        for meter in meters.values() if entries else ():
+            for name, window in meter.windows.items():
+                if name == kind or (kind == ANY_ZONE and name.startswith(ANY_ZONE)):
+                    found.setdefault(id(window), (window, []))[1].extend(entries)
+    for window, counted in found.values():
+        window.restore(now, sorted(counted))
+
+
+def _models(about: Mapping[str, Any]) -> list[str]:
+    said = about.get("models")
+    return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
+
+
+def _entries(said: object, shift: float) -> Iterable[Entry]:
+    for each in said if isinstance(said, Sequence) and not isinstance(said, str) else ():
+        if isinstance(each, Sequence) and not isinstance(each, str) and len(each) == 3:
+            stamp, requests, tokens = map(_number, each)
+            if stamp is not None and requests is not None and tokens is not None:
+                yield stamp + shift, max(0, int(requests)), max(0, int(tokens))
+
+
+def _records(said: object) -> Iterable[Mapping[str, Any]]:
+    if isinstance(said, Sequence) and not isinstance(said, str):
+        yield from (each for each in said if isinstance(each, Mapping))
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -1,0 +1,238 @@
+"""The state of one key, and of the account that it shares windows and cooldowns with.
+
+A key is live or dead. A dead key has a probation; after it one call may try the key (half-open), and the outcome of
+that call alone says whether the key lives again:
+
+    live --refused--> dead --probation over--> half-open --answered, or told to wait--> live
+                       ^                          |--refused: dead, probation doubled
+                       `--------------------------'--failed otherwise: dead, tried again soon
+
+Cooling belongs to the account, for one model or (None) for all.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
+
+from hfs_providers.contract.instants import NEVER
+from hfs_providers.contract.records import Credential, KeyState
+from hfs_providers.keys.clocks import Clocks, Instant
+from hfs_providers.keys.limits import Allowance, Meter
+
+DEFAULT_COOLDOWN = 30.0
+"""Seconds that a limited key rests where the provider's answer does not say for how long."""
+
+PROBATION = 3600.0
+"""Seconds after which a dead key may be tried once more; up to a quarter less, so that keys which died together are not
+due together."""
+
+CREDIT_PROBATION = 86_400.0
+"""The same for a key without credits, and the most that doubling makes of either."""
+
+PROBE_RETRY = 60.0
+"""Seconds until a dead key is tried again whose trial failed for a reason that is not the key's."""
+
+_SPREAD = 0.25
+_SHARES = 4096
+
+Strategy = Literal["spread", "fill_first"]
+
+
+class Rest(NamedTuple):
+    """Until when an account rests, why, and how that is called.
+
+    Args:
+        until: monotonic seconds.
+        reason: for people.
+        state: `cooling` where the provider said so, `limited` where others have used the allowance up.
+        end: when it was to end, by both clocks; `until` is what comes first.
+    """
+
+    until: float
+    reason: str
+    state: KeyState = "cooling"
+    end: Instant = Instant(-NEVER, -NEVER)
+
+
+_NO_REST = Rest(-NEVER, "")
+
+
+class Key:
+    """One key: live or dead, and what is in flight on it."""
+
+    __slots__ = (
+        "account",
+        "credential",
+        "dead_reason",
+        "due",
+        "in_flight",
+        "index",
+        "last_used",
+        "probation",
+        "probe",
+        "retry_at",
+        "since",
+    )
+
+    def __init__(self, credential: Credential, account: Account, index: int, rank: int) -> None:
+        self.credential = credential
+        self.account = account
+        self.index = index
+        # The turn in which it was last leased; below zero before it ever was, so that new keys go in their order.
+        self.last_used = rank
+        self.in_flight = 0
+        self.dead_reason: str | None = None
+        # The monotonic instant from which it may be tried, and what that comes from.
+        self.retry_at = 0.0
+        self.due = Instant(0.0, 0.0)
+        self.probation = 0.0
+        # When it was refused, in seconds since the epoch.
+        self.since = 0.0
+        # The number of the lease that tries this dead key, or 0.
+        self.probe = 0
+
+    @property
+    def id(self) -> str:
+        """As `groq#3`."""
+        return self.credential.id
+
+    def bury(self, now: float, reason: str, probation: float, *, probed: bool) -> float:
+        """Declare the key dead; the seconds of its probation.
+
+        Only a failed trial doubles: several calls that were in flight when the key died say the same thing once.
+        """
+        if probed:
+            probation = max(probation, 2 * self.probation)
+        elif self.dead_reason is not None:
+            probation = max(probation, self.probation)
+        self.probation = min(CREDIT_PROBATION, probation)
+        until = now + self.spread(self.probation)
+        self.try_from(max(self.retry_at if self.dead_reason is not None else now, until))
+        self.since = self.account.clocks.at(now).wall
+        self.dead_reason = reason
+        self.probe = 0
+        self.account.sort(self)
+        return self.retry_at - now
+
+    def revive(self) -> None:
+        """Put the key back into rotation."""
+        self.dead_reason = None
+        self.probation = 0.0
+        self.probe = 0
+        self.account.sort(self)
+
+    def spread(self, seconds: float) -> float:
+        """Up to a quarter less, always the same for one key."""
+        share = zlib.crc32(f"{self.id} {self.credential.fingerprint}".encode()) % _SHARES / _SHARES
+        return seconds * (1 - _SPREAD * share)
+
+    def try_from(self, instant: float) -> None:
+        """Let the dead key be tried from that monotonic instant on."""
+        self.retry_at = instant
+        self.due = self.account.clocks.at(instant)
+
+    def open_at(self) -> float:
+        """The instant from which the key itself, its account apart, may be leased."""
+        if self.dead_reason is None:
+            return -NEVER
+        return NEVER if self.probe else self.retry_at
+
+
+class Account:
+    """Keys that share windows and cooldowns; most accounts have one key.
+
+    `order` is the place of the account's next key in the pool's turns: what is smaller is leased earlier.
+    """
+
+    __slots__ = (
+        "allowances",
+        "by_index",
+        "clocks",
+        "cooling",
+        "dead",
+        "dead_counted",
+        "index",
+        "live",
+        "meters",
+        "only",
+        "order",
+    )
+
+    def __init__(self, index: int, strategy: Strategy, clocks: Clocks) -> None:
+        self.index = index
+        self.clocks = clocks
+        self.by_index = strategy == "fill_first"
+        self.live: OrderedDict[str, Key] = OrderedDict()
+        self.dead: dict[str, Key] = {}
+        # How many of them the pool has counted.
+        self.dead_counted = 0
+        self.cooling: dict[str | None, Rest] = {}
+        self.meters: dict[str | None, Meter] = {}
+        self.allowances: dict[str, Allowance] = {}
+        self.order = 0
+        # The key of an account that has one, which lives; else None.
+        self.only: Key | None = None
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """All keys of the account."""
+        return [*self.live.values(), *self.dead.values()]
+
+    def sort(self, key: Key) -> None:
+        """File a key that is new, died or was revived."""
+        self.live.pop(key.id, None)
+        self.dead.pop(key.id, None)
+        if key.dead_reason is not None:
+            self.dead[key.id] = key
+        else:
+            live = sorted([*self.live.values(), key], key=self._rank)
+            self.live = OrderedDict((each.id, each) for each in live)
+        self.only = next(iter(self.live.values())) if len(self.live) == 1 and not self.dead else None
+        self._reorder()
+
+    def use(self, key: Key, turn: int) -> None:
+        """Note that a key was leased in that turn."""
+        key.last_used = turn
+        if not self.by_index and len(self.live) > 1 and key.dead_reason is None:
+            self.live.move_to_end(key.id)
+        self._reorder()
+
+    def _rank(self, key: Key) -> int:
+        return key.index if self.by_index else key.last_used
+
+    def _reorder(self) -> None:
+        if self.live:
+            self.order = self._rank(next(iter(self.live.values())))
+        else:
+            self.order = min(map(self._rank, self.dead.values()), default=0)
+
+    def choose(self, exclude: Collection[str]) -> Key | None:
+        """The live key to lease next."""
+        for key in self.live.values():
+            if key.id not in exclude:
+                return key
+        return None
+
+    def open_at(self, exclude: Collection[str] = ()) -> float:
+        """The instant from which `choose` has a key, cooling and windows apart."""
+        return -NEVER if any(key_id not in exclude for key_id in self.live) else NEVER
+
+    def cool(self, now: float, until: float, model_id: str | None, reason: str, state: KeyState = "cooling") -> None:
+        """Rest until that instant, for one model or for all. A longer rest that was set before stays."""
+        self.cooling = {scope: rest for scope, rest in self.cooling.items() if rest.until > now}
+        if until > self.cooling.get(model_id, Rest(now, "")).until:
+            self.cooling[model_id] = Rest(until, reason, state, self.clocks.at(until))
+
+    def follow_clocks(self) -> None:
+        """The clocks went apart, or together again: see anew when cooldowns and probations end."""
+        first = self.clocks.first
+        self.cooling = {scope: rest._replace(until=first(rest.end)) for scope, rest in self.cooling.items()}
+        for key in self.dead.values():
+            key.retry_at = first(key.due)
+
+    def rest(self, model_id: str) -> Rest:
+        """Until when the account rests for a model, and why."""
+        return max(self.cooling.get(model_id, _NO_REST), self.cooling.get(None, _NO_REST))

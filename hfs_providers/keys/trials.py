@@ -1,0 +1,59 @@
+"""The dead keys of a pool, in the order in which they may be tried.
+
+A trial is the last resort of a call that can have no live key in its time, and a call makes one at most: a key that is
+dead stays dead more often than not, and the call pays for finding out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Collection
+
+from hfs_providers.contract.instants import NEVER
+from hfs_providers.keys.scheduler import Lane, Slot
+from hfs_providers.keys.state import Account, Key
+
+
+class Trials:
+    """A list of dead keys by the end of their probation."""
+
+    __slots__ = ("_filed", "_order")
+
+    def __init__(self) -> None:
+        self._order: list[tuple[float, int, Key]] = []
+        self._filed: dict[Key, float] = {}
+
+    def file(self, account: Account) -> None:
+        """Note that keys of an account died, were revived or are due at another instant."""
+        for key in account.keys:
+            due = key.retry_at if key.dead_reason is not None else None
+            filed = self._filed.get(key)
+            if filed == due:
+                continue
+            if filed is not None:
+                del self._filed[key]
+                # A tuple without the key sorts just before the one that has it.
+                del self._order[bisect_left(self._order, (filed, key.index))]
+            if due is not None:
+                self._filed[key] = due
+                insort(self._order, (due, key.index, key))
+
+    def find(self, lane: Lane, tokens: int, exclude: Collection[str], now: float) -> tuple[Slot, Key] | None:
+        """The dead key that may be tried now and was due first."""
+        for due, _, key in self._order:
+            if due > now:
+                break
+            slot = lane.slots[key.account]
+            if not key.probe and key.id not in exclude and slot.has_room(tokens, now):
+                return slot, key
+        return None
+
+    def at(self, lane: Lane, tokens: int, exclude: Collection[str], now: float) -> float:
+        """The earliest instant at which one may be tried, if no call ends before."""
+        earliest = NEVER
+        for due, _, key in self._order:
+            if due >= earliest:
+                break
+            if not key.probe and key.id not in exclude:
+                earliest = min(earliest, lane.slots[key.account].free_at(tokens, now, due))
+        return earliest

@@ -1,0 +1,240 @@
+"""What a provider allows to a key, and what was used of it: windows that cost the same whatever their history.
+
+A `Meter` holds the counts that several keys or models may share; an `Allowance` is one model's limits read against it.
+Calls in flight count as requests and reserve their estimated tokens, so a limit holds whatever they turn into.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from hfs_providers.contract.instants import DAY, NEVER, Wall, next_midnight
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+
+# A wall clock in floats is good to a quarter of a microsecond: a reset is awaited for a little longer than it takes.
+_WALL_MARGIN = 1e-6
+
+
+Entry = tuple[float, int, int]
+"""An instant, requests and tokens."""
+
+
+class Window(Protocol):
+    """Requests and tokens of a span of time that ends now.
+
+    `requests` and `tokens` are right once `prune` was called where `expires` has passed.
+    """
+
+    requests: int
+    tokens: int
+    expires: float
+    counts_requests: bool
+
+    def add(self, now: float, tokens: int) -> None:
+        """Count one request that ended `now`, not earlier than any before it."""
+
+    def prune(self, now: float) -> None:
+        """Drop what has left the window."""
+
+    def freed_at(self, now: float, requests: int, tokens: int) -> float:
+        """The instant at which that many of the counted requests and tokens will have left, or `NEVER`."""
+
+    def entries(self) -> Sequence[Entry]:
+        """What is counted, oldest first."""
+
+    def restore(self, now: float, entries: Iterable[Entry]) -> None:
+        """Count `entries`, oldest first, and nothing else."""
+
+    def age(self, seconds: float) -> None:
+        """Let that much more time have passed than the monotonic clock shows."""
+
+
+class SlidingWindow:
+    """The last `span` seconds, exact or in buckets.
+
+    An entry that ended at `s` counts until `s + span`, a bucket as if all of it had ended at the bucket's end: with
+    buckets a key is freed up to `grain` seconds late and never early. The cumulative sums make both the sums and the
+    instant at which enough has left a matter of a bisection.
+
+    Args:
+        span: seconds.
+        grain: seconds of a bucket; 0 keeps each instant.
+    """
+
+    __slots__ = (
+        "_cumulative_requests",
+        "_cumulative_tokens",
+        "_grain",
+        "_head",
+        "_stamps",
+        "counts_requests",
+        "expires",
+        "requests",
+        "span",
+        "tokens",
+    )
+
+    def __init__(self, span: float, grain: float = 0.0) -> None:
+        self.span = span
+        self._grain = grain
+        self.counts_requests = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._stamps: list[float] = []
+        self._cumulative_requests: list[int] = []
+        self._cumulative_tokens: list[int] = []
+        self._head = 0
+        self.requests = 0
+        self.tokens = 0
+        self.expires = NEVER
+
+    def __len__(self) -> int:
+        return len(self._stamps) - self._head
+
+    def add(self, now: float, tokens: int) -> None:
+        """Count one request that ended `now`."""
+        # Without a limit on requests there is none on the number of entries without tokens.
+        if tokens or self.counts_requests:
+            self._put((now // self._grain + 1) * self._grain if self._grain else now, 1, tokens)
+
+    def _put(self, stamp: float, requests: int, tokens: int) -> None:
+        stamps = self._stamps
+        self.requests += requests
+        self.tokens += tokens
+        if stamps:
+            total_requests = self._cumulative_requests[-1] + requests
+            total_tokens = self._cumulative_tokens[-1] + tokens
+            # A bucket that is younger than this entry (restored from another process) takes it: late, not early.
+            if stamps[-1] >= stamp:
+                self._cumulative_requests[-1] = total_requests
+                self._cumulative_tokens[-1] = total_tokens
+                return
+        else:
+            total_requests, total_tokens = requests, tokens
+            self.expires = stamp + self.span
+        stamps.append(stamp)
+        self._cumulative_requests.append(total_requests)
+        self._cumulative_tokens.append(total_tokens)
+
+    def prune(self, now: float) -> None:
+        """Drop what has left the window."""
+        stamps, span = self._stamps, self.span
+        head, end = self._head, len(stamps)
+        while head < end and stamps[head] + span <= now:
+            head += 1
+        if head == end:
+            self._clear()
+            return
+        if head:
+            self.requests = self._cumulative_requests[-1] - self._cumulative_requests[head - 1]
+            self.tokens = self._cumulative_tokens[-1] - self._cumulative_tokens[head - 1]
+        if head > 32 and head * 2 > end:
+            # The cumulative sums go on from where they are: only their differences have a meaning.
+            self._stamps = stamps[head:]
+            self._cumulative_requests = self._cumulative_requests[head:]
+            self._cumulative_tokens = self._cumulative_tokens[head:]
+            head = 0
+        self._head = head
+        self.expires = self._stamps[head] + span
+
+    def freed_at(self, now: float, requests: int, tokens: int) -> float:
+        """The instant at which that many of the counted requests and tokens will have left, or `NEVER`."""
+        if requests > self.requests or tokens > self.tokens:
+            return NEVER
+        index = -1
+        if requests > 0:
+            gone = self._cumulative_requests[-1] - self.requests
+            index = bisect_left(self._cumulative_requests, gone + requests, self._head)
+        if tokens > 0:
+            gone = self._cumulative_tokens[-1] - self.tokens
+            index = max(index, bisect_left(self._cumulative_tokens, gone + tokens, self._head))
+        return self._stamps[index] + self.span if index >= 0 else now
+
+    def entries(self) -> list[Entry]:
+        """What is counted, oldest first."""
+        found: list[Entry] = []
+        if not self._stamps:
+            return found
+        requests = self._cumulative_requests[-1] - self.requests
+        tokens = self._cumulative_tokens[-1] - self.tokens
+        for index in range(self._head, len(self._stamps)):
+            upto_requests, upto_tokens = self._cumulative_requests[index], self._cumulative_tokens[index]
+            found.append((self._stamps[index], upto_requests - requests, upto_tokens - tokens))
+            requests, tokens = upto_requests, upto_tokens
+        return found
+
+    def restore(self, now: float, entries: Iterable[Entry]) -> None:
+        """Count `entries`, oldest first, and nothing else."""
+        self._clear()
+        latest = now + self._grain
+        for stamp, requests, tokens in entries:
+            if stamp + self.span > now:
+                self._put(min(stamp, latest), requests, tokens)
+
+    def age(self, seconds: float) -> None:
+        """Let that much more time have passed than the monotonic clock shows."""
+        self._stamps = [stamp - seconds for stamp in self._stamps]
+        self.expires -= seconds
+
+
+class ZonedDay:
+    """The calendar day of a zone: at its midnight all counts are reset, by the wall clock.
+
+    Args:
+        zone: an IANA zone.
+        wall: seconds since the epoch.
+    """
+
+    __slots__ = ("_wall", "_zone", "counts_requests", "ends", "expires", "requests", "tokens")
+
+    def __init__(self, zone: ZoneInfo, wall: Wall) -> None:
+        self._zone = zone
+        self._wall = wall
+        self.counts_requests = False
+        self.requests = 0
+        self.tokens = 0
+        self.ends = next_midnight(zone, wall())
+        # Only the wall clock tells when the day is over (a host that slept has a monotonic clock that did not run).
+        self.expires = -math.inf
+
+    def add(self, now: float, tokens: int) -> None:
+        """Count one request that ended `now`."""
+        self.prune(now)
+        self.requests += 1
+        self.tokens += tokens
+
+    def prune(self, now: float) -> None:
+        """Begin a new day where the last one is over."""
+        wall = self._wall()
+        if wall >= self.ends:
+            self.requests = self.tokens = 0
+            self.ends = next_midnight(self._zone, wall)
+
+    def freed_at(self, now: float, requests: int, tokens: int) -> float:
+        """The instant of midnight, where that many requests and tokens leave with the day, else `NEVER`."""
+        if requests > self.requests or tokens > self.tokens:
+            return NEVER
+        return now + max(0.0, self.ends - self._wall()) + _WALL_MARGIN
+
+    def entries(self) -> list[Entry]:
+        """The day's counts as one entry that lies within it."""
+        self.prune(0.0)
+        return [(0.0, self.requests, self.tokens)] if self.requests else []
+
+    def restore(self, now: float, entries: Iterable[Entry]) -> None:
+        """Count those of `entries` that lie within the day that is."""
+        self.prune(now)
+        since = next_midnight(self._zone, self.ends - 1.5 * DAY) - self._wall() + now
+        kept = [entry for entry in entries if entry[0] >= since]
+        self.requests = sum(requests for _, requests, _ in kept)
+        self.tokens = sum(tokens for _, _, tokens in kept)
+
+    def age(self, seconds: float) -> None:
+        """Nothing: a calendar day goes by the wall clock."""

@@ -1,0 +1,170 @@
+"""Whether a claim fits: what the file says of a key, of its windows, and of requests in flight.
+
+Read within one transaction of the `FileLedger`. Minutes are counted from the rows, longer windows from the sums by
+quarters of an hour and, at their edge, from the rows: all of them exactly.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from hfs_providers.contract.instants import DAY, HOUR, MINUTE, next_midnight, zone_of
+from hfs_providers.keys.ledger import Claim, Refusal
+from hfs_providers.usage.database import QUARTER
+
+# Seconds until a request in flight may have ended: only then more is known.
+_SOON = 0.25
+
+
+class _Rule(NamedTuple):
+    """One window of a claim: since when it counts, for how long, and the most that it may hold."""
+
+    since: float
+    until: Callable[[float], float]
+    requests: int | None
+    tokens: int | None
+
+
+def told(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal | None:
+    """What any process was told of the key: that it is dead, or must rest.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    key = claim.account if claim.fingerprint == "keyless" else claim.fingerprint
+    query = (
+        "SELECT kind, body FROM state WHERE provider = ?"
+        " AND ((kind = 'key' AND name = ?) OR (kind = 'rest' AND name = ?))"
+    )
+    found: Refusal | None = None
+    for kind, text in connection.execute(query, (claim.provider, key, claim.account)):
+        for refusal in _refusals(claim, kind, text):
+            if refusal.until > max(wall, found.until if found is not None else 0.0):
+                found = refusal
+    return found if found is None else replace(found, until=min(found.until, wall + DAY))
+
+
+def _refusals(claim: Claim, kind: str, text: str) -> list[Refusal]:
+    try:
+        body = json.loads(text)
+        if kind == "key":
+            return [Refusal("dead", float(body["retry_at"]), str(body.get("reason")), "key")]
+        rests = {"key": body.get(""), "model": body.get(claim.model_id)}
+        return [
+            Refusal("cooling", float(rest["until"]), str(rest.get("reason")), "key" if scope == "key" else "model")
+            for scope, rest in rests.items()
+            if rest
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        # Not ours: as if nothing was said.
+        return []
+
+
+def limited(claim: Claim) -> bool:
+    """Whether there is any limit that the claim must fit into."""
+    limits = claim.limits
+    return limits is not None and any(
+        each is not None for each in (limits.rpm, limits.rph, limits.rpd, limits.tpm, limits.tph, limits.tpd)
+    )
+
+
+def judge(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal | None:
+    """Why the claim does not fit into its windows together with what everybody has in flight; None where it does.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    in_flight, reserved = connection.execute(
+        "SELECT COALESCE(SUM(MAX(requests, 0)), 0), COALESCE(SUM(MAX(tokens, 0)), 0) FROM in_flight"
+        " WHERE provider = ? AND account = ? AND scope = ?",
+        (claim.provider, claim.account, claim.scope),
+    ).fetchone()
+    series = _series(connection, claim)
+    until = 0.0
+    for rule in _rules(claim, wall):
+        used, charged = _used(connection, series, rule.since, wall)
+        over = used + in_flight + 1 - rule.requests if rule.requests is not None else 0
+        excess = 0
+        if rule.tokens is not None:
+            # An estimate beyond the limit itself would never fit: it may go when the window is empty.
+            excess = charged + reserved + min(claim.tokens, rule.tokens) - rule.tokens
+        if (rule.requests is not None and rule.requests <= 0) or (rule.tokens is not None and rule.tokens <= 0):
+            until = wall + DAY
+        elif over > in_flight or excess > reserved:
+            leaves = _leaves(connection, series, rule.since, over - in_flight, excess - reserved)
+            until = max(until, rule.until(leaves))
+        elif over > 0 or excess > 0:
+            # It would fit but for what is in flight: that may end without counting, cost less than was reserved, or be
+            # in a row already.
+            until = max(until, wall + _SOON)
+    return Refusal("limited", until, "other processes have used its allowance up") if until else None
+
+
+def _rules(claim: Claim, wall: float) -> list[_Rule]:
+    limits = claim.limits
+    assert limits is not None
+    rules = [
+        _Rule(wall - MINUTE, lambda at: at + MINUTE, limits.rpm, limits.tpm),
+        _Rule(wall - HOUR, lambda at: at + HOUR, limits.rph, limits.tph),
+    ]
+    zone = zone_of(limits.day_zone) if limits.day_zone else None
+    if zone is None:
+        rules.append(_Rule(wall - DAY, lambda at: at + DAY, limits.rpd, limits.tpd))
+    else:
+        midnight = next_midnight(zone, wall)
+        rules.append(_Rule(next_midnight(zone, midnight - 1.5 * DAY), lambda _: midnight, limits.rpd, limits.tpd))
+    return [rule for rule in rules if rule.requests is not None or rule.tokens is not None]
+
+
+def _series(connection: sqlite3.Connection, claim: Claim) -> list[int]:
+    """The numbers under which rows of the account, and of the model unless all count together, are written."""
+    query = "SELECT id, key_id, fingerprint FROM series WHERE provider = ?"
+    values = [claim.provider]
+    if claim.scope:
+        query += " AND model = ?"
+        values.append(claim.scope)
+    return [
+        number
+        for number, key_id, fingerprint in connection.execute(query, values)
+        # Endpoints without keys are told apart by their ids.
+        if fingerprint in claim.fingerprints and (fingerprint != "keyless" or key_id == claim.account)
+    ]
+
+
+def _used(connection: sqlite3.Connection, series: Sequence[int], since: float, wall: float) -> tuple[int, int]:
+    """Requests and tokens after `since`: whole quarters of an hour from their sums, the edges from the rows."""
+    requests = tokens = 0
+    whole = (since // QUARTER + 1) * QUARTER
+    for number in series:
+        if whole + QUARTER < wall:
+            found = connection.execute(
+                "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(charged), 0) FROM quarter"
+                " WHERE series = ? AND start >= ?",
+                (number, whole),
+            ).fetchone()
+            requests, tokens = requests + found[0], tokens + found[1]
+            edge = "SELECT COUNT(*), COALESCE(SUM(charged), 0) FROM usage WHERE series = ? AND at > ? AND at < ?"
+            found = connection.execute(edge, (number, since, whole)).fetchone()
+        else:
+            rows = "SELECT COUNT(*), COALESCE(SUM(charged), 0) FROM usage WHERE series = ? AND at > ?"
+            found = connection.execute(rows, (number, since)).fetchone()
+        requests, tokens = requests + found[0], tokens + found[1]
+    return requests, tokens
+
+
+def _leaves(connection: sqlite3.Connection, series: Sequence[int], since: float, requests: int, tokens: int) -> float:
+    """The instant of the row with which that many requests and tokens will have left the window."""
+    rows = "SELECT at, charged FROM usage WHERE series = ? AND at > ? ORDER BY at"
+    leaves = since
+    for at, charged in heapq.merge(*(connection.execute(rows, (number, since)) for number in series)):
+        leaves = at
+        requests -= 1
+        tokens -= charged
+        if requests <= 0 and tokens <= 0:
+            break
+    return leaves

@@ -1,0 +1,154 @@
+"""What Redis holds of keys, put into pools for somebody who looks at them: `hfs-providers keys` and `check`.
+
+A pool at work needs none of it, because it asks before each request. This reads over a connection of its own and
+changes nothing there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from hfs_providers.contract.records import Credential, Problem
+from hfs_providers.keys import snapshot
+from hfs_providers.keys.ledger import account_name, key_name
+from hfs_providers.keys.pool import KeyPool
+from hfs_providers.keys.windows import Entry
+from hfs_providers.sharing.redis_connection import Call, Link
+from hfs_providers.sharing.redis_counts import Scope, told_key
+from hfs_providers.sharing.redis_scripts import DAY_GRAIN, HOUR_GRAIN
+
+Shared = Callable[[str, str, str], bool]
+"""Whether all models of a key count together, by provider, model and key id."""
+
+
+class _Asked(NamedTuple):
+    """An account, and a model whose counts are wanted, or None."""
+
+    provider: str
+    account: str
+    model: str | None
+
+
+def take_over(
+    url: str,
+    pools: Mapping[str, KeyPool],
+    models: Mapping[str, Collection[str]],
+    shared: Shared,
+    wall: Callable[[], float] = time.time,
+) -> Problem | None:
+    """Tell pools what any host was told of their keys, and what all have used.
+
+    Args:
+        url: of Redis.
+        pools: by provider.
+        models: by provider, the models whose counts are wanted.
+        shared: whether all models of a key count together.
+        wall: seconds since the epoch.
+
+    Returns:
+        Why Redis cannot be read, or None.
+    """
+    try:
+        link = Link(url)
+    except (ImportError, ValueError):
+        # A problem of the manager already.
+        return None
+    try:
+        link.open()
+        asked = list(_asked(pools, models))
+        answers = link.run([_call(each, pools, shared) for each in asked])
+    except link.errors as error:
+        return link.problem(error)
+    finally:
+        link.close()
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for each, answer in zip(asked, answers, strict=True):
+        accounts = found.setdefault(each.provider, {})
+        about = accounts.setdefault(each.account, {"keys": [], "cooling": [], "windows": []})
+        # A clock that was set between the two tells nothing that matters to who looks.
+        offset = int(answer[0]) / 1000 - wall()
+        if each.model is None:
+            _told(about, _of(pools[each.provider], each.account), _pairs(answer[1]), offset, wall())
+        else:
+            about["windows"] += _windows(each.model, answer, offset, wall())
+    for provider, accounts in found.items():
+        pools[provider].load({"version": snapshot.VERSION, "at": wall(), "accounts": list(accounts.values())})
+    return None
+
+
+def _asked(pools: Mapping[str, KeyPool], models: Mapping[str, Collection[str]]) -> Iterator[_Asked]:
+    for provider, pool in pools.items():
+        for account in dict.fromkeys(account_name(credential) for credential in pool.credentials):
+            for model in (None, *models.get(provider, ())):
+                yield _Asked(provider, account, model)
+
+
+def _call(asked: _Asked, pools: Mapping[str, KeyPool], shared: Shared) -> Call:
+    provider, account, model = asked
+    keys = [told_key(provider, account)]
+    if model is not None:
+        together = any(shared(provider, model, each.id) for each in _of(pools[provider], account))
+        keys += Scope(provider, account, "" if together else model).keys[:3]
+    return Call("look", keys, [])
+
+
+def _of(pool: KeyPool, account: str) -> list[Credential]:
+    return [credential for credential in pool.credentials if account_name(credential) == account]
+
+
+def _told(
+    about: dict[str, Any], credentials: Sequence[Credential], said: Mapping[str, str], offset: float, wall: float
+) -> None:
+    """What any host was told: `<until ms> <reason>` by `d:<key>` or `c:<model>`."""
+    rests = {}
+    for field, words in said.items():
+        until, _, reason = words.partition(" ")
+        with suppress(ValueError):
+            at = int(until) / 1000 - offset
+            if at > wall:
+                rests[field] = (at, reason)
+    for credential in credentials:
+        key: dict[str, Any] = {"id": credential.id, "fingerprint": credential.fingerprint}
+        dead = rests.get(f"d:{key_name(credential)}")
+        if dead is not None:
+            key["dead"] = {"reason": dead[1], "retry_at": dead[0], "probation": dead[0] - wall}
+        about["keys"].append(key)
+    about["cooling"] += [
+        {"model": field[2:] or None, "until": at, "reason": reason}
+        for field, (at, reason) in rests.items()
+        if field.startswith("c:")
+    ]
+
+
+def _windows(model: str, answer: Sequence[Any], offset: float, wall: float) -> list[dict[str, Any]]:
+    """What all have used of one model, calls in flight included."""
+    _, _, used, minute, requests, tokens = answer
+    flying: list[Entry] = [(wall, int(requests), int(tokens))] if int(requests) else []
+    recent: list[Entry] = [
+        (int(float(score)) / 1000 - offset, 1, int(member.rpartition("/")[2]))
+        for member, score in _pairs(minute).items()
+    ]
+    buckets: dict[str, dict[int, list[int]]] = {"h": {}, "d": {}}
+    for field, count in _pairs(used).items():
+        kind, _, number = field.partition(":")
+        if kind in ("hr", "ht", "dr", "dt"):
+            buckets[kind[0]].setdefault(int(number), [0, 0])[kind[1] == "t"] = int(count)
+
+    def entries(kind: str, grain: int, place: float) -> list[Entry]:
+        return [((number + place) * grain / 1000 - offset, r, t) for number, (r, t) in buckets[kind].items()]
+
+    # Stamped as `hydrate` does: with a bucket's end, and for a calendar day with its middle.
+    kinds = {
+        "minute": recent,
+        "hour": entries("h", HOUR_GRAIN, 1.0),
+        "day": entries("d", DAY_GRAIN, 1.0),
+        snapshot.ANY_ZONE: entries("d", DAY_GRAIN, 0.5),
+    }
+    return [{"models": [model], "kind": kind, "entries": [*found, *flying]} for kind, found in kinds.items()]
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

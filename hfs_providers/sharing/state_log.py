@@ -1,0 +1,266 @@
+"""What happens to keys, written to the file and read from it by others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hfs_providers.calls.circuit import Circuit
+from hfs_providers.contract.records import Credential, Event, Wrapper
+from hfs_providers.keys import snapshot
+from hfs_providers.keys.ledger import account_name, key_name
+from hfs_providers.usage.log import Work
+
+if TYPE_CHECKING:
+    from hfs_providers.keys.pool import KeyPool
+
+_log = logging.getLogger("hfs_providers")
+
+
+_TICK = 1e-5
+"""Seconds between two stamps of which the clock gives the later one no later."""
+
+
+# Whether this thread passes on what another process has said.
+_hearsay = threading.local()
+
+
+class Change(NamedTuple):
+    """A row of `state` that was written lately."""
+
+    provider: str
+    kind: str
+    name: str
+    body: str
+    at: float
+
+
+def changes(connection: sqlite3.Connection, since: float) -> list[Change]:
+    """What was said of keys after the stamp `since`. Stamps are seconds since the epoch, but never go back.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    query = "SELECT provider, kind, name, body, at FROM state WHERE kind IN ('key', 'rest') AND at > ?"
+    return [Change(*row) for row in connection.execute(query, (since,))]
+
+
+def apply(pool: KeyPool, found: Sequence[Change], wall: float, own: str = "") -> None:
+    """Tell a pool that is at work what others were told of its keys; a key that they revived lives here too.
+
+    Args:
+        pool: of one provider.
+        found: changes, of whatever providers.
+        wall: seconds since the epoch.
+        own: the mark of those that this pool told of itself; it knows better by now.
+    """
+    accounts: list[dict[str, object]] = []
+    states = {status.id: status.state for status in pool.statuses()}
+    for change in found:
+        if change.provider != pool.provider:
+            continue
+        body = _body(change.body)
+        if own and body.get("by") == own:
+            continue
+        of = key_name if change.kind == "key" else account_name
+        for credential in pool.credentials:
+            if of(credential) != change.name:
+                continue
+            about: dict[str, object] = {"id": credential.id, "fingerprint": credential.fingerprint}
+            if change.kind == "rest" and (rests := _rests(body)):
+                accounts.append({"keys": [about], "cooling": rests})
+            elif change.kind == "key" and not body.get("revived"):
+                accounts.append({"keys": [{**about, "dead": body}]})
+            elif states[credential.id] == ("dead" if change.kind == "key" else "cooling"):
+                _hearsay.now = True
+                try:
+                    pool.revive(credential.id)
+                finally:
+                    _hearsay.now = False
+    if accounts:
+        pool.load({"version": snapshot.VERSION, "at": wall, "accounts": accounts})
+
+
+def _rests(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"model": model or None, **rest} for model, rest in body.items() if isinstance(rest, dict)]
+
+
+def _bodies(connection: sqlite3.Connection, provider: str, kind: str, since: float = 0.0) -> dict[str, dict[str, Any]]:
+    found = {}
+    query = "SELECT name, body FROM state WHERE provider = ? AND kind = ? AND at >= ?"
+    for name, body in connection.execute(query, (provider, kind, since)):
+        read = _body(body)
+        if read:
+            found[name] = read
+    return found
+
+
+def _body(text: object) -> dict[str, Any]:
+    try:
+        body = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+class StateKeeper:
+    """Writes down what happens to keys, circuits and models, when it happens.
+
+    Args:
+        defer: has work done by the writer, in order.
+        wrappers: by provider.
+        wall: seconds since the epoch.
+        mark: who says it; asked each time, because a child after `fork` is another.
+    """
+
+    def __init__(
+        self,
+        defer: Callable[[Work], object],
+        wrappers: Mapping[str, Wrapper],
+        wall: Callable[[], float] = time.time,
+        mark: Callable[[], str] = str,
+    ) -> None:
+        self._defer = defer
+        self._wrappers = wrappers
+        self._wall = wall
+        self._mark = mark
+
+    def note(self, event: Event) -> None:
+        """Take from an event what outlives the process. Never raises."""
+        if event.kind == "key_revived" and getattr(_hearsay, "now", False):
+            # It is in the file; written again, it could come after what was said since.
+            return
+        make = _WORKS.get(event.kind)
+        wrapper = self._wrappers.get(event.provider)
+        if make is None or wrapper is None:
+            return
+        try:
+            work = make(event, wrapper, self._wall(), self._mark())
+        except Exception:
+            _log.warning("%s of %s could not be kept", event.kind, event.provider, exc_info=True)
+            return
+        if work is not None:
+            self._defer(work)
+
+
+def _credential(event: Event, wrapper: Wrapper) -> Credential | None:
+    return next((each for each in wrapper.pool.credentials if each.id == event.key_id), None)
+
+
+def _cooling(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
+    credential = _credential(event, wrapper)
+    if credential is None or event.seconds is None:
+        return None
+    rest = {"until": wall + event.seconds, "reason": event.reason}
+    return partial(_add_rest, event.provider, account_name(credential), event.model or "", rest, wall, mark)
+
+
+def _add_rest(
+    provider: str,
+    account: str,
+    model: str,
+    rest: Mapping[str, object],
+    wall: float,
+    mark: str,
+    connection: sqlite3.Connection,
+) -> None:
+    rests = _body(_get(connection, provider, "rest", account))
+    current = rests.get(model)
+    if isinstance(current, dict) and _until(current) >= _until(rest):
+        return
+    rests = {name: each for name, each in rests.items() if isinstance(each, dict) and _until(each) > wall}
+    _put(connection, provider, "rest", account, {**rests, model: rest} | _by(mark), wall)
+
+
+def _by(mark: str) -> dict[str, object]:
+    return {"by": mark} if mark else {}
+
+
+def _until(rest: Mapping[str, object]) -> float:
+    until = rest.get("until")
+    return until if isinstance(until, (int, float)) else 0.0
+
+
+def _dead(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
+    credential = _credential(event, wrapper)
+    if credential is None or event.seconds is None:
+        return None
+    body = {"reason": event.reason, "retry_at": wall + event.seconds, "probation": event.seconds} | _by(mark)
+    return lambda connection: _put(connection, event.provider, "key", key_name(credential), body, wall)
+
+
+def _revived(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
+    credential = _credential(event, wrapper)
+    if credential is None:
+        return None
+
+    def forget(connection: sqlite3.Connection) -> None:
+        # Not deleted: processes that run must hear of it.
+        for kind, name, body in (
+            ("key", key_name(credential), {"revived": True} | _by(mark)),
+            ("rest", account_name(credential), _by(mark)),
+        ):
+            if _get(connection, event.provider, kind, name) is not None:
+                _put(connection, event.provider, kind, name, body, wall)
+
+    return forget
+
+
+def _circuit(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
+    circuit = getattr(wrapper, "circuit", None)
+    model = event.model
+    if model is None or not callable(circuit):
+        return None
+    found = circuit(model)
+    body = found.dump(wall) if isinstance(found, Circuit) else None
+    if body is None:
+        return lambda connection: _drop(connection, event.provider, "circuit", model)
+    return lambda connection: _put(connection, event.provider, "circuit", model, body, wall)
+
+
+def _gone(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
+    gone = getattr(wrapper, "gone", None)
+    model = event.model
+    if model is None or not isinstance(gone, dict) or model not in gone:
+        return None
+    body = {"successor": gone[model]}
+    return lambda connection: _put(connection, event.provider, "gone", model, body, wall)
+
+
+_WORKS: dict[str, Callable[[Event, Wrapper, float, str], Work | None]] = {
+    "key_cooling": _cooling,
+    "key_dead": _dead,
+    "key_revived": _revived,
+    "circuit_opened": _circuit,
+    "circuit_closed": _circuit,
+    "model_replaced": _gone,
+}
+
+
+def _get(connection: sqlite3.Connection, provider: str, kind: str, name: str) -> str | None:
+    query = "SELECT body FROM state WHERE provider = ? AND kind = ? AND name = ?"
+    row = connection.execute(query, (provider, kind, name)).fetchone()
+    return row[0] if row is not None else None
+
+
+def _put(
+    connection: sqlite3.Connection, provider: str, kind: str, name: str, body: Mapping[str, object], wall: float
+) -> None:
+    (last,) = connection.execute("SELECT (SELECT CAST(value AS REAL) FROM meta WHERE name = 'said')").fetchone()
+    # Those who listen remember the last stamp that they have heard: stamps grow, whatever the wall clock does.
+    at = wall if last is None or wall > last else last + _TICK
+    connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('said', ?)", (repr(at),))
+    connection.execute(
+        "INSERT OR REPLACE INTO state (provider, kind, name, body, at) VALUES (?, ?, ?, ?, ?)",
+        (provider, kind, name, json.dumps(body), at),
+    )
+
+
+def _drop(connection: sqlite3.Connection, provider: str, kind: str, name: str) -> None:
+    connection.execute("DELETE FROM state WHERE provider = ? AND kind = ? AND name = ?", (provider, kind, name))

@@ -1,0 +1,121 @@
+"""A connection to the file that a process keeps, and what a fork does to it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from hfs_providers.usage.database import Store
+from hfs_providers.usage.transaction import BUSY, corrupt
+
+
+class StoreConnection:
+    """One connection for whoever needs one again and again: opened when needed, for one thread at a time.
+
+    It follows the file: where that was deleted or put aside, the next use makes and opens a new one. And it is closed
+    while the process forks, because what SQLite knows of a file's locks is wrong in a child.
+
+    Args:
+        store: whose.
+        durable, patience: as for `Store.connect`.
+    """
+
+    def __init__(self, store: Store, *, durable: bool = True, patience: float = BUSY) -> None:
+        self._store = store
+        self._durable = durable
+        self._patience = patience
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._lock = threading.Lock()
+        self.opened = 0
+        """How often it was opened: what is remembered of the file is only right while this stays the same."""
+        _connections.add(self)
+
+    @contextmanager
+    def use(self, wait: float = BUSY) -> Iterator[sqlite3.Connection]:
+        """The connection, for the thread that asks, until the block ends.
+
+        Args:
+            wait: seconds to wait for other threads at most.
+
+        Raises:
+            StoreError, OSError, sqlite3.Error: the file cannot be used.
+        """
+        if not self._lock.acquire(timeout=wait):
+            raise sqlite3.OperationalError("the connection is in use")
+        lock = self._lock
+        try:
+            yield self._current()
+        except sqlite3.DatabaseError as error:
+            if corrupt(error):
+                self._close()
+                self._store.set_aside(self._identity)
+            raise
+        finally:
+            lock.release()
+
+    def close(self) -> None:
+        """Close it until it is used again."""
+        with self._lock:
+            self._close()
+
+    def _current(self) -> sqlite3.Connection:
+        identity = self._store.identity()
+        if self._connection is not None and identity is not None and identity == self._identity:
+            return self._connection
+        self._close()
+        if identity is None or identity != self._identity:
+            self._store.prepare()
+        self._connection = self._store.connect(durable=self._durable, patience=self._patience)
+        self._identity = self._store.identity()
+        self.opened += 1
+        return self._connection
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+_connections: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
+
+
+_quiet: list[StoreConnection] = []
+
+
+# Seconds for which a fork waits for a connection in use. A child leaves one that was not closed alone for good.
+_FORK_PATIENCE = 1.0
+
+
+_left_alone: list[sqlite3.Connection] = []
+
+
+def _before_fork() -> None:
+    for each in list(_connections):
+        if each._lock.acquire(timeout=_FORK_PATIENCE):
+            _quiet.append(each)
+            with suppress(sqlite3.Error):
+                each._close()
+
+
+def _after_fork_in_parent() -> None:
+    for each in _quiet:
+        each._lock.release()
+    _quiet.clear()
+
+
+def _after_fork_in_child() -> None:
+    for each in list(_connections):
+        each._lock = threading.Lock()
+        if each._connection is not None:
+            _left_alone.append(each._connection)
+            each._connection = None
+    _quiet.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,1 @@
+"""Rows from the local file to databases of the user's."""

@@ -1,0 +1,288 @@
+"""A database that usage is forwarded to: its table, and how a batch of rows gets in exactly once.
+
+invariant: a row's primary key is the source (the file that it comes from) and its number there, so that a batch
+           which is sent twice counts once.
+invariant: nothing here waits for the database for longer than `PATIENCE`, but the system's look-up of its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.contract.errors import ForwardingError
+from hfs_providers.usage.forwarding.url import Address, mysql_tls
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Table
+    from sqlalchemy.sql.dml import Insert
+
+TABLE = "hfs_usage"
+
+LENGTHS = {"source": 32, "provider": 64, "model": 255, "key_id": 128, "fingerprint": 16, "outcome": 64}
+"""Characters that a text column holds; what is longer is cut."""
+
+CONNECT = 10
+"""Seconds to connect."""
+
+PATIENCE = 30
+"""Seconds for an answer."""
+
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+_GREATEST = 2**63 - 1
+# A CHECK constraint of somebody's own: MySQL's and MariaDB's drivers call it an operational error.
+_CHECKS = {3819, 4025}
+_TIMEOUTS: dict[str, dict[str, Any]] = {
+    "pymysql": {"connect_timeout": CONNECT, "read_timeout": PATIENCE, "write_timeout": PATIENCE},
+    "mysqldb": {"connect_timeout": CONNECT, "read_timeout": PATIENCE, "write_timeout": PATIENCE},
+    "psycopg": {"connect_timeout": CONNECT, "fallback_application_name": "hfs-providers"},
+    "psycopg2": {"connect_timeout": CONNECT, "fallback_application_name": "hfs-providers"},
+}
+
+
+@cache
+def table() -> Table:
+    """The table, as it is made where it is missing."""
+    from sqlalchemy import BigInteger, Column, DateTime, Double, Index, MetaData, String, Table
+    from sqlalchemy.dialects.mysql import DATETIME
+
+    instant = DateTime(timezone=True).with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+    return Table(
+        TABLE,
+        MetaData(),
+        Column("source", String(LENGTHS["source"]), primary_key=True),
+        Column("id", BigInteger, primary_key=True, autoincrement=False),
+        Column("at", instant, nullable=False),
+        *(
+            Column(name, String(LENGTHS[name]), nullable=False)
+            for name in ("provider", "model", "key_id", "fingerprint")
+        ),
+        *(Column(name, BigInteger, nullable=False) for name in ("tokens_in", "tokens_out", "tokens", "charged")),
+        Column("latency", Double, nullable=False),
+        Column("outcome", String(LENGTHS["outcome"]), nullable=False),
+        Index(f"{TABLE}_at", "at"),
+        # Model ids differ by case; a collation that ignores it would add them up.
+        mysql_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+        mariadb_charset="utf8mb4",
+        mariadb_collate="utf8mb4_bin",
+    )
+
+
+def fitted(source: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A local row as the table takes it: texts cut, no NUL (PostgreSQL has none), numbers that every database has."""
+    at = float(row["at"])
+    latency = float(row["latency"])
+    texts = {"source": source, **{name: str(row[name]) for name in LENGTHS if name != "source"}}
+    return {
+        "id": row["id"],
+        "at": datetime.fromtimestamp(min(max(at, 0.0), _LATEST) if math.isfinite(at) else 0.0, UTC),
+        "latency": latency if math.isfinite(latency) else 0.0,
+        **{name: text.replace("\0", "\ufffd")[: LENGTHS[name]] for name, text in texts.items()},
+        **{
+            name: max(-_GREATEST, min(int(row[name]), _GREATEST))
+            for name in ("tokens_in", "tokens_out", "tokens", "charged")
+        },
+    }
+
+
+class Remote:
+    """A connection to a database, made when it is first needed. For one thread, `cut` apart."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._engine: Engine | None = None
+        self._raw: Any = None
+        self.product: str | None = None
+        """What the server says that it is, where it speaks MySQL's protocol and was connected to."""
+
+    @property
+    def connected(self) -> bool:
+        return self._engine is not None
+
+    def send(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        """Put rows, as `fitted` makes them, into the table; those that are there already stay as they are.
+
+        Returns:
+            The rows that the database refuses though it took others, by id, with its reason.
+
+        Raises:
+            Exception: the database cannot be reached, or takes no row at all; `words` says why.
+        """
+        engine = self._connect()
+        refused: dict[int, str] = {}
+        with self._bounded(), engine.connect() as connection:
+            waiting = [rows]
+            while waiting:
+                part = waiting.pop()
+                try:
+                    with connection.begin():
+                        self._insert(connection, part)
+                except Exception as error:
+                    # Of a single row: the fault may lie with the table, unless another row was taken.
+                    if not _is_about_the_data(error) or len(rows) == 1:
+                        raise
+                    if len(part) == 1:
+                        refused[part[0]["id"]] = self.words(error)
+                        if len(refused) == len(rows):
+                            raise
+                    else:
+                        middle = len(part) // 2
+                        waiting += [part[middle:], part[:middle]]
+        return refused
+
+    def close(self) -> None:
+        """Hang up. The next `send` connects anew."""
+        engine, self._engine, self._raw = self._engine, None, None
+        if engine is not None:
+            engine.dispose()
+
+    def cut(self) -> None:
+        """Have a `send` that waits for an answer fail, where the driver has no timeouts of its own. For any thread."""
+        with contextlib.suppress(Exception), socket.fromfd(self._raw.fileno(), socket.AF_INET, socket.SOCK_STREAM) as s:
+            s.shutdown(socket.SHUT_RDWR)
+
+    def words(self, error: BaseException) -> str:
+        """An error in one line, with no password and without the statement and its rows."""
+        if isinstance(error, ForwardingError):
+            return error.reason
+        cause = getattr(error, "orig", None) or error
+        parts = [str(part) for part in cause.args if part]
+        # The drivers of MySQL give a number and a text.
+        text = f"{parts[1]} ({parts[0]})" if len(parts) == 2 and parts[0].isdigit() else "; ".join(parts)
+        text = "; ".join(line.strip() for line in self.address.scrub(text).splitlines() if line.strip())
+        return f"{type(cause).__name__}: {text[:300]}" if text else type(cause).__name__
+
+    def _connect(self) -> Engine:
+        if self._engine is not None:
+            return self._engine
+        from sqlalchemy import QueuePool, create_engine, event, make_url
+
+        url = make_url(self.address.url.reveal())
+        if url.get_dialect().is_async:
+            raise ForwardingError(
+                self.address.name,
+                f"{url.drivername} is an asynchronous driver",
+                "Write the URL without a driver: mysql://, postgresql:// or sqlite://",
+            )
+        arguments: dict[str, Any] = {
+            key: value for key, value in _TIMEOUTS.get(url.get_driver_name(), {}).items() if key not in url.query
+        }
+        if self.address.driver == "pymysql":
+            try:
+                query, tls = mysql_tls(url.query, self.address.host)
+            except (OSError, ValueError) as error:
+                raise ForwardingError(
+                    self.address.name,
+                    f"the TLS options of its URL cannot be used: {self.words(error)}",
+                    "docs/databases.md has the options",
+                ) from None
+            url = url.set(query=query)
+            arguments |= tls
+            if url.password:
+                # As text PyMySQL sends it in Latin-1, which the server takes for another password.
+                arguments["password"] = str(url.password).encode()
+        # Serverless databases hang up on idle connections: it is asked whether it is still there.
+        engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args=arguments,
+        )
+
+        @event.listens_for(engine, "do_connect")
+        def _keep(dialect: Any, record: Any, args: Any, options: Any) -> Any:
+            # Before SQLAlchemy's first questions to the server, which may be left without an answer as well.
+            self._raw = dialect.connect(*args, **options)
+            return self._raw
+
+        try:
+            with self._bounded(), engine.connect() as connection:
+                self._make_table(connection)
+                if connection.dialect.name in ("mysql", "mariadb"):
+                    version = str(connection.exec_driver_sql("SELECT VERSION()").scalar()).lower()
+                    names = (name for name in ("TiDB", "MariaDB") if name.lower() in version)
+                    self.product = next(names, "MySQL")
+        except BaseException:
+            engine.dispose()
+            raise
+        self._engine = engine
+        return engine
+
+    def _make_table(self, connection: Connection) -> None:
+        from sqlalchemy import inspect
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if inspect(connection).has_table(TABLE):
+            return
+        try:
+            table().create(connection)
+            connection.commit()
+        except SQLAlchemyError as error:
+            connection.rollback()
+            # Another process may have been faster.
+            if not inspect(connection).has_table(TABLE):
+                raise ForwardingError(
+                    self.address.name,
+                    f"there is no table {TABLE}, and it cannot be made: {self.words(error)}",
+                    "Let the user create it, or create it by hand (docs/databases.md has the statement)",
+                ) from None
+
+    @contextlib.contextmanager
+    def _bounded(self) -> Iterator[None]:
+        # psycopg waits for an answer without end.
+        timer = threading.Timer(CONNECT + PATIENCE, self.cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _insert(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        from sqlalchemy import insert, select
+
+        statement = _once(connection.dialect.name)
+        if statement is not None:
+            connection.execute(statement, rows)
+            return
+        at = table().c
+        there = select(at.id).where(at.source == rows[0]["source"], at.id.between(rows[0]["id"], rows[-1]["id"]))
+        known = set(connection.execute(there).scalars())
+        if missing := [row for row in rows if row["id"] not in known]:
+            connection.execute(insert(table()), missing)
+
+
+@cache
+def _once(dialect: str) -> Insert | None:
+    """The statement that leaves rows alone which are there, or None where the dialect has none that we know."""
+    from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+    match dialect:
+        case "mysql" | "mariadb":
+            # Not INSERT IGNORE: it would also cut and bend what does not fit, without a word.
+            return mysql.insert(table()).on_duplicate_key_update(id=table().c.id)
+        case "postgresql":
+            return postgresql.insert(table()).on_conflict_do_nothing()
+        case "sqlite":
+            return sqlite.insert(table()).on_conflict_do_nothing()
+    return None
+
+
+def _is_about_the_data(error: Exception) -> bool:
+    """Whether the database (or its driver) refused a row, rather than could not take any."""
+    from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+
+    if isinstance(error, DBAPIError):
+        code = error.orig.args[0] if error.orig is not None and error.orig.args else None
+        return not error.connection_invalidated and (isinstance(error, DataError | IntegrityError) or code in _CHECKS)
+    return isinstance(error, StatementError | TypeError | ValueError | OverflowError)

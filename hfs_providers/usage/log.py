@@ -1,0 +1,351 @@
+"""The durable usage log: one row for each request that was sent, in the file soon after and without the call's waiting.
+
+Calls put rows into a queue; a thread of its own writes what has gathered there, many rows in one transaction.
+
+    invariant: what was put into the queue is committed in that order, each exactly once, or is still in memory, or is
+               counted as dropped.
+    invariant: a row is in the file at most `GROUP` seconds and one transaction after `record`, while the file can be
+               written.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hfs_providers.contract.errors import StoreError
+from hfs_providers.contract.records import Problem, UsageRow
+from hfs_providers.usage.connection import StoreConnection
+from hfs_providers.usage.database import Store
+from hfs_providers.usage.rows import AT_ONCE, Series, write_rows
+from hfs_providers.usage.transaction import patiently, transaction
+
+__all__ = ["UsageLog", "Work", "write_rows"]
+
+GROUP = 0.06
+"""Seconds for which rows gather before they are written together."""
+
+RETRY = 1.0
+"""Seconds after which a file that could not be written is tried again."""
+
+KEPT = 100_000
+"""Rows that are kept in memory while the file cannot be written; beyond, the oldest are dropped."""
+
+# Rows of one transaction, which others wait for.
+_BATCH = 5_000
+
+# Seconds to wait for the transaction of another process.
+_LOCKED = 2.0
+
+_log = logging.getLogger("hfs_providers")
+
+Work: TypeAlias = Callable[[sqlite3.Connection], object]
+"""Something to be done in the writer's transaction."""
+
+
+class _Bell:
+    """Wakes one thread. Unlike an `Event` it may be rung anywhere, also by a finalizer amidst its own waiting."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        # A bell that was rung and not heard yet stays so.
+        with suppress(RuntimeError):
+            self._lock.release()
+
+    def wait(self, timeout: float = -1) -> None:
+        """Until it is rung, or was since the last time; or for `timeout` seconds."""
+        self._lock.acquire(timeout=timeout)
+
+
+class _Mark:
+    """Stands in the queue behind what a `flush` waits for."""
+
+    def __init__(self) -> None:
+        self.passed = threading.Event()
+        self.kept = False
+
+    def tell(self, kept: bool) -> None:
+        self.kept = kept
+        self.passed.set()
+
+
+class UsageLog:
+    """Writes rows, and whatever else must come after them, into the store.
+
+    The thread starts with the first row. A child after `fork` begins with an empty queue: what its parent recorded is
+    the parent's to write.
+
+    Args:
+        store: the file.
+        on_commit: called by the writer's thread after rows were committed.
+        group: seconds for which rows gather.
+        retry: seconds between tries while the file cannot be written.
+        kept: rows kept in memory meanwhile.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_commit: Callable[[], object] | None = None,
+        group: float = GROUP,
+        retry: float = RETRY,
+        kept: int = KEPT,
+    ) -> None:
+        self.store = store
+        self.on_commit = on_commit
+        self._group = group
+        self._retry = retry
+        self._most = kept
+        self._connection = StoreConnection(store, patience=0.0)
+        self._known: dict[Series, int] = {}
+        self._known_for = 0
+        self._error: str | None = None
+        self._remedy = ""
+        self.dropped = 0
+        """Rows that were given up because the file could not be written for too long."""
+        self._reset()
+        if store.unusable is not None:
+            self._fail(store.unusable)
+        _logs.add(self)
+
+    def _reset(self) -> None:
+        self._queue: deque[UsageRow | Work | _Mark] = deque()
+        self._pending: deque[UsageRow | Work | _Mark] = deque()
+        self._idle = True
+        self._stop = False
+        self._wake = _Bell()
+        self._hurry = _Bell()
+        self._starting = threading.Lock()
+        self._at_end: Any = None
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"UsageLog({str(self.store.path)!r})"
+
+    def record(self, row: UsageRow) -> None:
+        """Have a row written. Never blocks, never raises."""
+        self._queue.append(row)
+        if self._idle:
+            self._rouse()
+
+    def defer(self, work: Work) -> None:
+        """Have `work` done in the writer's transaction, after the rows that were recorded before.
+
+        It is done again where the transaction has failed. Never blocks, never raises.
+        """
+        self._queue.append(work)
+        if self._idle:
+            self._rouse()
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until everything recorded before is in the file.
+
+        Args:
+            timeout: seconds.
+
+        Returns:
+            Whether it is; False at once where the file cannot be written.
+        """
+        if not self._queue and not self._pending and self._idle:
+            return True
+        mark = _Mark()
+        self._queue.append(mark)
+        self._hurry.ring()
+        self._rouse()
+        return mark.passed.wait(timeout) and mark.kept
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Flush, and stop the thread. Safe to call twice; a row that is recorded later starts it again.
+
+        Args:
+            timeout: seconds to wait at most.
+        """
+        kept = self.flush(timeout)
+        thread = self._thread
+        if thread is not None:
+            atexit.unregister(self.close)
+            if self._at_end is not None:
+                self._at_end.cancel()
+            self._stop = True
+            self._hurry.ring()
+            self._wake.ring()
+            thread.join(timeout)
+        if not kept and (waiting := self.waiting):
+            _log.warning("%d rows of usage are lost: %s", waiting, self._error)
+        self._connection.close()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not in the file yet."""
+        return sum(isinstance(each, UsageRow) for each in [*self._pending, *self._queue])
+
+    @property
+    def failing(self) -> bool:
+        """Whether the file could not be written when it was tried last."""
+        return self._error is not None
+
+    @property
+    def problem(self) -> Problem | None:
+        """Why rows are not being kept at the moment, or what happened to a corrupt file; None where all is well."""
+        if self._error is not None:
+            dropped = f", {self.dropped} were dropped" if self.dropped else ""
+            return Problem(f"{self._error} ({self.waiting} rows wait in memory{dropped})", self._remedy)
+        if self.store.moved is not None:
+            return Problem(
+                f"{self.store.path} was corrupt; a new one was begun, and the old one is {self.store.moved}",
+                f"Try: sqlite3 {self.store.moved} .recover",
+            )
+        return None
+
+    # The writer's thread.
+
+    def _rouse(self) -> None:
+        self._idle = False
+        if self._thread is None:
+            self._start()
+        self._wake.ring()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is not None:
+                return
+            self._stop = False
+            thread = threading.Thread(target=self._run, name="hfs-usage", daemon=True)
+            try:
+                self._thread = thread
+                thread.start()
+            except RuntimeError:
+                # The interpreter is ending and starts no threads any more.
+                self._thread = None
+                self._write_pending()
+                return
+        atexit.register(self.close)
+        # Its children end without running what is registered with atexit.
+        multiprocessing = sys.modules.get("multiprocessing.util")
+        if multiprocessing is not None:
+            self._at_end = multiprocessing.Finalize(None, self.close, exitpriority=0)
+
+    def _run(self) -> None:
+        while True:
+            if not self._pending:
+                self._idle = True
+                if not self._queue and not self._stop:
+                    self._wake.wait()
+                self._idle = False
+            self._hurry.wait(self._retry if self._pending else self._group)
+            if self._write_pending() and self.on_commit is not None:
+                self.on_commit()
+            if self._stop and not self._queue:
+                # Whoever records from here on starts another thread; who did so a moment ago did not know.
+                self._thread = None
+                self._idle = True
+                if self._queue:
+                    self._rouse()
+                return
+
+    def _write_pending(self) -> bool:
+        """Write what has gathered; whether rows were written. Where that fails, it is kept for the next time."""
+        wrote = False
+        while True:
+            while self._queue and len(self._pending) < self._most + _BATCH:
+                self._pending.append(self._queue.popleft())
+            batch = [self._pending[place] for place in range(min(len(self._pending), _BATCH))]
+            if not batch:
+                return wrote
+            rows = [each for each in batch if isinstance(each, UsageRow)]
+            works = [each for each in batch if not isinstance(each, (UsageRow, _Mark))]
+            try:
+                if rows or works:
+                    self._commit(rows, works)
+            except (OSError, sqlite3.Error, StoreError) as error:
+                self._fail(error)
+                return wrote
+            for _ in batch:
+                self._pending.popleft()
+            for each in batch:
+                if isinstance(each, _Mark):
+                    each.tell(self._error is None)
+            wrote = wrote or bool(rows)
+
+    def _commit(self, rows: Sequence[UsageRow], works: Sequence[Work]) -> None:
+        try:
+            with self._connection.use() as connection:
+                if self._connection.opened != self._known_for:
+                    self._known.clear()
+                    self._known_for = self._connection.opened
+                if works or len(rows) > AT_ONCE:
+                    with transaction(connection, _LOCKED):
+                        self.store.check(connection)
+                        write_rows(connection, rows, self._known)
+                        for work in works:
+                            self._do(work, connection)
+                else:
+                    patiently(lambda: self._write(connection, rows), _LOCKED)
+        except BaseException:
+            # Series that were numbered in a transaction that is undone are not there.
+            self._known.clear()
+            raise
+        if self._error is not None:
+            _log.warning("usage is kept in %s again", self.store.path)
+            self._error = None
+
+    def _write(self, connection: sqlite3.Connection, rows: Sequence[UsageRow]) -> None:
+        if write_rows(connection, rows, self._known) < len(rows):
+            self.store.check(connection)
+
+    def _do(self, work: Work, connection: sqlite3.Connection) -> None:
+        try:
+            work(connection)
+        except (OSError, sqlite3.OperationalError):
+            raise
+        except Exception:
+            _log.warning("what was to be written with the usage could not be", exc_info=True)
+
+    def _fail(self, error: Exception) -> None:
+        # The next try begins with nothing that this one left behind.
+        with suppress(sqlite3.Error):
+            self._connection.close()
+        words = error.reason if isinstance(error, StoreError) else str(error)
+        if self._error is None:
+            _log.warning("usage cannot be kept in %s: %s; it goes on being tried", self.store.path, words)
+        self._error = f"usage cannot be kept in {self.store.path}: {words}"
+        self._remedy = error.remedy if isinstance(error, StoreError) else _remedy(self.store.path)
+        marks = [each for each in self._pending if isinstance(each, _Mark)]
+        kept = [each for each in self._pending if not isinstance(each, _Mark)]
+        over = max(0, len(kept) - self._most)
+        self.dropped += sum(isinstance(each, UsageRow) for each in kept[:over])
+        self._pending = deque(kept[over:])
+        for mark in marks:
+            mark.tell(False)
+
+
+def _remedy(path: Path) -> str:
+    return f"Make room on the disk and {path} writable, or set HFS_USAGE_DB to another path or to off"
+
+
+_logs: weakref.WeakSet[UsageLog] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for log in list(_logs):
+        log._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

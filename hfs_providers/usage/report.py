@@ -1,0 +1,395 @@
+"""What was used, read from the local file: by provider, model, key, outcome, hour and day, over any span of time.
+
+Whole quarters of an hour come from the table `quarter`, which is small and complete; the two ends of a span that lie
+within a quarter come from the rows themselves. Hours and days are those of a time zone: everywhere they begin with a
+quarter.
+
+    invariant: one report is one snapshot of the file; who writes meanwhile neither waits nor is half seen.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from typing import Literal, NamedTuple, get_args
+
+from hfs_providers.contract.errors import StoreError
+from hfs_providers.usage.database import QUARTER, Store
+
+Dimension = Literal["provider", "model", "key", "fingerprint", "outcome", "hour", "day"]
+
+Period = Literal["hour", "day"]
+
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+"""What a report can be divided by."""
+
+_OK = "ok"
+_COUNTS = "tokens_in, tokens_out, tokens, latency"
+_SUMS = ", ".join(f"sum({name})" for name in ("requests", "ok", *_COUNTS.split(", ")))
+_HOURLY = 3 * 86_400.0
+"""Seconds up to which a timeline has hours."""
+_KEPT = 400 * 86_400.0
+"""Seconds that sums are kept by default."""
+
+
+class UsageTotal(NamedTuple):
+    """The sums of one group of requests.
+
+    Args:
+        group: what its requests have in common, in the order that was asked for; hours and days as ISO in the report's
+            zone (`2026-01-31T14:00:00+01:00`, `2026-01-31`).
+        requests: all that were sent.
+        ok: those that were answered.
+        tokens_in, tokens_out, tokens: as the providers counted them.
+        latency: mean seconds of a request.
+    """
+
+    group: tuple[str, ...]
+    requests: int
+    ok: int
+    tokens_in: int
+    tokens_out: int
+    tokens: int
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotals:
+    """A report.
+
+    Args:
+        by: what it is divided by.
+        rows: the groups, in order of their names.
+        since, until: the span that it covers, seconds since the epoch; None is open. Where the rows of an end were
+            pruned, it is wider than was asked for, by less than a quarter of an hour.
+        exact: whether it covers just what was asked for.
+    """
+
+    by: tuple[Dimension, ...]
+    rows: Sequence[UsageTotal]
+    since: float | None
+    until: float | None
+    exact: bool
+
+    @property
+    def total(self) -> UsageTotal:
+        """All groups together."""
+        requests = sum(row.requests for row in self.rows)
+        return UsageTotal(
+            (),
+            requests,
+            ok=sum(row.ok for row in self.rows),
+            tokens_in=sum(row.tokens_in for row in self.rows),
+            tokens_out=sum(row.tokens_out for row in self.rows),
+            tokens=sum(row.tokens for row in self.rows),
+            latency=sum(row.latency * row.requests for row in self.rows) / requests if requests else 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTimeline:
+    """Requests over time, quiet hours and days included.
+
+    Args:
+        period: what one value stands for.
+        starts: the hours or days, as `UsageTotal` has them.
+        lines: by name, one value for each of `starts`.
+    """
+
+    period: Period
+    starts: Sequence[str]
+    lines: Mapping[str, Sequence[int]]
+
+
+class _Span(NamedTuple):
+    """Whole quarters from `first` until before `last`, and the pieces of quarters that come to them."""
+
+    first: float
+    last: float
+    pieces: tuple[tuple[float, float], ...]
+
+
+class UsageReport:
+    """Queries over a store.
+
+    Args:
+        store: the file.
+        zone: of hours and days; None is the machine's.
+    """
+
+    def __init__(self, store: Store, zone: tzinfo | None = None) -> None:
+        self._store = store
+        self._zone = zone
+
+    def totals(
+        self,
+        by: Iterable[Dimension] = (),
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        providers: Iterable[str] = (),
+        models: Iterable[str] = (),
+        keys: Iterable[str] = (),
+    ) -> UsageTotals:
+        """What was used between two moments, in groups.
+
+        Args:
+            by: what to divide it by; nothing gives one group, or none where there is nothing.
+            since, until: seconds since the epoch, the first of them included; None is open.
+            providers, models, keys: only these (keys by id or fingerprint); none is all.
+
+        Raises:
+            ValueError: `by` names what there is not.
+            StoreError: the file cannot be read.
+        """
+        wanted = tuple(dict.fromkeys(by))
+        for name in wanted:
+            if name not in DIMENSIONS:
+                raise ValueError(f"usage has no {name!r}: choose from {', '.join(DIMENSIONS)}")
+        only = {"provider": set(providers), "model": set(models), "key": set(keys)}
+        try:
+            with closing(self._store.connect()) as connection:
+                connection.execute("PRAGMA temp_store = MEMORY")
+                connection.execute("BEGIN")
+                return _Query(connection, wanted, only, self._zone).run(since, until)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(self._store.path, str(error)) from error
+
+    def timeline(
+        self,
+        by: Literal["provider", "model", "key", "outcome"],
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        **only: Iterable[str],
+    ) -> UsageTimeline:
+        """Requests by hour where the span is short, else by day.
+
+        Args:
+            by: what makes a line.
+            since, until: seconds since the epoch; None is the first and the last request that there is.
+            only: `providers`, `models`, `keys` as for `totals`.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        extent = self.extent()
+        if extent is None:
+            return UsageTimeline("hour", (), {})
+        # An end so far off that nothing is kept of it counts as open: there would be a place for each day until then.
+        first = extent[0] if since is None or since < extent[0] - _KEPT else since
+        last = extent[1] + QUARTER if until is None or until > extent[1] + _KEPT else until
+        period: Period = "hour" if last - first <= _HOURLY else "day"
+        # Every hour begins with a quarter, and no day is shorter than some hours.
+        step = QUARTER if period == "hour" else 4 * QUARTER
+        moments = range(math.floor(first / step) * step, math.ceil(last), step)
+        names = {_period_of(max(first, moment), period, self._zone): None for moment in moments}
+        places = {name: place for place, name in enumerate(names)}
+        lines: dict[str, list[int]] = {}
+        for row in self.totals((by, period), since=since, until=until, **only).rows:
+            place = places.get(row.group[1])
+            if place is not None:
+                lines.setdefault(row.group[0], [0] * len(places))[place] += row.requests
+        return UsageTimeline(period, tuple(places), lines)
+
+    def extent(self) -> tuple[float, float] | None:
+        """The beginnings of the first and the last quarter with a request, in seconds since the epoch; None: nothing.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            with closing(self._store.connect()) as connection:
+                # Two questions: each is one step in the index.
+                (first,) = connection.execute("SELECT min(start) FROM quarter").fetchone()
+                (last,) = connection.execute("SELECT max(start) FROM quarter").fetchone()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(self._store.path, str(error)) from error
+        return None if first is None else (float(first), float(last))
+
+
+class _Query:
+    """One report in one transaction."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        by: tuple[Dimension, ...],
+        only: Mapping[str, set[str]],
+        zone: tzinfo | None,
+    ) -> None:
+        self._connection = connection
+        self._by = by
+        self._zone = zone
+        self._groups: list[tuple[str, ...]] = []
+        self._slots: dict[str, int] = {}
+        # By (group, slot, outcome): requests, answered ones, tokens in, out, all, seconds.
+        self._sums: dict[tuple[int, int, str], list[float]] = {}
+        self._choose_series(only)
+
+    def run(self, since: float | None, until: float | None) -> UsageTotals:
+        if since is not None and until is not None and since >= until:
+            return UsageTotals(self._by, (), since, until, True)
+        span, exact = self._settle(_span(since, until))
+        self._add_quarters(span)
+        for begin, end in span.pieces:
+            self._add_piece(begin, end)
+        begin = min([span.first, *(piece[0] for piece in span.pieces)])
+        end = max([span.last, *(piece[1] for piece in span.pieces)])
+        return UsageTotals(
+            self._by,
+            self._rows(),
+            None if math.isinf(begin) else begin,
+            None if math.isinf(end) else end,
+            exact,
+        )
+
+    def _choose_series(self, only: Mapping[str, set[str]]) -> None:
+        """Number the groups that the wanted series fall into."""
+        columns = [name for name in self._by if name in ("provider", "model", "key", "fingerprint")]
+        numbers: dict[tuple[str, ...], int] = {}
+        part: list[tuple[int, int]] = []
+        for series, provider, model, key, mark in self._connection.execute(
+            "SELECT id, provider, model, key_id, fingerprint FROM series"
+        ):
+            about = {"provider": (provider,), "model": (model,), "key": (key, mark), "fingerprint": (mark,)}
+            if any(names and names.isdisjoint(about[name]) for name, names in only.items()):
+                continue
+            group = tuple(about[name][0] for name in columns)
+            part.append((series, numbers.setdefault(group, len(numbers))))
+        self._groups = list(numbers)
+        self._connection.execute("CREATE TEMP TABLE part (series INTEGER PRIMARY KEY, grp INTEGER NOT NULL)")
+        self._connection.executemany("INSERT INTO part VALUES (?, ?)", part)
+
+    def _settle(self, span: _Span) -> tuple[_Span, bool]:
+        """Where the rows of a piece were pruned, its whole quarter is all that is known."""
+        first, last, kept = span.first, span.last, []
+        for begin, end in span.pieces:
+            quarter = math.floor(begin / QUARTER) * QUARTER
+            (summed,) = self._connection.execute(
+                "SELECT coalesce(sum(requests), 0) FROM part CROSS JOIN quarter USING (series) WHERE start = ?",
+                (quarter,),
+            ).fetchone()
+            (there,) = self._connection.execute(
+                "SELECT count(*) FROM part CROSS JOIN usage USING (series) WHERE at >= ? AND at < ?",
+                (quarter, quarter + QUARTER),
+            ).fetchone()
+            if there == summed:
+                kept.append((begin, end))
+            else:
+                first, last = min(first, quarter), max(last, quarter + QUARTER)
+        return _Span(first, last, tuple(kept)), len(kept) == len(span.pieces)
+
+    def _add_quarters(self, span: _Span) -> None:
+        if span.first >= span.last:
+            return
+        first, last = _bound(span.first), _bound(span.last)
+        ranges: dict[int, tuple[int, int]] = {0: (first, last)}
+        if self._period is not None:
+            ranges.clear()
+            for start in self._starts(first, last):
+                slot = self._slot(start)
+                ranges[slot] = (ranges.get(slot, (start,))[0], start + QUARTER)
+        self._connection.execute("CREATE TEMP TABLE bucket (slot INTEGER PRIMARY KEY, first INTEGER, last INTEGER)")
+        self._connection.executemany(
+            "INSERT INTO bucket VALUES (?, ?, ?)", [(slot, *ends) for slot, ends in ranges.items()]
+        )
+        # In this order: for each series and bucket one range of the table itself, whose key begins with series and
+        # start; what comes is in the order of its groups, so that millions of rows need not be sorted.
+        self._add(
+            f"SELECT grp, slot, {self._outcome} AS outcome, sum(requests) AS requests, "  # noqa: S608  our own words
+            f"sum(CASE outcome WHEN '{_OK}' THEN requests ELSE 0 END) AS ok, {_summed(_COUNTS)} "
+            "FROM part CROSS JOIN bucket CROSS JOIN quarter "
+            "ON quarter.series = part.series AND start >= first AND start < last "
+            f"GROUP BY part.series, bucket.slot{', quarter.outcome' if 'outcome' in self._by else ''}",
+            (),
+        )
+
+    def _starts(self, first: int, last: int) -> list[int]:
+        """The quarters in which anything happened: one step in the index for each."""
+        found = self._connection.execute(
+            "WITH RECURSIVE step (start) AS (SELECT min(start) FROM quarter WHERE start >= ?1 AND start < ?2 "
+            "UNION ALL SELECT (SELECT min(start) FROM quarter WHERE start > step.start AND start < ?2) "
+            "FROM step WHERE start IS NOT NULL) SELECT start FROM step WHERE start IS NOT NULL",
+            (first, last),
+        )
+        return [start for (start,) in found]
+
+    def _add_piece(self, begin: float, end: float) -> None:
+        slot = self._slot(math.floor(begin / QUARTER) * QUARTER)
+        self._add(
+            f"SELECT grp, {slot} AS slot, {self._outcome} AS outcome, 1 AS requests, "  # noqa: S608  our own words
+            f"outcome = '{_OK}' AS ok, {_COUNTS} FROM part CROSS JOIN usage USING (series) WHERE at >= ? AND at < ?",
+            (begin, end),
+        )
+
+    @property
+    def _outcome(self) -> str:
+        return "outcome" if "outcome" in self._by else "''"
+
+    @property
+    def _period(self) -> Period | None:
+        return "hour" if "hour" in self._by else "day" if "day" in self._by else None
+
+    def _slot(self, start: int) -> int:
+        """The number of the hour or day that a quarter lies in."""
+        if self._period is None:
+            return 0
+        return self._slots.setdefault(_period_of(start, self._period, self._zone), len(self._slots))
+
+    def _add(self, source: str, bounds: tuple[float, ...]) -> None:
+        query = f"SELECT grp, slot, outcome, {_SUMS} FROM ({source}) GROUP BY 1, 2, 3"  # noqa: S608  our own words
+        for group, slot, outcome, *sums in self._connection.execute(query, bounds):
+            found = self._sums.setdefault((group, slot, outcome), [0, 0, 0, 0, 0, 0.0])
+            for place, value in enumerate(sums):
+                found[place] += value
+
+    def _rows(self) -> list[UsageTotal]:
+        slots = list(self._slots)
+        rows = []
+        for (group, slot, outcome), (*counts, seconds) in self._sums.items():
+            names = iter(self._groups[group])
+            told = tuple(self._named(name, names, slots[slot] if slots else "", outcome) for name in self._by)
+            rows.append(UsageTotal._make([told, *map(int, counts), seconds / counts[0]]))
+        return sorted(rows)
+
+    def _named(self, name: Dimension, names: Iterable[str], slot: str, outcome: str) -> str:
+        if name == "outcome":
+            return outcome
+        if name == "hour":
+            return slot
+        if name == "day":
+            return slot[:10]
+        return next(iter(names))
+
+
+def _summed(names: str) -> str:
+    return ", ".join(f"sum({name}) AS {name}" for name in names.split(", "))
+
+
+def _period_of(moment: float, period: Period, zone: tzinfo | None) -> str:
+    local = datetime.fromtimestamp(moment, zone).astimezone(zone)
+    return local.date().isoformat() if period == "day" else local.replace(minute=0, second=0, microsecond=0).isoformat()
+
+
+def _span(since: float | None, until: float | None) -> _Span:
+    begin = -math.inf if since is None else since
+    end = math.inf if until is None else until
+    first = begin if math.isinf(begin) else math.ceil(begin / QUARTER) * QUARTER
+    last = end if math.isinf(end) else math.floor(end / QUARTER) * QUARTER
+    if last < first:
+        # Both lie within one quarter.
+        return _Span(math.inf, -math.inf, ((begin, end),))
+    pieces = [(begin, first)] if begin < first else []
+    if last < end:
+        pieces.append((last, end))
+    return _Span(first, last, tuple(pieces))
+
+
+def _bound(moment: float) -> int:
+    """As SQLite takes it."""
+    return int(max(-(2.0**62), min(2.0**62, moment)))

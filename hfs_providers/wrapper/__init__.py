@@ -1,0 +1,1 @@
+"""keycycle's interface over the key pool."""

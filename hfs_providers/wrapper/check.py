@@ -1,0 +1,101 @@
+"""Every key tried for real, many at a time: `check_keys`."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from hfs_providers.contract.records import Credential, KeyProbe, Wrapper
+from hfs_providers.wrapper.probe import PROBE_TIMEOUT
+
+if TYPE_CHECKING:
+    from hfs_providers.contract.redaction import Redactor
+
+MOST = 64
+MOST_OF_ONE = 32
+"""Requests at a time, in all and to one provider."""
+
+_PATIENCE = 10.0
+"""Seconds beyond twice the timeout after which a probe is given up: SDKs count theirs anew with each byte."""
+
+Numbered = tuple[int, KeyProbe]
+
+
+def check_keys(
+    wrappers: Mapping[str, Wrapper],
+    *,
+    timeout: float = PROBE_TIMEOUT,
+    ask: bool = False,
+    most: int = MOST,
+    most_of_one: int = MOST_OF_ONE,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[tuple[str, KeyProbe]]:
+    """Try every key for real; provider and result of each, as they come. What they show goes into the pools.
+
+    Whoever stops to iterate leaves the rest untried.
+
+    Args:
+        wrappers: by provider.
+        timeout: seconds for one request; a probe that has no result in twice the time and 10 s more is given up.
+        ask: ask for one token, even where something cheaper proves the key.
+        most, most_of_one: requests at a time, in all and to one provider.
+        clock: monotonic seconds.
+    """
+    waiting = {name: deque(wrapper.pool.credentials) for name, wrapper in wrappers.items()}
+    done: queue.SimpleQueue[Numbered] = queue.SimpleQueue()
+    running: dict[int, tuple[str, Credential, float]] = {}
+    started = 0
+    while running or any(waiting.values()):
+        # One of each provider in turn, so that none waits for another's keys.
+        room = True
+        while room and len(running) < most:
+            room = False
+            for name, keys in waiting.items():
+                busy = sum(1 for other, _, _ in running.values() if other == name)
+                if keys and busy < most_of_one and len(running) < most:
+                    credential = keys.popleft()
+                    started += 1
+                    running[started] = (name, credential, clock() + 2 * timeout + _PATIENCE)
+                    _start(started, wrappers[name], credential, timeout, ask, done)
+                    room = True
+        earliest = min(until for _, _, until in running.values())
+        try:
+            number, result = done.get(timeout=max(0.0, earliest - clock()))
+        except queue.Empty:
+            for number in [number for number, (_, _, until) in running.items() if until <= clock()]:
+                name, credential, _ = running.pop(number)
+                yield name, _unknown(credential, "given up: no result in time")
+            continue
+        # What was given up may still come to an end.
+        if number in running:
+            yield running.pop(number)[0], result
+
+
+def _start(
+    number: int,
+    wrapper: Wrapper,
+    credential: Credential,
+    timeout: float,
+    ask: bool,
+    done: queue.SimpleQueue[Numbered],
+) -> None:
+    def run() -> None:
+        try:
+            result = wrapper.probe(credential, timeout=timeout, ask=ask)
+        except Exception as error:
+            # An SDK that does not import, a plugin's own fault: it says nothing about the key, and may quote it.
+            redactor: Redactor | None = getattr(wrapper, "redactor", None)
+            words = f": {redactor.scrub(str(error))}" if redactor is not None else ""
+            result = _unknown(credential, f"{type(error).__name__}{words}")
+        done.put((number, result))
+
+    # A daemon: a request that never ends must not keep the process.
+    threading.Thread(target=run, name=f"hfs-check-{credential.id}", daemon=True).start()
+
+
+def _unknown(credential: Credential, reason: str) -> KeyProbe:
+    return KeyProbe(credential.id, credential.fingerprint, "unknown", reason)

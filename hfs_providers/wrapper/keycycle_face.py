@@ -1,0 +1,199 @@
+"""keycycle's face of a provider's wrapper: its clients, its tables, its switch for tracking."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.calls._keycycle import MultiProviderWrapper
+from hfs_providers.calls.options import CallOptions
+from hfs_providers.contract.errors import MissingSdkError, ProviderUnavailableError
+from hfs_providers.contract.records import Credential, Event, Identified, ProviderConfig, Services, UsageRow
+from hfs_providers.contract.secret import fingerprint
+from hfs_providers.wrapper.arguments import seconds
+
+if TYPE_CHECKING:
+    from hfs_providers.core.provider import KeyedProvider
+    from hfs_providers.wrapper.rotating_client import AsyncRotatingClient, RotatingClient
+    from hfs_providers.wrapper.statistics import PoolManager
+    from hfs_providers.wrapper.wrapper import ProviderWrapper
+
+
+class Untracked:
+    """`Services` that tell the observers of a request, and do not write it down.
+
+    Args:
+        services: the manager's.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self.tracked = services
+        self.clock = services.clock
+        self.rebuild = services.rebuild
+        self.emit = services.emit
+
+    def record(self, row: UsageRow, call: Identified | None = None) -> None:
+        """Tell the observers of one request that was sent."""
+        given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
+        self.emit(Event("call_finished", *given, call.id if call is not None else None))
+
+
+class KeycycleFace(MultiProviderWrapper):
+    """What keycycle's users call on a wrapper and that needs nothing but its pool and its clients."""
+
+    plugin: KeyedProvider
+    config: ProviderConfig
+    services: Services
+    manager: PoolManager  # type: ignore[assignment]  # over our pool
+
+    @property
+    def track_usage(self) -> bool:
+        """Whether the requests of this wrapper are written down, where usage is (`HFS_USAGE_DB`).
+
+        What is not written down still counts against the limits in this process; other processes, and later ones, do
+        not know of it.
+        """
+        return not isinstance(self.services, Untracked)
+
+    @track_usage.setter
+    def track_usage(self, enabled: bool) -> None:
+        self.services = self._services(enabled)
+
+    def tracking(self, enabled: bool) -> ProviderWrapper:
+        """This wrapper, or one over the same pool whose requests are written down, or not.
+
+        Args:
+            enabled: as `track_usage` of a single call.
+        """
+        if bool(enabled) == self.track_usage:
+            return self._wrapper
+        other = copy.copy(self._wrapper)
+        other.services = self._services(enabled)
+        return other
+
+    def _services(self, enabled: bool) -> Services:
+        services = self.services.tracked if isinstance(self.services, Untracked) else self.services
+        return services if enabled else Untracked(services)
+
+    @property
+    def _wrapper(self) -> ProviderWrapper:
+        wrapper: Any = self
+        return wrapper  # type: ignore[no-any-return]
+
+    def get_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
+        """An `openai.OpenAI` for the provider's OpenAI-compatible endpoint, each of whose calls has a key of its own.
+
+        As with keycycle, a call that names no model is made with the default one, and a stream that does not say
+        `stream_options` ends with a chunk of its usage, whose `choices` are empty.
+
+        Args:
+            estimated_tokens: tokens to reserve for a call.
+            max_retries: retries of transient failures per call.
+            client_kwargs: arguments of `openai.OpenAI`.
+
+        Raises:
+            MissingSdkError: the openai SDK is not installed.
+            ProviderUnavailableError: the provider has no such endpoint.
+        """
+        return self._openai("OpenAI", "DefaultHttpxClient", estimated_tokens, max_retries, client_kwargs)
+
+    def get_async_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
+        """As `get_openai_client`, of `openai.AsyncOpenAI`; for one event loop."""
+        return self._openai("AsyncOpenAI", "DefaultAsyncHttpxClient", estimated_tokens, max_retries, client_kwargs)
+
+    def get_rotating_client(  # type: ignore[override]  # keycycle's classes sleep, and log parts of keys
+        self,
+        client_class: type[Any],
+        api_key_param: str = "api_key",
+        is_async: bool | None = None,
+        usage_extractor: Callable[[Any], int] | None = None,
+        estimated_tokens: int = 1000,
+        max_retries: int = 5,
+        model_param: str = "model",
+        excluded_kwargs: Sequence[str] | None = None,
+        timeout: float | None = 10.0,
+        **client_kwargs: Any,
+    ) -> RotatingClient | AsyncRotatingClient:
+        """Any SDK's client, each of whose calls has a key of its own.
+
+        Args:
+            client_class: of the SDK.
+            api_key_param: the argument of its constructor that takes the key.
+            is_async: whether its methods are coroutines; None looks at its name.
+            usage_extractor: reads the tokens of an answer; None looks in the usual places.
+            estimated_tokens: tokens to reserve for a call.
+            max_retries: retries of transient failures per call; the SDK's own are turned off where it has any.
+            model_param: the argument of a call that names its model.
+            excluded_kwargs: arguments that its constructor must not be given.
+            timeout: seconds that a call waits for a key; None is as long as it takes.
+            client_kwargs: arguments of its constructor.
+        """
+        from hfs_providers.wrapper import rotating_client as rotating
+
+        given = {"max_retries": 0, **client_kwargs} if _retries(client_class) else client_kwargs
+        arguments = rotating.accepted(client_class, given, excluded_kwargs or ())
+
+        def make(credential: Credential) -> Any:
+            key = {api_key_param: credential.secret.reveal()} if credential.secret is not None else {}
+            return client_class(**key, **arguments)
+
+        options = CallOptions(estimated_tokens, True, seconds(timeout), max_retries)
+        plan = rotating.ClientPlan(self._wrapper, make, options, model_param, usage_extractor, client_class)
+        wanted = rotating.is_async(client_class) if is_async is None else is_async
+        return rotating.AsyncRotatingClient(plan) if wanted else rotating.RotatingClient(plan)
+
+    def _openai(
+        self, client: str, transport: str, estimated_tokens: int, max_retries: int, given: dict[str, Any]
+    ) -> RotatingClient | AsyncRotatingClient:
+        if self.plugin.openai_path is None:
+            raise ProviderUnavailableError(self.provider, ("it has no OpenAI-compatible endpoint",))
+        try:
+            import openai
+        except ModuleNotFoundError:
+            raise MissingSdkError(self.provider, "openai", "pip install 'hfs-providers[openrouter]'") from None
+        base_url = f"{(self.config.base_url or '').rstrip('/')}{self.plugin.openai_path}"
+        # One connection pool for all keys.
+        arguments = {"base_url": base_url, "http_client": getattr(openai, transport)(), **given}
+        client_class = getattr(openai, client)
+        rotating = self.get_rotating_client(
+            client_class, estimated_tokens=estimated_tokens, max_retries=max_retries, **arguments
+        )
+        return rotating._completing()
+
+    def print_key_stats(self, identifier: int | str) -> None:
+        """Print one key by model.
+
+        Args:
+            identifier: its place (from 0), id, fingerprint or the key itself; what is not found is not shown whole.
+        """
+        super().print_key_stats(self._shown(identifier))
+
+    def print_granular_stats(self, identifier: int | str, model_id: str) -> None:
+        """Print one key and model.
+
+        Args:
+            identifier: as for `print_key_stats`.
+            model_id: the model.
+        """
+        super().print_granular_stats(self._shown(identifier), model_id)
+
+    def _shown(self, identifier: int | str) -> int | str:
+        """What names a key and may be printed: keycycle's tables print what they do not find."""
+        place = self.manager.place(identifier)
+        if place is not None or isinstance(identifier, int):
+            return identifier if place is None else place
+        return fingerprint(identifier)
+
+    def end_dropped(self) -> None:
+        """Write down the requests of streams that were dropped half read."""
+        import sys
+
+        streams = sys.modules.get("hfs_providers.wrapper.rotating_streams")
+        if streams is not None:
+            streams.end_dropped()
+
+
+def _retries(client_class: type[Any]) -> bool:
+    return "max_retries" in inspect.signature(client_class).parameters

@@ -1,0 +1,198 @@
+"""One key tried for real: with what request, what its answer says, and what the pool is told.
+
+invariant: a live key is tried with a lease, so no limit is passed; a dead one, which has no leases, without: nobody
+           else sends anything with it.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from hfs_providers.calls.verdicts import Verdict, judge
+from hfs_providers.clients.attempt import Attempt
+from hfs_providers.contract.errors import PoolExhaustedError
+from hfs_providers.contract.records import Credential, KeyProbe, KeyStatus, ProbeOutcome, UsageRow
+
+if TYPE_CHECKING:
+    from agno.metrics import MessageMetrics
+
+    from hfs_providers.keys.leases import Lease
+    from hfs_providers.wrapper.wrapper import ProviderWrapper
+
+PROBE_TIMEOUT = 10.0
+"""Seconds that a key's probe waits for an answer, if nothing else is said."""
+
+RETIRED = "retired"
+"""How the reason of a key begins that its owner took out of rotation: it is not tried, because it may well work."""
+
+_ABOUT_THE_KEY = "models"
+"""The pool's name for what asks no model."""
+
+_LONGEST_REASON = 200
+_TOKENS = 16
+"""Reserved for the question and its one token of answer."""
+
+
+class Probe:
+    """The trial of one key.
+
+    Args:
+        wrapper: the provider's.
+        credential: the key.
+        timeout: seconds, for the SDK.
+        ask: ask the model for one token, even where something cheaper proves the key.
+    """
+
+    def __init__(self, wrapper: ProviderWrapper, credential: Credential, timeout: float, ask: bool) -> None:
+        self._wrapper = wrapper
+        self._pool = wrapper.pool
+        self._credential = credential
+        self._timeout = timeout
+        self._proof = wrapper.plugin.proof
+        self._asks = ask or self._proof == "completion"
+        self._reserve = _TOKENS if self._asks else 0
+        self._began = 0.0
+        self._usage: MessageMetrics | None = None
+        self._model_id = wrapper.serving(wrapper.default_model_id)
+
+    def run(self) -> KeyProbe:
+        """Try the key and tell the pool."""
+        while True:
+            found = self._try()
+            if found is not None:
+                return found
+
+    def _try(self) -> KeyProbe | None:
+        """The result, or None where the model turned out to be gone and its successor is to be asked."""
+        lease: Lease | None = None
+        before = self._status()
+        if before.state == "dead" and ((before.reason or "").startswith(RETIRED) or self._account_rests()):
+            return self._said("dead", before.reason, before.free_in)
+        if before.state != "dead":
+            asked = self._model_id if self._asks else _ABOUT_THE_KEY
+            try:
+                lease = self._pool.acquire(asked, self._reserve, timeout=0, key_id=self._credential.id)
+            except PoolExhaustedError as error:
+                return self._said("limited", self._status().reason or "its allowance is used up", error.free_in)
+        try:
+            verdict = self._request()
+            latency = time.perf_counter() - self._began
+            if self._asks and (verdict is None or verdict.sent):
+                self._record(latency, "ok" if verdict is None else verdict.kind)
+            outcome, reason = self._settle(lease, verdict)
+        finally:
+            if lease is not None:
+                lease.release()
+        if verdict is not None and verdict.kind == "model_gone" and self._wrapper.config.default_model is None:
+            successor = self._wrapper.replace_model(self._model_id)
+            if successor is not None:
+                self._model_id = successor
+                return None
+        status = self._status()
+        if outcome == "works" and status.state in ("cooling", "limited"):
+            outcome, reason = "limited", f"for {self._model_id}: {status.reason}"
+        return self._said(outcome, reason, status.free_in if outcome in ("limited", "dead") else None, latency)
+
+    def _request(self) -> Verdict | None:
+        """Send it; None where the key was accepted."""
+        clients = self._wrapper.clients
+        bound = self._wrapper.bound(self._credential, self._model_id, self._timeout)
+        client = bound.__dict__[clients.client_field]
+        # The first of a provider's probes imports its SDK; that is not the provider's latency.
+        self._began = time.perf_counter()
+        try:
+            with Attempt():
+                if self._asks:
+                    self._usage = _one_token(bound)
+                elif self._proof == "models":
+                    # google-genai takes an empty body for an empty list.
+                    if next(iter(clients.model_ids(client)), None) is None:
+                        return Verdict("empty", 200, None, "the list of models is empty")
+                else:
+                    client.get(self._proof, cast_to=object)
+        except Exception as error:
+            plugin = self._wrapper.plugin
+            return judge(error, kinds=plugin.errors, wait_headers=plugin.wait_headers)
+        return None
+
+    def _record(self, latency: float, outcome: str) -> None:
+        usage = self._usage
+        row = UsageRow(
+            at=time.time(),
+            provider=self._wrapper.provider,
+            model=self._model_id,
+            key_id=self._credential.id,
+            fingerprint=self._credential.fingerprint,
+            tokens_in=usage.input_tokens if usage is not None else 0,
+            tokens_out=usage.output_tokens if usage is not None else 0,
+            tokens=usage.total_tokens if usage is not None else 0,
+            latency=latency,
+            outcome=outcome,
+            charged=self._charged if outcome == "ok" else 0,
+        )
+        self._wrapper.services.record(row)
+
+    @property
+    def _charged(self) -> int:
+        return (self._usage.total_tokens if self._usage is not None else 0) or self._reserve
+
+    def _settle(self, lease: Lease | None, verdict: Verdict | None) -> tuple[ProbeOutcome, str | None]:
+        """Tell the pool what the answer means."""
+        key_id = self._credential.id
+        if verdict is None:
+            if lease is not None:
+                lease.commit(self._charged)
+            else:
+                self._pool.revive(key_id)
+            return "works", None
+        said = verdict.code or (f"HTTP {verdict.status}" if verdict.status else verdict.kind)
+        words = " ".join(self._wrapper.redactor.scrub(verdict.message).split())[:_LONGEST_REASON]
+        reason = f"{said}: {words}" if words and words != said else said
+        if verdict.kind == "dead":
+            if lease is not None:
+                lease.dead(said, credits=verdict.credits)
+            else:
+                self._pool.retire(key_id, said)
+            return "dead", reason
+        if verdict.kind == "rate_limited":
+            if lease is None:
+                # A key that is told to wait was recognised: it lives.
+                self._pool.revive(key_id)
+                with suppress(PoolExhaustedError):
+                    lease = self._pool.acquire(_ABOUT_THE_KEY, 0, timeout=0, key_id=key_id)
+            if lease is not None:
+                # Where no model was asked for, the limit is the key's.
+                lease.rate_limited(verdict.retry_after, verdict.scope if self._asks else "key", said)
+            # 403 without a reason can be about the key, the network or the country.
+            return ("unknown" if verdict.status == 403 else "limited"), reason
+        if lease is not None and verdict.sent:
+            lease.failed()
+        return "unknown", reason
+
+    def _status(self) -> KeyStatus:
+        return next(each for each in self._pool.statuses(self._model_id) if each.id == self._credential.id)
+
+    def _account_rests(self) -> bool:
+        """Whether another key of the account has to wait: then so has this one, which asks for no lease."""
+        account, own = self._credential.account, self._credential.id
+        others = {each.id for each in self._pool.credentials if each.account == account and each.id != own}
+        return any(each.id in others and each.state in ("cooling", "limited") for each in self._pool.statuses())
+
+    def _said(
+        self, outcome: ProbeOutcome, reason: str | None, free_in: float | None = None, latency: float | None = None
+    ) -> KeyProbe:
+        return KeyProbe(self._credential.id, self._credential.fingerprint, outcome, reason, free_in, latency)
+
+
+def _one_token(bound: Any) -> MessageMetrics | None:
+    from agno.models.message import Message
+
+    for name in ("max_output_tokens", "max_tokens"):
+        if hasattr(bound, name):
+            setattr(bound, name, 1)
+            break
+    response = bound.invoke([Message(role="user", content="Hi")], Message(role="assistant"))
+    usage: MessageMetrics | None = response.response_usage
+    return usage

@@ -1,0 +1,334 @@
+"""What a rotating client hands out while its request runs on: streams, raw responses, and `with` blocks that send.
+
+Each holds the lease of its request. Whatever ends it (its end, `close`, an error, or being dropped half read) ends the
+lease and leaves a row.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import queue
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hfs_providers.calls.call import Call
+from hfs_providers.calls.verdicts import judge
+from hfs_providers.keys.leases import Lease
+
+if TYPE_CHECKING:
+    from hfs_providers.wrapper.rotating_client import AsyncRotatingClient, ClientPlan, RotatingClient, Usage
+
+
+class Held:
+    """An SDK's object and the lease that it holds."""
+
+    def __init__(self, inner: Any, plan: ClientPlan, call: Call, lease: Lease) -> None:
+        self._inner = inner
+        self._plan = plan
+        self._call = call
+        self._lease = lease
+        _watch()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def __del__(self) -> None:
+        lease = self.__dict__.get("_lease")
+        if lease is not None and not lease.ended:
+            # A finaliser may run in the midst of anything, so it takes no lock: the watching thread ends the lease.
+            _dropped.put((self._inner, self._call, lease))
+
+    def _seen(self, chunk: Any) -> None:
+        _count(self._call, self._plan.usage(chunk))
+        self._call.passed_on()
+
+    def _failed(self, error: BaseException) -> NoReturn:
+        self._call.settle(self._lease, error)
+        # Nothing had been passed on, so the call could be made again; but the caller has the stream already.
+        raise error
+
+    def _ended(self) -> None:
+        if not self._lease.ended:
+            self._call.answered(self._lease, self._call.usage)
+
+
+class Stream(Held):
+    """A stream that is read by iterating."""
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for chunk in self._inner:
+                self._seen(chunk)
+                yield chunk
+        except BaseException as error:
+            self._inner.close()
+            self._failed(error)
+        self._ended()
+
+    def __next__(self) -> Any:
+        try:
+            chunk = next(self._inner)
+        except StopIteration:
+            self._ended()
+            raise
+        except BaseException as error:
+            self._failed(error)
+        self._seen(chunk)
+        return chunk
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the stream and end its lease."""
+        self._inner.close()
+        self._ended()
+
+
+class AsyncStream(Held):
+    """As `Stream`, for tasks."""
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            async for chunk in self._inner:
+                self._seen(chunk)
+                yield chunk
+        except BaseException as error:
+            await _close_async(self._inner)
+            self._failed(error)
+        self._ended()
+
+    async def __anext__(self) -> Any:
+        try:
+            chunk = await anext(self._inner)
+        except StopAsyncIteration:
+            self._ended()
+            raise
+        except BaseException as error:
+            self._failed(error)
+        self._seen(chunk)
+        return chunk
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the stream and end its lease."""
+        await _close_async(self._inner)
+        self._ended()
+
+
+async def _close_async(inner: Any) -> None:
+    await (inner.close() if hasattr(inner, "close") else inner.aclose())
+
+
+class RawStream(Held):
+    """A raw response whose `parse()` is a stream."""
+
+    _stream_class: type[Held] = Stream
+    _stream: Held | None = None
+
+    def parse(self) -> Any:
+        """The stream, as `with_raw_response` gives it."""
+        if self._stream is not None:
+            return self._stream
+        stream = self._inner.parse()
+        return self._awaited(stream) if inspect.isawaitable(stream) else self._handed_on(stream)
+
+    async def _awaited(self, stream: Any) -> Held:
+        return self._handed_on(await stream)
+
+    def _handed_on(self, stream: Any) -> Held:
+        self._stream = self._stream_class(stream, self._plan, self._call, self._lease)
+        # The stream outlives this: it is what holds the lease now.
+        del self._lease
+        return self._stream
+
+
+class AsyncRawStream(RawStream):
+    """As `RawStream`, of an async stream."""
+
+    _stream_class = AsyncStream
+
+
+class Opening:
+    """A request that the SDK sends when its `with` block is entered: `stream(...)`, `with_streaming_response`."""
+
+    def __init__(self, client: RotatingClient, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._client = client
+        self._args = args
+        self._kwargs = dict(kwargs)
+
+    def __enter__(self) -> Any:
+        call = self._client._begin(self._kwargs)
+        while True:
+            lease = call.grab() or call.acquire()
+            try:
+                target, given = self._client._target(lease, call, self._kwargs)
+                self._manager = target(*self._args, **given)
+                call.sending(lease)
+                with call:
+                    self._entered = self._manager.__enter__()
+            except BaseException as error:
+                call.pause(call.settle(lease, error))
+                continue
+            self._call, self._lease = call, lease
+            return self._entered
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            _count(self._call, told(self._client._plan, self._entered))
+            self._manager.__exit__(kind, error, trace)
+        finally:
+            _end(self._call, self._lease, error)
+
+
+class AsyncOpening:
+    """As `Opening`, for tasks. One that is awaited is made as any other call."""
+
+    def __init__(self, client: AsyncRotatingClient, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._client = client
+        self._args = args
+        self._kwargs = dict(kwargs)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._client._ask(self._args, self._kwargs).__await__()
+
+    async def __aenter__(self) -> Any:
+        call = self._client._begin(self._kwargs)
+        while True:
+            lease = call.grab() or await call.aacquire()
+            try:
+                target, given = self._client._target(lease, call, self._kwargs)
+                self._manager = target(*self._args, **given)
+                call.sending(lease)
+                with call:
+                    self._entered = await self._manager.__aenter__()
+            except BaseException as error:
+                await call.apause(call.settle(lease, error))
+                continue
+            self._call, self._lease = call, lease
+            return self._entered
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            _count(self._call, await told_async(self._client._plan, self._entered))
+            await self._manager.__aexit__(kind, error, trace)
+        finally:
+            _end(self._call, self._lease, error)
+
+
+def told(plan: ClientPlan, answer: Any) -> Usage | None:
+    """The usage that an SDK's object has heard of so far, behind a raw response as well; nothing is read for it."""
+    try:
+        return plan.usage(_content(answer))
+    except Exception:
+        # The body is the caller's, and may be no answer that the SDK or a `usage_extractor` can read.
+        return None
+
+
+async def told_async(plan: ClientPlan, answer: Any) -> Usage | None:
+    """As `told`, of an async SDK, whose raw responses are parsed by a coroutine."""
+    try:
+        content = _content(answer)
+        return plan.usage(await content if inspect.isawaitable(content) else content)
+    except Exception:
+        return None
+
+
+def _content(answer: Any) -> Any:
+    for name in ("current_completion_snapshot", "current_message_snapshot"):
+        if hasattr(type(answer), name):
+            return getattr(answer, name)
+    response = getattr(answer, "http_response", None)
+    return answer.parse() if response is not None and response.is_stream_consumed else answer
+
+
+def _count(call: Call, usage: Usage | None) -> None:
+    """Keep the last usage that a stream tells: providers repeat it."""
+    if usage is not None and (usage.total_tokens or call.usage is None):
+        holder: Any = call  # which knows Agno's class of these fields
+        holder.usage = usage
+
+
+def _end(call: Call, lease: Lease, error: BaseException | None) -> None:
+    """End the lease of a `with` block; an error of the provider is raised as any call's is."""
+    if error is None:
+        call.answered(lease, call.usage)
+        return
+    call.passed_on()
+    kinds = call.wrapper.plugin.errors
+    if isinstance(error, Exception) and judge(error, model_id=call.model_id, kinds=kinds).kind != "local":
+        call.settle(lease, error)
+    else:
+        # Raised by the block itself: the request was sent, and its caller left.
+        _abandon(call, lease)
+
+
+def _abandon(call: Call, lease: Lease) -> None:
+    with suppress(GeneratorExit):
+        call.settle(lease, GeneratorExit())
+
+
+# Streams that were dropped before their end: what is left to be closed, the call, its lease.
+_dropped: queue.SimpleQueue[tuple[Any, Call, Lease]] = queue.SimpleQueue()
+_watching = threading.Lock()
+_thread: threading.Thread | None = None
+
+
+def end_dropped() -> None:
+    """End the leases of streams that were dropped half read, and write down their requests."""
+    with suppress(queue.Empty):
+        while True:
+            _end_one(*_dropped.get_nowait())
+
+
+def _end_one(inner: Any, call: Call, lease: Lease) -> None:
+    if not inspect.iscoroutinefunction(getattr(inner, "close", None)):
+        with suppress(Exception):
+            inner.close()
+    _abandon(call, lease)
+
+
+def _watch() -> None:
+    global _thread
+    if _thread is None or not _thread.is_alive():
+        with _watching:
+            if _thread is None or not _thread.is_alive():
+                _thread = threading.Thread(target=_run, name="hfs-dropped-streams", daemon=True)
+                _thread.start()
+
+
+def _run() -> None:
+    while True:
+        try:
+            _end_one(*_dropped.get())
+        except Exception:
+            logging.getLogger("hfs_providers").exception("a dropped stream could not be ended")
+
+
+def _after_fork_in_child() -> None:
+    global _dropped, _watching, _thread
+    # What the parent dropped is ended there.
+    _dropped, _watching, _thread = queue.SimpleQueue(), threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,82 @@
+"""Limits that the headers of answers show, beside those that plugin and user name."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hfs_providers.calls.retry_after import limits_from_headers
+from hfs_providers.contract.records import Limits, ProviderConfig
+from hfs_providers.keys.pool import KeyPool
+
+_log = logging.getLogger("hfs_providers")
+_NUMBERS = ("rpm", "rph", "rpd", "tpm", "tph", "tpd")
+
+
+class ShownLimits:
+    """The limits of a provider's models and keys.
+
+    What a user says of a model's limits is all there is to say; what a plugin says is filled up from headers.
+
+    Args:
+        config: the provider's configuration.
+        published: the plugin's own limits, by model id or glob.
+        names: by lower-case header name, the limit that it shows: `KeyedProvider.limit_headers`.
+    """
+
+    def __init__(self, config: ProviderConfig, published: Mapping[str, Limits], names: Mapping[str, str]) -> None:
+        self._config = config
+        self._published = published
+        self._names = names
+        self._filled: dict[tuple[str, str], Limits] = {}
+        self._told: set[str] = set()
+
+    def of(self, model_id: str, key_id: str) -> Limits | None:
+        """The limits of a model on a key, or None where neither plugin nor user names any."""
+        return self._filled.get((model_id, key_id)) or limits_of(self._config, model_id, key_id)
+
+    def learn(self, pool: KeyPool, model_id: str, key_id: str, headers: object) -> None:
+        """Let the pool know what an answer's headers show.
+
+        Args:
+            pool: of the provider.
+            model_id: the model that was asked.
+            key_id: the key that was used.
+            headers: of the answer.
+        """
+        known = limits_of(self._config, model_id, key_id)
+        if known is not None and (known.shared or not any(known is each for each in self._published.values())):
+            return
+        shown = limits_from_headers(headers, self._names)
+        if shown is None:
+            return
+        if known is None:
+            pool.learn(model_id, key_id, shown)
+            return
+        told = {name: value for name in _NUMBERS if (value := getattr(shown, name)) is not None}
+        missing = {name: value for name, value in told.items() if getattr(known, name) is None}
+        others = {name: value for name, value in told.items() if getattr(known, name) not in (None, value)}
+        if others and model_id not in self._told:
+            self._told.add(model_id)
+            _log.info(
+                "%s: the answers of %s show other limits (%s) than its plugin; the plugin's count unless %s_LIMITS "
+                "says otherwise",
+                self._config.name,
+                model_id,
+                ", ".join(f"{name}={value}" for name, value in others.items()),
+                self._config.name.upper().replace("-", "_"),
+            )
+        if missing:
+            self._filled[model_id, key_id] = replace(known, **missing)
+            pool.invalidate_limits(model_id)
+
+
+def limits_of(config: ProviderConfig, model_id: str, key_id: str) -> Limits | None:
+    """What a provider's configuration says of a model on a key: of the key first, then of all keys."""
+    for table in (config.key_limits.get(key_id, {}), config.limits):
+        for pattern, limits in table.items():
+            if fnmatch.fnmatchcase(model_id, pattern):
+                return limits
+    return None

@@ -1,0 +1,301 @@
+"""Waiting times and limits, as the providers write them and as nobody should."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hfs_providers.calls.retry_after import (
+    MAX_WAIT,
+    NOT_A_WAIT,
+    limits_from_headers,
+    lower_headers,
+    parse_duration,
+    parse_reset,
+    parse_retry_after,
+    quota_evidence,
+    until_pacific_midnight,
+    wait_from_headers,
+    wait_from_retry_info,
+)
+from hfs_providers.contract.records import Limits
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC).timestamp()
+
+GROQ = {"x-ratelimit-limit-requests": "rpd", "x-ratelimit-limit-tokens": "tpm"}
+
+GARBAGE = ["", " ", "-1", "-0.5", "nan", "NaN", "inf", "-inf", "1e3", "0x10", "1_000", "soon", "s", "5 s", "٣", "1.2.3"]
+
+
+def at(seconds: float) -> str:
+    return format_datetime(datetime.fromtimestamp(NOW + seconds, UTC), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("3", 3.0),
+        ("0.25", 0.25),
+        (" 7 ", 7.0),
+        ("120ms", 0.12),
+        ("7.66s", 7.66),
+        ("1m2.5s", 62.5),
+        ("7m12s", 432.0),
+        ("2m59.56s", 179.56),
+        ("1h2m", 3720.0),
+        ("1h0m0.5s", 3600.5),
+        ("1d", 86_400.0),
+        ("250us", 0.00025),
+        ("250µs", 0.00025),
+        ("34.074824224s", 34.074824224),
+        (5, 5.0),
+        (1.5, 1.5),
+        (b"2", 2.0),
+    ],
+)
+def test_a_duration_is_a_number_or_as_go_writes_it(text: Any, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", [*GARBAGE, None, True, [], {}, object(), float("nan"), float("inf"), -1, 10**400])
+def test_what_is_no_duration_is_no_evidence(text: object) -> None:
+    assert parse_duration(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("86400", MAX_WAIT),
+        ("86401", MAX_WAIT),
+        ("720h", MAX_WAIT),
+        (str(int(NOT_A_WAIT)), None),
+        (str(int(NOW)), None),
+        ("9" * 300, None),
+    ],
+)
+def test_a_long_wait_is_a_day_and_one_of_a_month_is_garbage(text: str, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+    assert parse_retry_after(text, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2", 2.0),
+        ("0", 0.0),
+        ("1.5", 1.5),
+        (at(90), 90.0),
+        (at(-90), 0.0),
+        (at(2 * 86_400), MAX_WAIT),
+        (at(60 * 86_400), None),
+        ("Saturday, 21-Nov-26 12:01:00 GMT", 60.0),
+        ("Sat Nov 21 12:01:00 2026", 60.0),
+        ("Sat, 21 Nov 2026 13:01:00 +0100", 60.0),
+        ("3, 10", 10.0),
+        ("3, soon", 3.0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
+    assert parse_retry_after(text, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", [*GARBAGE, None, "Sat, 99 Nov 2026 12:00:00 GMT", ":", "12:00", "Sat, 21 Nov 999999 1:1:1"]
+)
+def test_a_retry_after_that_cannot_be_read_is_no_evidence(text: object) -> None:
+    assert parse_retry_after(text, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (str(int(NOW) + 60), 60.0),
+        (str((int(NOW) + 60) * 1000), 60.0),
+        (str(int(NOW) - 60), 0.0),
+        (str((int(NOW) + 90_000) * 1000), MAX_WAIT),
+        ("33011.382867", 33011.382867),
+        ("1m26.4s", 86.4),
+        ("12", 12.0),
+        ("soon", None),
+        ("-5", None),
+    ],
+)
+def test_a_reset_is_a_duration_seconds_or_an_epoch_of_seconds_or_milliseconds(text: str, seconds: float | None) -> None:
+    assert parse_reset(text, NOW) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "2", "x-ratelimit-reset-requests": "1h"}, 2.0),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
+        ({"retry-after": "soon", "x-ratelimit-reset-tokens": "3s"}, 3.0),
+        ({"x-ratelimit-reset-requests": "1m", "x-ratelimit-reset-tokens": "2m"}, 120.0),
+        (
+            {
+                "x-ratelimit-reset-requests": "1h",
+                "x-ratelimit-remaining-requests": "12",
+                "x-ratelimit-reset-tokens": "7.66s",
+                "x-ratelimit-remaining-tokens": "0",
+            },
+            7.66,
+        ),
+        ({"x-ratelimit-reset-requests": "1h", "x-ratelimit-remaining-requests": "12"}, None),
+        ({"x-ratelimit-reset-tokens-minute": "11.38", "x-ratelimit-remaining-tokens-minute": "0"}, 11.38),
+        ({"X-RateLimit-Reset": str((int(NOW) + 30) * 1000), "X-RateLimit-Remaining": "0"}, 30.0),
+        ({"X-RateLimit-Reset": str((int(NOW) + 30) * 1000), "X-RateLimit-Remaining": "3"}, None),
+        ({"x-ratelimit-reset-requests": "-1s"}, None),
+        ({b"Retry-After": b"4"}, 4.0),
+        ({"retry-after": ["4", "5"]}, 5.0),
+    ],
+)
+def test_the_wait_of_an_answers_headers(headers: dict[Any, Any], seconds: float | None) -> None:
+    assert wait_from_headers(headers, NOW) == pytest.approx(seconds)
+
+
+def test_every_value_of_a_repeated_header_is_seen() -> None:
+    headers = httpx.Headers([("Retry-After", "3"), ("retry-after", "8")])
+    assert wait_from_headers(headers, NOW) == 8.0
+
+
+class Broken:
+    def items(self) -> Any:
+        yield "retry-after", "3"
+        raise RuntimeError("gone")
+
+
+@pytest.mark.parametrize("headers", [None, 3, "text", [], [("a", "b")], object(), {None: 1, 3: "x"}])
+def test_what_are_no_headers_are_no_evidence(headers: object) -> None:
+    assert wait_from_headers(headers, NOW) is None
+    assert limits_from_headers(headers) is None
+
+
+def test_headers_that_break_while_they_are_read_give_what_came_before() -> None:
+    assert lower_headers(Broken()) == {"retry-after": ["3"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("34.074824224s", 34.074824224),
+        ("0s", 0.0),
+        (20, 20.0),
+        ({"seconds": 34, "nanos": 500_000_000}, 34.5),
+        ({"seconds": "34"}, 34.0),
+        ({"nanos": 5}, 5e-9),
+        ({"seconds": "x", "nanos": 5}, None),
+        ({"seconds": 3, "nanos": None}, None),
+        ("-3s", None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_googles_retry_info(value: object, seconds: float | None) -> None:
+    assert wait_from_retry_info(value) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("local", "hours"),
+    [
+        ((2026, 11, 21, 4, 0), 20.0),
+        ((2026, 7, 1, 23, 0), 1.0),
+        ((2026, 7, 1, 0, 0), 24.0),
+        ((2026, 3, 8, 1, 0), 22.0),  # the clocks go forward: 23 hours in the day
+        ((2026, 11, 1, 0, 0), 25.0),  # and back
+    ],
+)
+def test_daily_quotas_come_back_at_midnight_in_california(local: tuple[int, ...], hours: float) -> None:
+    moment = datetime(*local, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()  # type: ignore[arg-type,misc]
+    assert until_pacific_midnight(moment) == hours * 3600
+
+
+@pytest.mark.parametrize("now", [float("inf"), 1e300, -1e300])
+def test_an_impossible_clock_waits_a_day(now: float) -> None:
+    assert until_pacific_midnight(now) == MAX_WAIT
+
+
+def test_without_time_zone_data_midnight_is_late_rather_than_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    import zoneinfo
+
+    def absent(name: str) -> None:
+        raise zoneinfo.ZoneInfoNotFoundError(name)
+
+    summer = datetime(2026, 7, 1, 12, 0, tzinfo=UTC).timestamp()
+    true = until_pacific_midnight(summer)
+    monkeypatch.setattr(zoneinfo, "ZoneInfo", absent)
+    assert until_pacific_midnight(summer) == true + 3600
+
+
+@pytest.mark.parametrize(
+    ("violations", "wait", "scope"),
+    [
+        ([], None, None),
+        ([{}], None, None),
+        ([{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}], None, "model"),
+        ([{"quotaId": "GenerateRequestsPerMinutePerProject"}], None, "key"),
+        ([{"quotaId": "XPerMinutePerProjectPerModel"}, {"quotaId": "YPerDayPerProjectPerModel"}], 72_000.0, "model"),
+        ([{"quotaId": "XPerMinutePerProjectPerModel"}, {"quotaId": "YPerDayPerProject"}], 72_000.0, "key"),
+        ([{"quotaValue": "0"}], MAX_WAIT, None),
+        ([{"quotaId": "XPerMinutePerModel", "quotaValue": 0}], MAX_WAIT, "model"),
+        ([{"quotaId": 7, "quotaValue": None}], None, None),
+    ],
+)
+def test_googles_quota_failure(violations: list[dict[str, Any]], wait: float | None, scope: str | None) -> None:
+    assert quota_evidence(violations, NOW) == (wait, scope)
+
+
+@pytest.mark.parametrize(
+    ("headers", "limits"),
+    [
+        (
+            {"x-ratelimit-limit-requests": "14400", "x-ratelimit-limit-tokens": "6000"},
+            Limits(rpd=14_400, tpm=6000),
+        ),
+        (
+            {"X-RateLimit-Limit-Requests-Day": "14400", "X-RateLimit-Limit-Tokens-Minute": "60000"},
+            Limits(rpd=14_400, tpm=60_000),
+        ),
+        (
+            {"x-ratelimit-limit-requests-minute": "30", "x-ratelimit-limit-tokens-day": "1000000"},
+            Limits(rpm=30, tpd=10**6),
+        ),
+        ({"x-ratelimit-limit-tokens": "6000"}, Limits(tpm=6000)),
+        ({"X-RateLimit-Limit": "50"}, None),
+        ({"x-ratelimit-limit-requests": "many", "x-ratelimit-limit-tokens": "-1"}, None),
+        ({"x-ratelimit-limit-requests": "0"}, None),
+        ({}, None),
+    ],
+)
+def test_the_limits_that_an_answer_shows(headers: dict[str, str], limits: Limits | None) -> None:
+    assert limits_from_headers(headers, GROQ) == limits
+    assert limits_from_headers(httpx.Headers(headers), GROQ) == limits
+
+
+def test_a_name_without_a_period_means_nothing_by_itself() -> None:
+    assert limits_from_headers({"x-ratelimit-limit-requests": "60"}) is None
+
+
+NAMES = st.sampled_from(
+    ["retry-after", "Retry-After-Ms", "x-ratelimit-reset", "x-ratelimit-reset-tokens", "x-ratelimit-remaining", "x"]
+)
+
+
+TEXT = st.text("0123456789.:,-+ msheGMTnaif\x00é", max_size=30)
+
+
+@settings(database=None, deadline=None)
+@given(st.dictionaries(NAMES, st.one_of(TEXT, st.binary(max_size=20), st.integers(), st.floats(), st.lists(TEXT))))
+def test_no_header_can_make_it_raise_or_wait_for_more_than_a_day(headers: dict[str, Any]) -> None:
+    wait = wait_from_headers(headers, NOW)
+    assert wait is None or 0 <= wait <= MAX_WAIT
+    limits_from_headers(headers)
