@@ -16,9 +16,9 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from hfs_providers import Credential, KeyPool, Limits, Secret, UsageRow
-from hfs_providers.keys.ledger import Claim
+from hfs_providers.keys.ledger import Reservation
 from hfs_providers.sharing.file_ledger import FileLedger
-from hfs_providers.sharing.key_state import hydrate
+from hfs_providers.sharing.key_state import restore_key_state
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.retention import Retention, prune
@@ -72,15 +72,15 @@ def main() -> None:
         console.print(f"{count} rows: written in {wrote:.0f} s, {wrote / count * 1e6:.1f} us each; {size:.0f} MB")
         pool = KeyPool("p", keys, limits=lambda *_: _LIMITS)
         wrappers = {"p": SimpleNamespace(pool=pool)}
-        start = _timed(lambda: hydrate(connection, wrappers, now), 5)  # type: ignore[arg-type]  # all it needs
+        start = _timed(lambda: restore_key_state(connection, wrappers, now), 5)  # type: ignore[arg-type]  # all it needs
         console.print(f"hydration: {start:.0f} ms")
         log = UsageLog(store)
         ledgers = [FileLedger(log, wall=lambda: now) for _ in "12"]
         for ledger in ledgers:
             ledger.start({"p": pool})
         mark = keys[0].fingerprint
-        claim = Claim("p", mark, (mark,), mark, "m", _LIMITS, 10)
-        console.print(f"a claim: {_timed(lambda: ledgers[1].reserve(claim), 50):.2f} ms")
+        reservation = Reservation("p", mark, (mark,), mark, "m", _LIMITS, 10)
+        console.print(f"a reservation: {_timed(lambda: ledgers[1].reserve(reservation), 50):.2f} ms")
         by_day = (
             "SELECT provider, model, start / 86400, SUM(requests), SUM(tokens) FROM quarter"
             " JOIN series ON series.id = series GROUP BY 1, 2, 3"

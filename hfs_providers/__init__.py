@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     )
     from hfs_providers.contract.secret import Secret, fingerprint
     from hfs_providers.core.hookspecs import hookimpl, hookspec
-    from hfs_providers.core.inventory import Survey, survey
+    from hfs_providers.core.inventory import Inventory, take_inventory
     from hfs_providers.core.manager import (
         PROVIDER_CONFIGS,
         ProviderManager,
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
         list_available_providers,
     )
     from hfs_providers.core.provider import KeyedProvider
-    from hfs_providers.core.storage_status import Whereabouts
+    from hfs_providers.core.storage_status import StorageStatus
     from hfs_providers.fallback.chain import FallbackChain
     from hfs_providers.fallback.config import ServedBy
     from hfs_providers.keys.leases import Lease
@@ -99,13 +99,13 @@ _HOMES = {
     ),
     "contract.secret": "Secret fingerprint",
     "core.hookspecs": "hookimpl hookspec",
-    "core.inventory": "Survey survey",
+    "core.inventory": "Inventory take_inventory",
     "core.manager": (
         "PROVIDER_CONFIGS ProviderManager get_any_model get_cerebras_model get_chain get_gemini_model "
         "get_groq_model get_model get_openrouter_model get_provider_manager list_available_providers"
     ),
     "core.provider": "KeyedProvider",
-    "core.storage_status": "Whereabouts",
+    "core.storage_status": "StorageStatus",
     "fallback.chain": "FallbackChain",
     "fallback.config": "ServedBy",
     "keys.leases": "Lease",
@@ -132,6 +132,7 @@ __all__ = [
     "FallbackChain",
     "ForwardingError",
     "HfsProvidersError",
+    "Inventory",
     "KeyNotFoundError",
     "KeyPool",
     "KeyProbe",
@@ -164,17 +165,16 @@ __all__ = [
     "ServedBy",
     "Services",
     "SettingsError",
+    "StorageStatus",
     "Store",
     "StoreError",
     "StreamInterruptedError",
-    "Survey",
     "UnknownProviderError",
     "UsageReport",
     "UsageRow",
     "UsageTimeline",
     "UsageTotal",
     "UsageTotals",
-    "Whereabouts",
     "WindowUse",
     "Wrapper",
     "check_keys",
@@ -192,7 +192,7 @@ __all__ = [
     "list_available_providers",
     "prunable",
     "prune",
-    "survey",
+    "take_inventory",
     "usage_path",
 ]
 

@@ -315,8 +315,8 @@ def _ignored(stage: str, message: str) -> None:
 
 
 def _has_tier(manager: ProviderManager, name: str) -> bool:
-    tiers = {tier.lower() for tier in manager.survey.file.tiers}
-    variable = manager.survey.settings.env.get(f"HFS_TIER_{name.upper()}", "")
+    tiers = {tier.lower() for tier in manager.inventory.file.tiers}
+    variable = manager.inventory.settings.env.get(f"HFS_TIER_{name.upper()}", "")
     return name in tiers or bool(variable.strip())
 
 

@@ -21,7 +21,7 @@ from agno.agents.base import BaseExternalAgent
 from agno.run.agent import RunContentEvent, RunOutput
 from agno.run.concurrency import background_run_slot, get_worker_ownership
 
-from hfs_providers import HfsProvidersError, SettingsError, survey
+from hfs_providers import HfsProvidersError, SettingsError, take_inventory
 from hfs_providers.agents.contract import ROLES, ContractError, Role, WorkItem, WorkResult, read_item
 from hfs_providers.agents.queueing import MAX_CONCURRENT_AGENTS, max_concurrent_agents
 from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
@@ -345,7 +345,7 @@ def serve(
     require_extra()
     import uvicorn
 
-    env = survey().settings.env
+    env = take_inventory().settings.env
     key = checked_key(env.get(KEY, "").strip(), host)
     at_once = max_concurrent_agents(env, max_concurrent)
     url = database_url((database or env.get(DATABASE, "")).strip())

@@ -15,8 +15,8 @@ MOST_RESTARTS = 3
 """Restarts within the window after which an agent is given up."""
 WINDOW = 60.0
 """Seconds."""
-FIRST_REST = 60.0
-LONGEST_REST = 3600.0
+FIRST_COOLDOWN = 60.0
+LONGEST_COOLDOWN = 3600.0
 
 
 class Tally:
@@ -97,7 +97,7 @@ class Restarts:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._recent: deque[float] = deque(maxlen=MOST_RESTARTS)
-        self._rest = FIRST_REST
+        self._rest = FIRST_COOLDOWN
         self._until: float | None = None
 
     @property
@@ -116,9 +116,9 @@ class Restarts:
     def give_up(self) -> None:
         """Open the circuit: for a minute, and twice as long each further time, up to an hour."""
         self._until = self._clock() + self._rest
-        self._rest = min(2 * self._rest, LONGEST_REST)
+        self._rest = min(2 * self._rest, LONGEST_COOLDOWN)
 
     def worked(self) -> None:
         """A success closes the circuit for good."""
         self._until = None
-        self._rest = FIRST_REST
+        self._rest = FIRST_COOLDOWN

@@ -117,7 +117,7 @@ class Call(Attempt):
         self.wrapper = wrapper
         self.clients: Clients = wrapper.clients
         self.options = options
-        self.model_id = model_id if options.named else wrapper.serving(model_id)
+        self.model_id = model_id if options.explicit else wrapper.serving(model_id)
         self.usage: MessageMetrics | None = None
         self.repeated = False
         """Whether there was more than one attempt."""
@@ -142,13 +142,13 @@ class Call(Attempt):
             self._id = secrets.token_hex(8)
         return self._id
 
-    def grab(self) -> Lease | None:
+    def acquire_nowait(self) -> Lease | None:
         """The key of the next attempt, where one is to be had without waiting for it or asking for it."""
         self._sent_at = None
         options = self.options
         if options.key_id is not None or self._refusals:
             return None
-        return self.wrapper.pool.grab(self.model_id, options.estimated_tokens, self._tried)
+        return self.wrapper.pool.acquire_nowait(self.model_id, options.estimated_tokens, self._tried)
 
     def acquire(self) -> Lease:
         """Lease the key of the next attempt. Raises KeysExhaustedError."""
@@ -211,7 +211,7 @@ class Call(Attempt):
 
     def check_finished(self, bound: Any) -> None:
         """Raise where a stream ended without a finish reason: the SDKs let a body that was cut off pass as whole."""
-        if bound.__dict__.get("_hfs_finished") or not self.clients.marks_end:
+        if bound.__dict__.get("_hfs_finished") or not self.clients.detects_truncation:
             return
         if not self._text:
             raise UnusableAnswerError("empty", "the stream ended with nothing in it")
@@ -274,7 +274,7 @@ class Call(Attempt):
     async def apause(self, seconds: float) -> None:
         """As `pause`, without blocking the event loop."""
         if seconds > 0:
-            await self.wrapper.asleep(seconds)
+            await self.wrapper.async_sleep(seconds)
 
     def restore_timer(self, assistant_message: Message) -> None:
         """Let the message's timer count from the first attempt: Agno starts it afresh at each."""
@@ -353,7 +353,7 @@ class Call(Attempt):
         if verdict.kind == "model_gone":
             if self._served_elsewhere(lease, verdict):
                 return 0.0
-            successor = None if self.options.named else self.wrapper.replace_model(self.model_id)
+            successor = None if self.options.explicit else self.wrapper.replace_model(self.model_id)
             if successor is not None:
                 self.model_id = successor
                 self._tried -= self._lacking

@@ -10,9 +10,9 @@ from typing import TypeGuard
 
 FAILURES = 3
 """Failed calls in a row that open a circuit."""
-FIRST_REST = 60.0
+FIRST_COOLDOWN = 60.0
 """Seconds for which it opens first; each failed probe doubles them."""
-LONGEST_REST = 4 * 3600.0
+LONGEST_COOLDOWN = 4 * 3600.0
 """Seconds beyond which they do not grow."""
 
 _APART = 1.0
@@ -40,7 +40,7 @@ class Circuit:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._failures = 0
-        self._rest = 0.0
+        self._cooldown = 0.0
         self._until: float | None = None
         self._until_wall = 0.0
         self._probing = False
@@ -54,7 +54,7 @@ class Circuit:
         """Whether it is open, or half-open."""
         return self._until is not None
 
-    def rest(self) -> float:
+    def cooldown(self) -> float:
         """Seconds until a call may try it: 0 where one may now, infinite while another call's probe is under way."""
         with self._lock:
             if self._until is None:
@@ -80,7 +80,7 @@ class Circuit:
         with self._lock:
             closes = self._until is not None
             ended, self._outage = self._outage, False
-            self._failures, self._rest, self._until, self._probing = 0, 0.0, None, False
+            self._failures, self._cooldown, self._until, self._probing = 0, 0.0, None, False
         if closes and self._on_change is not None:
             self._on_change("closed", 0.0)
         return ended
@@ -109,8 +109,8 @@ class Circuit:
                 return
             if self._failures < FAILURES and not probed:
                 return
-            self._rest = min(self._rest * 2 if self._rest else FIRST_REST, LONGEST_REST)
-            seconds = min(max(self._rest, reset or 0.0), LONGEST_REST)
+            self._cooldown = min(self._cooldown * 2 if self._cooldown else FIRST_COOLDOWN, LONGEST_COOLDOWN)
+            seconds = min(max(self._cooldown, reset or 0.0), LONGEST_COOLDOWN)
             self._open_for(seconds)
         if self._on_change is not None:
             self._on_change("opened", seconds)
@@ -131,7 +131,7 @@ class Circuit:
         with self._lock:
             if self._until is None:
                 return None
-            return {"until": wall + self._left(self._until), "rest": self._rest, "failures": self._failures}
+            return {"until": wall + self._left(self._until), "rest": self._cooldown, "failures": self._failures}
 
     def load(self, state: Mapping[str, object], wall: float) -> None:
         """Open a circuit that is closed as `dump` said; what cannot be read is left out.
@@ -140,14 +140,14 @@ class Circuit:
             state: from `dump`, maybe by way of JSON.
             wall: seconds since the epoch.
         """
-        until, rest, failures = (state.get(name) for name in ("until", "rest", "failures"))
-        if not (_real(until) and _real(rest) and _real(failures)):
+        until, cooldown, failures = (state.get(name) for name in ("until", "rest", "failures"))
+        if not (_real(until) and _real(cooldown) and _real(failures)):
             return
         with self._lock:
             if self._until is None:
-                self._rest = min(max(FIRST_REST, rest), LONGEST_REST)
+                self._cooldown = min(max(FIRST_COOLDOWN, cooldown), LONGEST_COOLDOWN)
                 self._failures = max(FAILURES, int(failures))
-                self._open_for(min(until - wall, LONGEST_REST))
+                self._open_for(min(until - wall, LONGEST_COOLDOWN))
 
     def _open_for(self, seconds: float) -> None:
         self._until, self._until_wall = self._clock() + seconds, self._wall() + seconds

@@ -99,7 +99,7 @@ class _Rotating(Copies, Model):
             raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
-            lease = call.grab() or call.acquire()
+            lease = call.acquire_nowait() or call.acquire()
             try:
                 bound = self._copy_for(call)
                 call.clients.bind(bound, lease.credential)
@@ -124,7 +124,7 @@ class _Rotating(Copies, Model):
             raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
-            lease = call.grab() or await call.aacquire()
+            lease = call.acquire_nowait() or await call.aacquire()
             try:
                 bound = self._copy_for(call)
                 if not call.clients.bind_known(bound, lease.credential):
@@ -152,7 +152,7 @@ class _Rotating(Copies, Model):
             raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
-            lease = call.grab() or call.acquire()
+            lease = call.acquire_nowait() or call.acquire()
             try:
                 bound = self._copy_for(call, stream=True)
                 call.clients.bind(bound, lease.credential)
@@ -189,7 +189,7 @@ class _Rotating(Copies, Model):
             raise seen.pop()
         call = Call(self._hfs.wrapper, self._hfs.options, self.id)
         while True:
-            lease = call.grab() or await call.aacquire()
+            lease = call.acquire_nowait() or await call.aacquire()
             try:
                 bound = self._copy_for(call, stream=True)
                 if not call.clients.bind_known(bound, lease.credential):

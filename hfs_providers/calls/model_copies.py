@@ -73,7 +73,7 @@ class Copies:
             )
         left = {"_hfs", "api_key", *self._client_fields()}
         state = {name: value for name, value in self.__dict__.items() if name not in left}
-        model_id = state["id"] if rotation.options.named else None
+        model_id = state["id"] if rotation.options.explicit else None
         return (_Recipe(rebuild, rotation.wrapper.provider, model_id, rotation.options.arguments()), (), state)
 
     def _client_fields(self) -> frozenset[str]:

@@ -14,7 +14,7 @@ class CallOptions:
     wait: bool = True
     timeout: float = 10.0
     max_retries: int = 5
-    named: bool = True
+    explicit: bool = True
     key_id: str | None = None
     in_chain: bool = False
     """The chain that the model is in asks who answered."""

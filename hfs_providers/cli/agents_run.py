@@ -104,12 +104,12 @@ def _answered(path: Path) -> set[str]:
 
 
 async def _run(fd: int, source: str, options: Options, journal: Any, answered: set[str]) -> int:
-    from hfs_providers import survey
+    from hfs_providers import take_inventory
     from hfs_providers.agents import PIPELINE, Batch, Supervisor, max_concurrent_agents, run_pipeline
 
     role = options.role
     roles: Sequence[Role] = PIPELINE if role is None else (role,)
-    at_once = max_concurrent_agents(survey().settings.env, options.max_concurrent_agents)
+    at_once = max_concurrent_agents(take_inventory().settings.env, options.max_concurrent_agents)
     least = options.min_confidence
     pipeline = run_pipeline if least is None else partial(run_pipeline, min_confidence=least)
     supervisor = Supervisor(dict.fromkeys(roles, options.workers), max_concurrent_agents=at_once)

@@ -74,10 +74,10 @@ def check(
 
 def _names(manager: ProviderManager, wanted: Sequence[str]) -> list[str]:
     if wanted:
-        return list(dict.fromkeys(known(manager.survey, name) for name in wanted))
-    names = [name for name, found in manager.survey.providers.items() if found.config.configured]
+        return list(dict.fromkeys(known(manager.inventory, name) for name in wanted))
+    names = [name for name, found in manager.inventory.providers.items() if found.config.configured]
     if not names:
-        output.fail("no provider has a key", first_step(manager.survey))
+        output.fail("no provider has a key", first_step(manager.inventory))
     return names
 
 
@@ -139,7 +139,7 @@ class _Bar:
 def _record(
     manager: ProviderManager, name: str, error: str | None, found: Mapping[str, KeyProbe], ask: bool
 ) -> dict[str, Any]:
-    credentials = manager.survey.providers[name].config.credentials
+    credentials = manager.inventory.providers[name].config.credentials
     now = datetime.now().astimezone()
     keys = [_key_record(each.id, each.fingerprint, found.get(each.id), now) for each in credentials]
     return {"name": name, "error": error, "proof": _proof(manager, name, ask), "totals": _totals(keys), "keys": keys}
@@ -194,7 +194,7 @@ def _print_check(records: Sequence[Mapping[str, Any]], seconds: float) -> None:
 
 
 def _cost(manager: ProviderManager, name: str, error: str | None, ask: bool) -> dict[str, Any]:
-    keys = len(manager.survey.providers[name].config.credentials)
+    keys = len(manager.inventory.providers[name].config.credentials)
     proof = _proof(manager, name, ask)
     requests = keys if error is None else 0
     tokens = requests * _TOKENS if proof.startswith("one token") else 0

@@ -21,7 +21,7 @@ from hfs_providers.cli.demo_runs import Runs
 from hfs_providers.cli.demo_stage import Stage
 
 if TYPE_CHECKING:
-    from hfs_providers import ProviderManager, Survey
+    from hfs_providers import Inventory, ProviderManager
 
 SIMULATED = (
     "The providers are simulated by a server on this machine, and so are their keys, limits and answers. "
@@ -100,18 +100,18 @@ def _installed(env: Mapping[str, str]) -> tuple[list[str], list[dict[str, Any]]]
             try:
                 manager.get_model(name)
             except Exception as error:
-                reason, remedy = _why(manager.survey, name, error)
+                reason, remedy = _why(manager.inventory, name, error)
                 skipped.append({"provider": name, "reason": reason, "remedy": remedy})
             else:
                 playing.append(name)
     return playing, skipped
 
 
-def _why(survey: Survey, name: str, error: Exception) -> tuple[str, str]:
+def _why(take_inventory: Inventory, name: str, error: Exception) -> tuple[str, str]:
     from hfs_providers import MissingSdkError
 
     if isinstance(error, MissingSdkError):
         return f"its SDK {error.distribution} is not installed", error.install
-    if name not in survey.providers:
+    if name not in take_inventory.providers:
         return "its plugin is not loaded", "hfs-providers plugins"
     return f"{type(error).__name__}: {error}", "hfs-providers doctor"

@@ -24,7 +24,7 @@ from hfs_providers.cli.models import default_source
 from hfs_providers.cli.status import first_step, plugin_problems, variable_part
 
 if TYPE_CHECKING:
-    from hfs_providers import KeyStatus, Survey
+    from hfs_providers import Inventory, KeyStatus
 
 Level = Literal["ok", "info", "warning", "error"]
 _SOON = timedelta(days=30)
@@ -52,9 +52,9 @@ class Finding:
 
 def doctor(as_json: output.JsonOption = False) -> None:
     """Look for what is wrong here, and say what mends it. Exit code 1 if there is an error."""
-    from hfs_providers import survey
+    from hfs_providers import take_inventory
 
-    found = survey()
+    found = take_inventory()
     findings = [
         finding
         for check in (_python, _imports, _problems, _built, _keys, _usable, _environment, _files, _models, _state)
@@ -76,7 +76,7 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _python(found: Survey) -> Iterator[Finding]:
+def _python(found: Inventory) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     # An older one than the package allows fails at its imports, long before it could be reported here.
     yield Finding("ok", "python", f"Python {version} at {sys.executable}")
@@ -93,7 +93,7 @@ def _python(found: Survey) -> Iterator[Finding]:
         )
 
 
-def _imports(found: Survey) -> Iterator[Finding]:
+def _imports(found: Inventory) -> Iterator[Finding]:
     """Import Agno and each SDK in processes of their own, so that one that crashes or hangs breaks nothing here."""
     wanted = {"": "hfs_providers:KeysExhaustedError"}
     for name, provider in found.providers.items():
@@ -133,7 +133,7 @@ def _version(distribution: str) -> str:
         return "(version unknown)"
 
 
-def _problems(found: Survey) -> Iterator[Finding]:
+def _problems(found: Inventory) -> Iterator[Finding]:
     plugins = {problem["message"]: problem["plugin"] for problem in plugin_problems(found)}
     for problem in found.problems:
         topic = "plugins" if problem.message in plugins else "environment"
@@ -144,7 +144,7 @@ def _problems(found: Survey) -> Iterator[Finding]:
         yield Finding("info", "plugins", message, "Remove it there to use it", name)
 
 
-def _built(found: Survey) -> Iterator[Finding]:
+def _built(found: Inventory) -> Iterator[Finding]:
     """Build the providers where there are plugins of others: a hook that fails only then is found only so."""
     if all(plugin.distribution == "hfs-providers" for plugin in found.registry.plugins.values()):
         return
@@ -155,7 +155,7 @@ def _built(found: Survey) -> Iterator[Finding]:
                 yield Finding(problem["level"], "plugins", problem["message"], problem["remedy"], name)
 
 
-def _keys(found: Survey) -> Iterator[Finding]:
+def _keys(found: Inventory) -> Iterator[Finding]:
     """The keys that the usage file knows to be out of rotation."""
     from hfs_providers import RETIRED
 
@@ -180,7 +180,7 @@ def _all_dead(statuses: Sequence[KeyStatus]) -> bool:
     return bool(statuses) and all(key.state == "dead" for key in statuses)
 
 
-def _usable(found: Survey) -> Iterator[Finding]:
+def _usable(found: Inventory) -> Iterator[Finding]:
     keys = found.keys()
     usable = [name for name, provider in found.providers.items() if provider.usable and not _all_dead(keys[name])]
     if usable:
@@ -189,7 +189,7 @@ def _usable(found: Survey) -> Iterator[Finding]:
         yield Finding("error", "environment", "No provider is usable", first_step(found))
 
 
-def _environment(found: Survey) -> Iterator[Finding]:
+def _environment(found: Inventory) -> Iterator[Finding]:
     for name, provider in found.providers.items():
         variable = f"{variable_part(name)}_BASE_URL"
         if provider.config.base_url is None or not found.settings.env.get(variable, "").strip():
@@ -199,7 +199,7 @@ def _environment(found: Survey) -> Iterator[Finding]:
         yield Finding("info", "environment", f"{name}: calls go to {host} ({variable} is set)", None, name)
 
 
-def _files(found: Survey) -> Iterator[Finding]:
+def _files(found: Inventory) -> Iterator[Finding]:
     # Those that could not be read are among the survey's problems.
     if found.settings.env_file is not None:
         yield Finding("ok", "files", f"Environment file: {found.settings.env_file}")
@@ -207,7 +207,7 @@ def _files(found: Survey) -> Iterator[Finding]:
         yield Finding("ok", "files", f"Configuration file: {found.file.path}")
 
 
-def _models(found: Survey) -> Iterator[Finding]:
+def _models(found: Inventory) -> Iterator[Finding]:
     today = date.today()
     for name, provider in found.providers.items():
         default = provider.default_model(today)
@@ -235,7 +235,7 @@ def _models(found: Survey) -> Iterator[Finding]:
             yield Finding("warning", "models", message, automatic if source == "plugin" else change, name)
 
 
-def _state(found: Survey) -> Iterator[Finding]:
+def _state(found: Inventory) -> Iterator[Finding]:
     if found.settings.env.get("HFS_USAGE_DB", "").strip().lower() == "off":
         return
     usage = found.usage()

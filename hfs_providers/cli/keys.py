@@ -70,9 +70,9 @@ def _show(providers: Sequence[str], model: str | None, as_json: bool) -> None:
 
     with ProviderManager() as manager:
         names = [_provider(manager, name) for name in providers]
-        names = names or [name for name, found in manager.survey.providers.items() if found.config.configured]
+        names = names or [name for name, found in manager.inventory.providers.items() if found.config.configured]
         if not names:
-            output.fail("no provider has a key", first_step(manager.survey))
+            output.fail("no provider has a key", first_step(manager.inventory))
         names = list(dict.fromkeys(names))
         asked = {name: _asked(manager, name) if model is None else {} for name in names}
         shown = {name: _models(manager, name, model, asked[name]) for name in names}
@@ -96,9 +96,9 @@ def _provider(manager: ProviderManager, said: str) -> str:
     from hfs_providers import UnknownProviderError
 
     try:
-        return known(manager.survey, said)
+        return known(manager.inventory, said)
     except UnknownProviderError:
-        installed = ", ".join(manager.survey.providers)
+        installed = ", ".join(manager.inventory.providers)
         output.fail("there is no such provider or command (not shown: it may be a key)", f"Use: {installed}", code=2)
 
 
@@ -123,7 +123,7 @@ def _rule(key: str, reason: str | None, as_json: bool) -> None:
     with ProviderManager() as manager:
         name, credential = _find(manager, key)
         wrapper = manager.wrapper(name)
-        kept = usage_path(manager.survey.settings.env) is not None
+        kept = usage_path(manager.inventory.settings.env) is not None
         if kept and reason is None:
             wrapper.pool.revive(credential.id)
         elif kept and reason is not None:
@@ -157,12 +157,12 @@ def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
         )
     matching = [
         (name, credential)
-        for name, provider in manager.survey.providers.items()
+        for name, provider in manager.inventory.providers.items()
         for credential in provider.config.credentials
         if wanted in (credential.id, credential.fingerprint)
     ]
     if not matching:
-        shown = wanted if found is not None and found[1] in manager.survey.providers else "with that name"
+        shown = wanted if found is not None and found[1] in manager.inventory.providers else "with that name"
         output.fail(f"there is no key {shown}", "See: hfs-providers keys", code=2)
     if len(matching) > 1:
         ids = ", ".join(credential.id for _, credential in matching)
@@ -211,7 +211,7 @@ def _asked(manager: ProviderManager, name: str) -> dict[str, set[str]]:
     """The models that were asked with each key within a day, by fingerprint."""
     from hfs_providers import Store, StoreError, UsageReport, usage_path
 
-    path = usage_path(manager.survey.settings.env)
+    path = usage_path(manager.inventory.settings.env)
     asked: dict[str, set[str]] = {}
     if path is not None and path.exists():
         try:

@@ -18,7 +18,7 @@ from hfs_providers.cli.status import plugin_problems, variable_part
 from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
-    from hfs_providers import ProviderManager, Survey
+    from hfs_providers import Inventory, ProviderManager
 
 
 def models(
@@ -27,11 +27,11 @@ def models(
     live: Annotated[bool, typer.Option("--live", help="Ask the providers what they list.")] = False,
 ) -> None:
     """Show the default models, their successors and when they retire."""
-    from hfs_providers import ProviderManager, survey
+    from hfs_providers import ProviderManager, take_inventory
 
     with ExitStack() as stack:
         manager = stack.enter_context(ProviderManager()) if live else None
-        found = manager.survey if manager is not None else survey()
+        found = manager.inventory if manager is not None else take_inventory()
         names = list(found.providers) if provider is None else [known(found, provider)]
         records = [_models_record(found, name, manager) for name in names]
     if as_json:
@@ -43,7 +43,7 @@ def models(
         output.fail("not every provider could be asked", None if as_json else "see above")
 
 
-def known(found: Survey, provider: str) -> str:
+def known(found: Inventory, provider: str) -> str:
     """The name of an installed provider, whatever its case. Raises UnknownProviderError."""
     from hfs_providers import UnknownProviderError
 
@@ -58,7 +58,7 @@ def known(found: Survey, provider: str) -> str:
     raise UnknownProviderError(provider, list(found.providers))
 
 
-def _models_record(found: Survey, name: str, manager: ProviderManager | None) -> dict[str, Any]:
+def _models_record(found: Inventory, name: str, manager: ProviderManager | None) -> dict[str, Any]:
     provider = found.providers[name]
     today = date.today()
     default = provider.default_model(today)
@@ -85,7 +85,7 @@ def _models_record(found: Survey, name: str, manager: ProviderManager | None) ->
     }
 
 
-def default_source(found: Survey, name: str) -> str:
+def default_source(found: Inventory, name: str) -> str:
     """What named a provider's default model: a variable, the configuration file, or the plugin."""
     if found.providers[name].config.default_model is None:
         return "plugin"

@@ -25,7 +25,7 @@ from hfs_providers.cli import output
 from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
-    from hfs_providers import KeyStatus, Problem, ProviderManager, Survey, Whereabouts
+    from hfs_providers import Inventory, KeyStatus, Problem, ProviderManager, StorageStatus
 
 
 def status(
@@ -33,11 +33,11 @@ def status(
     build: Annotated[bool, typer.Option("--build", help="Build the providers too; this imports Agno.")] = False,
 ) -> None:
     """Show which providers can be used. Exit code 1 if none can."""
-    from hfs_providers import __version__, survey
+    from hfs_providers import __version__, take_inventory
 
     with ExitStack() as stack:
         manager = stack.enter_context(_manager()) if build else None
-        found = manager.survey if manager is not None else survey()
+        found = manager.inventory if manager is not None else take_inventory()
         usage = found.usage()
         # Both may say the same of the file.
         problems = tuple(dict.fromkeys([*(manager if manager is not None else found).problems, *usage.problems]))
@@ -69,7 +69,7 @@ def status(
         output.fail("no provider is usable", first_step(found))
 
 
-def _usage_record(usage: Whereabouts) -> dict[str, Any]:
+def _usage_record(usage: StorageStatus) -> dict[str, Any]:
     return {
         "path": _path(usage.path),
         "size": usage.size,
@@ -88,7 +88,7 @@ def _usage_record(usage: Whereabouts) -> dict[str, Any]:
     }
 
 
-def _print_usage(usage: Whereabouts) -> None:
+def _print_usage(usage: StorageStatus) -> None:
     if usage.path is None:
         print("Usage: not kept")
     else:
@@ -104,7 +104,7 @@ def _print_usage(usage: Whereabouts) -> None:
         print("Keys are shared by Redis")
 
 
-def first_step(found: Survey) -> str:
+def first_step(found: Inventory) -> str:
     """The one thing to do where no provider can be used."""
     if not found.providers:
         return "Clear HFS_DISABLED_PLUGINS, or see: hfs-providers plugins"
@@ -137,7 +137,7 @@ def _path(path: object) -> str | None:
 
 
 def _provider_record(
-    found: Survey,
+    found: Inventory,
     name: str,
     manager: ProviderManager | None,
     problems: Sequence[Problem],
@@ -194,9 +194,9 @@ def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
 
 def plugins(as_json: output.JsonOption = False) -> None:
     """List the installed plugins and what is wrong with them. Exit code 1 if anything is."""
-    from hfs_providers import survey
+    from hfs_providers import take_inventory
 
-    found = survey()
+    found = take_inventory()
     registry = found.registry
     listed: list[dict[str, Any]] = [
         {
@@ -234,7 +234,7 @@ def plugins(as_json: output.JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-def plugin_problems(found: Survey) -> list[dict[str, Any]]:
+def plugin_problems(found: Inventory) -> list[dict[str, Any]]:
     """The plugins that were not loaded, and those whose hooks failed."""
     unloaded = [
         {
@@ -260,7 +260,7 @@ def plugin_problems(found: Survey) -> list[dict[str, Any]]:
     return unloaded + failed
 
 
-def _remedy(found: Survey, message: str) -> str | None:
+def _remedy(found: Inventory, message: str) -> str | None:
     return next((problem.remedy for problem in found.problems if problem.message == message), None)
 
 

@@ -103,9 +103,9 @@ def _dimensions(said: Sequence[str]) -> tuple[str, ...]:
 
 def _store(quiet: bool = False) -> Store:
     """The file that the environment names. Ends the command where there is none."""
-    from hfs_providers import Store, survey, usage_path
+    from hfs_providers import Store, take_inventory, usage_path
 
-    found = survey()
+    found = take_inventory()
     path = usage_path(found.settings.env)
     if path is None:
         for problem in found.usage().problems:
@@ -236,7 +236,7 @@ def prune(
 
     Rows that were not yet forwarded to every database stay, and so do those of the last two days.
     """
-    from hfs_providers import prunable, survey
+    from hfs_providers import prunable, take_inventory
     from hfs_providers import prune as take_out
 
     if (before is None) == (keep is None):
@@ -247,7 +247,7 @@ def prune(
         output.note("Rows of the last two days count against limits per day and stay.")
         cut = youngest
     store = _store(as_json)
-    targets = [target.name for target in survey().usage().targets]
+    targets = [target.name for target in take_inventory().usage().targets]
     rows, kept = prunable(store, cut, targets=targets)
     if not as_json:
         waiting = f"; {kept:,} more wait to be forwarded and stay" if kept else ""

@@ -17,9 +17,9 @@ def send(
     as_json: output.JsonOption = False,
 ) -> None:
     """Send the rows of the local file that a database has not got yet. Exit code 1 if any are left."""
-    from hfs_providers import survey
+    from hfs_providers import take_inventory
 
-    found = survey()
+    found = take_inventory()
     if not found.usage().targets:
         output.fail("there is no database to send usage to", "Set HFS_FORWARD_DB to its URL (docs/databases.md)")
     sent = found.send_usage(timeout)

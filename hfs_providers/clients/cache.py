@@ -166,7 +166,7 @@ class Clients:
             return self._context
 
     @property
-    def marks_end(self) -> bool:
+    def detects_truncation(self) -> bool:
         """Whether a stream that was cut off can be told from a whole one."""
         return self.answers != "unknown"
 

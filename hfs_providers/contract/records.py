@@ -357,7 +357,7 @@ class Wrapper(Protocol):
         self,
         model_id: str | None = None,
         *,
-        named: bool | None = None,
+        explicit: bool | None = None,
         estimated_tokens: int = 1000,
         wait: bool = True,
         timeout: float = 10.0,

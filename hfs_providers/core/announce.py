@@ -17,11 +17,11 @@ def announce(manager: ProviderManager) -> None:
         # Health is asked of the plugins, which takes time.
         return
     for name in manager.wrappers:
-        count = len(manager.survey.providers[name].config.credentials)
+        count = len(manager.inventory.providers[name].config.credentials)
         _log.info("Initialized %s with %d %s", name, count, "key" if count == 1 else "keys")
     if manager.persistence.places.path is None:
         _log.info("Nothing is persisted: HFS_USAGE_DB is off")
     healthy = sum(manager.is_provider_healthy(name) for name in manager.wrappers)
-    installed = len(manager.survey.registry.providers)
+    installed = len(manager.inventory.registry.providers)
     _log.info("Provider initialization complete: %d/%d providers healthy", healthy, installed)
     _log.info("%s", manager.get_status_summary())

@@ -22,11 +22,11 @@ from hfs_providers.core.settings import Settings
 
 if TYPE_CHECKING:
     from hfs_providers.core.sending import Sent
-    from hfs_providers.core.storage_status import Whereabouts
+    from hfs_providers.core.storage_status import StorageStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Surveyed:
+class InstalledProvider:
     """One provider as found.
 
     Args:
@@ -61,24 +61,24 @@ class Surveyed:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Inventory:
     """The plugins, the environment and the problems of one assembly."""
 
     registry: Registry
     settings: Settings
     file: FileConfig
-    providers: Mapping[str, Surveyed]
+    providers: Mapping[str, InstalledProvider]
     problems: tuple[Problem, ...] = field(default=())
 
     def problems_of(self, provider: str) -> list[Problem]:
         """The problems that concern one provider."""
         return [problem for problem in self.problems if problem.provider == provider]
 
-    def usage(self) -> Whereabouts:
+    def usage(self) -> StorageStatus:
         """Where usage goes, and how far behind the databases are that it is forwarded to."""
-        from hfs_providers.core.storage_status import whereabouts
+        from hfs_providers.core.storage_status import storage_status
 
-        return whereabouts(self.settings.env)
+        return storage_status(self.settings.env)
 
     def send_usage(self, timeout: float = 60.0) -> list[Sent]:
         """Send the rows that no process has sent yet to the databases that usage is forwarded to.
@@ -116,11 +116,11 @@ class Survey:
         }
 
 
-def survey(
+def take_inventory(
     env: Mapping[str, str] | None = None,
     env_file: str | os.PathLike[str] | None = None,
     plugins: Iterable[object] | None = None,
-) -> Survey:
+) -> Inventory:
     """Find the plugins and read the environment.
 
     Args:
@@ -133,10 +133,12 @@ def survey(
     file, problems = load_file_config(settings)
     problems = [*settings.problems, *problems]
     names = registry.providers
-    found: dict[str, Surveyed] = {}
-    calls: dict[str, Callable[[], Surveyed]] = {name: partial(_read, registry, settings, file, name) for name in names}
+    found: dict[str, InstalledProvider] = {}
+    calls: dict[str, Callable[[], InstalledProvider]] = {
+        name: partial(_read, registry, settings, file, name) for name in names
+    }
     results = within_deadline(calls)
-    read = {name: result for name, result in results.items() if isinstance(result, Surveyed)}
+    read = {name: result for name, result in results.items() if isinstance(result, InstalledProvider)}
     named = _named(settings, {name: registry.env_prefixes(name) for name in read})
     others = any(each.config.configured for each in read.values())
     for name, result in results.items():
@@ -160,10 +162,10 @@ def survey(
     strangers += [(DISABLED, name) for name in registry.unknown]
     strangers += [(f"[providers] in {file.path}", name) for name in file.providers if name not in known]
     problems.extend(_unknown(where, name, known) for where, name in strangers)
-    return Survey(registry, settings, file, {name: found[name] for name in order}, tuple(problems))
+    return Inventory(registry, settings, file, {name: found[name] for name in order}, tuple(problems))
 
 
-def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -> Surveyed:
+def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -> InstalledProvider:
     config = registry.configure_env(name, settings.slice(registry.env_prefixes(name)))
     models = tuple(registry.default_model(name, config))
     requirement = config.requirement
@@ -183,7 +185,7 @@ def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -
             }
         model = config.default_model or override.model
         config = replace(config, limits=limits, key_limits=keys, default_model=model)
-    return Surveyed(config, models, sdk_version(config.requirement))
+    return InstalledProvider(config, models, sdk_version(config.requirement))
 
 
 def _named(settings: Settings, prefixes: Mapping[str, Sequence[str]]) -> set[str]:
@@ -196,7 +198,7 @@ def _named(settings: Settings, prefixes: Mapping[str, Sequence[str]]) -> set[str
     return named
 
 
-def _only_installed(found: Surveyed, others: bool) -> Surveyed:
+def _only_installed(found: InstalledProvider, others: bool) -> InstalledProvider:
     """A provider that the environment does not name: that it has no keys is no fault where others have some.
 
     Args:

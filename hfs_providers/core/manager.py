@@ -23,7 +23,7 @@ from hfs_providers.contract.errors import (
 from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, UsageRow, Wrapper
 from hfs_providers.core.announce import announce
 from hfs_providers.core.deadline import within_deadline
-from hfs_providers.core.inventory import Survey, Surveyed, survey
+from hfs_providers.core.inventory import InstalledProvider, Inventory, take_inventory
 from hfs_providers.core.persistence import Persistence
 from hfs_providers.wrapper.arguments import seconds
 
@@ -61,14 +61,14 @@ class ProviderManager:
         self._closed = False
         self._lock = threading.Lock()
         self._own_environment = env is None and env_file is None and plugins is None
-        self.survey: Survey = survey(env, env_file, plugins)
+        self.inventory: Inventory = take_inventory(env, env_file, plugins)
         # What `KeyedProvider` builds; of a wrapper of a plugin's own, only what `Wrapper` has is there.
         self.wrappers: dict[str, ProviderWrapper] = {}
-        self._problems: list[Problem] = list(self.survey.problems)
+        self._problems: list[Problem] = list(self.inventory.problems)
         self._failures: dict[str, Exception] = {}
         for problem in self._problems:
             _log.log(_LEVELS[problem.level], "%s", problem.message)
-        self.persistence = Persistence(self.survey.settings.env)
+        self.persistence = Persistence(self.inventory.settings.env)
         self._build()
         self.persistence.start(self.wrappers)
         announce(self)
@@ -90,12 +90,12 @@ class ProviderManager:
     @property
     def installed_providers(self) -> list[str]:
         """The providers whose plugins work, in fallback order."""
-        return list(self.survey.providers)
+        return list(self.inventory.providers)
 
     @property
     def environment_status(self) -> dict[str, dict[str, Any]]:
         """By installed provider: `configured`, `keys` (usable ones), `expected` (None if not set) and more."""
-        status = self.survey.status
+        status = self.inventory.status
         for name, entry in status.items():
             entry["initialized"] = name in self.wrappers
             entry["problems"] = [problem.message for problem in self.problems if problem.provider == name]
@@ -108,7 +108,7 @@ class ProviderManager:
 
     def is_provider_healthy(self, name: str) -> bool:
         """Whether the provider is configured, built, has its SDK and at least one key that is not dead."""
-        return name in self.survey.providers and self.health(name).usable
+        return name in self.inventory.providers and self.health(name).usable
 
     def health(self, name: str, *, live: bool = False) -> ProviderHealth:
         """The provider's own account of its health.
@@ -122,7 +122,7 @@ class ProviderManager:
         """
         config = self._known(name).config
         try:
-            return self.survey.registry.health(name, config, self.wrappers.get(name), live)
+            return self.inventory.registry.health(name, config, self.wrappers.get(name), live)
         except Exception as error:
             return ProviderHealth(name, False, (f"health failed: {error}",))
 
@@ -150,7 +150,7 @@ class ProviderManager:
 
     def default_model(self, name: str) -> str:
         """The model id that `get_model` uses where none is named."""
-        return self._known(name).default_model(date.today(), getattr(self.wrappers.get(name), "gone", ()))
+        return self._known(name).default_model(date.today(), getattr(self.wrappers.get(name), "retired_models", ()))
 
     def get_model(
         self,
@@ -196,7 +196,7 @@ class ProviderManager:
             agno_kwargs["model_params"] = model_params
         model: Model = wrapper.get_model(
             model_id or self.default_model(provider),
-            named=model_id is not None or self._known(provider).config.default_model is not None,
+            explicit=model_id is not None or self._known(provider).config.default_model is not None,
             estimated_tokens=estimated_tokens,
             wait=wait,
             timeout=seconds(timeout),
@@ -230,9 +230,9 @@ class ProviderManager:
         Raises:
             KeysExhaustedError: none has a key free in time; says why for each provider.
         """
-        from hfs_providers.core.selection import first_free
+        from hfs_providers.core.selection import select_provider
 
-        return first_free(
+        return select_provider(
             self, model_id, estimated_tokens=estimated_tokens, wait=wait, timeout=seconds(timeout), **kwargs
         )
 
@@ -245,7 +245,7 @@ class ProviderManager:
         timeout: float | None = 2.0,
         max_retries: int = 0,
         sleep: Callable[[float], object] | None = None,
-        asleep: Callable[[float], Awaitable[object]] | None = None,
+        async_sleep: Callable[[float], Awaitable[object]] | None = None,
         **kwargs: Any,
     ) -> FallbackChain:
         """An Agno model that serves with its first entry and falls back along the others, for one turn at a time.
@@ -277,7 +277,7 @@ class ProviderManager:
             restore=restore,
             on_interrupt=on_interrupt,
             sleep=sleep,
-            asleep=asleep,
+            async_sleep=async_sleep,
             rebuild=get_chain if self._own_environment else None,
             options={"timeout": timeout, "max_retries": max_retries, **kwargs},
         )
@@ -298,19 +298,19 @@ class ProviderManager:
 
     def observe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """Call `callback` with every event, as an `on_event` hook would be; returns the function that ends it."""
-        return self.survey.registry.observe(callback)
+        return self.inventory.registry.observe(callback)
 
     def emit(self, event: Event) -> None:
         """Keep what outlives the process, and tell the observers. Never raises."""
         self.persistence.note(event)
-        self.survey.registry.emit(event)
+        self.inventory.registry.emit(event)
 
     def record(self, row: UsageRow, call: Identified | None = None) -> None:
         """Write down one request that was sent, and tell the observers."""
         log = self.persistence.log
         if log is not None:
             log.record(row)
-        if self.survey.registry.observed:
+        if self.inventory.registry.observed:
             given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
             self.emit(Event("call_finished", *given, call.id if call is not None else None))
 
@@ -348,10 +348,10 @@ class ProviderManager:
     ) -> None:
         self.shutdown()
 
-    def _known(self, name: str) -> Surveyed:
-        found = self.survey.providers.get(name)
+    def _known(self, name: str) -> InstalledProvider:
+        found = self.inventory.providers.get(name)
         if found is None:
-            if name in self.survey.registry.plugins and self.survey.registry.plugins[name].provider:
+            if name in self.inventory.registry.plugins and self.inventory.registry.plugins[name].provider:
                 raise self._unavailable(name)
             raise UnknownProviderError(name, self.installed_providers)
         return found
@@ -362,10 +362,10 @@ class ProviderManager:
         return ProviderUnavailableError(name, [problem.message for problem in problems], remedy)
 
     def _build(self) -> None:
-        registry = self.survey.registry
+        registry = self.inventory.registry
         calls: dict[str, Callable[[], Wrapper]] = {
             name: partial(registry.build_wrapper, name, found.config, self)
-            for name, found in self.survey.providers.items()
+            for name, found in self.inventory.providers.items()
             if found.usable
         }
         for name, result in within_deadline(calls).items():

@@ -106,18 +106,18 @@ class Persistence:
             wrappers: by provider. One that has no pool is left out.
         """
         if self.log is not None and self.store is not None:
-            from hfs_providers.sharing.key_state import hydrate
+            from hfs_providers.sharing.key_state import restore_key_state
             from hfs_providers.sharing.state_log import StateKeeper
 
             wrappers = {name: wrapper for name, wrapper in wrappers.items() if _pool(wrapper) is not None}
             self._keeper = StateKeeper(self.log.defer, wrappers, self._wall, self._mark)
             if self.store.unusable is not None:
-                self.log.defer(lambda connection: hydrate(connection, wrappers, self._wall()))
+                self.log.defer(lambda connection: restore_key_state(connection, wrappers, self._wall()))
         if self.log is not None and self.store is not None and self.store.unusable is None:
             try:
                 connection = self.store.connect()
                 try:
-                    hydrate(connection, wrappers, self._wall())
+                    restore_key_state(connection, wrappers, self._wall())
                 finally:
                     connection.close()
             except Exception as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hfs_providers")
 
 
-def first_free(
+def select_provider(
     manager: ProviderManager, model_id: str | None, *, estimated_tokens: int, wait: bool, timeout: float, **kwargs: Any
 ) -> tuple[str, Model]:
     """What `ProviderManager.get_any_model` does.
@@ -86,7 +86,7 @@ def _nobody(
         timeout=timeout,
     )
     reasons = {pool.provider: pool.describe() for pool in pools} | dict(broken)
-    for name, found in manager.survey.providers.items():
+    for name, found in manager.inventory.providers.items():
         if name not in manager.wrappers:
             missing = found.config.requirement if found.sdk is None else None
             why = "; ".join(p.message for p in manager.problems if p.provider == name and p.level == "error")

@@ -19,13 +19,13 @@ from hfs_providers.keys.pool import KeyPool
 from hfs_providers.wrapper.shown_limits import limits_of
 
 if TYPE_CHECKING:
-    from hfs_providers.core.inventory import Surveyed
+    from hfs_providers.core.inventory import InstalledProvider
 
 _PATIENCE = 0.5
 """Seconds to wait for another process that writes; readers of the file seldom have to."""
 
 
-def standing(providers: Mapping[str, Surveyed], path: Path | None) -> dict[str, tuple[KeyStatus, ...]]:
+def standing(providers: Mapping[str, InstalledProvider], path: Path | None) -> dict[str, tuple[KeyStatus, ...]]:
     """The state of each key of each configured provider, for its default model.
 
     Args:
@@ -55,5 +55,5 @@ def _fill(pools: Mapping[str, KeyPool], path: Path) -> None:
             for name, pool in pools.items():
                 pool.load(pool_state(connection, name, pool.credentials, time.time()))
     except (OSError, ValueError, sqlite3.Error):
-        # What is wrong with the file is among the problems of `Survey.usage`.
+        # What is wrong with the file is among the problems of `Inventory.usage`.
         return

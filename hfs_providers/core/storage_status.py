@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetStatus:
     """A database that rows are forwarded to.
 
     Args:
@@ -38,7 +38,7 @@ class Target:
     product: str = ""
 
 
-def persistence_line(targets: Sequence[Target]) -> str:
+def persistence_line(targets: Sequence[TargetStatus]) -> str:
     """Whether usage goes to TiDB, and to which databases else."""
     others = [f"{each.product}: {each.name}" for each in targets if each.product != "TiDB"]
     tidb = "Yes" if len(others) < len(targets) else "No"
@@ -46,7 +46,7 @@ def persistence_line(targets: Sequence[Target]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class StorageStatus:
     """Where usage goes, looked up without keeping any.
 
     Args:
@@ -60,7 +60,7 @@ class Whereabouts:
 
     path: Path | None
     size: int | None
-    targets: tuple[Target, ...]
+    targets: tuple[TargetStatus, ...]
     sharing: str | None
     processes: int
     problems: tuple[Problem, ...]
@@ -71,7 +71,7 @@ class Whereabouts:
         return persistence_line(self.targets)
 
 
-def whereabouts(env: Mapping[str, str]) -> Whereabouts:
+def storage_status(env: Mapping[str, str]) -> StorageStatus:
     """Where an environment says that usage goes, and what is there. Nothing is made; a corrupt file is put aside."""
     places = Places.of(env)
     store, size, problems, running = None, None, list(places.problems), 0
@@ -96,7 +96,7 @@ def whereabouts(env: Mapping[str, str]) -> Whereabouts:
     if places.path is None and places.targets:
         problems.append(_nothing_to_forward(places))
     sharing = "redis" if places.redis else "file" if places.path is not None else None
-    return Whereabouts(places.path, size, tuple(targets), sharing, running, tuple(problems))
+    return StorageStatus(places.path, size, tuple(targets), sharing, running, tuple(problems))
 
 
 def _running(store: Store) -> int:
@@ -110,11 +110,11 @@ def _running(store: Store) -> int:
     return sum(presence.alive(presence.Process(*row[:3]), row[3], time.time()) for row in rows)
 
 
-def _named(store: Store | None, variable: str, url: str) -> Target:
+def _named(store: Store | None, variable: str, url: str) -> TargetStatus:
     """A database by its name, and what it is."""
-    from hfs_providers.usage.forwarding.url import Address
+    from hfs_providers.usage.forwarding.url import DatabaseUrl
 
-    address = Address(url)
+    address = DatabaseUrl(url)
     # Whoever names a server of MySQL's protocol so means TiDB.
     product = "TiDB" if variable == TIDB and address.product == "MySQL" else address.product
     if store is not None:
@@ -122,10 +122,10 @@ def _named(store: Store | None, variable: str, url: str) -> Target:
         with suppress(OSError, sqlite3.Error), closing(store.connect()) as connection:
             row = connection.execute(query, (f"product {address.name}",)).fetchone()
             product = str(row[0]) if row is not None else product
-    return Target(address.name, 0, product=product)
+    return TargetStatus(address.name, 0, product=product)
 
 
-def _target(store: Store | None, variable: str, url: str) -> Target:
+def _target(store: Store | None, variable: str, url: str) -> TargetStatus:
     from hfs_providers.usage.forwarding.forwarder import behind
 
     target = _named(store, variable, url)

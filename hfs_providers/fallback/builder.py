@@ -15,7 +15,7 @@ from agno.models.base import Model
 from hfs_providers.contract.environment import TIER, env_name
 from hfs_providers.contract.errors import ProviderError, ProviderUnavailableError, SettingsError
 from hfs_providers.fallback.chain import FallbackChain, chain_of
-from hfs_providers.fallback.config import Plan, Restore
+from hfs_providers.fallback.config import ChainConfig, Restore
 from hfs_providers.fallback.entry import Entry, entry_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def assemble(
     restore: Restore,
     on_interrupt: OnInterrupt,
     sleep: Callable[[float], object] | None,
-    asleep: Callable[[float], Awaitable[object]] | None,
+    async_sleep: Callable[[float], Awaitable[object]] | None,
     rebuild: Callable[..., object] | None,
     options: Mapping[str, Any],
 ) -> FallbackChain:
@@ -54,16 +54,16 @@ def assemble(
         chosen = _usable(manager, manager.available_providers, "the chain", options)
         if not chosen:
             raise ProviderUnavailableError("every provider", ("none can be used",))
-    plan = Plan(
+    config = ChainConfig(
         tuple(chosen),
         restore,
         on_interrupt == "restart",
         manager.emit,
         sleep or time.sleep,
-        asleep or asyncio.sleep,
+        async_sleep or asyncio.sleep,
         rebuild,
     )
-    return chain_of(plan)
+    return chain_of(config)
 
 
 def _of_tier(manager: ProviderManager, tier: str, options: Mapping[str, Any]) -> list[Entry]:
@@ -83,8 +83,8 @@ def _of_tier(manager: ProviderManager, tier: str, options: Mapping[str, Any]) ->
 
 
 def _tiers(manager: ProviderManager) -> dict[str, list[str]]:
-    found = {name.lower(): list(names) for name, names in manager.survey.file.tiers.items()}
-    for variable, value in manager.survey.settings.env.items():
+    found = {name.lower(): list(names) for name, names in manager.inventory.file.tiers.items()}
+    for variable, value in manager.inventory.settings.env.items():
         names = [name for name in re.split(r"[,\s]+", value) if name]
         if variable.startswith(TIER) and names:
             found[variable.removeprefix(TIER).lower()] = names
@@ -122,8 +122,8 @@ def _aggregates(manager: ProviderManager, model: Model) -> bool:
     """Whether a model that is not one of ours retries transport errors itself: a chain, or an aggregator's class."""
     if isinstance(model, FallbackChain):
         return True
-    for name, found in manager.survey.providers.items():
-        path = getattr(manager.survey.registry.plugins[name].target, "model_class", None)
+    for name, found in manager.inventory.providers.items():
+        path = getattr(manager.inventory.registry.plugins[name].target, "model_class", None)
         if found.config.aggregator and isinstance(path, str):
             module, _, known = path.partition(":")
             if any(base.__name__ == known and base.__module__.startswith(module) for base in type(model).__mro__):

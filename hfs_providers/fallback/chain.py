@@ -23,16 +23,16 @@ from hfs_providers.calls.errors import StreamInterruptedError
 from hfs_providers.clients.attempt import Attempt
 from hfs_providers.clients.owned import first_of
 from hfs_providers.contract.redaction import Redactor
-from hfs_providers.fallback.config import Plan
-from hfs_providers.fallback.controls import Steering
+from hfs_providers.fallback.config import ChainConfig
+from hfs_providers.fallback.controls import ChainControls
 from hfs_providers.fallback.messages import converted
-from hfs_providers.fallback.turn import Turn, running_turn, shown_turn, truly
+from hfs_providers.fallback.turn import Turn, current_turn, original_error, running_turn
 
 _END: Any = object()
-_SHARED = frozenset({"_plan", "client", "async_client", "http_client", "response_format", "_tools", "_functions"})
+_SHARED = frozenset({"_config", "client", "async_client", "http_client", "response_format", "_tools", "_functions"})
 
 
-class FallbackChain(Steering, Model):
+class FallbackChain(ChainControls, Model):
     """Made by `get_chain`; a real Agno model, for an `Agent`, a `Team` or a call of its own.
 
     Its `id`, `name` and `provider` are the primary's, and so is what else can be read of a model. It always claims
@@ -40,8 +40,8 @@ class FallbackChain(Steering, Model):
     supports.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        models = [entry.model for entry in plan.entries]
+    def __init__(self, config: ChainConfig) -> None:
+        models = [entry.model for entry in config.entries]
         super().__init__(
             id=models[0].id,
             name=models[0].name,
@@ -53,7 +53,7 @@ class FallbackChain(Steering, Model):
             system_prompt=models[0].system_prompt,
             instructions=models[0].instructions,
         )
-        self._plan = plan
+        self._config = config
 
     # Turns
 
@@ -64,7 +64,7 @@ class FallbackChain(Steering, Model):
             with turn.runs():
                 return super().response(**arguments)
         except ModelProviderError as error:
-            known = truly(turn, error)
+            known = original_error(turn, error)
             raise known from known.__cause__
         finally:
             turn.ended()
@@ -76,7 +76,7 @@ class FallbackChain(Steering, Model):
             with turn.runs():
                 return await super().aresponse(**arguments)
         except ModelProviderError as error:
-            known = truly(turn, error)
+            known = original_error(turn, error)
             raise known from known.__cause__
         finally:
             turn.ended()
@@ -94,7 +94,7 @@ class FallbackChain(Steering, Model):
                     return
                 yield step
         except ModelProviderError as error:
-            known = truly(turn, error)
+            known = original_error(turn, error)
             raise known from known.__cause__
         finally:
             with turn.runs():
@@ -115,7 +115,7 @@ class FallbackChain(Steering, Model):
                 yield step
                 following = anext(steps, _END)
         except ModelProviderError as error:
-            known = truly(turn, error)
+            known = original_error(turn, error)
             raise known from known.__cause__
         finally:
             with turn.runs():
@@ -128,9 +128,9 @@ class FallbackChain(Steering, Model):
         arguments = dict(_signature(method).bind(self, messages, *args, **kwargs).arguments)
         del arguments["self"]
         run, compression = arguments.get("run_response"), arguments.get("compression_manager")
-        turn = shown_turn(self)
+        turn = current_turn(self)
         if turn is None or not turn.continues(messages, run):
-            turn = Turn(self, self._plan, messages, run, compression)
+            turn = Turn(self, self._config, messages, run, compression)
         if compression is not None:
             arguments["compression_manager"] = turn.compression
         return turn, arguments
@@ -139,7 +139,7 @@ class FallbackChain(Steering, Model):
 
     def invoke(self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any) -> ModelResponse:
         """One request to whoever serves the running turn; without one it is a turn of its own."""
-        turn = running_turn(self) or Turn(self, self._plan)
+        turn = running_turn(self) or Turn(self, self._config)
         recovered = False
         with turn.runs():
             while True:
@@ -163,7 +163,7 @@ class FallbackChain(Steering, Model):
         self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
     ) -> ModelResponse:
         """As `invoke`."""
-        turn = running_turn(self) or Turn(self, self._plan)
+        turn = running_turn(self) or Turn(self, self._config)
         recovered = False
         with turn.runs():
             while True:
@@ -187,7 +187,7 @@ class FallbackChain(Steering, Model):
         self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
     ) -> Iterator[ModelResponse]:
         """As `invoke`, streamed. Before the first content a failure falls back, after it the error is raised."""
-        turn = running_turn(self) or Turn(self, self._plan)
+        turn = running_turn(self) or Turn(self, self._config)
         recovered = shown = False
         while True:
             with turn.runs():
@@ -221,7 +221,7 @@ class FallbackChain(Steering, Model):
         self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
     ) -> AsyncIterator[ModelResponse]:
         """As `invoke_stream`."""
-        turn = running_turn(self) or Turn(self, self._plan)
+        turn = running_turn(self) or Turn(self, self._config)
         recovered = shown = False
         while True:
             with turn.runs():
@@ -289,7 +289,7 @@ class FallbackChain(Steering, Model):
                 yield from super().process_response_stream(messages, assistant_message, stream_data, *args, **kwargs)
                 return
             except ModelProviderError as error:
-                events = self._restart(turn, truly(turn, error), stream_data)
+                events = self._restart(turn, original_error(turn, error), stream_data)
             yield from events
 
     async def aprocess_response_stream(
@@ -305,7 +305,7 @@ class FallbackChain(Steering, Model):
                     yield delta
                 return
             except ModelProviderError as error:
-                events = self._restart(turn, truly(turn, error), stream_data)
+                events = self._restart(turn, original_error(turn, error), stream_data)
             for event in events:
                 yield event
 
@@ -319,7 +319,7 @@ class FallbackChain(Steering, Model):
         # What was counted stays counted; all else begins anew.
         metrics = stream_data.response_metrics
         stream_data.__dict__.update(MessageData(response_metrics=metrics).__dict__)
-        self._plan.tell("stream_restarted", turn.active, f"{left.label} broke off: {error}")
+        self._config.tell("stream_restarted", turn.active, f"{left.label} broke off: {error}")
         return (
             ModelResponse(event=ModelResponseEvent.fallback_model_activated.value),
             CustomEvent(  # type: ignore[no-untyped-call]  # Agno's takes any fields
@@ -349,20 +349,20 @@ class FallbackChain(Steering, Model):
         return self._serving()._parse_provider_response_delta(response)
 
     def _serving(self) -> Model:
-        return (running_turn(self) or Turn(self, self._plan)).active.model
+        return (running_turn(self) or Turn(self, self._config)).active.model
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             # What every Agno model has is found before this; the rest is what sets the primary's class apart. Agno
             # reads the address, the client and the settings for thinking of a model that is to reason.
-            plan = self.__dict__.get("_plan")
-            if plan is None or name.startswith("_"):
+            config = self.__dict__.get("_config")
+            if config is None or name.startswith("_"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return getattr(plan.entries[0].model, name)
+            return getattr(config.entries[0].model, name)
 
     def __repr__(self) -> str:
-        return f"FallbackChain({' -> '.join(entry.label for entry in self._plan.entries)})"
+        return f"FallbackChain({' -> '.join(entry.label for entry in self._config.entries)})"
 
     def __copy__(self) -> FallbackChain:
         new = object.__new__(type(self))
@@ -377,31 +377,31 @@ class FallbackChain(Steering, Model):
         return new
 
     def __reduce__(self) -> tuple[Any, ...]:
-        plan = self._plan
-        if plan.rebuild is None:
+        config = self._config
+        if config.rebuild is None:
             raise TypeError(
                 f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
                 "process could not find again. Build it with ProviderManager() from the process environment"
             )
-        on_interrupt = "restart" if plan.restarts else "raise"
+        on_interrupt = "restart" if config.restarts else "raise"
         # Each entry brings its own recipe. How to wait is not sent: it may be anything.
-        return partial(plan.rebuild, restore=plan.restore, on_interrupt=on_interrupt), self.entries
+        return partial(config.rebuild, restore=config.restore, on_interrupt=on_interrupt), self.entries
 
 
-def chain_of(plan: Plan) -> FallbackChain:
+def chain_of(config: ChainConfig) -> FallbackChain:
     """The chain of a plan. Its class bears the name of the primary's, by which Agno knows models that can reason."""
-    return _chain_class(type(plan.entries[0].model))(plan)
+    return _chain_class(type(config.entries[0].model))(config)
 
 
 @cache
 def _chain_class(primary: type[Model]) -> type[FallbackChain]:
     name = primary.__name__
-    named = type(name, (FallbackChain,), {"__module__": FallbackChain.__module__, "__doc__": FallbackChain.__doc__})
+    explicit = type(name, (FallbackChain,), {"__module__": FallbackChain.__module__, "__doc__": FallbackChain.__doc__})
     for base in primary.__mro__:
         if base.__name__ == "OpenAILike":
             # The one class that Agno asks for by isinstance.
-            base.register(named)  # type: ignore[attr-defined]  # Agno's models are ABCs
-    return named
+            base.register(explicit)  # type: ignore[attr-defined]  # Agno's models are ABCs
+    return explicit
 
 
 def _attempts(error: BaseException) -> int:

@@ -34,7 +34,7 @@ class ServedBy:
 
 
 @dataclass(slots=True, eq=False)
-class Plan:
+class ChainConfig:
     """What all turns of a chain share.
 
     Args:
@@ -53,7 +53,7 @@ class Plan:
     restarts: bool
     emit: Callable[[Event], object]
     sleep: Callable[[float], object]
-    asleep: Callable[[float], Awaitable[object]]
+    async_sleep: Callable[[float], Awaitable[object]]
     rebuild: Callable[..., object] | None = None
     start: int = 0
 

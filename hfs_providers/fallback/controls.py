@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.fallback.config import Plan, ServedBy, share_of
+from hfs_providers.fallback.config import ChainConfig, ServedBy, share_of
 from hfs_providers.fallback.entry import Entry
 from hfs_providers.fallback.recovery import is_recoverable, recovery_wait
-from hfs_providers.fallback.turn import Turn, shown_turn
+from hfs_providers.fallback.turn import Turn, current_turn
 
 if TYPE_CHECKING:
     from agno.models.base import Model
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hfs_providers")
 
 
-class Steering:
+class ChainControls:
     """Mixed into the chain. What it shows and changes is the calling context's running turn, else its last one."""
 
-    _plan: Plan
+    _config: ChainConfig
 
     # Who serves
 
     @property
     def entries(self) -> tuple[Model, ...]:
         """The models of the chain, in order."""
-        return tuple(entry.model for entry in self._plan.entries)
+        return tuple(entry.model for entry in self._config.entries)
 
     @property
     def primary(self) -> Model:
         """The first entry's model."""
-        return self._plan.entries[0].model
+        return self._config.entries[0].model
 
     @property
     def active(self) -> Model:
         """The model that serves the calling context's running turn, else the one that served its last."""
-        return self._plan.entries[self.fallback_index].model
+        return self._config.entries[self.fallback_index].model
 
     @property
     def fallback_index(self) -> int:
         """The place of `active` in the chain; 0 is the primary."""
-        turn = shown_turn(self)
+        turn = current_turn(self)
         return turn.index if turn is not None else 0
 
     @property
@@ -52,7 +52,7 @@ class Steering:
     @property
     def served_by(self) -> ServedBy | None:
         """Who answered the calling context's running turn, else its last one, and why the others did not."""
-        turn = shown_turn(self)
+        turn = current_turn(self)
         return turn.served_by if turn is not None else None
 
     def compaction(self, **options: Any) -> Any:
@@ -66,7 +66,7 @@ class Steering:
         """
         from agno.compaction import Compaction
 
-        windows = [entry.window for entry in self._plan.entries if entry.window is not None]
+        windows = [entry.window for entry in self._config.entries if entry.window is not None]
         if not windows and "compact_at_tokens" not in options:
             raise ValueError("no entry of the chain declares a context window: give compact_at_tokens")
         if windows:
@@ -82,11 +82,11 @@ class Steering:
             Whether it did: False where the primary serves already, or cannot answer now (which is logged). With
             `restore="always"` it is not asked whether it can.
         """
-        turn = shown_turn(self)
+        turn = current_turn(self)
         try:
-            return (turn or Turn(self, self._plan)).restore()
+            return (turn or Turn(self, self._config)).restore()
         except Exception as error:
-            _log.warning("%s is not restored: %s", self._plan.entries[0].label, error)
+            _log.warning("%s is not restored: %s", self._config.entries[0].label, error)
             return False
 
     def close_circuit(self, index: int = 0) -> bool:
@@ -101,7 +101,7 @@ class Steering:
         Raises:
             IndexError: the chain has no such entry.
         """
-        circuit = self._plan.entries[index].circuit
+        circuit = self._config.entries[index].circuit
         was_open = circuit.is_open
         circuit.succeed()
         return was_open
@@ -115,9 +115,9 @@ class Steering:
         Returns:
             Whether it did: False where every entry has failed in that turn.
         """
-        turn = shown_turn(self)
+        turn = current_turn(self)
         if turn is None:
-            turn = Turn(self, self._plan)
+            turn = Turn(self, self._config)
             turn.remember()
         return turn.fall_back(error)
 
@@ -137,7 +137,7 @@ class Steering:
         entry = self._recoverable(error)
         if entry is None or not self._renewed(entry, retry_count, max_retries):
             return False
-        self._plan.sleep(recovery_wait(retry_count))
+        self._config.sleep(recovery_wait(retry_count))
         return True
 
     async def arecover_transport(self, error: BaseException, retry_count: int = 0, max_retries: int = 3) -> bool:
@@ -145,12 +145,12 @@ class Steering:
         entry = self._recoverable(error)
         if entry is None or not await self._arenewed(entry, retry_count, max_retries):
             return False
-        await self._plan.asleep(recovery_wait(retry_count))
+        await self._config.async_sleep(recovery_wait(retry_count))
         return True
 
     def _recoverable(self, error: BaseException) -> Entry | None:
-        turn = shown_turn(self)
-        entry = self._plan.entries[0]
+        turn = current_turn(self)
+        entry = self._config.entries[0]
         away = turn is not None and turn.index > 0
         return None if away or entry.aggregator or not is_recoverable(error) else entry
 
@@ -170,7 +170,7 @@ class Steering:
 
     def _renewal(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
         reason = f"new connection after failed attempt {retry_count + 1} of {max_retries}"
-        self._plan.tell("transport_recovered", entry, reason, recovery_wait(retry_count))
+        self._config.tell("transport_recovered", entry, reason, recovery_wait(retry_count))
         return True
 
     def _not_renewed(self, entry: Entry, error: Exception) -> bool:

@@ -47,7 +47,7 @@ class Entry:
     @property
     def model_id(self) -> str:
         """The model that serves: its successor where the provider no longer has a defaulted one."""
-        if self.rotation is None or self.rotation.options.named:
+        if self.rotation is None or self.rotation.options.explicit:
             return self.model.id
         return self.rotation.wrapper.serving(self.model.id)
 
@@ -58,9 +58,9 @@ class Entry:
 
     def obstacle(self) -> str | None:
         """Why it cannot answer now, or None where nothing is known to be in the way. Asks nobody."""
-        rest = self.circuit.rest()
-        if rest > 0:
-            return f"left alone for {rest:.0f} s more after repeated failures"
+        cooldown = self.circuit.cooldown()
+        if cooldown > 0:
+            return f"left alone for {cooldown:.0f} s more after repeated failures"
         if self.rotation is None:
             return None
         options = self.rotation.options

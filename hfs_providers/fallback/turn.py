@@ -19,7 +19,7 @@ from hfs_providers.calls.errors import ChainExhaustedError, reads_as_overflow, w
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.attempt import answering
 from hfs_providers.contract.errors import HfsProvidersError
-from hfs_providers.fallback.config import Plan, ServedBy, share_of
+from hfs_providers.fallback.config import ChainConfig, ServedBy, share_of
 from hfs_providers.fallback.entry import Entry
 
 FALLS_BACK = frozenset({"rate_limited", "dead", "model_gone", "overloaded", "server_error", "transport", "empty"})
@@ -46,9 +46,9 @@ class Turn:
     """
 
     def __init__(
-        self, owner: object, plan: Plan, messages: object = None, run: Any = None, compression: Any = None
+        self, owner: object, config: ChainConfig, messages: object = None, run: Any = None, compression: Any = None
     ) -> None:
-        self.plan = plan
+        self.config = config
         self.index = 0
         self.failure: BaseException | None = None
         self.compression = copy.copy(compression)
@@ -96,14 +96,14 @@ class Turn:
     @property
     def active(self) -> Entry:
         """The entry that serves now."""
-        return self.plan.entries[self.index]
+        return self.config.entries[self.index]
 
     @property
     def served_by(self) -> ServedBy | None:
         """Who answered last, or None where nobody has."""
         if self._served is None:
             return None
-        index = self.plan.entries.index(self._served)
+        index = self.config.entries.index(self._served)
         others = {entry: reason for entry, reason in self.reasons().items() if entry != self._served.label}
         return ServedBy(self._served.provider, self._served.model_id, index, others, self._key_id)
 
@@ -118,7 +118,7 @@ class Turn:
         """The entry for the next request, past those whose circuit lets nobody in."""
         while True:
             entry = self.active
-            if entry is self._served or entry.circuit.enter() or (self.index == 0 and self.plan.restore == "always"):
+            if entry is self._served or entry.circuit.enter() or (self.index == 0 and self.config.restore == "always"):
                 return entry
             self._passed_over[self.index] = entry.obstacle() or "left alone after repeated failures"
             ready = self._next(ready=True)
@@ -162,13 +162,13 @@ class Turn:
         following = self._next(larger_than=larger)
         if following is None:
             self.failure = exhausted = ChainExhaustedError(self._causes())
-            self.plan.tell("chain_exhausted", self.plan.entries[0], str(exhausted))
+            self.config.tell("chain_exhausted", self.config.entries[0], str(exhausted))
             raise exhausted from error
         self._switch(following, words_of(self.active.label, error))
 
     def restarts_after(self, error: BaseException) -> bool:
         """Whether a stream that broke after content is begun again; then the next entry is active."""
-        if not self.plan.restarts:
+        if not self.config.restarts:
             return False
         return self.fall_back(error)
 
@@ -184,26 +184,26 @@ class Turn:
 
     def restore(self) -> bool:
         """Go back to the primary; whether it was away, and can answer or is asked in any case."""
-        if self.index == 0 and self.plan.start == 0:
+        if self.index == 0 and self.config.start == 0:
             return False
-        primary = self.plan.entries[0]
-        obstacle = primary.obstacle() if self.plan.restore != "always" else None
+        primary = self.config.entries[0]
+        obstacle = primary.obstacle() if self.config.restore != "always" else None
         if obstacle is not None:
             _log.warning("%s is not restored: %s", primary.label, obstacle)
             return False
-        self.index = self.plan.start = 0
+        self.index = self.config.start = 0
         self._failed.pop(0, None)
         self._limit_compression()
         self._attribute()
-        self.plan.tell("primary_restored", primary)
+        self.config.tell("primary_restored", primary)
         return True
 
     # Inside
 
     def _begin(self) -> None:
-        if self.plan.restore == "never":
-            self.index = self.plan.start
-        elif self.plan.restore == "when_available":
+        if self.config.restore == "never":
+            self.index = self.config.start
+        elif self.config.restore == "when_available":
             try:
                 obstacle = self.active.obstacle()
                 ready = self._next(ready=True) if obstacle is not None else None
@@ -219,15 +219,15 @@ class Turn:
 
     def _next(self, *, ready: bool = False, larger_than: int | None = None) -> int | None:
         """The next entry to ask: the first after the active one that can answer, else one before it, else any."""
-        count = len(self.plan.entries)
+        count = len(self.config.entries)
         places: list[int] = [*range(self.index + 1, count), *range(self.index)]
         untried = [
             place
             for place in places
-            if place not in self._failed and (self.plan.entries[place].window or 0) > (larger_than or -1)
+            if place not in self._failed and (self.config.entries[place].window or 0) > (larger_than or -1)
         ]
         for place in untried:
-            obstacle = self.plan.entries[place].obstacle()
+            obstacle = self.config.entries[place].obstacle()
             if obstacle is None:
                 return place
             self._passed_over[place] = obstacle
@@ -235,8 +235,8 @@ class Turn:
 
     def _switch(self, following: int, reason: str | None) -> None:
         left, self.index = self.active, following
-        if self.plan.restore == "never":
-            self.plan.start = following
+        if self.config.restore == "never":
+            self.config.start = following
         self._limit_compression()
         self._attribute()
         if reason is None:
@@ -244,7 +244,7 @@ class Turn:
         else:
             level = logging.WARNING if left.circuit.pass_over() else logging.DEBUG
             _log.log(level, "%s could not answer (%s); falling back to %s", left.label, reason, self.active.label)
-        self.plan.tell("fallback_activated", self.active, f"{left.label}: {reason or 'asked to'}")
+        self.config.tell("fallback_activated", self.active, f"{left.label}: {reason or 'asked to'}")
 
     def _settle(self, verdict: Verdict, error: BaseException) -> None:
         circuit = self.active.circuit
@@ -257,7 +257,7 @@ class Turn:
 
     def _causes(self) -> dict[str, BaseException | str]:
         return {
-            self.plan.entries[place].label: self._failed.get(place) or self._passed_over[place]
+            self.config.entries[place].label: self._failed.get(place) or self._passed_over[place]
             for place in sorted({*self._failed, *self._passed_over})
         }
 
@@ -305,12 +305,12 @@ def running_turn(owner: object) -> Turn | None:
     return turn
 
 
-def shown_turn(owner: object) -> Turn | None:
+def current_turn(owner: object) -> Turn | None:
     """The calling context's running turn of a chain, else its last one."""
     return running_turn(owner) or next((turn for turn in _last.get() if turn._owner() is owner), None)
 
 
-def truly(turn: Turn | None, error: ModelProviderError) -> BaseException:
+def original_error(turn: Turn | None, error: ModelProviderError) -> BaseException:
     """The error that ended a turn, with its cause: Agno sorts errors again, by status and words, and drops types."""
     failure = turn.failure if turn is not None else None
     known = failure if isinstance(failure, HfsProvidersError) else error

@@ -11,7 +11,7 @@ from hfs_providers.contract.instants import NEVER, seconds_until
 from hfs_providers.contract.records import Credential, KeyState, KeyStatus, Limits, WindowUse
 from hfs_providers.keys.clocks import Clocks
 from hfs_providers.keys.limits import Allowance, Meter, strictest
-from hfs_providers.keys.scheduler import Lane, Slot
+from hfs_providers.keys.scheduler import ReadyQueue, Slot
 from hfs_providers.keys.state import Account, Key, Strategy
 from hfs_providers.keys.trials import Trials
 
@@ -19,7 +19,7 @@ Resolver = Callable[[str, str], "Limits | None"]
 """The limits of a model on a key, by (model id, key id); None where none are known."""
 
 
-class Roster:
+class KeyRing:
     """The keys by account, the limits that are known of them, and a lane for each model and size of estimate.
 
     Args:
@@ -47,7 +47,7 @@ class Roster:
         self.resolved: dict[str, list[Limits | None]] = {}
         self.learned: dict[tuple[str, str], Limits] = {}
         self.dead = 0
-        self.lanes: dict[tuple[str, int], Lane] = {}
+        self.ready_queues: dict[tuple[str, int], ReadyQueue] = {}
         self._trials = Trials()
 
     def _file(self, credentials: Sequence[Credential], strategy: Strategy) -> None:
@@ -63,20 +63,20 @@ class Roster:
 
     # Limits.
 
-    def know(self, model_id: str) -> None:
+    def resolve_limits(self, model_id: str) -> None:
         """Resolve the limits of a model once, outside the lock: a resolver may be anyone's code."""
         if model_id not in self.resolved:
             resolver = self.resolver
             self.resolved[model_id] = [resolver(model_id, key_id) if resolver else None for key_id in self.keys]
 
-    def lane(self, model_id: str, tokens: int) -> Lane:
+    def queue(self, model_id: str, tokens: int) -> ReadyQueue:
         size = tokens.bit_length()
-        lane = self.lanes.get((model_id, size))
-        if lane is None:
+        queue = self.ready_queues.get((model_id, size))
+        if queue is None:
             for account in self.accounts:
                 self.allowance(account, model_id)
-            lane = self.lanes[model_id, size] = Lane(model_id, size, self.accounts, self.follow_clocks)
-        return lane
+            queue = self.ready_queues[model_id, size] = ReadyQueue(model_id, size, self.accounts, self.follow_clocks)
+        return queue
 
     def allowance(self, account: Account, model_id: str) -> Allowance:
         found = account.allowances.get(model_id)
@@ -86,7 +86,7 @@ class Roster:
 
     def _allow(self, account: Account, model_id: str) -> Allowance:
         # Forgotten again since the lock was taken: rare, and only then the resolver is asked under the lock.
-        self.know(model_id)
+        self.resolve_limits(model_id)
         said = self.resolved[model_id]
         limits = strictest(
             self.learned.get((model_id, key.id)) if said[key.index] is None else said[key.index] for key in account.keys
@@ -110,11 +110,11 @@ class Roster:
         ]
 
     def forget(self, model_id: str | None = None) -> None:
-        gone = [place for place in self.lanes if model_id in (None, place[0])]
-        lanes = {self.lanes.pop(place) for place in gone}
+        gone = [place for place in self.ready_queues if model_id in (None, place[0])]
+        ready_queues = {self.ready_queues.pop(place) for place in gone}
         for account in self.accounts:
             for meter in account.meters.values():
-                meter.slots = [slot for slot in meter.slots if slot.lane not in lanes]
+                meter.slots = [slot for slot in meter.slots if slot.queue not in ready_queues]
             if model_id is None:
                 account.allowances.clear()
             else:
@@ -126,13 +126,13 @@ class Roster:
         self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float
     ) -> tuple[Slot, Key] | None:
         """A live key that can be leased now."""
-        lane = self.lane(model_id, tokens)
+        queue = self.queue(model_id, tokens)
         if key_id is None:
-            return lane.pick(tokens, now, exclude)
+            return queue.pick(tokens, now, exclude)
         key = self.keys.get(key_id)
         if key is None or key_id in exclude or key.dead_reason is not None:
             return None
-        slot = lane.slots[key.account]
+        slot = queue.slots[key.account]
         return (slot, key) if slot.fits(tokens, now) else None
 
     def trial(
@@ -141,13 +141,13 @@ class Roster:
         """A dead key that may be tried now."""
         if not self.dead:
             return None
-        lane = self.lane(model_id, tokens)
+        queue = self.queue(model_id, tokens)
         if key_id is None:
-            return self._trials.find(lane, tokens, exclude, now)
+            return self._trials.find(queue, tokens, exclude, now)
         key = self.keys.get(key_id)
         if key is None or key_id in exclude or key.dead_reason is None or key.open_at() > now:
             return None
-        slot = lane.slots[key.account]
+        slot = queue.slots[key.account]
         return (slot, key) if slot.has_room(tokens, now) else None
 
     def follow_clocks(self, now: float) -> None:
@@ -161,8 +161,8 @@ class Roster:
             for meter in account.meters.values() if slept else ():
                 for window in meter.windows.values():
                     window.age(slept)
-        for lane in self.lanes.values():
-            lane.wake_all()
+        for queue in self.ready_queues.values():
+            queue.wake_all()
 
     def free_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
         """The earliest instant at which a key can be leased, for a trial too, if no call ends before."""
@@ -173,39 +173,41 @@ class Roster:
         """The earliest instant at which a dead key may be tried, if no call ends before."""
         if not self.dead:
             return NEVER
-        lane = self.lane(model_id, tokens)
+        queue = self.queue(model_id, tokens)
         if key_id is None:
-            return self._trials.at(lane, tokens, exclude, now)
+            return self._trials.at(queue, tokens, exclude, now)
         key = self.keys.get(key_id)
         if key is None or key_id in exclude or key.dead_reason is None:
             return NEVER
-        return lane.slots[key.account].free_at(tokens, now, key.open_at())
+        return queue.slots[key.account].free_at(tokens, now, key.open_at())
 
     def live_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
         """The earliest instant at which a live key can be leased, if no call ends before."""
         if self.find(model_id, tokens, exclude, key_id, now) is not None:
             return now
-        lane = self.lane(model_id, tokens)
+        queue = self.queue(model_id, tokens)
         if key_id is not None:
             key = self.keys.get(key_id)
             if key is None or key_id in exclude or key.dead_reason is not None:
                 return NEVER
-            return lane.slots[key.account].free_at(tokens, now, -NEVER)
+            return queue.slots[key.account].free_at(tokens, now, -NEVER)
         touched = self.touched(exclude)
-        instants = [lane.slots[account].free_at(tokens, now, account.open_at(exclude)) for account in touched]
-        return min([lane.alarm(tokens, now, touched), *instants])
+        instants = [queue.slots[account].free_at(tokens, now, account.open_at(exclude)) for account in touched]
+        return min([queue.alarm(tokens, now, touched), *instants])
 
-    def hope_at(self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float) -> float:
+    def earliest_if_idle(
+        self, model_id: str, tokens: int, exclude: Collection[str], key_id: str | None, now: float
+    ) -> float:
         """As `live_at`, if calls that are in flight ended without counting."""
-        lane = self.lane(model_id, tokens)
+        queue = self.queue(model_id, tokens)
         if key_id is not None:
             key = self.keys.get(key_id)
             if key is None or key_id in exclude or key.dead_reason is not None:
                 return NEVER
-            return lane.slots[key.account].hope_at(tokens, now, -NEVER)
+            return queue.slots[key.account].earliest_if_idle(tokens, now, -NEVER)
         touched = self.touched(exclude)
-        instants = [lane.slots[account].hope_at(tokens, now, account.open_at(exclude)) for account in touched]
-        return min([lane.hope(touched), *instants])
+        instants = [queue.slots[account].earliest_if_idle(tokens, now, account.open_at(exclude)) for account in touched]
+        return min([queue.hope(touched), *instants])
 
     def touched(self, exclude: Collection[str]) -> Collection[Account]:
         return {self.keys[key_id].account for key_id in exclude if key_id in self.keys} if exclude else ()
@@ -223,16 +225,16 @@ class Roster:
     # Counting.
 
     def count(self, model_id: str, tokens: int, exclude: Collection[str], now: float) -> tuple[int, int, int]:
-        lane = self.lane(model_id, tokens)
-        lane.settle(tokens, now)
-        lane.thaw(now)
-        limited, cooling = lane.limited, lane.cooling
+        queue = self.queue(model_id, tokens)
+        queue.settle(tokens, now)
+        queue.thaw(now)
+        limited, cooling = queue.limited, queue.cooling
         dead = self.dead
         for key_id in exclude:
             key = self.keys.get(key_id)
             if key is None:
                 continue
-            slot = lane.slots[key.account]
+            slot = queue.slots[key.account]
             if key.dead_reason is not None:
                 dead -= 1
             elif slot.asleep and slot.label == "cooling":
@@ -244,28 +246,28 @@ class Roster:
     def status(self, key: Key, model_id: str | None, now: float, tokens: int = 1) -> KeyStatus:
         account = key.account
         if model_id is None:
-            rests = [rest for rest in account.cooling.values() if rest.until > now]
+            cooldowns = [cooldown for cooldown in account.cooling.values() if cooldown.until > now]
             allowances = list(account.allowances.values())
         else:
-            rests = [rest for rest in (account.rest(model_id),) if rest.until > now]
-            self.lane(model_id, tokens)
+            cooldowns = [cooldown for cooldown in (account.cooldown(model_id),) if cooldown.until > now]
+            self.queue(model_id, tokens)
             allowances = [account.allowances[model_id]]
         room_at = max((max(allowance.ready(tokens, now)) for allowance in allowances), default=now)
-        until = max([now, room_at, *(rest.until for rest in rests)])
+        until = max([now, room_at, *(cooldown.until for cooldown in cooldowns)])
         state: KeyState = "ready"
         reason = None
         if key.dead_reason is not None:
             state, reason = "dead", key.dead_reason
             until = max(until, key.open_at())
-        elif rests:
-            rest = max(rests)
-            reason, state = rest.reason, rest.state
+        elif cooldowns:
+            cooldown = max(cooldowns)
+            reason, state = cooldown.reason, cooldown.state
         elif room_at > now:
             state, reason = "limited", "its allowance is used up"
         return KeyStatus(key.id, key.credential.fingerprint, state, reason, seconds_until(until, now), key.in_flight)
 
     def used(self, key: Key, model_id: str, now: float) -> list[WindowUse]:
-        self.lane(model_id, 1)
+        self.queue(model_id, 1)
         allowance = key.account.allowances[model_id]
         meter = allowance.meter
         kinds = {id(window): kind.partition("@")[0] for kind, window in meter.windows.items()}

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from hfs_providers.contract.records import Credential
-from hfs_providers.keys.ledger import Claim
+from hfs_providers.keys.ledger import Reservation
 from hfs_providers.keys.limits import Meter
 from hfs_providers.keys.state import Key
 
@@ -46,12 +46,12 @@ class Lease:
     """
 
     __slots__ = (
-        "_claim",
         "_ended",
         "_epoch",
         "_key",
         "_meter",
         "_pool",
+        "_reservation",
         "_turn",
         "credential",
         "model_id",
@@ -70,7 +70,7 @@ class Lease:
         self.model_id = model_id
         self.reserved = reserved
         self._turn = turn
-        self._claim: Claim | None = None
+        self._reservation: Reservation | None = None
         self.probe = key.dead_reason is not None
 
     @property

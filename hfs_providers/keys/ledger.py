@@ -28,7 +28,7 @@ def key_name(credential: Credential) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Reservation:
     """What a pool wants to use for one request.
 
     Args:
@@ -98,7 +98,7 @@ class Ledger(Protocol):
     is not; a joined pool asks it before each request, one that is not does not know it.
     """
 
-    def reserve(self, claim: Claim) -> Refusal | None:
+    def reserve(self, reservation: Reservation) -> Refusal | None:
         """Count the claim as in flight if all limits allow it, in one atomic step; None is yes.
 
         Blocks for the time of one transaction, and never for longer than a quarter of a second: where the others
@@ -106,7 +106,7 @@ class Ledger(Protocol):
         Raises nothing but what interrupts the program, and then nothing is reserved.
         """
 
-    def end(self, claim: Claim, charged: int | None) -> None:
+    def end(self, reservation: Reservation, charged: int | None) -> None:
         """The claim is in flight no more. Takes effect after the rows that were recorded before.
 
         Called under the pool's lock, so that what `join` reports and what ends are never the same: it must not block
@@ -121,5 +121,5 @@ class Ledger(Protocol):
 class TaskLedger(Ledger, Protocol):
     """A ledger that tasks ask without a thread."""
 
-    async def reserve_async(self, claim: Claim) -> Refusal | None:
+    async def reserve_async(self, reservation: Reservation) -> Refusal | None:
         """As `reserve`. A claim that is granted to a task that was cancelled is ended."""

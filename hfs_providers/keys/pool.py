@@ -29,11 +29,11 @@ from hfs_providers.contract.forks import enlist
 from hfs_providers.contract.instants import NEVER, seconds_until
 from hfs_providers.contract.records import Credential, KeyStatus, Limits, WindowUse
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.dispatcher import Desk
-from hfs_providers.keys.keyring import Resolver, Roster
+from hfs_providers.keys.dispatcher import Dispatcher
+from hfs_providers.keys.keyring import KeyRing, Resolver
 from hfs_providers.keys.leases import Change, Lease, OnChange, Outcome, PoolCounts, Scope, Told
-from hfs_providers.keys.ledger import Claim, Held, Ledger, Refusal, Spent
-from hfs_providers.keys.reservations import Claims, reserve_async
+from hfs_providers.keys.ledger import Held, Ledger, Refusal, Reservation, Spent
+from hfs_providers.keys.reservations import Reservations, reserve_async
 from hfs_providers.keys.scheduler import Slot
 from hfs_providers.keys.state import CREDIT_PROBATION, DEFAULT_COOLDOWN, PROBATION, PROBE_RETRY, Account, Key, Strategy
 from hfs_providers.keys.waiters import LoopSignal, RealWaits, Signal, ThreadSignal, Waiter, Waits
@@ -90,9 +90,9 @@ class KeyPool:
         self._wall = wall
         self._on_change = on_change
         self._waits: Waits = waits if waits is not None else RealWaits()
-        self._roster = Roster(credentials, strategy, limits, clock, wall)
-        self._desk = Desk(self._roster, clock, self._lease, self._take_back)
-        self._claims = Claims(provider, self._roster, clock, wall)
+        self._keyring = KeyRing(credentials, strategy, limits, clock, wall)
+        self._dispatcher = Dispatcher(self._keyring, clock, self._lease, self._take_back)
+        self._reservations = Reservations(provider, self._keyring, clock, wall)
         # Whom to ask besides, while others use the same keys.
         self._ledger: Ledger | None = None
         self._turn = 0
@@ -105,7 +105,7 @@ class KeyPool:
         enlist(self)
 
     def __repr__(self) -> str:
-        return f"KeyPool({self.provider}, {len(self._roster.keys)} keys)"
+        return f"KeyPool({self.provider}, {len(self._keyring.keys)} keys)"
 
     def __copy__(self) -> KeyPool:
         return self
@@ -116,7 +116,7 @@ class KeyPool:
     @property
     def credentials(self) -> Sequence[Credential]:
         """The keys, in the order of the environment."""
-        return [key.credential for key in self._roster.keys.values()]
+        return [key.credential for key in self._keyring.keys.values()]
 
     # Leasing.
 
@@ -143,7 +143,7 @@ class KeyPool:
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
         """
-        lease = self.grab(model_id, estimated_tokens, exclude) if key_id is None else None
+        lease = self.acquire_nowait(model_id, estimated_tokens, exclude) if key_id is None else None
         if lease is not None:
             return lease
         # A pool that is joined while the call waits gives it no time besides.
@@ -156,14 +156,14 @@ class KeyPool:
             asked = self._ask(lease)
             if asked is None:
                 return lease
-            ledger, claim = asked
+            ledger, reservation = asked
             refusal: Refusal | None = None
             granted = False
             try:
-                refusal = ledger.reserve(claim)
+                refusal = ledger.reserve(reservation)
                 granted = refusal is None
             finally:
-                self._answer(lease, claim if granted else None, refusal)
+                self._answer(lease, reservation if granted else None, refusal)
             if granted:
                 return lease
             left = max(0.0, deadline - self._clock())
@@ -197,7 +197,7 @@ class KeyPool:
         trial: bool = True,
     ) -> Lease:
         """As `acquire`, without blocking the event loop."""
-        lease = self.grab(model_id, estimated_tokens, exclude) if key_id is None else None
+        lease = self.acquire_nowait(model_id, estimated_tokens, exclude) if key_id is None else None
         if lease is not None:
             return lease
         # A pool that is joined while the call waits gives it no time besides.
@@ -210,14 +210,14 @@ class KeyPool:
             asked = self._ask(lease)
             if asked is None:
                 return lease
-            ledger, claim = asked
+            ledger, reservation = asked
             refusal: Refusal | None = None
             granted = False
             try:
-                refusal = await reserve_async(ledger, claim)
+                refusal = await reserve_async(ledger, reservation)
                 granted = refusal is None
             finally:
-                self._answer(lease, claim if granted else None, refusal)
+                self._answer(lease, reservation if granted else None, refusal)
             if granted:
                 return lease
             left = max(0.0, deadline - self._clock())
@@ -240,28 +240,30 @@ class KeyPool:
             self._abandon(found)
             raise
 
-    def _ask(self, lease: Lease) -> tuple[Ledger, Claim] | None:
+    def _ask(self, lease: Lease) -> tuple[Ledger, Reservation] | None:
         """Whom to ask for a lease that was just opened, and for what; None where nobody shares the keys any more."""
         with self._held():
-            if self._ledger is not None and lease in self._claims.asking:
-                return self._ledger, self._claims.of(lease)
+            if self._ledger is not None and lease in self._reservations.asking:
+                return self._ledger, self._reservations.of(lease)
             # Opened before the pool was joined, and counted then; or nobody is left to share with.
-            self._claims.asking.discard(lease)
+            self._reservations.asking.discard(lease)
             return None
 
-    def _answer(self, lease: Lease, granted: Claim | None, refusal: Refusal | None) -> None:
+    def _answer(self, lease: Lease, granted: Reservation | None, refusal: Refusal | None) -> None:
         """What came of it: a claim that was granted, a refusal, or (None) the asking was cut short."""
         with self._held():
-            self._claims.asking.discard(lease)
-            lease._claim = granted
+            self._reservations.asking.discard(lease)
+            lease._reservation = granted
             if granted is not None or lease._ended or lease._epoch != self._epoch:
                 return
             self._take_back(lease)
             if refusal is not None:
-                self._claims.heed(lease, refusal)
-            self._desk.serve_all()
+                self._reservations.apply_refusal(lease, refusal)
+            self._dispatcher.serve_all()
 
-    def grab(self, model_id: str, estimated_tokens: int = 1000, exclude: Collection[str] = ()) -> Lease | None:
+    def acquire_nowait(
+        self, model_id: str, estimated_tokens: int = 1000, exclude: Collection[str] = ()
+    ) -> Lease | None:
         """Lease a live key, where one is free, nobody waits and nobody shares the keys: the way of most calls, short.
 
         Args:
@@ -271,10 +273,16 @@ class KeyPool:
         if tokens.__class__ is not int or tokens < 0:
             return None
         with self._lock:
-            lane = self._roster.lanes.get((model_id, tokens.bit_length()))
-            if lane is None or lane.zoned or self._ledger is not None or self._desk.lines or self._orphans:
+            queue = self._keyring.ready_queues.get((model_id, tokens.bit_length()))
+            if (
+                queue is None
+                or queue.zoned
+                or self._ledger is not None
+                or self._dispatcher.wait_queues
+                or self._orphans
+            ):
                 return None
-            found = lane.pick(tokens, self._clock(), exclude)
+            found = queue.pick(tokens, self._clock(), exclude)
             return self._lease(found[0], found[1], tokens) if found is not None else None
 
     # Looking.
@@ -285,17 +293,17 @@ class KeyPool:
         A dead key counts from when it may be tried. Waiters are not reckoned with: who waits already is served first.
         """
         tokens = max(0, int(estimated_tokens))
-        self._roster.know(model_id)
+        self._keyring.resolve_limits(model_id)
         with self._held():
             now = self._look()
-            return seconds_until(self._roster.free_at(model_id, tokens, (), None, now), now)
+            return seconds_until(self._keyring.free_at(model_id, tokens, (), None, now), now)
 
     def counts(self, model_id: str) -> PoolCounts:
         """The states of the keys for one model, as a request of one token sees them."""
-        self._roster.know(model_id)
+        self._keyring.resolve_limits(model_id)
         with self._held():
             now = self._look()
-            states = [self._roster.status(key, model_id, now).state for key in self._roster.keys.values()]
+            states = [self._keyring.status(key, model_id, now).state for key in self._keyring.keys.values()]
             return PoolCounts(
                 total=len(states),
                 ready=states.count("ready"),
@@ -304,23 +312,23 @@ class KeyPool:
                 dead=states.count("dead"),
                 in_flight=self._in_flight,
                 reserved_tokens=self._reserved,
-                free_in=seconds_until(self._roster.free_at(model_id, 1, (), None, now), now),
+                free_in=seconds_until(self._keyring.free_at(model_id, 1, (), None, now), now),
             )
 
     def statuses(self, model_id: str | None = None) -> list[KeyStatus]:
         """The state of each key, for one model or (None) overall: there it cools if it cools for any model."""
         if model_id is not None:
-            self._roster.know(model_id)
+            self._keyring.resolve_limits(model_id)
         with self._held():
             now = self._look()
-            return [self._roster.status(key, model_id, now) for key in self._roster.keys.values()]
+            return [self._keyring.status(key, model_id, now) for key in self._keyring.keys.values()]
 
     def used(self, model_id: str) -> dict[str, list[WindowUse]]:
         """What of a model's limits is used, by key id; nothing where no limits are known."""
-        self._roster.know(model_id)
+        self._keyring.resolve_limits(model_id)
         with self._held():
             now = self._look()
-            return {key.id: self._roster.used(key, model_id, now) for key in self._roster.keys.values()}
+            return {key.id: self._keyring.used(key, model_id, now) for key in self._keyring.keys.values()}
 
     # Ruling.
 
@@ -330,7 +338,7 @@ class KeyPool:
         Raises:
             KeyError: there is no such key.
         """
-        key = self._roster.keys[key_id]
+        key = self._keyring.keys[key_id]
         with self._held():
             key.account.cooling.clear()
             key.revive()
@@ -347,9 +355,9 @@ class KeyPool:
         Raises:
             KeyError: there is no such key.
         """
-        key = self._roster.keys[key_id]
+        key = self._keyring.keys[key_id]
         with self._held():
-            seconds = key.bury(self._look(), reason, PROBATION, probed=False)
+            seconds = key.mark_dead(self._look(), reason, PROBATION, probed=False)
             self._changed(key.account)
         self._tell(key_id, [("key_dead", None, reason, seconds)])
 
@@ -365,7 +373,7 @@ class KeyPool:
         Raises:
             KeyError: there is no such key.
         """
-        key = self._roster.keys[key_id]
+        key = self._keyring.keys[key_id]
         with self._held():
             now = self._look()
             key.account.cool(now, now + seconds, model_id, reason)
@@ -374,26 +382,26 @@ class KeyPool:
 
     def set_limits(self, limits: Resolver | None) -> None:
         """Ask another resolver for limits from now on. What was used stays counted."""
-        self._roster.resolver = limits
+        self._keyring.resolver = limits
         self.invalidate_limits()
 
     def invalidate_limits(self, model_id: str | None = None) -> None:
         """Ask the resolver again for a model, or for everything."""
         with self._held():
             if model_id is None:
-                self._roster.resolved.clear()
+                self._keyring.resolved.clear()
             else:
-                self._roster.resolved.pop(model_id, None)
-            busy = self._roster.busy(model_id)
-            self._roster.forget(model_id)
-            wanted = {*self._desk.lines, *(each for _, each in busy)}
+                self._keyring.resolved.pop(model_id, None)
+            busy = self._keyring.busy(model_id)
+            self._keyring.forget(model_id)
+            wanted = {*self._dispatcher.wait_queues, *(each for _, each in busy)}
         for each in wanted:
-            self._roster.know(each)
+            self._keyring.resolve_limits(each)
         with self._held():
             # Not when the next call asks: what is in flight counts against new limits when it ends.
             for account, each in busy:
-                self._roster.allowance(account, each)
-            self._desk.serve_all()
+                self._keyring.allowance(account, each)
+            self._dispatcher.serve_all()
 
     def learn(self, model_id: str, key_id: str, limits: Limits | None) -> None:
         """Note the limits that a provider's answer showed; used where the resolver knows none.
@@ -404,19 +412,19 @@ class KeyPool:
             limits: what was shown, or None to forget it.
         """
         pair = (model_id, key_id)
-        if key_id not in self._roster.keys or self._roster.learned.get(pair) == limits:
+        if key_id not in self._keyring.keys or self._keyring.learned.get(pair) == limits:
             return
         with self._held():
             if limits is None:
-                self._roster.learned.pop(pair, None)
+                self._keyring.learned.pop(pair, None)
             else:
-                self._roster.learned[pair] = limits
-            said = self._roster.resolved.get(model_id)
-            if said is None or said[self._roster.keys[key_id].index] is None:
-                self._roster.forget(model_id)
+                self._keyring.learned[pair] = limits
+            said = self._keyring.resolved.get(model_id)
+            if said is None or said[self._keyring.keys[key_id].index] is None:
+                self._keyring.forget(model_id)
                 # As above: the request whose answer showed the limits is in flight.
-                self._roster.allowance(self._roster.keys[key_id].account, model_id)
-                self._desk.serve_all()
+                self._keyring.allowance(self._keyring.keys[key_id].account, model_id)
+                self._dispatcher.serve_all()
 
     # Sharing.
 
@@ -424,9 +432,9 @@ class KeyPool:
         """Ask `ledger` before each request from now on; what is in flight already, which it must count."""
         with self._held():
             self._ledger = ledger
-            return self._claims.held()
+            return self._reservations.held()
 
-    def part(self, used: Callable[[], Mapping[str, object] | None] | None = None) -> None:
+    def leave(self, used: Callable[[], Mapping[str, object] | None] | None = None) -> None:
         """Go on alone, on what this pool itself has seen.
 
         Args:
@@ -442,14 +450,14 @@ class KeyPool:
     def spent(self) -> list[Spent]:
         """What this pool remembers to have been used, for those who share the keys."""
         with self._held():
-            return self._claims.spent()
+            return self._reservations.spent()
 
     # What outlives the process.
 
     def dump(self) -> dict[str, object]:
         """Windows, cooldowns and dead keys as plain data, stamped by the wall clock. It holds no key."""
         with self._held():
-            return snapshot.dump(self._roster.accounts, self._look(), self._wall())
+            return snapshot.dump(self._keyring.accounts, self._look(), self._wall())
 
     def load(self, state: Mapping[str, object]) -> None:
         """Take over what `dump` gave, of keys that are here and the same.
@@ -461,15 +469,15 @@ class KeyPool:
             state: from `dump`, maybe by way of JSON.
         """
         for model_id in snapshot.models(state):
-            self._roster.know(model_id)
+            self._keyring.resolve_limits(model_id)
         with self._held():
             self._load(state)
 
     def _load(self, state: Mapping[str, object]) -> None:
-        snapshot.load(state, self._roster.keys, self._look(), self._wall(), self._roster.allowance)
-        for account in self._roster.accounts:
-            self._roster.wake(account)
-        self._desk.serve_all()
+        snapshot.load(state, self._keyring.keys, self._look(), self._wall(), self._keyring.allowance)
+        for account in self._keyring.accounts:
+            self._keyring.wake(account)
+        self._dispatcher.serve_all()
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -485,13 +493,13 @@ class KeyPool:
     def _look(self) -> float:
         """Monotonic seconds, both clocks looked at."""
         now = self._clock()
-        self._roster.follow_clocks(now)
+        self._keyring.follow_clocks(now)
         return now
 
     def _lease(self, slot: Slot, key: Key, tokens: int) -> Lease:
         self._turn += 1
         meter = slot.allowance.meter
-        lease = Lease(self, key, meter, slot.lane.model_id, tokens, self._turn)
+        lease = Lease(self, key, meter, slot.queue.model_id, tokens, self._turn)
         if lease.probe:
             key.probe = self._turn
         account = key.account
@@ -506,14 +514,14 @@ class KeyPool:
         self._in_flight += 1
         self._reserved += tokens
         if self._ledger is not None:
-            self._claims.asking.add(lease)
+            self._reservations.asking.add(lease)
         return lease
 
     def _close(self, lease: Lease) -> None:
         """Take the lease out of all counts."""
         lease._ended = True
-        if self._claims.asking:
-            self._claims.asking.discard(lease)
+        if self._reservations.asking:
+            self._reservations.asking.discard(lease)
         lease._key.in_flight -= 1
         lease._meter.in_flight -= 1
         lease._meter.reserved -= lease.reserved
@@ -541,7 +549,7 @@ class KeyPool:
             if lease._epoch != self._epoch:
                 lease._ended = True
                 return
-            ledger = self._ledger if self._ledger is None or lease not in self._claims.asking else None
+            ledger = self._ledger if self._ledger is None or lease not in self._reservations.asking else None
             self._close(lease)
             key, meter = lease._key, lease._meter
             if outcome == "release":
@@ -558,15 +566,15 @@ class KeyPool:
                 elif lease.probe:
                     told = self._probed(lease, now, answered=outcome == "commit")
             if lease.probe or told:
-                self._roster.wake(key.account)
+                self._keyring.wake(key.account)
             else:
                 for slot in meter.slots:
                     if slot.asleep:
                         slot.wake()
-            if self._desk.lines:
-                self._desk.serve_all()
+            if self._dispatcher.wait_queues:
+                self._dispatcher.serve_all()
             if ledger is not None:
-                ledger.end(lease._claim or self._claims.of(lease), None if outcome == "release" else tokens)
+                ledger.end(lease._reservation or self._reservations.of(lease), None if outcome == "release" else tokens)
         if self._orphans:
             self._leave()
         if told:
@@ -581,14 +589,14 @@ class KeyPool:
             key.revive()
             return [("key_revived", None, None, None)]
         key.probe = 0
-        self._roster.follow_clocks(now)
+        self._keyring.follow_clocks(now)
         key.try_from(now + PROBE_RETRY)
         return []
 
     def _cool(
         self, lease: Lease, now: float, retry_after: float | None, scope: str | None, reason: str | None
     ) -> list[Told]:
-        self._roster.follow_clocks(now)
+        self._keyring.follow_clocks(now)
         # A key that is told to wait was recognised: it lives.
         told = self._probed(lease, now, answered=True) if lease.probe else []
         seconds = DEFAULT_COOLDOWN if retry_after is None or math.isnan(retry_after) else max(0.0, retry_after)
@@ -597,10 +605,10 @@ class KeyPool:
         return [*told, ("key_cooling", scope, why, seconds)]
 
     def _bury(self, lease: Lease, now: float, reason: str, credits: bool) -> list[Told]:
-        self._roster.follow_clocks(now)
+        self._keyring.follow_clocks(now)
         key = lease._key
         probed = lease.probe and key.probe == lease._turn
-        seconds = key.bury(now, reason, CREDIT_PROBATION if credits else PROBATION, probed=probed)
+        seconds = key.mark_dead(now, reason, CREDIT_PROBATION if credits else PROBATION, probed=probed)
         return [("key_dead", None, reason, seconds)]
 
     def _tell(self, key_id: str, told: Sequence[Told]) -> None:
@@ -627,30 +635,30 @@ class KeyPool:
     ) -> Lease | Waiter:
         """A lease if one is to be had now, else a place in the line. Takes the lock."""
         tokens = max(0, int(estimated_tokens))
-        if model_id not in self._roster.resolved:
-            self._roster.know(model_id)
+        if model_id not in self._keyring.resolved:
+            self._keyring.resolve_limits(model_id)
         if self._orphans:
             self._leave()
         try:
             with self._lock:
                 now = self._clock()
-                self._roster.follow_clocks(now)
-                if model_id not in self._desk.lines:
-                    found = self._roster.find(model_id, tokens, exclude, key_id, now)
+                self._keyring.follow_clocks(now)
+                if model_id not in self._dispatcher.wait_queues:
+                    found = self._keyring.find(model_id, tokens, exclude, key_id, now)
                     if found is None and timeout <= 0 and trial:
-                        found = self._roster.trial(model_id, tokens, exclude, key_id, now)
+                        found = self._keyring.trial(model_id, tokens, exclude, key_id, now)
                     if found is not None:
                         return self._lease(found[0], found[1], tokens)
                     if timeout <= 0:
                         raise self._exhausted(model_id, tokens, exclude, key_id, timeout, now)
                 waiter = Waiter(model_id, tokens, exclude, key_id, now + max(0.0, timeout), timeout, trial)
                 waiter.signal = signal()
-                self._desk.enqueue(waiter, now)
+                self._dispatcher.enqueue(waiter, now)
                 if waiter.lease is not None:
                     return waiter.lease
-                if timeout <= 0 or not self._desk.in_line(waiter):
+                if timeout <= 0 or not self._dispatcher.in_line(waiter):
                     return self._give_up(waiter, now)
-                self._desk.nap(waiter)
+                self._dispatcher.nap(waiter)
                 return waiter
         finally:
             if self._orphans:
@@ -663,14 +671,14 @@ class KeyPool:
                 # Awake: nobody need ring for it while it serves the line itself.
                 waiter.naps_until = -NEVER
                 now = self._clock()
-                line = self._desk.lines.get(waiter.model_id)
-                if waiter.lease is None and line is not None:
-                    self._desk.serve(waiter.model_id, line, now)
+                queue = self._dispatcher.wait_queues.get(waiter.model_id)
+                if waiter.lease is None and queue is not None:
+                    self._dispatcher.serve(waiter.model_id, queue, now)
                 if waiter.lease is not None:
                     return waiter.lease
-                if not self._desk.in_line(waiter) or now >= waiter.deadline:
+                if not self._dispatcher.in_line(waiter) or now >= waiter.deadline:
                     return self._give_up(waiter, now)
-                self._desk.nap(waiter)
+                self._dispatcher.nap(waiter)
                 return None
         finally:
             if self._orphans:
@@ -678,9 +686,9 @@ class KeyPool:
 
     def _give_up(self, waiter: Waiter, now: float) -> Lease:
         """What a waiter gets for whom no live key was free in time: a trial, or its error."""
-        self._desk.dequeue(waiter, now)
+        self._dispatcher.dequeue(waiter, now)
         wish = (waiter.model_id, waiter.tokens, waiter.exclude, waiter.key_id)
-        found = self._roster.trial(*wish, now) if waiter.trial else None
+        found = self._keyring.trial(*wish, now) if waiter.trial else None
         if found is None:
             raise self._exhausted(*wish, waiter.timeout, now)
         return self._lease(found[0], found[1], waiter.tokens)
@@ -689,7 +697,7 @@ class KeyPool:
         """A waiter is gone, by cancellation or an error. Takes the lock."""
         with self._held():
             if waiter.lease is None:
-                self._desk.dequeue(waiter, self._clock())
+                self._dispatcher.dequeue(waiter, self._clock())
         if waiter.lease is not None:
             waiter.lease.release()
 
@@ -697,11 +705,11 @@ class KeyPool:
         if lease._key.probe == lease._turn:
             lease._key.probe = 0
         self._close(lease)
-        self._roster.wake(lease._key.account)
+        self._keyring.wake(lease._key.account)
 
     def _changed(self, account: Account) -> None:
-        self._roster.wake(account)
-        self._desk.serve_all()
+        self._keyring.wake(account)
+        self._dispatcher.serve_all()
 
     # Saying no.
 
@@ -715,12 +723,12 @@ class KeyPool:
         now: float,
     ) -> PoolExhaustedError:
         # A key that this call has tried counts by its state like any other; `tried` are those that would be ready.
-        keys = self._roster.keys
+        keys = self._keyring.keys
         if key_id is not None:
-            states = [self._roster.status(keys[key_id], model_id, now, tokens).state] if key_id in keys else []
+            states = [self._keyring.status(keys[key_id], model_id, now, tokens).state] if key_id in keys else []
             limited, cooling, dead = states.count("limited"), states.count("cooling"), states.count("dead")
         else:
-            limited, cooling, dead = self._roster.count(model_id, tokens, (), now)
+            limited, cooling, dead = self._keyring.count(model_id, tokens, (), now)
         tried = [keys[each] for each in exclude if each in keys]
         return PoolExhaustedError(
             self.provider,
@@ -729,8 +737,8 @@ class KeyPool:
             limited=limited,
             cooling=cooling,
             dead=dead,
-            tried=sum(1 for key in tried if self._roster.status(key, model_id, now, tokens).state == "ready"),
-            free_in=seconds_until(self._roster.free_at(model_id, tokens, (), key_id, now), now),
+            tried=sum(1 for key in tried if self._keyring.status(key, model_id, now, tokens).state == "ready"),
+            free_in=seconds_until(self._keyring.free_at(model_id, tokens, (), key_id, now), now),
             waited=timeout > 0,
             timeout=timeout,
         )
@@ -749,11 +757,11 @@ class KeyPool:
                 while self._orphans:
                     lease = self._orphans.popleft()
                     if not lease._ended and lease._epoch == self._epoch:
-                        if self._ledger is not None and lease not in self._claims.asking:
-                            self._ledger.end(lease._claim or self._claims.of(lease), None)
+                        if self._ledger is not None and lease not in self._reservations.asking:
+                            self._ledger.end(lease._reservation or self._reservations.of(lease), None)
                         self._take_back(lease)
                     lease._ended = True
-                self._desk.serve_all()
+                self._dispatcher.serve_all()
             finally:
                 self._lock.release()
 
@@ -762,17 +770,17 @@ class KeyPool:
         self._lock = threading.Lock()
         # Whoever shares for this process joins it again.
         self._ledger = None
-        self._claims.asking.clear()
+        self._reservations.asking.clear()
         self._epoch += 1
         self._in_flight = self._reserved = 0
-        self._desk.lines.clear()
+        self._dispatcher.wait_queues.clear()
         self._orphans.clear()
-        for key in self._roster.keys.values():
+        for key in self._keyring.keys.values():
             key.in_flight = key.probe = 0
-        for account in self._roster.accounts:
+        for account in self._keyring.accounts:
             for meter in account.meters.values():
                 meter.in_flight = meter.reserved = 0
-            self._roster.wake(account)
+            self._keyring.wake(account)
 
 
 def _log_observer(provider: str, change: str) -> None:

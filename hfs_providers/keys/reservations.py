@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hfs_providers.keys.keyring import Roster
+from hfs_providers.keys.keyring import KeyRing
 from hfs_providers.keys.leases import Lease
-from hfs_providers.keys.ledger import Claim, Held, Ledger, Refusal, Spent, account_name
+from hfs_providers.keys.ledger import Held, Ledger, Refusal, Reservation, Spent, account_name
 
 if TYPE_CHECKING:
     # Importing it costs 10 ms, and a pool that shares nothing with tasks needs none of it.
     from concurrent.futures import Future, ThreadPoolExecutor
 
-_LEAST_REST = 0.005
+_LEAST_COOLDOWN = 0.005
 """Seconds for which a refusal is heeded at least: a ledger that says "now" is not asked in a circle."""
 
 _THREADS = 4
@@ -26,7 +26,7 @@ _executor: ThreadPoolExecutor | None = None
 _executor_lock = threading.Lock()
 
 
-class Claims:
+class Reservations:
     """The claims of a pool while it is joined to a ledger.
 
     Args:
@@ -36,19 +36,19 @@ class Claims:
         wall: seconds since the epoch.
     """
 
-    def __init__(self, provider: str, roster: Roster, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(self, provider: str, keyring: KeyRing, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self._provider = provider
-        self._roster = roster
+        self._keyring = keyring
         self._clock = clock
         self._wall = wall
         # Leases that were opened while the pool was joined, and not granted yet: the ledger does not count them.
         self.asking: set[Lease] = set()
 
-    def of(self, lease: Lease) -> Claim:
+    def of(self, lease: Lease) -> Reservation:
         """What a lease claims."""
         account = lease._key.account
         allowance = account.allowances.get(lease.model_id)
-        return Claim(
+        return Reservation(
             self._provider,
             account_name(account.keys[0].credential),
             tuple(sorted(key.credential.fingerprint for key in account.keys)),
@@ -68,7 +68,7 @@ class Claims:
             scope = next((scope for scope, meter in account.meters.items() if meter is lease._meter), lease.model_id)
             asking[account.index, scope] += 1
             tokens[account.index, scope] += lease.reserved
-        for account in self._roster.accounts:
+        for account in self._keyring.accounts:
             for scope, meter in account.meters.items():
                 requests = meter.in_flight - asking[account.index, scope]
                 if requests > 0:
@@ -80,7 +80,7 @@ class Claims:
         """What lies in the windows."""
         now, wall = self._clock(), self._wall()
         found = []
-        for account in self._roster.accounts:
+        for account in self._keyring.accounts:
             for scope, meter in account.meters.items():
                 for kind, window in meter.windows.items():
                     window.prune(now)
@@ -92,39 +92,39 @@ class Claims:
                     found.append(Spent(account_name(account.keys[0].credential), scope or "", kind, entries))
         return found
 
-    def heed(self, lease: Lease, refusal: Refusal) -> None:
+    def apply_refusal(self, lease: Lease, refusal: Refusal) -> None:
         """Let the key of a lease that was refused and taken back rest, as the others know it must."""
         now = self._clock()
-        self._roster.follow_clocks(now)
-        seconds = max(_LEAST_REST, refusal.until - self._wall())
+        self._keyring.follow_clocks(now)
+        seconds = max(_LEAST_COOLDOWN, refusal.until - self._wall())
         key = lease._key
         if refusal.state == "dead":
             # Known and tried a little early, it is not buried anew. Others have said when it is due.
             if key.dead_reason is None:
-                key.bury(now, refusal.reason, seconds, probed=False)
+                key.mark_dead(now, refusal.reason, seconds, probed=False)
             key.try_from(now + seconds)
         else:
             scope = lease.model_id if refusal.scope == "model" else None
             key.account.cool(now, now + seconds, scope, refusal.reason, refusal.state)
-        self._roster.wake(key.account)
+        self._keyring.wake(key.account)
 
 
-async def reserve_async(ledger: Ledger, claim: Claim) -> Refusal | None:
+async def reserve_async(ledger: Ledger, reservation: Reservation) -> Refusal | None:
     """Ask without blocking the event loop. If cancelled, a claim that is granted after all is ended at once."""
     ask = getattr(ledger, "reserve_async", None)
     if ask is not None:
-        refusal: Refusal | None = await ask(claim)
+        refusal: Refusal | None = await ask(reservation)
         return refusal
     import asyncio
 
-    future = _threads().submit(ledger.reserve, claim)
+    future = _threads().submit(ledger.reserve, reservation)
     try:
         return await asyncio.wrap_future(future)
     except BaseException:
 
         def give_back(done: Future[Refusal | None]) -> None:
             if not done.cancelled() and done.exception() is None and done.result() is None:
-                ledger.end(claim, None)
+                ledger.end(reservation, None)
 
         future.add_done_callback(give_back)
         raise

@@ -37,16 +37,16 @@ class Slot:
         "high",
         "hope",
         "label",
-        "lane",
         "leased",
         "low",
+        "queue",
         "until",
         "version",
         "weight",
     )
 
-    def __init__(self, lane: Lane, account: Account, allowance: Allowance) -> None:
-        self.lane = lane
+    def __init__(self, queue: ReadyQueue, account: Account, allowance: Allowance) -> None:
+        self.queue = queue
         self.account = account
         self.allowance = allowance
         self.asleep = False
@@ -67,20 +67,23 @@ class Slot:
     def has_room(self, tokens: int, now: float) -> bool:
         """The same, its keys' health apart."""
         account = self.account
-        if account.cooling and account.rest(self.lane.model_id).until > now:
+        if account.cooling and account.cooldown(self.queue.model_id).until > now:
             return False
         return self.allowance.fits(tokens, now)
 
     def free_at(self, tokens: int, now: float, open_at: float) -> float:
         """The instant from which it may be used by keys that are open from `open_at`, if no call ends before."""
-        return max(now, open_at, self.account.rest(self.lane.model_id).until, *self.allowance.ready(tokens, now))
+        return max(now, open_at, self.account.cooldown(self.queue.model_id).until, *self.allowance.ready(tokens, now))
 
-    def hope_at(self, tokens: int, now: float, open_at: float) -> float:
+    def earliest_if_idle(self, tokens: int, now: float, open_at: float) -> float:
         """The same if all calls in flight ended without counting; `NEVER` if nothing is in flight."""
         if not self.allowance.meter.in_flight:
             return NEVER
         return max(
-            now, open_at, self.account.rest(self.lane.model_id).until, *self.allowance.ready(tokens, now, idle=True)
+            now,
+            open_at,
+            self.account.cooldown(self.queue.model_id).until,
+            *self.allowance.ready(tokens, now, idle=True),
         )
 
     def wake(self) -> None:
@@ -88,8 +91,8 @@ class Slot:
         if self.asleep:
             self.asleep = False
             self.version += 1
-            self.lane.uncount(self)
-            heapq.heappush(self.lane.turns, (self.account.order, self.account.index, self))
+            self.queue.uncount(self)
+            heapq.heappush(self.queue.turns, (self.account.order, self.account.index, self))
 
 
 class _Heap:
@@ -141,7 +144,7 @@ class _Heap:
         return (found[0], found[3]) if found is not None else None
 
 
-class Lane:
+class ReadyQueue:
     """The slots of one model and one size of estimates.
 
     Args:
@@ -275,8 +278,8 @@ class Lane:
     def _sleep(self, slot: Slot, tokens: int, now: float) -> None:
         account, allowance = slot.account, slot.allowance
         open_at = account.open_at()
-        rest = account.rest(self.model_id)
-        cool_until = rest.until
+        cooldown = account.cooldown(self.model_id)
+        cool_until = cooldown.until
         room = allowance.ready(tokens, now)
         apart = max(now, open_at, cool_until, room.requests)
         slot.asleep = True
@@ -285,7 +288,7 @@ class Lane:
         slot.low = tokens if room.tokens > apart else 0
         slot.high = tokens if allowance.token_rules else NEVER
         slot.leased = allowance.meter.leased
-        self._count(slot, rest.state if cool_until > now else "limited")
+        self._count(slot, cooldown.state if cool_until > now else "limited")
         # What no passing of time frees is in no heap: a call that ends wakes it.
         if slot.until != NEVER:
             self._alarms.push(slot.until, slot)
@@ -294,6 +297,6 @@ class Lane:
         if now < cool_until < slot.until:
             self._thaws.push(cool_until, slot)
         # The least estimate of the lane: a hope that is too early costs a wait, one too late would fail a call.
-        slot.hope = slot.hope_at(self._floor, now, open_at)
+        slot.hope = slot.earliest_if_idle(self._floor, now, open_at)
         if slot.hope < slot.until:
             self._hopes.push(slot.hope, slot)

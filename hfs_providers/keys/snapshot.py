@@ -40,9 +40,9 @@ def _dump_account(account: Account, now: float, shift: float) -> dict[str, objec
     return {
         "keys": [_dump_key(key, shift) for key in account.keys],
         "cooling": [
-            {"model": scope, "until": min(rest.until, now + DAY) + shift, "reason": rest.reason}
-            for scope, rest in account.cooling.items()
-            if rest.until > now and rest.state == "cooling"
+            {"model": scope, "until": min(cooldown.until, now + DAY) + shift, "reason": cooldown.reason}
+            for scope, cooldown in account.cooling.items()
+            if cooldown.until > now and cooldown.state == "cooling"
         ],
         "windows": [
             {"models": models, "kind": kind, "entries": [[stamp + shift, *counts] for stamp, *counts in entries]}
@@ -132,11 +132,11 @@ def _load_death(key: Key, said: object, now: float, shift: float) -> None:
 
 
 def _load_cooling(account: Account, said: object, now: float, shift: float) -> None:
-    for rest in _records(said):
-        model_id, until = rest.get("model"), _number(rest.get("until"))
+    for cooldown in _records(said):
+        model_id, until = cooldown.get("model"), _number(cooldown.get("until"))
         if until is not None and (model_id is None or isinstance(model_id, str)):
             until = min(until + shift, now + DAY)
-            account.cool(now, until, model_id, str(rest.get("reason") or "rate limited"))
+            account.cool(now, until, model_id, str(cooldown.get("reason") or "rate limited"))
 
 
 def _load_windows(account: Account, said: object, now: float, shift: float, allowance: AllowanceOf) -> None:

@@ -41,7 +41,7 @@ _SHARES = 4096
 Strategy = Literal["spread", "fill_first"]
 
 
-class Rest(NamedTuple):
+class Cooldown(NamedTuple):
     """Until when an account rests, why, and how that is called.
 
     Args:
@@ -57,7 +57,7 @@ class Rest(NamedTuple):
     end: Instant = Instant(-NEVER, -NEVER)
 
 
-_NO_REST = Rest(-NEVER, "")
+_NO_COOLDOWN = Cooldown(-NEVER, "")
 
 
 class Key:
@@ -99,7 +99,7 @@ class Key:
         """As `groq#3`."""
         return self.credential.id
 
-    def bury(self, now: float, reason: str, probation: float, *, probed: bool) -> float:
+    def mark_dead(self, now: float, reason: str, probation: float, *, probed: bool) -> float:
         """Declare the key dead; the seconds of its probation.
 
         Only a failed trial doubles: several calls that were in flight when the key died say the same thing once.
@@ -169,7 +169,7 @@ class Account:
         self.dead: dict[str, Key] = {}
         # How many of them the pool has counted.
         self.dead_counted = 0
-        self.cooling: dict[str | None, Rest] = {}
+        self.cooling: dict[str | None, Cooldown] = {}
         self.meters: dict[str | None, Meter] = {}
         self.allowances: dict[str, Allowance] = {}
         self.order = 0
@@ -222,17 +222,17 @@ class Account:
 
     def cool(self, now: float, until: float, model_id: str | None, reason: str, state: KeyState = "cooling") -> None:
         """Rest until that instant, for one model or for all. A longer rest that was set before stays."""
-        self.cooling = {scope: rest for scope, rest in self.cooling.items() if rest.until > now}
-        if until > self.cooling.get(model_id, Rest(now, "")).until:
-            self.cooling[model_id] = Rest(until, reason, state, self.clocks.at(until))
+        self.cooling = {scope: cooldown for scope, cooldown in self.cooling.items() if cooldown.until > now}
+        if until > self.cooling.get(model_id, Cooldown(now, "")).until:
+            self.cooling[model_id] = Cooldown(until, reason, state, self.clocks.at(until))
 
     def follow_clocks(self) -> None:
         """The clocks went apart, or together again: see anew when cooldowns and probations end."""
         first = self.clocks.first
-        self.cooling = {scope: rest._replace(until=first(rest.end)) for scope, rest in self.cooling.items()}
+        self.cooling = {scope: cooldown._replace(until=first(cooldown.end)) for scope, cooldown in self.cooling.items()}
         for key in self.dead.values():
             key.retry_at = first(key.due)
 
-    def rest(self, model_id: str) -> Rest:
+    def cooldown(self, model_id: str) -> Cooldown:
         """Until when the account rests for a model, and why."""
-        return max(self.cooling.get(model_id, _NO_REST), self.cooling.get(None, _NO_REST))
+        return max(self.cooling.get(model_id, _NO_COOLDOWN), self.cooling.get(None, _NO_COOLDOWN))

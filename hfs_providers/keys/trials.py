@@ -10,7 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Collection
 
 from hfs_providers.contract.instants import NEVER
-from hfs_providers.keys.scheduler import Lane, Slot
+from hfs_providers.keys.scheduler import ReadyQueue, Slot
 from hfs_providers.keys.state import Account, Key
 
 
@@ -38,22 +38,22 @@ class Trials:
                 self._filed[key] = due
                 insort(self._order, (due, key.index, key))
 
-    def find(self, lane: Lane, tokens: int, exclude: Collection[str], now: float) -> tuple[Slot, Key] | None:
+    def find(self, queue: ReadyQueue, tokens: int, exclude: Collection[str], now: float) -> tuple[Slot, Key] | None:
         """The dead key that may be tried now and was due first."""
         for due, _, key in self._order:
             if due > now:
                 break
-            slot = lane.slots[key.account]
+            slot = queue.slots[key.account]
             if not key.probe and key.id not in exclude and slot.has_room(tokens, now):
                 return slot, key
         return None
 
-    def at(self, lane: Lane, tokens: int, exclude: Collection[str], now: float) -> float:
+    def at(self, queue: ReadyQueue, tokens: int, exclude: Collection[str], now: float) -> float:
         """The earliest instant at which one may be tried, if no call ends before."""
         earliest = NEVER
         for due, _, key in self._order:
             if due >= earliest:
                 break
             if not key.probe and key.id not in exclude:
-                earliest = min(earliest, lane.slots[key.account].free_at(tokens, now, due))
+                earliest = min(earliest, queue.slots[key.account].free_at(tokens, now, due))
         return earliest

@@ -160,7 +160,7 @@ class Waiter:
         return key_id not in self.exclude and (self.key_id is None or key_id == self.key_id)
 
 
-class Line:
+class WaitQueue:
     """The waiters for one model.
 
     `alarm` is the earliest instant, as of the last time that the line was served, at which it may be worth serving it

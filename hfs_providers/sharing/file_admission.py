@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE, next_midnight, zone_of
-from hfs_providers.keys.ledger import Claim, Refusal
+from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.usage.database import QUARTER
 
 # Seconds until a request in flight may have ended: only then more is known.
@@ -30,50 +30,52 @@ class _Rule(NamedTuple):
     tokens: int | None
 
 
-def told(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal | None:
+def told(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
     """What any process was told of the key: that it is dead, or must rest.
 
     Raises:
         sqlite3.Error: the file cannot be read.
     """
-    key = claim.account if claim.fingerprint == "keyless" else claim.fingerprint
+    key = reservation.account if reservation.fingerprint == "keyless" else reservation.fingerprint
     query = (
         "SELECT kind, body FROM state WHERE provider = ?"
         " AND ((kind = 'key' AND name = ?) OR (kind = 'rest' AND name = ?))"
     )
     found: Refusal | None = None
-    for kind, text in connection.execute(query, (claim.provider, key, claim.account)):
-        for refusal in _refusals(claim, kind, text):
+    for kind, text in connection.execute(query, (reservation.provider, key, reservation.account)):
+        for refusal in _refusals(reservation, kind, text):
             if refusal.until > max(wall, found.until if found is not None else 0.0):
                 found = refusal
     return found if found is None else replace(found, until=min(found.until, wall + DAY))
 
 
-def _refusals(claim: Claim, kind: str, text: str) -> list[Refusal]:
+def _refusals(reservation: Reservation, kind: str, text: str) -> list[Refusal]:
     try:
         body = json.loads(text)
         if kind == "key":
             return [Refusal("dead", float(body["retry_at"]), str(body.get("reason")), "key")]
-        rests = {"key": body.get(""), "model": body.get(claim.model_id)}
+        cooldowns = {"key": body.get(""), "model": body.get(reservation.model_id)}
         return [
-            Refusal("cooling", float(rest["until"]), str(rest.get("reason")), "key" if scope == "key" else "model")
-            for scope, rest in rests.items()
-            if rest
+            Refusal(
+                "cooling", float(cooldown["until"]), str(cooldown.get("reason")), "key" if scope == "key" else "model"
+            )
+            for scope, cooldown in cooldowns.items()
+            if cooldown
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
         # Not ours: as if nothing was said.
         return []
 
 
-def limited(claim: Claim) -> bool:
+def limited(reservation: Reservation) -> bool:
     """Whether there is any limit that the claim must fit into."""
-    limits = claim.limits
+    limits = reservation.limits
     return limits is not None and any(
         each is not None for each in (limits.rpm, limits.rph, limits.rpd, limits.tpm, limits.tph, limits.tpd)
     )
 
 
-def judge(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal | None:
+def judge(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
     """Why the claim does not fit into its windows together with what everybody has in flight; None where it does.
 
     Raises:
@@ -82,17 +84,17 @@ def judge(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal 
     in_flight, reserved = connection.execute(
         "SELECT COALESCE(SUM(MAX(requests, 0)), 0), COALESCE(SUM(MAX(tokens, 0)), 0) FROM in_flight"
         " WHERE provider = ? AND account = ? AND scope = ?",
-        (claim.provider, claim.account, claim.scope),
+        (reservation.provider, reservation.account, reservation.scope),
     ).fetchone()
-    series = _series(connection, claim)
+    series = _series(connection, reservation)
     until = 0.0
-    for rule in _rules(claim, wall):
+    for rule in _rules(reservation, wall):
         used, charged = _used(connection, series, rule.since, wall)
         over = used + in_flight + 1 - rule.requests if rule.requests is not None else 0
         excess = 0
         if rule.tokens is not None:
             # An estimate beyond the limit itself would never fit: it may go when the window is empty.
-            excess = charged + reserved + min(claim.tokens, rule.tokens) - rule.tokens
+            excess = charged + reserved + min(reservation.tokens, rule.tokens) - rule.tokens
         if (rule.requests is not None and rule.requests <= 0) or (rule.tokens is not None and rule.tokens <= 0):
             until = wall + DAY
         elif over > in_flight or excess > reserved:
@@ -105,8 +107,8 @@ def judge(connection: sqlite3.Connection, claim: Claim, wall: float) -> Refusal 
     return Refusal("limited", until, "other processes have used its allowance up") if until else None
 
 
-def _rules(claim: Claim, wall: float) -> list[_Rule]:
-    limits = claim.limits
+def _rules(reservation: Reservation, wall: float) -> list[_Rule]:
+    limits = reservation.limits
     assert limits is not None
     rules = [
         _Rule(wall - MINUTE, lambda at: at + MINUTE, limits.rpm, limits.tpm),
@@ -121,18 +123,18 @@ def _rules(claim: Claim, wall: float) -> list[_Rule]:
     return [rule for rule in rules if rule.requests is not None or rule.tokens is not None]
 
 
-def _series(connection: sqlite3.Connection, claim: Claim) -> list[int]:
+def _series(connection: sqlite3.Connection, reservation: Reservation) -> list[int]:
     """The numbers under which rows of the account, and of the model unless all count together, are written."""
     query = "SELECT id, key_id, fingerprint FROM series WHERE provider = ?"
-    values = [claim.provider]
-    if claim.scope:
+    values = [reservation.provider]
+    if reservation.scope:
         query += " AND model = ?"
-        values.append(claim.scope)
+        values.append(reservation.scope)
     return [
         number
         for number, key_id, fingerprint in connection.execute(query, values)
         # Endpoints without keys are told apart by their ids.
-        if fingerprint in claim.fingerprints and (fingerprint != "keyless" or key_id == claim.account)
+        if fingerprint in reservation.fingerprints and (fingerprint != "keyless" or key_id == reservation.account)
     ]
 
 

@@ -28,7 +28,7 @@ from hfs_providers.contract import forks as _forking  # noqa: F401  the pools ar
 from hfs_providers.contract.errors import StoreError
 from hfs_providers.contract.instants import MINUTE
 from hfs_providers.contract.records import Problem
-from hfs_providers.keys.ledger import Claim, Held, Refusal
+from hfs_providers.keys.ledger import Held, Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing import file_admission, presence
 from hfs_providers.sharing.key_state import pool_state
@@ -114,7 +114,7 @@ class FileLedger:
         self._acknowledged = False
         self.shared = False
         """Whether other processes are there."""
-        self._uncounted: Counter[Claim] = Counter()
+        self._uncounted: Counter[Reservation] = Counter()
         self._skip_until = 0.0
         # Of what was said of keys, up to when it is known here; what was known at the start is heard once more.
         self._heard = self._wall() - MINUTE
@@ -147,7 +147,7 @@ class FileLedger:
         if thread is not None:
             thread.join(5.0)
         for pool in self._pools.values():
-            pool.part()
+            pool.leave()
         if registered is not None:
             self._log.defer(partial(_forget, self._id))
             self._log.flush()
@@ -171,7 +171,7 @@ class FileLedger:
             if self._unread:
                 self._unread = False
                 for name, pool in self._pools.items():
-                    pool.part(partial(self._used, name, pool))
+                    pool.leave(partial(self._used, name, pool))
             if news:
                 self._hear()
             if company and not self.shared:
@@ -184,57 +184,69 @@ class FileLedger:
 
     # As pools see it.
 
-    def reserve(self, claim: Claim) -> Refusal | None:
+    def reserve(self, reservation: Reservation) -> Refusal | None:
         """See `Ledger.reserve`."""
         if self._registered_at is None:
             self._enter()
         if not self._acknowledged:
             self._await_the_others()
         try:
-            refusal = self._reserve(claim)
+            refusal = self._reserve(reservation)
             if refusal is not None and refusal.state != "limited" and self._log.flush(PATIENCE):
                 # What this process itself learned a moment ago, a revival say, may still have been under way.
-                refusal = self._reserve(claim)
+                refusal = self._reserve(reservation)
         except _BROKEN as error:
             if self._clock() >= self._skip_until:
                 self._failed(error)
-            self._alone(claim)
+            self._alone(reservation)
             return None
         return refusal
 
-    def end(self, claim: Claim, charged: int | None) -> None:
+    def end(self, reservation: Reservation, charged: int | None) -> None:
         """See `Ledger.end`; what it cost is in its row."""
         if self._uncounted:
             with self._lock:
-                if self._uncounted[claim] > 0:
-                    self._uncounted[claim] -= 1
+                if self._uncounted[reservation] > 0:
+                    self._uncounted[reservation] -= 1
                     self._uncounted += Counter()
                     return
-        self._log.defer(partial(_add, self._id, claim.provider, claim.account, claim.scope, -1, -claim.tokens))
+        self._log.defer(
+            partial(
+                _add, self._id, reservation.provider, reservation.account, reservation.scope, -1, -reservation.tokens
+            )
+        )
 
-    def _alone(self, claim: Claim) -> None:
+    def _alone(self, reservation: Reservation) -> None:
         with self._lock:
-            self._uncounted[claim] += 1
+            self._uncounted[reservation] += 1
 
-    def _reserve(self, claim: Claim) -> Refusal | None:
+    def _reserve(self, reservation: Reservation) -> Refusal | None:
         if self._clock() < self._skip_until:
             raise sqlite3.OperationalError("it could not be asked a moment ago")
         with self._connection.use(PATIENCE) as connection:
             wall = self._wall()
-            found = file_admission.told(connection, claim, wall)
+            found = file_admission.told(connection, reservation, wall)
             if found is not None:
                 return found
-            if not file_admission.limited(claim):
-                self._alone(claim)
+            if not file_admission.limited(reservation):
+                self._alone(reservation)
                 return None
             with transaction(connection, PATIENCE):
                 row = connection.execute("SELECT shared FROM processes WHERE id = ?", (self._id,)).fetchone()
                 if row is None or row[0] == ALONE:
                     # The pool parts just now, or was joined for nothing: its end will not be told.
                     return None
-                refusal = file_admission.judge(connection, claim, wall)
+                refusal = file_admission.judge(connection, reservation, wall)
                 if refusal is None:
-                    _add(self._id, claim.provider, claim.account, claim.scope, 1, claim.tokens, connection)
+                    _add(
+                        self._id,
+                        reservation.provider,
+                        reservation.account,
+                        reservation.scope,
+                        1,
+                        reservation.tokens,
+                        connection,
+                    )
                 return refusal
 
     # Coming and going.
@@ -264,7 +276,7 @@ class FileLedger:
             if company:
                 self._publish(pool.join(self), pool.provider)
             else:
-                pool.part()
+                pool.leave()
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(self._tick):
@@ -303,7 +315,7 @@ class FileLedger:
                 return
             connection.execute("UPDATE processes SET shared = ? WHERE id = ?", (ALONE, self._id))
         for name, pool in self._pools.items():
-            pool.part(partial(self._used, name, pool))
+            pool.leave(partial(self._used, name, pool))
         self.shared = False
         self._uncounted.clear()
         self._log.defer(lambda connection: connection.execute("DELETE FROM in_flight WHERE process = ?", (self._id,)))

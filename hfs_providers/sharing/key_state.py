@@ -25,7 +25,7 @@ from hfs_providers.contract.records import Credential, Wrapper
 from hfs_providers.keys import snapshot
 from hfs_providers.keys.ledger import account_name, key_name
 from hfs_providers.keys.windows import Entry
-from hfs_providers.sharing.state_log import _bodies, _rests
+from hfs_providers.sharing.state_log import _bodies, _cooldowns
 from hfs_providers.usage.database import QUARTER
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def pool_state(
         said = {"id": credential.id, "fingerprint": credential.fingerprint, "dead": dead.get(key_name(credential))}
         about["keys"].append(said)
         account_of[key_name(credential)] = name
-    for name, rests in _bodies(connection, provider, "rest").items():
+    for name, cooldowns in _bodies(connection, provider, "rest").items():
         if name in accounts:
-            accounts[name]["cooling"] += _rests(rests)
+            accounts[name]["cooling"] += _cooldowns(cooldowns)
     _windows(connection, provider, wall, accounts, account_of)
     return {"version": snapshot.VERSION, "at": wall, "accounts": list(accounts.values())}
 
@@ -115,7 +115,7 @@ def _windows(
             accounts[account]["windows"].append({"models": [model], "kind": kind, "entries": found})
 
 
-def hydrate(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wall: float) -> None:
+def restore_key_state(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wall: float) -> None:
     """Put what the file knows into providers that begin.
 
     Args:
@@ -149,7 +149,7 @@ def _open_circuits(wrapper: Wrapper, circuits: Mapping[str, dict[str, Any]], wal
 
 
 def _retire_models(wrapper: Wrapper, retired: Mapping[str, dict[str, Any]]) -> None:
-    gone, successor = getattr(wrapper, "gone", None), getattr(wrapper, "successor", None)
+    gone, successor = getattr(wrapper, "retired_models", None), getattr(wrapper, "successor", None)
     if not isinstance(gone, dict) or not callable(successor):
         return
     for model, body in retired.items():

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from hfs_providers.contract.instants import DAY, next_midnight, zone_of
 from hfs_providers.contract.records import Event
-from hfs_providers.keys.ledger import Claim, Ledger, Refusal, account_name, key_name
+from hfs_providers.keys.ledger import Ledger, Refusal, Reservation, account_name, key_name
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing.history import Used, from_pool, from_store
 from hfs_providers.sharing.redis_connection import Call, Link
@@ -70,7 +70,7 @@ class Scope(NamedTuple):
         return [self._key(kind) for kind in ("used", "minute", "flying", "shares")]
 
 
-class Ask:
+class Reserve:
     """A claim that a caller waits for. Whoever takes the `ticket` says what became of it.
 
     Args:
@@ -78,12 +78,12 @@ class Ask:
         loop, wake: the event loop of a task that waits, and what wakes the task there; None for a thread.
     """
 
-    __slots__ = ("_loop", "_wake", "answer", "claim", "done", "ticket")
+    __slots__ = ("_loop", "_wake", "answer", "done", "reservation", "ticket")
 
     def __init__(
-        self, claim: Claim, loop: AbstractEventLoop | None = None, wake: Callable[[], object] | None = None
+        self, reservation: Reservation, loop: AbstractEventLoop | None = None, wake: Callable[[], object] | None = None
     ) -> None:
-        self.claim = claim
+        self.reservation = reservation
         self.done = threading.Event()
         self.ticket = threading.Lock()
         self.answer: Refusal | None = None
@@ -104,12 +104,12 @@ class Ask:
         return True
 
 
-class End(NamedTuple):
-    claim: Claim
+class Release(NamedTuple):
+    reservation: Reservation
     charged: int | None
 
 
-class Tell(NamedTuple):
+class Announce(NamedTuple):
     keys: tuple[str, str]
     """Provider and account."""
     field: str
@@ -120,7 +120,7 @@ class Tell(NamedTuple):
     """Milliseconds since it was learned; None where it is news."""
 
 
-Work: TypeAlias = "Ask | End | Tell | None"
+Work: TypeAlias = "Reserve | Release | Announce | None"
 
 
 class Counts:
@@ -140,7 +140,7 @@ class Counts:
         store: Store | None,
         wall: Callable[[], float],
         flush: Callable[[float], object] | None,
-        more: Callable[[End], object],
+        more: Callable[[Release], object],
     ) -> None:
         self._pools = pools
         self._store = store
@@ -174,7 +174,7 @@ class Counts:
         self._beats = 0
         self._beat_at = 0.0
 
-    def telling(self, event: Event) -> Tell | None:
+    def telling(self, event: Event) -> Announce | None:
         """What an event says of a key; None where it says nothing."""
         known = self._keys.get((event.provider, event.key_id or ""))
         if known is None:
@@ -183,11 +183,11 @@ class Counts:
         milliseconds = int(min(event.seconds or 0.0, DAY) * 1000)
         of = (event.provider, account)
         if event.kind == "key_dead":
-            return Tell(of, f"d:{name}", milliseconds, event.reason or "refused")
+            return Announce(of, f"d:{name}", milliseconds, event.reason or "refused")
         if event.kind == "key_cooling":
-            return Tell(of, f"c:{event.model or ''}", milliseconds, event.reason or "rate limited")
+            return Announce(of, f"c:{event.model or ''}", milliseconds, event.reason or "rate limited")
         if event.kind == "key_revived" and (event.provider, event.key_id) not in self._hearsay:
-            return Tell(of, f"d:{name}", None, "")
+            return Announce(of, f"d:{name}", None, "")
         return None
 
     # Joining, and counting anew.
@@ -274,23 +274,25 @@ class Counts:
 
     def _retell(self, link: Link) -> None:
         """Tell what this process knows of dead and resting keys, and revive those that others have revived since."""
-        tells: list[tuple[Tell, str, str]] = []
+        tells: list[tuple[Announce, str, str]] = []
         wall = self._wall()
         for provider, pool in self._pools.items():
             accounts: Any = pool.dump()["accounts"]
             for about in accounts:
                 first = about["keys"][0]["id"]
                 of = (provider, self._keys[provider, first][0])
-                for rest in about["cooling"]:
-                    left = int((rest["until"] - wall) * 1000)
-                    tells.append((Tell(of, f"c:{rest['model'] or ''}", left, rest["reason"], 0), provider, first))
+                for cooldown in about["cooling"]:
+                    left = int((cooldown["until"] - wall) * 1000)
+                    tells.append(
+                        (Announce(of, f"c:{cooldown['model'] or ''}", left, cooldown["reason"], 0), provider, first)
+                    )
                 for key in about["keys"]:
                     if "dead" in key:
                         dead = key["dead"]
                         left = int((dead["retry_at"] - wall) * 1000)
                         field = f"d:{self._keys[provider, key['id']][1]}"
                         age = max(0, int((wall - dead["since"]) * 1000))
-                        tells.append((Tell(of, field, left, dead["reason"], age), provider, key["id"]))
+                        tells.append((Announce(of, field, left, dead["reason"], age), provider, key["id"]))
         tells = [each for each in tells if (each[0].milliseconds or 0) > 0]
         answers = link.run([_telling(tell) for tell, *_ in tells])
         self._news = False
@@ -310,43 +312,43 @@ class Counts:
 
     def serve(self, link: Link, work: Sequence[Work]) -> None:
         """Say what has come up, in one round trip where nothing was lost; with nothing, that this process lives."""
-        ended: dict[Scope, list[End]] = {}
+        ended: dict[Scope, list[Release]] = {}
         for each in work:
-            if isinstance(each, End):
-                ended.setdefault(_scope(each.claim), []).append(each)
+            if isinstance(each, Release):
+                ended.setdefault(_scope(each.reservation), []).append(each)
         calls = [self._ending(scope, ends) for scope, ends in ended.items()]
-        tells = [each for each in work if isinstance(each, Tell)]
+        tells = [each for each in work if isinstance(each, Announce)]
         calls += [_telling(each) for each in tells]
         if any(each.milliseconds is None for each in tells):
             calls.append(Call("revived", [_GENERATION], []))
-        asks = [each for each in work if isinstance(each, Ask) and not each.ticket.locked()]
-        answers = link.run([*calls, *(self._asking(each.claim) for each in asks)])
+        asks = [each for each in work if isinstance(each, Reserve) and not each.ticket.locked()]
+        answers = link.run([*calls, *(self._asking(each.reservation) for each in asks)])
         lost = {scope for scope, answer in zip(ended, answers, strict=False) if answer == "new"}
         for scope in ended:
             if scope not in lost:
                 self._published[scope] = time.monotonic()
         unknown = self._answer(asks, answers[len(calls) :])
-        lost.update(_scope(ask.claim) for ask in unknown)
+        lost.update(_scope(ask.reservation) for ask in unknown)
         if lost:
             self._renew(link, lost)
             if self.settled_at <= self._wall():
-                unknown = self._answer(unknown, link.run([self._asking(ask.claim) for ask in unknown]))
+                unknown = self._answer(unknown, link.run([self._asking(ask.reservation) for ask in unknown]))
             for ask in unknown:
                 again = max(self.settled_at, self._wall() + SOON)
                 ask.settle(Refusal("limited", again, "what all have used is being counted anew", "key"))
         if not work or time.monotonic() >= self._beat_at:
             self._beat(link)
 
-    def _answer(self, asks: Sequence[Ask], answers: Sequence[Any]) -> list[Ask]:
+    def _answer(self, asks: Sequence[Reserve], answers: Sequence[Any]) -> list[Reserve]:
         """Pass the answers on; the claims of scopes that the server does not know."""
         unknown = []
         for ask, (word, _, *why) in zip(asks, answers, strict=True):
             if word == "new":
                 unknown.append(ask)
             elif word == "yes":
-                self._count(_scope(ask.claim), 1, ask.claim.tokens)
+                self._count(_scope(ask.reservation), 1, ask.reservation.tokens)
                 if not ask.settle(None):
-                    self._more(End(ask.claim, None))
+                    self._more(Release(ask.reservation, None))
             else:
                 until, reason, scope = why
                 reason = f"all who share it have used up its {reason}" if word == "limited" else reason
@@ -374,15 +376,15 @@ class Counts:
             held = self.in_flight.items()
             link.run([Call("beat", [scope.keys[2]], [self._holder, *counts]) for scope, counts in held])
 
-    def _ending(self, scope: Scope, ends: Sequence[End]) -> Call:
+    def _ending(self, scope: Scope, ends: Sequence[Release]) -> Call:
         args: list[str | int] = [*self._who()]
-        for claim, charged in ends:
-            self._count(scope, -1, -claim.tokens)
-            args += [claim.tokens, "" if charged is None else charged]
+        for reservation, charged in ends:
+            self._count(scope, -1, -reservation.tokens)
+            args += [reservation.tokens, "" if charged is None else charged]
         return Call("end", scope.keys, args)
 
-    def _asking(self, claim: Claim) -> Call:
-        limits = claim.limits
+    def _asking(self, reservation: Reservation) -> Call:
+        limits = reservation.limits
         most: list[int | None] = [None] * 6
         day: tuple[str | int, str | int] = ("", "")
         if limits is not None:
@@ -391,14 +393,18 @@ class Counts:
             if zone is not None:
                 ends = next_midnight(zone, self._wall() + self._offset)
                 day = (int(next_midnight(zone, ends - 1.5 * DAY) * 1000), int(ends * 1000))
-        name = claim.account if claim.fingerprint == "keyless" else claim.fingerprint
+        name = reservation.account if reservation.fingerprint == "keyless" else reservation.fingerprint
         said = ["" if each is None else max(0, each) for each in most]
-        keys = [told_key(claim.provider, claim.account), *_scope(claim).keys[:3]]
-        return Call("reserve", keys, [self._generation, self._holder, name, claim.model_id, claim.tokens, *said, *day])
+        keys = [told_key(reservation.provider, reservation.account), *_scope(reservation).keys[:3]]
+        return Call(
+            "reserve",
+            keys,
+            [self._generation, self._holder, name, reservation.model_id, reservation.tokens, *said, *day],
+        )
 
 
-def _scope(claim: Claim) -> Scope:
-    return Scope(claim.provider, claim.account, claim.scope)
+def _scope(reservation: Reservation) -> Scope:
+    return Scope(reservation.provider, reservation.account, reservation.scope)
 
 
 def _tag(provider: str, account: str) -> str:
@@ -411,7 +417,7 @@ def told_key(provider: str, account: str) -> str:
     return f"{_tag(provider, account)}:told"
 
 
-def _telling(tell: Tell) -> Call:
+def _telling(tell: Announce) -> Call:
     ms = tell.milliseconds
     if ms is not None and tell.field.startswith("d:"):
         ms -= _EARLY

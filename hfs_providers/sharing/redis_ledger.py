@@ -24,10 +24,10 @@ from typing import Literal
 
 from hfs_providers.contract import forks as _forking  # noqa: F401  the pools are made fit for a child before the ledgers
 from hfs_providers.contract.records import Event, Problem
-from hfs_providers.keys.ledger import Claim, Refusal
+from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing.redis_connection import PATIENCE, Link
-from hfs_providers.sharing.redis_counts import HEARTBEAT, SOON, Ask, Counts, End, Work
+from hfs_providers.sharing.redis_counts import HEARTBEAT, SOON, Counts, Release, Reserve, Work
 from hfs_providers.usage.database import Store
 
 STARTING = 1.0
@@ -109,7 +109,7 @@ class RedisLedger:
         self._launch(STARTING)
         self._looked.wait(self._unlooked())
 
-    def reserve(self, claim: Claim) -> Refusal | None:
+    def reserve(self, reservation: Reservation) -> Refusal | None:
         """See `Ledger.reserve`."""
         if not self._looked.is_set():
             self._launch(PATIENCE)  # in a child after `fork`
@@ -118,7 +118,7 @@ class RedisLedger:
             return None
         if self._counts.settled_at > self._wall():
             return self._settling()
-        ask = Ask(claim)
+        ask = Reserve(reservation)
         self._work.put(ask)
         try:
             ask.done.wait(PATIENCE)
@@ -127,7 +127,7 @@ class RedisLedger:
             raise
         return self._outcome(ask)
 
-    async def reserve_async(self, claim: Claim) -> Refusal | None:
+    async def reserve_async(self, reservation: Reservation) -> Refusal | None:
         """See `TaskLedger.reserve_async`."""
         import asyncio
 
@@ -141,7 +141,7 @@ class RedisLedger:
             return self._settling()
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
-        ask = Ask(claim, loop, woken.set)
+        ask = Reserve(reservation, loop, woken.set)
         timer = loop.call_later(PATIENCE, woken.set)
         self._work.put(ask)
         try:
@@ -156,7 +156,7 @@ class RedisLedger:
     def _settling(self) -> Refusal:
         return Refusal("limited", self._counts.settled_at, "what all have used is being counted anew", "key")
 
-    def _outcome(self, ask: Ask) -> Refusal | None:
+    def _outcome(self, ask: Reserve) -> Refusal | None:
         """The answer to one who has waited, or what holds where none came in time."""
         if ask.done.is_set():
             return ask.answer
@@ -168,18 +168,18 @@ class RedisLedger:
         self._away(TimeoutError())
         return None
 
-    def _withdraw(self, ask: Ask) -> None:
+    def _withdraw(self, ask: Reserve) -> None:
         """Whoever asked is interrupted: a claim that was granted is ended, one that is granted later as well."""
         if not ask.ticket.acquire(blocking=False):
             ask.done.wait()
             if ask.answer is None:
-                self.end(ask.claim, None)
+                self.end(ask.reservation, None)
 
-    def end(self, claim: Claim, charged: int | None) -> None:
+    def end(self, reservation: Reservation, charged: int | None) -> None:
         """See `Ledger.end`."""
         # A queue that may be put to from a finaliser, which may run in the midst of anything.
         if self._mode in ("here", "joining"):
-            self._work.put(End(claim, charged))
+            self._work.put(Release(reservation, charged))
 
     def observe(self, event: Event) -> None:
         """Tell the others of a key that cools, died or was revived.
@@ -283,7 +283,7 @@ class RedisLedger:
     def _dismiss(self, work: Iterable[Work]) -> None:
         """Nobody can be asked: who waits goes on alone."""
         for each in work:
-            if isinstance(each, Ask):
+            if isinstance(each, Reserve):
                 each.settle(None)
 
     def _away(self, error: BaseException) -> None:
@@ -305,7 +305,7 @@ class RedisLedger:
         if not self._parted:
             self._parted = True
             for pool in self._pools.values():
-                pool.part()
+                pool.leave()
 
     def _join(self, link: Link) -> None:
         link.open()

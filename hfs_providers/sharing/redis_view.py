@@ -103,22 +103,22 @@ def _told(
     about: dict[str, Any], credentials: Sequence[Credential], said: Mapping[str, str], offset: float, wall: float
 ) -> None:
     """What any host was told: `<until ms> <reason>` by `d:<key>` or `c:<model>`."""
-    rests = {}
+    cooldowns = {}
     for field, words in said.items():
         until, _, reason = words.partition(" ")
         with suppress(ValueError):
             at = int(until) / 1000 - offset
             if at > wall:
-                rests[field] = (at, reason)
+                cooldowns[field] = (at, reason)
     for credential in credentials:
         key: dict[str, Any] = {"id": credential.id, "fingerprint": credential.fingerprint}
-        dead = rests.get(f"d:{key_name(credential)}")
+        dead = cooldowns.get(f"d:{key_name(credential)}")
         if dead is not None:
             key["dead"] = {"reason": dead[1], "retry_at": dead[0], "probation": dead[0] - wall}
         about["keys"].append(key)
     about["cooling"] += [
         {"model": field[2:] or None, "until": at, "reason": reason}
-        for field, (at, reason) in rests.items()
+        for field, (at, reason) in cooldowns.items()
         if field.startswith("c:")
     ]
 
@@ -140,7 +140,7 @@ def _windows(model: str, answer: Sequence[Any], offset: float, wall: float) -> l
     def entries(kind: str, grain: int, place: float) -> list[Entry]:
         return [((number + place) * grain / 1000 - offset, r, t) for number, (r, t) in buckets[kind].items()]
 
-    # Stamped as `hydrate` does: with a bucket's end, and for a calendar day with its middle.
+    # Stamped as `restore_key_state` does: with a bucket's end, and for a calendar day with its middle.
     kinds = {
         "minute": recent,
         "hour": entries("h", HOUR_GRAIN, 1.0),

@@ -73,8 +73,8 @@ def apply(pool: KeyPool, found: Sequence[Change], wall: float, own: str = "") ->
             if of(credential) != change.name:
                 continue
             about: dict[str, object] = {"id": credential.id, "fingerprint": credential.fingerprint}
-            if change.kind == "rest" and (rests := _rests(body)):
-                accounts.append({"keys": [about], "cooling": rests})
+            if change.kind == "rest" and (cooldowns := _cooldowns(body)):
+                accounts.append({"keys": [about], "cooling": cooldowns})
             elif change.kind == "key" and not body.get("revived"):
                 accounts.append({"keys": [{**about, "dead": body}]})
             elif states[credential.id] == ("dead" if change.kind == "key" else "cooling"):
@@ -87,8 +87,8 @@ def apply(pool: KeyPool, found: Sequence[Change], wall: float, own: str = "") ->
         pool.load({"version": snapshot.VERSION, "at": wall, "accounts": accounts})
 
 
-def _rests(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"model": model or None, **rest} for model, rest in body.items() if isinstance(rest, dict)]
+def _cooldowns(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"model": model or None, **cooldown} for model, cooldown in body.items() if isinstance(cooldown, dict)]
 
 
 def _bodies(connection: sqlite3.Connection, provider: str, kind: str, since: float = 0.0) -> dict[str, dict[str, Any]]:
@@ -157,33 +157,33 @@ def _cooling(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
     credential = _credential(event, wrapper)
     if credential is None or event.seconds is None:
         return None
-    rest = {"until": wall + event.seconds, "reason": event.reason}
-    return partial(_add_rest, event.provider, account_name(credential), event.model or "", rest, wall, mark)
+    cooldown = {"until": wall + event.seconds, "reason": event.reason}
+    return partial(_add_cooldown, event.provider, account_name(credential), event.model or "", cooldown, wall, mark)
 
 
-def _add_rest(
+def _add_cooldown(
     provider: str,
     account: str,
     model: str,
-    rest: Mapping[str, object],
+    cooldown: Mapping[str, object],
     wall: float,
     mark: str,
     connection: sqlite3.Connection,
 ) -> None:
-    rests = _body(_get(connection, provider, "rest", account))
-    current = rests.get(model)
-    if isinstance(current, dict) and _until(current) >= _until(rest):
+    cooldowns = _body(_get(connection, provider, "rest", account))
+    current = cooldowns.get(model)
+    if isinstance(current, dict) and _until(current) >= _until(cooldown):
         return
-    rests = {name: each for name, each in rests.items() if isinstance(each, dict) and _until(each) > wall}
-    _put(connection, provider, "rest", account, {**rests, model: rest} | _by(mark), wall)
+    cooldowns = {name: each for name, each in cooldowns.items() if isinstance(each, dict) and _until(each) > wall}
+    _put(connection, provider, "rest", account, {**cooldowns, model: cooldown} | _by(mark), wall)
 
 
 def _by(mark: str) -> dict[str, object]:
     return {"by": mark} if mark else {}
 
 
-def _until(rest: Mapping[str, object]) -> float:
-    until = rest.get("until")
+def _until(cooldown: Mapping[str, object]) -> float:
+    until = cooldown.get("until")
     return until if isinstance(until, (int, float)) else 0.0
 
 
@@ -225,7 +225,7 @@ def _circuit(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
 
 
 def _gone(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
-    gone = getattr(wrapper, "gone", None)
+    gone = getattr(wrapper, "retired_models", None)
     model = event.model
     if model is None or not isinstance(gone, dict) or model not in gone:
         return None

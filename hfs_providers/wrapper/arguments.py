@@ -32,17 +32,17 @@ def class_arguments(
     Raises:
         TypeError: an argument that is given twice, or that has another name here.
     """
-    named = dict(model_params or {})
-    if "id" in given or "id" in named:
+    explicit = dict(model_params or {})
+    if "id" in given or "id" in explicit:
         raise TypeError("get_model takes the id of the model as model_id, not as id")
-    twice = sorted(given.keys() & named.keys())
+    twice = sorted(given.keys() & explicit.keys())
     if twice:
         raise TypeError(f"get_model got {', '.join(twice)} twice: as an argument and in model_params")
     if request_timeout is not None:
-        if "timeout" in named:
+        if "timeout" in explicit:
             raise TypeError("get_model got the SDK's timeout twice: as request_timeout and in model_params")
-        named["timeout"] = request_timeout
-    arguments = {**wrapper.plugin.model_params, **given, **named}
+        explicit["timeout"] = request_timeout
+    arguments = {**wrapper.plugin.model_params, **given, **explicit}
     if wrapper.config.base_url is not None and wrapper.clients.url_field is not None:
         arguments.setdefault(wrapper.clients.url_field, wrapper.config.base_url)
     return arguments

@@ -137,7 +137,7 @@ class _Rotating:
         model = kwargs.get(plan.model_param)
         options = plan.options
         if model is None and plan.completes and wrapper.config.default_model is None:
-            options = replace(options, named=False)
+            options = replace(options, explicit=False)
         return Call(wrapper, options, model or wrapper.default_model_id)
 
     def _client(self, credential: Credential) -> Any:
@@ -173,7 +173,7 @@ class RotatingClient(_Rotating):
             return Opening(self, args, kwargs)
         call = self._begin(kwargs)
         while True:
-            lease = call.grab() or call.acquire()
+            lease = call.acquire_nowait() or call.acquire()
             try:
                 target, given = self._target(lease, call, kwargs)
                 call.sending(lease)
@@ -213,7 +213,7 @@ class AsyncRotatingClient(_Rotating):
     async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = self._begin(kwargs)
         while True:
-            lease = call.grab() or await call.aacquire()
+            lease = call.acquire_nowait() or await call.aacquire()
             try:
                 target, given = self._target(lease, call, kwargs)
                 call.sending(lease)

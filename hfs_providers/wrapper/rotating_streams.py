@@ -175,7 +175,7 @@ class Opening:
     def __enter__(self) -> Any:
         call = self._client._begin(self._kwargs)
         while True:
-            lease = call.grab() or call.acquire()
+            lease = call.acquire_nowait() or call.acquire()
             try:
                 target, given = self._client._target(lease, call, self._kwargs)
                 self._manager = target(*self._args, **given)
@@ -212,7 +212,7 @@ class AsyncOpening:
     async def __aenter__(self) -> Any:
         call = self._client._begin(self._kwargs)
         while True:
-            lease = call.grab() or await call.aacquire()
+            lease = call.acquire_nowait() or await call.aacquire()
             try:
                 target, given = self._client._target(lease, call, self._kwargs)
                 self._manager = target(*self._args, **given)

@@ -68,10 +68,10 @@ class ProviderWrapper(KeycycleFace):
         )
         self.manager: PoolManager = PoolManager(self.pool)
         self.clients = family(provider.client)(provider, config)
-        self.gone: dict[str, str] = {}
+        self.retired_models: dict[str, str] = {}
         self._circuits: dict[str, Circuit] = {}
         self.sleep: Callable[[float], None] = time.sleep
-        self.asleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self.async_sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.learned: set[tuple[str, str]] = set()
         """Models and keys whose answers' headers have been read."""
         self._lock = threading.Lock()
@@ -103,7 +103,7 @@ class ProviderWrapper(KeycycleFace):
         self,
         model_id: str | None = None,
         *,
-        named: bool | None = None,
+        explicit: bool | None = None,
         estimated_tokens: int = 1000,
         wait: bool = True,
         timeout: float | None = 10.0,
@@ -134,9 +134,9 @@ class ProviderWrapper(KeycycleFace):
 
         chosen = model_id or agno_kwargs.pop("id", None)
         # A model that X_MODEL names is the user's choice as well.
-        named = chosen is not None or self.config.default_model is not None if named is None else named
+        explicit = chosen is not None or self.config.default_model is not None if explicit is None else explicit
         pinned = None if key_id is None else self._credential(key_id).id
-        options = CallOptions(estimated_tokens, wait, seconds(timeout), max_retries, named, pinned)
+        options = CallOptions(estimated_tokens, wait, seconds(timeout), max_retries, explicit, pinned)
         arguments = class_arguments(self, agno_kwargs, model_params, request_timeout)
         return build_model(self, chosen or self.default_model_id, options, arguments)
 
@@ -238,13 +238,13 @@ class ProviderWrapper(KeycycleFace):
         if self.config.default_model is not None:
             return self.config.default_model
         today = date.today()
-        ids = [m.id for m in self.plugin.models if not m.retired(today) and m.id not in self.gone]
+        ids = [m.id for m in self.plugin.models if not m.retired(today) and m.id not in self.retired_models]
         return ids[0] if ids else self.plugin.models[-1].id
 
     def serving(self, model_id: str) -> str:
         """What serves for a defaulted model id: itself, or its successor where the provider no longer has it."""
-        while model_id in self.gone:
-            model_id = self.gone[model_id]
+        while model_id in self.retired_models:
+            model_id = self.retired_models[model_id]
         return model_id
 
     def successor(self, model_id: str) -> str | None:
@@ -258,9 +258,9 @@ class ProviderWrapper(KeycycleFace):
         if successor is None:
             return None
         with self._lock:
-            if model_id in self.gone:
-                return self.gone[model_id]
-            self.gone[model_id] = successor
+            if model_id in self.retired_models:
+                return self.retired_models[model_id]
+            self.retired_models[model_id] = successor
         _log.warning("%s no longer serves %s; %s is used instead", self.provider, model_id, successor)
         self._emit("model_replaced", None, model_id, f"replaced by {successor}", None)
         return successor

@@ -31,7 +31,7 @@ class Shop:
         self.manager.observe(self.events.append)
         wrapper: Any = self.manager.wrappers["groq"]
         wrapper.sleep = lambda seconds: None
-        wrapper.asleep = lambda seconds: asyncio.sleep(0)
+        wrapper.async_sleep = lambda seconds: asyncio.sleep(0)
         self.model: Any = self.manager.get_model("groq", "m")
 
 
@@ -85,9 +85,9 @@ class TestCallIds:
         shop.events.clear()
         lease = pool.acquire("m", key_id="groq#3")
         lease.dead("refused")
-        key = pool._roster.keys["groq#3"]
+        key = pool._keyring.keys["groq#3"]
         key.retry_at = 0.0
-        pool._roster.wake(key.account)
+        pool._keyring.wake(key.account)
         ask(shop.manager.get_model("groq", "m", key_id="groq#3"))
         dead, finished, revived = shop.events
         assert (dead.kind, dead.call_id) == ("key_dead", None)

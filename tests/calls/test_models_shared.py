@@ -307,7 +307,7 @@ class TestEventLoops:
         # It keeps the contexts of cancelled timers and of open connections, and whatever is in these.
         kinds = (httpx.Response, httpx2.Response, aiohttp.ClientResponse, ModelCallError, KeysExhaustedError)
         server.script(provider, "*", [ServerError(), BadRequest()] * 4)
-        wrapper(manager, provider).asleep = lambda seconds: asyncio.sleep(0)
+        wrapper(manager, provider).async_sleep = lambda seconds: asyncio.sleep(0)
 
         async def crowd() -> int:
             # With a timer that goes off before the cancelled ones would, as any program has one, these stay.

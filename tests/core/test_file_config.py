@@ -9,7 +9,7 @@ from typing import Any
 import platformdirs
 import pytest
 
-from hfs_providers import Limits, Survey, survey
+from hfs_providers import Inventory, Limits, take_inventory
 from hfs_providers.core.config_file import FileConfig, load_file_config
 from hfs_providers.core.settings import Settings
 
@@ -37,12 +37,12 @@ def problem(**env: str) -> str:
 
 
 @pytest.fixture
-def acme(fake_provider: Make) -> Callable[..., Survey]:
+def acme(fake_provider: Make) -> Callable[..., Inventory]:
     """Surveys `acme`, whose plugin limits model `m` to 1 request a minute and `other` to 2."""
 
-    def run(**env: str) -> Survey:
+    def run(**env: str) -> Inventory:
         limits = {"m": Limits(rpm=1), "other": Limits(rpm=2)}
-        return survey({**ACME, **env}, plugins=[fake_provider("acme", limits=limits), fake_provider("beta")])
+        return take_inventory({**ACME, **env}, plugins=[fake_provider("acme", limits=limits), fake_provider("beta")])
 
     return run
 
@@ -142,7 +142,7 @@ class TestBadFile:
         Path("hfs-providers.toml").write_bytes(b'\xef\xbb\xbforder = ["groq"]\r\n')
         assert load().order == ("groq",)
 
-    def test_it_disturbs_nothing_else(self, acme: Callable[..., Survey]) -> None:
+    def test_it_disturbs_nothing_else(self, acme: Callable[..., Inventory]) -> None:
         write("order = = 1")
         found = acme()
         assert found.providers["acme"].usable
@@ -151,11 +151,11 @@ class TestBadFile:
     @pytest.mark.parametrize("name", ["grok", "nonsense"])
     def test_a_provider_that_is_not_installed_is_a_problem(self, name: str) -> None:
         write(f"[providers.{name}]\nmodel = 'm'")
-        assert any(f"'{name}'" in problem.message for problem in survey({}).problems)
+        assert any(f"'{name}'" in problem.message for problem in take_inventory({}).problems)
 
     def test_an_unknown_name_in_its_order_is_said_of_the_file(self) -> None:
         write('order = ["nonsense"]')
-        found = next(problem for problem in survey({}).problems if "'nonsense'" in problem.message)
+        found = next(problem for problem in take_inventory({}).problems if "'nonsense'" in problem.message)
         assert "hfs-providers.toml" in found.message
         assert "HFS_PROVIDER_ORDER" not in found.message
 
@@ -163,39 +163,39 @@ class TestBadFile:
 class TestWhatItSays:
     def test_the_order_of_providers(self) -> None:
         write('order = ["gemini", "groq"]')
-        assert [*survey({}).providers] == ["gemini", "groq", "cerebras", "openrouter"]
+        assert [*take_inventory({}).providers] == ["gemini", "groq", "cerebras", "openrouter"]
 
     def test_names_in_the_order_may_be_in_capitals(self) -> None:
         write('order = ["Gemini"]')
-        assert next(iter(survey({}).providers)) == "gemini"
+        assert next(iter(take_inventory({}).providers)) == "gemini"
 
     def test_tiers(self) -> None:
         write('[tiers]\nfast = ["groq/llama-3.1-8b-instant", "cerebras/llama3.1-8b"]')
         assert load().tiers == {"fast": ["groq/llama-3.1-8b-instant", "cerebras/llama3.1-8b"]}
 
-    def test_a_provider_s_default_model(self, acme: Callable[..., Survey]) -> None:
+    def test_a_provider_s_default_model(self, acme: Callable[..., Inventory]) -> None:
         write("[providers.acme]\nmodel = 'from-the-file'")
         assert acme().providers["acme"].config.default_model == "from-the-file"
 
-    def test_limits_of_a_model_beside_the_plugin_s_for_others(self, acme: Callable[..., Survey]) -> None:
+    def test_limits_of_a_model_beside_the_plugin_s_for_others(self, acme: Callable[..., Inventory]) -> None:
         write("[providers.acme.limits.m]\nrpm = 30\ntpd = 1_000_000\nday_zone = 'America/Los_Angeles'")
         limits = acme().providers["acme"].config.limits
         assert limits["m"] == Limits(rpm=30, tpd=1_000_000, day_zone="America/Los_Angeles")
         assert limits["other"] == Limits(rpm=2)
 
-    def test_its_patterns_come_before_the_plugin_s_models(self, acme: Callable[..., Survey]) -> None:
+    def test_its_patterns_come_before_the_plugin_s_models(self, acme: Callable[..., Inventory]) -> None:
         write('[providers.acme.limits."*"]\nrpm = 30')
         assert [*acme().providers["acme"].config.limits] == ["*", "m", "other"]
 
-    def test_limits_of_one_key(self, acme: Callable[..., Survey]) -> None:
+    def test_limits_of_one_key(self, acme: Callable[..., Inventory]) -> None:
         write('[providers.acme.keys.2."*"]\nrpm = 500\nshared = true')
         assert acme().providers["acme"].config.key_limits == {"acme#2": {"*": Limits(rpm=500, shared=True)}}
 
-    def test_a_provider_may_be_written_in_capitals(self, acme: Callable[..., Survey]) -> None:
+    def test_a_provider_may_be_written_in_capitals(self, acme: Callable[..., Inventory]) -> None:
         write("[providers.ACME]\nmodel = 'from-the-file'")
         assert acme().providers["acme"].config.default_model == "from-the-file"
 
-    def test_nothing_of_one_provider_touches_another(self, acme: Callable[..., Survey]) -> None:
+    def test_nothing_of_one_provider_touches_another(self, acme: Callable[..., Inventory]) -> None:
         write("[providers.acme]\nmodel = 'from-the-file'\n[providers.acme.limits.m]\nrpm = 30")
         config = acme().providers["beta"].config
         assert (config.default_model, dict(config.limits)) == (None, {})
@@ -204,21 +204,21 @@ class TestWhatItSays:
 class TestEnvironmentWins:
     def test_for_the_order(self) -> None:
         write('order = ["gemini"]')
-        assert next(iter(survey({"HFS_PROVIDER_ORDER": "groq"}).providers)) == "groq"
+        assert next(iter(take_inventory({"HFS_PROVIDER_ORDER": "groq"}).providers)) == "groq"
 
-    def test_for_the_model(self, acme: Callable[..., Survey]) -> None:
+    def test_for_the_model(self, acme: Callable[..., Inventory]) -> None:
         write("[providers.acme]\nmodel = 'from-the-file'")
         assert acme(ACME_MODEL="mine").providers["acme"].config.default_model == "mine"
 
-    def test_for_the_limits(self, acme: Callable[..., Survey]) -> None:
+    def test_for_the_limits(self, acme: Callable[..., Inventory]) -> None:
         write("[providers.acme.limits.m]\nrpm = 30")
         assert acme(ACME_LIMITS="rpm=9").providers["acme"].config.limits == {"*": Limits(rpm=9)}
 
-    def test_for_no_limits_at_all(self, acme: Callable[..., Survey]) -> None:
+    def test_for_no_limits_at_all(self, acme: Callable[..., Inventory]) -> None:
         write("[providers.acme.limits.m]\nrpm = 30")
         assert acme(ACME_LIMITS="none").providers["acme"].config.limits == {"*": Limits()}
 
-    def test_also_over_the_limits_of_one_key(self, acme: Callable[..., Survey]) -> None:
+    def test_also_over_the_limits_of_one_key(self, acme: Callable[..., Inventory]) -> None:
         write('[providers.acme.keys.1."*"]\nrpm = 30')
         assert acme(ACME_LIMITS="none").providers["acme"].config.key_limits == {}
 
@@ -239,6 +239,6 @@ class TestNoKey:
     )
     def test_is_read_from_it_nor_shown(self, fake_provider: Make, text: str, caplog: pytest.LogCaptureFixture) -> None:
         write(text)
-        found = survey({}, plugins=[fake_provider("acme")])
+        found = take_inventory({}, plugins=[fake_provider("acme")])
         assert found.providers["acme"].config.credentials == ()
         assert "mArKeD" not in f"{found.problems}{found.file}{caplog.text}"

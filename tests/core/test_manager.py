@@ -194,7 +194,7 @@ class TestBuilding:
     def test_nothing_shown_or_logged_has_a_key(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         with ProviderManager({**FOUR, "NUM_GROQ": "7", "GEMINI_API_KEY_2": FOUR["GEMINI_API_KEY_1"]}) as manager:
-            shown = [manager, manager.problems, manager.environment_status, manager.survey, manager.wrappers]
+            shown = [manager, manager.problems, manager.environment_status, manager.inventory, manager.wrappers]
             shown += [manager.get_status_summary(), [manager.health(name) for name in BUILT_IN]]
             text = f"{shown!r} {shown} {caplog.text}"
         assert "mArKeD" not in text
@@ -315,15 +315,15 @@ class TestGetModel:
         assert two.get_model("acme").id == "acme-large"
 
     def test_says_whether_the_caller_named_it(self, two: ProviderManager) -> None:
-        assert two.get_model("acme").options["named"] is False
-        assert two.get_model("acme", "acme-large").options["named"] is True
+        assert two.get_model("acme").options["explicit"] is False
+        assert two.get_model("acme", "acme-large").options["explicit"] is True
 
     def test_passes_its_options_on(self, two: ProviderManager) -> None:
         model: Any = two.get_model(
             "acme", estimated_tokens=7, wait=False, timeout=1.5, max_retries=2, request_timeout=9.0, temperature=0.5
         )
         assert model.options == {
-            "named": False,
+            "explicit": False,
             "estimated_tokens": 7,
             "wait": False,
             "timeout": 1.5,
@@ -471,7 +471,7 @@ class TestGetAnyModel:
     def test_waits_for_the_earliest_within_the_timeout(
         self, fake_provider: Make, fake_time: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for room in ("manager", "any_provider"):
+        for room in ("manager", "selection"):
             monkeypatch.setattr(f"hfs_providers.core.{room}.time", fake_time)
         with ProviderManager(ACME_AND_BETA, plugins=[fake_provider("acme"), fake_provider("beta")]) as manager:
             cool(manager, "acme", 8.0)
@@ -482,7 +482,7 @@ class TestGetAnyModel:
     def test_does_not_wait_beyond_the_timeout(
         self, fake_provider: Make, fake_time: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for room in ("manager", "any_provider"):
+        for room in ("manager", "selection"):
             monkeypatch.setattr(f"hfs_providers.core.{room}.time", fake_time)
         with ProviderManager(keys("acme"), plugins=[fake_provider("acme")]) as manager:
             cool(manager, "acme", 30.0)
@@ -493,7 +493,7 @@ class TestGetAnyModel:
     def test_does_not_wait_where_it_is_told_not_to(
         self, fake_provider: Make, fake_time: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for room in ("manager", "any_provider"):
+        for room in ("manager", "selection"):
             monkeypatch.setattr(f"hfs_providers.core.{room}.time", fake_time)
         with ProviderManager(keys("acme"), plugins=[fake_provider("acme")]) as manager:
             cool(manager, "acme", 1.0)

@@ -18,10 +18,10 @@ import platformdirs
 import pytest
 from agno.models.message import Message
 
-from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint, survey
+from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint, take_inventory
 from hfs_providers.core.sending import Sent
 from hfs_providers.core.settings import Settings
-from hfs_providers.core.storage_status import whereabouts
+from hfs_providers.core.storage_status import storage_status
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
 from hfs_providers.usage.location import Places
 from tests.sharing.redis_server import eventually
@@ -88,10 +88,10 @@ class TestPlaces:
             [problem] = manager.problems
         assert problem.message == f"{variable} has no scheme: usage is not forwarded to it"
         assert problem.remedy == f"Write {variable} as mysql://user:password@host:4000/database"
-        assert whereabouts({**env, "HFS_USAGE_DB": "off"}).problems == (problem,)
+        assert storage_status({**env, "HFS_USAGE_DB": "off"}).problems == (problem,)
 
     def test_looking_makes_nothing(self, path: Path) -> None:
-        found = whereabouts({"HFS_USAGE_DB": str(path)})
+        found = storage_status({"HFS_USAGE_DB": str(path)})
         assert (found.path, found.size, found.targets, found.sharing) == (path, None, (), "file")
         assert not path.exists()
 
@@ -105,7 +105,7 @@ class TestRelativePaths:
             monkeypatch.chdir("elsewhere")
             manager.record(ROW)
             manager.persistence.flush()
-            assert manager.survey.usage().path == tmp_path / "mine" / "usage.db"
+            assert manager.inventory.usage().path == tmp_path / "mine" / "usage.db"
         assert ask(tmp_path / "mine" / "usage.db", "SELECT count(*) FROM usage") == [(1,)]
         assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -147,7 +147,7 @@ class TestNowhere:
         with ProviderManager({}, plugins=[]) as manager:
             manager.record(ROW)
             [problem] = manager.problems
-            assert manager.survey.usage().problems == (problem,)
+            assert manager.inventory.usage().problems == (problem,)
         assert problem.message == "usage is not kept: there is no home directory for its file"
         assert problem.remedy == "Set HFS_USAGE_DB to an absolute path, or to off"
         assert not list(tmp_path.iterdir())
@@ -165,7 +165,7 @@ class TestNowhere:
         assert "HFS_USAGE_DB" in problem.message
 
     def test_a_name_that_is_too_long_is_looked_up(self) -> None:
-        assert "too long" in whereabouts({"HFS_USAGE_DB": "/" + "u" * 300}).problems[0].message
+        assert "too long" in storage_status({"HFS_USAGE_DB": "/" + "u" * 300}).problems[0].message
 
 
 class TestCalls:
@@ -271,7 +271,7 @@ class TestFileThatComesLate:
         env = {"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(path)}
         with ProviderManager(env, plugins=[fake_provider("acme")]) as first:
             self.mount(path)
-            eventually(lambda: whereabouts(env).processes)
+            eventually(lambda: storage_status(env).processes)
             with ProviderManager(env, plugins=[fake_provider("acme")]) as second:
                 lease = first.wrappers["acme"].pool.acquire("m")
                 second.wrappers["acme"].pool.acquire("m").release()
@@ -352,7 +352,7 @@ class TestForwarding:
         monkeypatch.setattr("hfs_providers.usage.forwarding.forwarder.Forwarder.wake", lambda self: None)
         with ProviderManager({"HFS_USAGE_DB": str(path), variable: url}, plugins=[]) as manager:
             assert manager.get_status_summary().splitlines()[-1] == f"  TiDB persistence: {said}"
-            assert manager.survey.usage().summary == f"TiDB persistence: {said}"
+            assert manager.inventory.usage().summary == f"TiDB persistence: {said}"
 
     def test_it_is_told_of_rows(self, forwarders: list[FakeForwarder], path: Path) -> None:
         env = {"HFS_USAGE_DB": str(path), "TIDB_DB_URL": "mysql://db.example/usage"}
@@ -381,7 +381,7 @@ def test_rows_that_were_not_sent_can_be_sent(path: Path, tmp_path: Path) -> None
     with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
         manager.record(ROW)
         manager.record(ROW)
-    found = survey({"HFS_USAGE_DB": str(path), "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/all.db"}, plugins=[])
+    found = take_inventory({"HFS_USAGE_DB": str(path), "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/all.db"}, plugins=[])
     name = f"sqlite:///{tmp_path}/all.db"
     assert found.send_usage() == [Sent(name, 2, 0)]
     assert ask(tmp_path / "all.db", "SELECT count(*) FROM hfs_usage") == [(2,)]
@@ -392,7 +392,7 @@ def test_why_they_cannot_be_sent_is_said(path: Path, tmp_path: Path) -> None:
     with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
         manager.record(ROW)
     env = {"HFS_USAGE_DB": str(path), "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/no/such/directory.db"}
-    [sent] = survey(env, plugins=[]).send_usage(5.0)
+    [sent] = take_inventory(env, plugins=[]).send_usage(5.0)
     assert (sent.rows, sent.left) == (0, 1)
     assert "usage does not reach sqlite:" in str(sent.error)
 
@@ -403,11 +403,11 @@ def test_two_managers_of_one_process_share_what_a_key_may_do(fake_provider: Make
         ProviderManager(env, plugins=[fake_provider("acme")]) as first,
         ProviderManager(env, plugins=[fake_provider("acme")]) as second,
     ):
-        assert whereabouts(env).processes == 2
+        assert storage_status(env).processes == 2
         lease = first.wrappers["acme"].pool.acquire("m")
         second.wrappers["acme"].pool.acquire("m").release()
         lease.release()
-    assert whereabouts(env).processes == 0
+    assert storage_status(env).processes == 0
 
 
 def test_a_wrapper_without_a_pool_is_left_out(fake_provider: Make, path: Path) -> None:
@@ -422,6 +422,6 @@ def test_a_wrapper_without_a_pool_is_left_out(fake_provider: Make, path: Path) -
 
 def test_a_database_is_named_before_there_is_a_file(tmp_path: Path) -> None:
     env = {"HFS_USAGE_DB": str(tmp_path / "usage.db"), "TIDB_DB_URL": "mysql://me:secret@db.example/usage"}
-    found = whereabouts(env)
+    found = storage_status(env)
     assert [(each.name, each.behind) for each in found.targets] == [("mysql://me@db.example/usage", 0)]
     assert found.problems == ()

@@ -28,7 +28,7 @@ from hfs_providers import (
 from hfs_providers.contract import records
 from hfs_providers.core import hookspecs, registry
 from hfs_providers.core.deadline import bounded, within_deadline
-from hfs_providers.core.inventory import Survey, survey
+from hfs_providers.core.inventory import Inventory, take_inventory
 from hfs_providers.core.registry import Registry
 
 Install = Callable[[str, Mapping[str, str], Mapping[str, str]], None]
@@ -42,13 +42,13 @@ plugin = KeyedProvider(name={name!r}, model_class="nowhere:Nothing", models=(Mod
 
 
 @pytest.fixture
-def beside_a_good_one(install: Install) -> Callable[[str], Survey]:
+def beside_a_good_one(install: Install) -> Callable[[str], Inventory]:
     """Installs the source of a plugin `bad` beside a good one, `good`, and surveys both."""
 
-    def run(source: str) -> Survey:
+    def run(source: str) -> Inventory:
         install("bad-llm", {"bad": "bad_plugin_of_test"}, {"bad_plugin_of_test": source})
         install("good-llm", {"good": "good_plugin_of_test:plugin"}, {"good_plugin_of_test": GOOD.format(name="good")})
-        return survey({"NUM_GOOD": "1", "GOOD_API_KEY_1": "a-key-of-good"})
+        return take_inventory({"NUM_GOOD": "1", "GOOD_API_KEY_1": "a-key-of-good"})
 
     return run
 
@@ -148,7 +148,7 @@ BAD_MODULES = {
 class TestBadPlugin:
     @pytest.mark.parametrize(("source", "words"), BAD_MODULES.values(), ids=BAD_MODULES)
     def test_is_a_problem_that_names_it_and_its_distribution(
-        self, beside_a_good_one: Callable[[str], Survey], source: str, words: str
+        self, beside_a_good_one: Callable[[str], Inventory], source: str, words: str
     ) -> None:
         found = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
         assert len(found) == 1
@@ -157,7 +157,7 @@ class TestBadPlugin:
         assert words in found[0].message + str(found[0].remedy)
 
     @pytest.mark.parametrize(("source", "words"), BAD_MODULES.values(), ids=BAD_MODULES)
-    def test_disturbs_nobody(self, beside_a_good_one: Callable[[str], Survey], source: str, words: str) -> None:
+    def test_disturbs_nobody(self, beside_a_good_one: Callable[[str], Inventory], source: str, words: str) -> None:
         found = beside_a_good_one(source)
         assert [*found.providers] == [*BUILT_IN, "good"]
         assert found.providers["good"].config.configured
@@ -212,7 +212,7 @@ class TestHangingImport:
         gate.set()
 
     def test_is_named_and_the_others_work(self, gate: threading.Event) -> None:
-        found = survey({"NUM_GROQ": "1", "GROQ_API_KEY_1": "a-key-of-groq"})
+        found = take_inventory({"NUM_GROQ": "1", "GROQ_API_KEY_1": "a-key-of-groq"})
         assert [*found.providers] == BUILT_IN
         (problem,) = [problem for problem in found.problems if "'bad' (from bad-llm)" in problem.message]
         assert problem.level == "error"
@@ -252,20 +252,20 @@ NEWER = ("hfs_contract = 1", "hfs_contract = 2\nhfs_contract_min = 1")
 class TestPluginOfANewerContract:
     """One that was written for contract 2, with this library, which speaks 1."""
 
-    def test_is_refused_with_who_upgrades_what(self, beside_a_good_one: Callable[[str], Survey]) -> None:
+    def test_is_refused_with_who_upgrades_what(self, beside_a_good_one: Callable[[str], Inventory]) -> None:
         found = beside_a_good_one(hooks().replace("hfs_contract = 1", "hfs_contract = 2"))
         (problem,) = [problem for problem in found.problems if "'bad'" in problem.message]
         assert "written for contract 2" in problem.message
         assert problem.remedy == "pip install -U hfs-providers, or set HFS_DISABLED_PLUGINS=bad"
 
-    def test_works_if_it_says_that_it_works_with_ours(self, beside_a_good_one: Callable[[str], Survey]) -> None:
+    def test_works_if_it_says_that_it_works_with_ours(self, beside_a_good_one: Callable[[str], Inventory]) -> None:
         found = beside_a_good_one(hooks().replace(*NEWER))
         assert "bad" in found.providers
         assert not [problem for problem in found.problems if "'bad'" in problem.message]
         assert found.registry.plugins["bad"].contract == 2
 
     def test_goes_without_its_hooks_that_we_do_not_know_and_it_is_said(
-        self, beside_a_good_one: Callable[[str], Survey]
+        self, beside_a_good_one: Callable[[str], Inventory]
     ) -> None:
         found = beside_a_good_one(hooks().replace(*NEWER) + "\n@hookimpl\ndef forecast(config): raise SystemError")
         assert "bad" in found.providers
@@ -274,13 +274,15 @@ class TestPluginOfANewerContract:
         assert (note.level, note.remedy) == ("info", "pip install -U hfs-providers")
         assert "works, without its forecast" in note.message
 
-    def test_may_have_an_argument_of_its_own_with_a_default(self, beside_a_good_one: Callable[[str], Survey]) -> None:
+    def test_may_have_an_argument_of_its_own_with_a_default(
+        self, beside_a_good_one: Callable[[str], Inventory]
+    ) -> None:
         source = hooks(configure_env="return ProviderConfig('bad', configured=profile == 'plain')").replace(*NEWER)
         found = beside_a_good_one(source.replace("configure_env(env)", "configure_env(env, profile='plain')"))
         assert found.providers["bad"].config.configured
 
     def test_that_needs_an_argument_of_its_contract_is_told_who_upgrades_what(
-        self, beside_a_good_one: Callable[[str], Survey]
+        self, beside_a_good_one: Callable[[str], Inventory]
     ) -> None:
         source = hooks().replace(*NEWER).replace("configure_env(env)", "configure_env(env, profile)")
         (problem,) = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
@@ -289,7 +291,7 @@ class TestPluginOfANewerContract:
         assert str(problem.remedy).startswith("pip install -U hfs-providers, or")
 
     def test_that_gives_a_field_of_its_contract_is_told_who_upgrades_what(
-        self, beside_a_good_one: Callable[[str], Survey]
+        self, beside_a_good_one: Callable[[str], Inventory]
     ) -> None:
         source = hooks(configure_env="return ProviderConfig('bad', regions=('eu',))").replace(*NEWER)
         (problem,) = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
@@ -305,18 +307,18 @@ class TestPluginOfANewerContract:
         ],
     )
     def test_that_imports_what_we_have_not_is_told_so(
-        self, beside_a_good_one: Callable[[str], Survey], source: str
+        self, beside_a_good_one: Callable[[str], Inventory], source: str
     ) -> None:
         (problem,) = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
         assert str(problem.remedy).startswith("pip install -U hfs-providers bad-llm, or")
 
-    def test_may_begin_above_ours(self, beside_a_good_one: Callable[[str], Survey]) -> None:
+    def test_may_begin_above_ours(self, beside_a_good_one: Callable[[str], Inventory]) -> None:
         source = hooks().replace("hfs_contract = 1", "hfs_contract = 3\nhfs_contract_min = 2")
         (problem,) = [problem for problem in beside_a_good_one(source).problems if "'bad'" in problem.message]
         assert "contract 3 and needs contract 2, newer than the 1" in problem.message
 
     @pytest.mark.parametrize("said", ["True", "1.0", "None\nhfs_contract_min = 1", "1\nhfs_contract_min = 2"])
-    def test_nonsense_about_it_is_refused(self, beside_a_good_one: Callable[[str], Survey], said: str) -> None:
+    def test_nonsense_about_it_is_refused(self, beside_a_good_one: Callable[[str], Inventory], said: str) -> None:
         found = beside_a_good_one(hooks().replace("hfs_contract = 1", f"hfs_contract = {said}"))
         (problem,) = [problem for problem in found.problems if "'bad'" in problem.message]
         assert "hfs_contract" in problem.message
@@ -338,7 +340,7 @@ class TestPluginOfAnOlderContract:
         monkeypatch.setattr(records, "CONTRACT_VERSION", 2)
 
     def test_works_without_the_hooks_and_arguments_that_it_does_not_know(
-        self, beside_a_good_one: Callable[[str], Survey]
+        self, beside_a_good_one: Callable[[str], Inventory]
     ) -> None:
         found = beside_a_good_one(hooks())
         assert "bad" in found.providers
@@ -349,7 +351,7 @@ class TestPluginOfAnOlderContract:
         assert answer == ProviderHealth("bad", True)
 
     def test_that_breaks_the_contract_is_told_who_upgrades_what(
-        self, beside_a_good_one: Callable[[str], Survey]
+        self, beside_a_good_one: Callable[[str], Inventory]
     ) -> None:
         found = beside_a_good_one(hooks(configure_env="return None"))
         (problem,) = [problem for problem in found.problems if "'bad'" in problem.message]
@@ -357,7 +359,7 @@ class TestPluginOfAnOlderContract:
         assert problem.remedy == "pip install -U bad-llm, or set HFS_DISABLED_PLUGINS=bad"
 
     def test_that_is_too_old_is_refused_with_who_upgrades_what(
-        self, beside_a_good_one: Callable[[str], Survey], monkeypatch: pytest.MonkeyPatch
+        self, beside_a_good_one: Callable[[str], Inventory], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(records, "CONTRACT_OLDEST", 2)
         (problem,) = [p for p in beside_a_good_one(hooks()).problems if "'bad'" in p.message]
@@ -430,7 +432,7 @@ class TestConflict:
         ],
     )
     def test_the_user_picks_one(self, disabled: str, kept: str) -> None:
-        found = survey({"HFS_DISABLED_PLUGINS": disabled})
+        found = take_inventory({"HFS_DISABLED_PLUGINS": disabled})
         assert found.providers["acme"].models == (ModelDefault(kept),)
         assert not [problem for problem in found.problems if "acme" in problem.message and problem.level == "error"]
 
@@ -449,23 +451,23 @@ class TestConflict:
 
     def test_nobody_is_told_to_uninstall_this_library(self, install: Install) -> None:
         install("imposter", {"groq": "imposter_of_test:plugin"}, {"imposter_of_test": GOOD.format(name="groq")})
-        assert "pip uninstall hfs-providers" not in [problem.remedy for problem in survey({}).problems]
+        assert "pip uninstall hfs-providers" not in [problem.remedy for problem in take_inventory({}).problems]
 
 
 class TestDisabled:
     def test_a_disabled_plugin_is_never_imported(self, install: Install) -> None:
         source = "raise AssertionError('imported')"
         install("bad-llm", {"bad": "disabled_of_test"}, {"disabled_of_test": source})
-        found = survey({"HFS_DISABLED_PLUGINS": "bad"})
+        found = take_inventory({"HFS_DISABLED_PLUGINS": "bad"})
         assert "disabled_of_test" not in sys.modules
         assert not [problem for problem in found.problems if "bad" in problem.message]
 
     @pytest.mark.parametrize("text", ["groq,gemini", "groq gemini", " GROQ , gemini,"])
     def test_several_may_be_named(self, text: str) -> None:
-        assert [*survey({"HFS_DISABLED_PLUGINS": text}).providers] == ["cerebras", "openrouter"]
+        assert [*take_inventory({"HFS_DISABLED_PLUGINS": text}).providers] == ["cerebras", "openrouter"]
 
     def test_they_are_known_as_disabled(self) -> None:
-        assert survey({"HFS_DISABLED_PLUGINS": "groq"}).registry.disabled == ["groq"]
+        assert take_inventory({"HFS_DISABLED_PLUGINS": "groq"}).registry.disabled == ["groq"]
 
     def test_nor_does_the_list_of_providers_import_it(self, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         import hfs_providers
@@ -606,7 +608,7 @@ class TestSlowHook:
     def test_several_are_abandoned_together(self, fake_provider: Make, gate: threading.Event) -> None:
         slow = [fake_provider(f"slow-{n}", configure_env=lambda *_: gate.wait(30)) for n in range(20)]
         started = time.monotonic()
-        found = survey(ENV, plugins=[*slow, fake_provider("acme")])
+        found = take_inventory(ENV, plugins=[*slow, fake_provider("acme")])
         assert time.monotonic() - started < 3
         assert [*found.providers] == ["acme"]
 
@@ -618,7 +620,7 @@ class TestSlowHook:
             gave.set()
             return ProviderConfig("bad", configured=True)
 
-        found = survey(ENV, plugins=[fake_provider("bad", configure_env=late)])
+        found = take_inventory(ENV, plugins=[fake_provider("bad", configure_env=late)])
         gate.set()
         assert gave.wait(30)
         assert [*found.providers] == []
@@ -682,7 +684,7 @@ class TestHookWrapper:
         assert sorted(name for seen, name in wrapping.seen if seen == hook) == ["acme", "bad"]
 
     def test_may_change_what_a_hook_gives(self, fake_provider: Make) -> None:
-        found = survey(ENV, plugins=[fake_provider("acme"), Wrapping()])
+        found = take_inventory(ENV, plugins=[fake_provider("acme"), Wrapping()])
         assert found.providers["acme"].models[-1] == ModelDefault("from-the-wrapper")
 
     def test_is_no_provider_itself(self, fake_provider: Make) -> None:
@@ -732,7 +734,7 @@ class TestHookWrapper:
             for _ in range(3):
                 assert manager.is_provider_healthy("acme")
                 assert manager.is_provider_healthy("bad")
-            problems = [str(problem) for problem in manager.survey.registry.problems]
+            problems = [str(problem) for problem in manager.inventory.registry.problems]
         assert sorted(problem.partition("for ")[2] for problem in problems) == [
             "acme (RuntimeError) and was left out",
             "bad (RuntimeError) and was left out",
@@ -760,7 +762,7 @@ class TestHookWrapper:
                 before = len(calls)
                 assert manager.is_provider_healthy("acme")
                 assert len(calls) == before > 0
-                (problem,) = manager.survey.registry.problems
+                (problem,) = manager.inventory.registry.problems
         finally:
             gate.set()
         assert "'hanging'" in str(problem)
@@ -796,7 +798,7 @@ class TestOwnHooksOnly:
             seen.update(env)
             return ProviderConfig("bad")
 
-        survey({**ENV, "TIDB_DB_URL": "mysql://u:p@h"}, plugins=[fake_provider("bad", configure_env=peek)])
+        take_inventory({**ENV, "TIDB_DB_URL": "mysql://u:p@h"}, plugins=[fake_provider("bad", configure_env=peek)])
         assert seen == {"NUM_BAD": "1", "BAD_API_KEY_1": "a-key-of-bad"}
 
 

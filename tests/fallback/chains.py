@@ -34,17 +34,17 @@ class House:
         self.manager.observe(self.events.append)
         for wrapper in self.manager.wrappers.values():
             wrapper.sleep = self._sleep  # type: ignore[attr-defined]
-            wrapper.asleep = self._asleep  # type: ignore[attr-defined]
+            wrapper.async_sleep = self._async_sleep  # type: ignore[attr-defined]
 
     def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    async def _asleep(self, seconds: float) -> None:
+    async def _async_sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
 
     def chain(self, *entries: Any, **options: Any) -> Any:
         """A chain of this house, waits counted."""
-        return self.manager.get_chain(*entries, sleep=self._sleep, asleep=self._asleep, **options)
+        return self.manager.get_chain(*entries, sleep=self._sleep, async_sleep=self._async_sleep, **options)
 
     def script(self, provider: str, *steps: Step, then: Step | None = None) -> None:
         """What a provider answers to its only key."""

@@ -246,7 +246,7 @@ class TestACircuit:
         circuit.leave()
         assert circuit.enter()
         circuit.succeed()
-        assert circuit.rest() == 0
+        assert circuit.cooldown() == 0
 
     def test_grows_to_four_hours_or_to_what_the_provider_says(self) -> None:
         now = [0.0]
@@ -263,7 +263,7 @@ class TestACircuit:
         fresh = Circuit(lambda: now[0])
         for _ in range(3):
             fresh.fail(reset=600.0)
-        assert fresh.rest() == 600.0
+        assert fresh.cooldown() == 600.0
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])

@@ -50,9 +50,9 @@ class WatchedPool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    def grab(self, model_id: str, *args: Any, **kwargs: Any) -> WatchedLease | None:
+    def acquire_nowait(self, model_id: str, *args: Any, **kwargs: Any) -> WatchedLease | None:
         began = time.monotonic()
-        lease = self._pool.grab(model_id, *args, **kwargs)
+        lease = self._pool.acquire_nowait(model_id, *args, **kwargs)
         return self.hand_out(lease, model_id, began) if lease is not None else None
 
     def acquire(self, model_id: str, *args: Any, **kwargs: Any) -> WatchedLease:

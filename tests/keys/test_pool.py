@@ -95,7 +95,7 @@ def naps(pool: KeyPool) -> list[float]:
 
 def spread(seconds: float, key_id: str = "p#1") -> float:
     """What is left of a probation after the key's own share of the spread."""
-    return make(int(key_id[2:]))._roster.keys[key_id].spread(seconds)
+    return make(int(key_id[2:]))._keyring.keys[key_id].spread(seconds)
 
 
 def free_in(pool: KeyPool, **wish: Any) -> float | None:
@@ -248,7 +248,7 @@ class TestWindows:
         for _ in range(30_000):
             pool.acquire("m", 1, 0).commit(1)
             passes(pool, 1.0)
-        meter = pool._roster.accounts[0].meters["m"]
+        meter = pool._keyring.accounts[0].meters["m"]
         sizes = {kind: len(window.entries()) for kind, window in meter.windows.items()}
         assert sizes["minute"] <= 100
         assert sizes["hour"] <= 61
@@ -259,7 +259,7 @@ class TestWindows:
         for _ in range(1000):
             pool.acquire("m", 0, 0).commit(0)
             passes(pool, 0.01)
-        assert not pool._roster.accounts[0].meters["m"].windows["minute"].entries()
+        assert not pool._keyring.accounts[0].meters["m"].windows["minute"].entries()
 
     def test_a_smaller_request_is_not_held_up_by_a_larger_one_that_found_no_room(self) -> None:
         pool = make(2, Limits(tpm=1000))
@@ -715,7 +715,10 @@ class TestSuspension:
         pool = make()
         pool.acquire("m").rate_limited(80_000)
         # Whatever ends the nap before the monotonic clock does.
-        pool._waits.during = lambda: (self.sleep(pool, 25 * 3600), pool._desk.lines["m"].most_pressed().signal.ring())  # type: ignore[attr-defined, union-attr]
+        pool._waits.during = lambda: (
+            self.sleep(pool, 25 * 3600),
+            pool._dispatcher.wait_queues["m"].most_pressed().signal.ring(),
+        )  # type: ignore[attr-defined, union-attr]
         pool.acquire("m", timeout=90_000).release()
         assert pool._clock() == 1024.0
 

@@ -40,7 +40,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def waiting(pool: KeyPool, model_id: str = "m") -> int:
-    line = pool._desk.lines.get(model_id)
+    line = pool._dispatcher.wait_queues.get(model_id)
     return len(line) if line is not None else 0
 
 
@@ -89,7 +89,7 @@ def test_a_nap_is_cut_short_now_and_then_to_look_at_the_wall_clock(monkeypatch: 
     pool = KeyPool("p", credentials, wall=lambda: time.monotonic() + slept)
     pool.acquire("m").rate_limited(3600)
     threads = start(lambda: pool.acquire("m", timeout=7200).release())
-    until(lambda: bool(pool._desk.lines))
+    until(lambda: bool(pool._dispatcher.wait_queues))
     slept = 3600.0
     join(threads)
 
@@ -281,7 +281,7 @@ def test_a_lease_ends_once_whoever_ends_it() -> None:
         join(start(end, end, end, end))
     counts = pool.counts("m")
     assert (counts.in_flight, counts.reserved_tokens) == (0, 0)
-    assert pool._roster.accounts[0].meters["m"].windows["minute"].requests == 20
+    assert pool._keyring.accounts[0].meters["m"].windows["minute"].requests == 20
 
 
 def test_a_dropped_lease_wakes_a_waiter() -> None:

@@ -179,9 +179,9 @@ class Naive:
             until = now + (DEFAULT_COOLDOWN if wait is None else wait)
             self.cooling[scope] = max(until, self.cooling.get(scope, 0.0))
         if outcome == "dead":
-            self.bury(key, CREDIT_PROBATION if wide else PROBATION, now, probed=probed)
+            self.mark_dead(key, CREDIT_PROBATION if wide else PROBATION, now, probed=probed)
 
-    def bury(self, key: NaiveKey, base: float, now: float, *, probed: bool) -> None:
+    def mark_dead(self, key: NaiveKey, base: float, now: float, *, probed: bool) -> None:
         earlier = key.retry_at if key.dead is not None else now
         if probed:
             base = max(base, 2 * key.probation)
@@ -201,7 +201,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.naive = Naive(
             limits,
             {id_: NaiveKey(id_, accounts[n] if accounts else id_, n - 4) for n, id_ in enumerate(IDS)},
-            lambda id_, seconds: self.pool._roster.keys[id_].spread(seconds),
+            lambda id_, seconds: self.pool._keyring.keys[id_].spread(seconds),
         )
 
     @rule(model=models, estimate=tokens, exclude=excludes, pin=st.one_of(st.none(), st.sampled_from(IDS)))
@@ -281,7 +281,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(id_=st.sampled_from(IDS))
     def retire(self, id_: str) -> None:
-        self.naive.bury(self.naive.keys[id_], PROBATION, self.clock.now, probed=False)
+        self.naive.mark_dead(self.naive.keys[id_], PROBATION, self.clock.now, probed=False)
         self.pool.retire(id_, "out")
 
     @rule()
@@ -495,7 +495,7 @@ class WaitingMachine(RuleBasedStateMachine):
         for lease in self.open:
             lease.release()
         assert self.pool.counts("a").in_flight == 0
-        assert not self.pool._desk.lines
+        assert not self.pool._dispatcher.wait_queues
         self.loop.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.contract.secret import Secret
-from hfs_providers.keys.ledger import Claim, Refusal
+from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 
 NOW = 1_000_000.0
@@ -22,20 +22,20 @@ class Book:
     """A ledger that says yes until told otherwise, and notes what it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[Claim] = []
-        self.ended: list[tuple[Claim, int | None]] = []
-        self.rule: Callable[[Claim], Refusal | None] = lambda claim: None
+        self.asked: list[Reservation] = []
+        self.ended: list[tuple[Reservation, int | None]] = []
+        self.rule: Callable[[Reservation], Refusal | None] = lambda reservation: None
 
-    def reserve(self, claim: Claim) -> Refusal | None:
-        self.asked.append(claim)
-        return self.rule(claim)
+    def reserve(self, reservation: Reservation) -> Refusal | None:
+        self.asked.append(reservation)
+        return self.rule(reservation)
 
-    def end(self, claim: Claim, charged: int | None) -> None:
-        self.ended.append((claim, charged))
+    def end(self, reservation: Reservation, charged: int | None) -> None:
+        self.ended.append((reservation, charged))
 
     def refuse(self, *fingerprints: str, **fields: object) -> None:
         refusal = Refusal(**{"state": "limited", "until": NOW + 30, "reason": "used elsewhere", **fields})  # type: ignore[arg-type]
-        self.rule = lambda claim: refusal if claim.fingerprint in fingerprints else None
+        self.rule = lambda reservation: refusal if reservation.fingerprint in fingerprints else None
 
 
 def credentials(count: int, **params: str) -> list[Credential]:
@@ -64,7 +64,7 @@ def pool(count: int = 2, limits: Limits | None = None, clock: Clock | None = Non
 def test_a_pool_that_is_not_joined_asks_nobody() -> None:
     book, keys = Book(), pool()
     assert keys.join(book) == []
-    keys.part()
+    keys.leave()
     keys.acquire("m").commit(5)
     assert book.asked == book.ended == []
 
@@ -75,7 +75,7 @@ def test_a_claim_names_the_account_the_key_the_limits_and_the_estimate() -> None
     lease = keys.acquire("m", 700)
     first, second = (credential.fingerprint for credential in keys.credentials)
     assert book.asked == [
-        Claim("p", "home", tuple(sorted((first, second))), first, "m", Limits(rpm=5, shared=True), 700)
+        Reservation("p", "home", tuple(sorted((first, second))), first, "m", Limits(rpm=5, shared=True), 700)
     ]
     assert book.asked[0].scope == ""
     lease.commit(12)
@@ -131,7 +131,7 @@ def test_a_key_that_others_have_used_up_is_passed_over_and_limited_until_they_sa
     assert states == {"p#1": ("limited", 30.0), "p#2": ("ready", 0.0)}
     assert keys.counts("m").in_flight == keys.counts("m").reserved_tokens == 0
     clock.now = 30.0
-    book.rule = lambda claim: None
+    book.rule = lambda reservation: None
     assert {keys.acquire("m", timeout=0).key_id for _ in range(2)} == {"p#1", "p#2"}
 
 
@@ -184,7 +184,7 @@ def test_who_waits_gives_up_in_time_though_each_key_is_free_again_by_the_time_it
     clock = Clock()
     book, keys = Book(), pool(3, clock=clock)
 
-    def slow(claim: Claim) -> Refusal:
+    def slow(reservation: Reservation) -> Refusal:
         assert len(book.asked) < 200, "it goes round in a circle"
         clock.now += 0.01
         return Refusal("limited", 0.0, "used elsewhere")
@@ -200,7 +200,7 @@ def test_who_waits_asks_again_when_the_instant_has_come() -> None:
     keys = KeyPool("p", credentials(1))
     book = Book()
     answers = iter([Refusal("limited", 0.0, "used elsewhere"), None])
-    book.rule = lambda claim: next(answers)
+    book.rule = lambda reservation: next(answers)
     keys.join(book)
     keys.acquire("m", timeout=5).commit()
     assert len(book.asked) == 2
@@ -213,7 +213,9 @@ def test_what_was_in_flight_before_is_reported_once_and_not_asked_for() -> None:
     assert held == [(keys.credentials[0].fingerprint, "m", 1, 300)]
     before.commit(9)
     assert book.asked == []
-    assert [(claim.account, claim.scope, charged) for claim, charged in book.ended] == [(held[0].account, "m", 9)]
+    assert [(reservation.account, reservation.scope, charged) for reservation, charged in book.ended] == [
+        (held[0].account, "m", 9)
+    ]
 
 
 def test_what_is_being_asked_for_is_not_reported_as_in_flight() -> None:
@@ -221,8 +223,8 @@ def test_what_is_being_asked_for_is_not_reported_as_in_flight() -> None:
     book, keys = Book(), pool(1)
     reports: list[object] = []
 
-    def joins_again(claim: Claim) -> None:
-        keys.part()
+    def joins_again(reservation: Reservation) -> None:
+        keys.leave()
         reports.append(keys.join(book))
 
     book.rule = joins_again
@@ -236,7 +238,7 @@ def test_what_is_being_asked_for_is_not_reported_as_in_flight() -> None:
 def test_a_ledger_that_is_interrupted_leaves_nothing_open() -> None:
     book, keys = Book(), pool(1)
 
-    def interrupted(claim: Claim) -> None:
+    def interrupted(reservation: Reservation) -> None:
         raise KeyboardInterrupt
 
     book.rule = interrupted
@@ -251,7 +253,7 @@ def test_the_event_loop_runs_on_while_a_task_asks() -> None:
     book, keys = Book(), pool(1)
     answer = threading.Event()
 
-    def slow(claim: Claim) -> None:
+    def slow(reservation: Reservation) -> None:
         assert answer.wait(10), "the loop let us go on"
 
     book.rule = slow
@@ -271,10 +273,10 @@ def test_the_event_loop_runs_on_while_a_task_asks() -> None:
 def test_a_task_that_is_cancelled_while_it_asks_gives_back_what_is_granted_after_all() -> None:
     book, keys = Book(), pool(1)
     answer, given_back = threading.Event(), threading.Event()
-    book.rule = lambda claim: None if answer.wait(10) else Refusal("limited", 0.0, "nobody answered")
+    book.rule = lambda reservation: None if answer.wait(10) else Refusal("limited", 0.0, "nobody answered")
 
-    def end(claim: Claim, charged: int | None) -> None:
-        book.ended.append((claim, charged))
+    def end(reservation: Reservation, charged: int | None) -> None:
+        book.ended.append((reservation, charged))
         given_back.set()
 
     book.end = end  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hfs_providers import UsageRow
-from hfs_providers.core.storage_status import whereabouts
+from hfs_providers.core.storage_status import storage_status
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.forwarding import target
 from hfs_providers.usage.forwarding.forwarder import Forwarder, Pace, behind
@@ -143,7 +143,7 @@ class TestRows:
         assert forwarder.flush(DEADLINE)
         forwarder.close()
         product = "MariaDB" if isinstance(server, MariaDb) else "PostgreSQL"
-        assert whereabouts(env).summary == f"TiDB persistence: No ({product}: {forwarder.name})"
+        assert storage_status(env).summary == f"TiDB persistence: No ({product}: {forwarder.name})"
 
     def test_of_models_that_differ_by_case_are_told_apart(self, server: Server, database: str, store: Store) -> None:
         with contextlib.closing(store.connect()) as connection:
@@ -248,9 +248,9 @@ class TestANetwork:
         self, server: Server, database: str, proxy: Proxy, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent: list[int] = []
-        send = target.Remote.send
+        send = target.Target.send
         monkeypatch.setattr(
-            target.Remote, "send", lambda self, rows: sent.extend(row["id"] for row in rows) or send(self, rows)
+            target.Target, "send", lambda self, rows: sent.extend(row["id"] for row in rows) or send(self, rows)
         )
         with forwarding(store, server.url(database, port=proxy.port)) as forwarder:
             write(store, 0, 10)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from hfs_providers import Credential, Event, KeyPool, Limits, ProviderManager, Secret, UsageRow
-from hfs_providers.calls.circuit import FAILURES, FIRST_REST, Circuit
-from hfs_providers.sharing.key_state import GONE_FOR, hydrate, pool_state
+from hfs_providers.calls.circuit import FAILURES, FIRST_COOLDOWN, Circuit
+from hfs_providers.sharing.key_state import GONE_FOR, pool_state, restore_key_state
 from hfs_providers.sharing.state_log import Change, StateKeeper, apply
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.rows import write_rows
@@ -53,7 +53,7 @@ def pool(store: Store, limits: Limits | None, keys: list[Credential] = KEYS) -> 
     """A pool that begins at noon with what the file knows."""
     found = KeyPool("p", keys, limits=lambda *_: limits, clock=lambda: 7.0, wall=lambda: NOON)
     with closing(store.connect()) as connection:
-        hydrate(connection, {"p": SimpleNamespace(pool=found)}, NOON)  # type: ignore[dict-item]  # all it needs
+        restore_key_state(connection, {"p": SimpleNamespace(pool=found)}, NOON)  # type: ignore[dict-item]  # all it needs
     return found
 
 
@@ -132,7 +132,7 @@ class TestWindows:
         write(store, row(30))
         found = pool(store, Limits(rpm=5))
         kinds = {
-            kind for account in found._roster.accounts for each in account.meters.values() for kind in each.windows
+            kind for account in found._keyring.accounts for each in account.meters.values() for kind in each.windows
         }
         assert kinds == {"minute"}
 
@@ -143,8 +143,8 @@ class TestWindows:
 
 class TestState:
     def test_cooldowns(self, store: Store) -> None:
-        rests = {"m": {"until": NOON + 40, "reason": "slow down"}, "old": {"until": NOON - 40, "reason": ""}}
-        state(store, "rest", KEYS[0].fingerprint, rests)
+        cooldowns = {"m": {"until": NOON + 40, "reason": "slow down"}, "old": {"until": NOON - 40, "reason": ""}}
+        state(store, "rest", KEYS[0].fingerprint, cooldowns)
         found = pool(store, None)
         assert left(found) == pytest.approx(40)
         assert found.statuses("m")[0].reason == "slow down"
@@ -177,9 +177,9 @@ class TestState:
         body = circuit.dump(NOON)
         again = Circuit(lambda: 5.0)
         again.load(json.loads(json.dumps(body)), NOON + 20)
-        assert again.rest() == pytest.approx(FIRST_REST - 20)
+        assert again.cooldown() == pytest.approx(FIRST_COOLDOWN - 20)
         again.load({"until": NOON + 1e9, "rest": 1.0, "failures": 3}, NOON)
-        assert again.rest() == pytest.approx(FIRST_REST - 20)
+        assert again.cooldown() == pytest.approx(FIRST_COOLDOWN - 20)
 
     def test_a_closed_circuit_leaves_nothing(self) -> None:
         assert Circuit(lambda: 0.0).dump(NOON) is None
@@ -193,10 +193,12 @@ class TestState:
         state(store, "gone", "a", {"successor": "b"})
         state(store, "gone", "b", {"successor": "x"})
         state(store, "gone", "c", {"successor": "d"}, at=NOON - GONE_FOR - 1)
-        wrapper: Any = SimpleNamespace(pool=KeyPool("p", KEYS), gone={}, successor={"a": "b", "b": "c", "c": "d"}.get)
+        wrapper: Any = SimpleNamespace(
+            pool=KeyPool("p", KEYS), retired_models={}, successor={"a": "b", "b": "c", "c": "d"}.get
+        )
         with closing(store.connect()) as connection:
-            hydrate(connection, {"p": wrapper}, NOON)
-        assert wrapper.gone == {"a": "b"}
+            restore_key_state(connection, {"p": wrapper}, NOON)
+        assert wrapper.retired_models == {"a": "b"}
 
 
 class TestKeeping:
@@ -247,10 +249,10 @@ class TestKeeping:
         for _ in range(FAILURES):
             groq.circuit("m").fail()
         groq.services.persistence.flush()
-        assert 50 < self.again(env).circuit("m").rest() <= FIRST_REST
+        assert 50 < self.again(env).circuit("m").cooldown() <= FIRST_COOLDOWN
         groq.circuit("m").succeed()
         groq.services.persistence.flush()
-        assert self.again(env).circuit("m").rest() == 0
+        assert self.again(env).circuit("m").cooldown() == 0
 
     def test_retired_models(self, groq: Any, env: dict[str, str]) -> None:
         successor = groq.replace_model("llama-3.3-70b-versatile")
@@ -290,7 +292,7 @@ def test_a_file_that_cannot_be_read_stops_no_manager(
     def broken(*_: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("hfs_providers.sharing.key_state.hydrate", broken)
+    monkeypatch.setattr("hfs_providers.sharing.key_state.restore_key_state", broken)
     env = {"ACME_API_KEY": "a-key-of-acme", "HFS_USAGE_DB": str(tmp_path / "usage.db")}
     with ProviderManager(env, plugins=[fake_provider("acme")]) as manager:
         assert manager.available_providers == ["acme"]

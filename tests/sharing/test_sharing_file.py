@@ -203,7 +203,7 @@ class TestSharing:
     def test_the_naive_way_uses_it_once_for_each(self, member: Join) -> None:
         first, second = member(Limits(rpm=5)), member(Limits(rpm=5))
         for each in (first, second):
-            each.pool.part()
+            each.pool.leave()
         assert first.calls() + second.calls() == 10
 
     def test_keys_count_apart(self, member: Join) -> None:
@@ -388,7 +388,7 @@ class TestTold:
         second.log.flush()
         first.ledger.look()
         # Unlike `revive`, this is known here alone.
-        first.pool._roster.keys["p#1"].revive()
+        first.pool._keyring.keys["p#1"].revive()
         wall.now += 5
         first.ledger.look()
         assert first.pool.statuses()[0].state == "ready"

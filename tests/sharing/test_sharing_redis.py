@@ -19,7 +19,7 @@ from hfs_providers import ProviderManager
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Credential, Event, Limits, UsageRow
 from hfs_providers.contract.secret import Secret
-from hfs_providers.keys.ledger import Claim, Refusal
+from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing import redis_connection, redis_scripts
 from hfs_providers.sharing.redis_counts import SETTLE
@@ -115,13 +115,13 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[Callable[..., Host]]:
         each.ledger.close()
 
 
-def claim(limits: Limits | None = None, tokens: int = 0, account: str = "aa", model: str = "m") -> Claim:
-    return Claim("acme", account, (account,), account, model, limits, tokens)
+def reservation(limits: Limits | None = None, tokens: int = 0, account: str = "aa", model: str = "m") -> Reservation:
+    return Reservation("acme", account, (account,), account, model, limits, tokens)
 
 
 def settled(host: Host, clock: Clock) -> None:
     """What was said to the server has arrived: a claim comes behind it."""
-    assert host.ledger.reserve(claim(account="nobody's")) is None
+    assert host.ledger.reserve(reservation(account="nobody's")) is None
 
 
 # What is agreed on.
@@ -301,12 +301,12 @@ def test_no_limit_is_ever_exceeded_whatever_the_hosts_do(
     limits = Limits(rpm=4, tpm=900, rph=20, tph=6000)
     ledgers = [hosts().ledger for _ in range(3)]
     sent: list[tuple[float, int]] = []
-    flying: list[tuple[RedisLedger, Claim]] = []
+    flying: list[tuple[RedisLedger, Reservation]] = []
     granted = 0
     for _ in range(250):
         act = draw.random()
         if act < 0.45:
-            ledger, wish = draw.choice(ledgers), claim(limits, draw.randint(0, 400), f"k{seed}")
+            ledger, wish = draw.choice(ledgers), reservation(limits, draw.randint(0, 400), f"k{seed}")
             if ledger.reserve(wish) is None:
                 granted += 1
                 flying.append((ledger, wish))
@@ -319,7 +319,7 @@ def test_no_limit_is_ever_exceeded_whatever_the_hosts_do(
             ledger, wish = flying.pop(draw.randrange(len(flying)))
             charged = draw.choice([None, draw.randint(0, wish.tokens)])
             ledger.end(wish, charged)
-            assert ledger.reserve(claim(account="nobody's")) is None  # it has arrived
+            assert ledger.reserve(reservation(account="nobody's")) is None  # it has arrived
             if charged is not None:
                 sent.append((clock.now, charged))
         else:
@@ -390,11 +390,11 @@ def test_a_dead_holders_calls_count_for_a_minute_more(
         holder.communicate()
     ledger = hosts().ledger
     limits = Limits(rpm=1)
-    assert ledger.reserve(claim(limits)) is not None
+    assert ledger.reserve(reservation(limits)) is not None
     clock.pass_by(60)
-    assert ledger.reserve(claim(limits)) is not None
+    assert ledger.reserve(reservation(limits)) is not None
     clock.pass_by(16)
-    assert ledger.reserve(claim(limits)) is None
+    assert ledger.reserve(reservation(limits)) is None
 
 
 def test_a_host_tells_what_its_file_knows_once_whoever_tells_it(
@@ -704,14 +704,14 @@ def test_a_closed_ledger_lets_everything_go(server: RedisServer, hosts: Callable
     host.ledger.close()
     host.ledger.close()
     assert host.call()
-    assert host.ledger.reserve(claim()) is None
+    assert host.ledger.reserve(reservation()) is None
     used = next(content for key, (_, content) in everything(server.client()).items() if key.endswith(":used:m"))
     assert used["mr"] == "1"  # what had ended by then was counted
 
 
-def _claim_of(host: Host, limits: Limits | None = None, tokens: int = 0) -> Claim:
+def _claim_of(host: Host, limits: Limits | None = None, tokens: int = 0) -> Reservation:
     fingerprint = host.pool.credentials[0].fingerprint
-    return Claim("acme", fingerprint, (fingerprint,), fingerprint, "m", limits or Limits(rpm=1), tokens)
+    return Reservation("acme", fingerprint, (fingerprint,), fingerprint, "m", limits or Limits(rpm=1), tokens)
 
 
 def _told_by(server: RedisServer) -> int:

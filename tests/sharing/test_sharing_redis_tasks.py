@@ -15,10 +15,10 @@ from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.contract.secret import Secret
 from hfs_providers.keys.leases import Lease
-from hfs_providers.keys.ledger import Claim
+from hfs_providers.keys.ledger import Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing.redis_connection import Call, Link
-from hfs_providers.sharing.redis_counts import Ask
+from hfs_providers.sharing.redis_counts import Reserve
 from hfs_providers.sharing.redis_ledger import RedisLedger
 from tests.sharing.redis_server import RedisServer, binary, eventually
 
@@ -150,7 +150,7 @@ def test_a_task_that_is_cancelled_while_it_asks_leaves_nothing_in_flight(
 def test_what_is_granted_to_a_closed_event_loop_is_given_back() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    ask = Ask(Claim("acme", "a", ("a",), "a", "m", None, 0), loop, lambda: None)
+    ask = Reserve(Reservation("acme", "a", ("a",), "a", "m", None, 0), loop, lambda: None)
     assert not ask.settle(None)
 
 

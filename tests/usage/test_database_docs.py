@@ -13,7 +13,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from hfs_providers.usage.forwarding import target
-from hfs_providers.usage.forwarding.url import Address, mysql_tls
+from hfs_providers.usage.forwarding.url import DatabaseUrl, mysql_tls
 
 TEXT = (Path(__file__).parents[2] / "docs" / "databases.md").read_text()
 STATEMENTS = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
@@ -34,7 +34,7 @@ def test_a_statement_makes_the_table_that_we_make(place: int, dialect: Dialect) 
 
 @pytest.mark.parametrize("url", URLS)
 def test_a_url_is_one_that_we_and_sqlalchemy_read(url: str) -> None:
-    address = Address(url)
+    address = DatabaseUrl(url)
     assert "PASSWORD" not in address.name
     assert make_url(address.url.reveal()).database in address.name
 

@@ -28,8 +28,8 @@ from hfs_providers.usage.forwarding import forwarder as forwarding
 from hfs_providers.usage.forwarding import target as remote
 from hfs_providers.usage.forwarding import url as address
 from hfs_providers.usage.forwarding.forwarder import Forwarder, Pace, behind
-from hfs_providers.usage.forwarding.process_lock import alone
-from hfs_providers.usage.forwarding.url import Address, mysql_tls
+from hfs_providers.usage.forwarding.process_lock import try_lock
+from hfs_providers.usage.forwarding.url import DatabaseUrl, mysql_tls
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.rows import write_rows
 
@@ -127,9 +127,9 @@ class TestRows:
         self, store: Store, target: Target, forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sent: list[int] = []
-        send = remote.Remote.send
+        send = remote.Target.send
         monkeypatch.setattr(
-            remote.Remote, "send", lambda self, rows: sent.extend(row["id"] for row in rows) or send(self, rows)
+            remote.Target, "send", lambda self, rows: sent.extend(row["id"] for row in rows) or send(self, rows)
         )
         for _ in range(3):
             write(store, 2)
@@ -150,7 +150,7 @@ class TestRows:
         self, store: Store, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(remote, "_once", lambda dialect: None)
-        made = remote.Remote(Address(target.url))
+        made = remote.Target(DatabaseUrl(target.url))
         rows = [remote.fitted("here", {"id": number, **usage_rows(1)[0]._asdict()}) for number in range(1, 6)]
         assert made.send(rows[:3]) == {}
         assert made.send(rows) == {}
@@ -362,9 +362,9 @@ class TestSeveralForwarders:
     ) -> None:
         write(store, 1000)
         at_it, most, lock = 0, 0, threading.Lock()
-        send = remote.Remote.send
+        send = remote.Target.send
 
-        def watched(self: remote.Remote, rows: Any) -> dict[int, str]:
+        def watched(self: remote.Target, rows: Any) -> dict[int, str]:
             nonlocal at_it, most
             with lock:
                 at_it += 1
@@ -375,7 +375,7 @@ class TestSeveralForwarders:
                 with lock:
                     at_it -= 1
 
-        monkeypatch.setattr(remote.Remote, "send", watched)
+        monkeypatch.setattr(remote.Target, "send", watched)
         others = [Forwarder(store, forwarder.name, pace=QUICK) for _ in range(4)]
         for other in others:
             other.wake()
@@ -388,7 +388,7 @@ class TestSeveralForwarders:
     def test_are_right_even_where_they_do_not(
         self, store: Store, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(forwarding, "alone", lambda path: contextlib.nullcontext(True))
+        monkeypatch.setattr(forwarding, "try_lock", lambda path: contextlib.nullcontext(True))
         write(store, 1000)
         others = [Forwarder(store, target.url, pace=QUICK) for _ in range(4)]
         for other in others:
@@ -411,10 +411,10 @@ class TestSeveralForwarders:
         with child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"True\n"
-            with alone(lock) as mine:
+            with try_lock(lock) as mine:
                 assert not mine
             child.kill()
-        with alone(lock) as mine:
+        with try_lock(lock) as mine:
             assert mine
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
@@ -465,11 +465,11 @@ class TestTheUrl:
         ],
     )
     def test_gives_a_name_and_a_driver(self, url: str, name: str, driver: str) -> None:
-        found = Address(url)
+        found = DatabaseUrl(url)
         assert (found.name, found.driver) == (name, driver)
 
     def test_is_the_same_target_with_another_password_and_other_options(self) -> None:
-        assert Address("mysql://me:a@db/usage").name == Address("mysql+pymysql://me:b@db/usage?ssl_ca=x").name
+        assert DatabaseUrl("mysql://me:a@db/usage").name == DatabaseUrl("mysql+pymysql://me:b@db/usage?ssl_ca=x").name
 
     @pytest.mark.parametrize(
         "url",
@@ -522,11 +522,11 @@ class TestTheUrl:
     def test_keeps_its_password_to_itself(
         self, store: Store, scheme: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def leak(self: remote.Remote) -> None:
+        def leak(self: remote.Target) -> None:
             raise RuntimeError(f"cannot log in as me with {PASSWORD} ({ENCODED}, {scheme})")
 
         caplog.set_level(logging.DEBUG)
-        monkeypatch.setattr(remote.Remote, "_connect", leak)
+        monkeypatch.setattr(remote.Target, "_connect", leak)
         with contextlib.closing(
             Forwarder(store, f"{scheme}://me:{ENCODED}@127.0.0.1:1/usage", pace=QUICK)
         ) as forwarder:

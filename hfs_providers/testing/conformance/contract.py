@@ -20,7 +20,7 @@ from hfs_providers import (
     ProviderConfig,
     ProviderHealth,
     ProviderManager,
-    survey,
+    take_inventory,
 )
 from hfs_providers.testing.conformance.base import KEYS, Base
 
@@ -77,7 +77,7 @@ class ContractChecks(Base):
         assert 1 <= oldest <= CONTRACT_VERSION
 
     def test_the_registry_takes_it(self) -> None:
-        found = survey(env={}, plugins=[self.plugin])
+        found = take_inventory(env={}, plugins=[self.plugin])
         assert [problem.message for problem in found.problems if problem.level == "error"] == []
         assert list(found.providers) == [self.name]
         plugin = found.registry.plugins[self.name]
@@ -160,7 +160,7 @@ class ContractChecks(Base):
             assert not manager.is_provider_healthy(self.name)
             with pytest.raises(MissingSdkError) as caught:
                 manager.get_model(self.name)
-        distribution = manager.survey.registry.plugins[self.name].distribution
+        distribution = manager.inventory.registry.plugins[self.name].distribution
         assert distribution is not None
         command = requirement.install or f"pip install '{distribution}[{self.name}]'"
         assert command in str(caught.value)

@@ -120,7 +120,10 @@ class ObjectChecks(Base):
             "pickled error": repr(pickle.dumps(caught.value)),
             "run": repr(agent_run),
             "model": repr(model) + repr(model.__dict__),
-            "manager": repr(manager) + repr(manager.wrappers) + repr(manager.survey) + repr(manager.environment_status),
+            "manager": repr(manager)
+            + repr(manager.wrappers)
+            + repr(manager.inventory)
+            + repr(manager.environment_status),
             "wrapper": repr(self._wrapper(manager).__dict__),
             "health": repr(manager.health(self.name)),
             "events": repr(events),

@@ -27,9 +27,9 @@ from hfs_providers.contract.records import Problem
 from hfs_providers.contract.secret import fingerprint
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store
-from hfs_providers.usage.forwarding.process_lock import alone
-from hfs_providers.usage.forwarding.target import Remote, fitted
-from hfs_providers.usage.forwarding.url import Address
+from hfs_providers.usage.forwarding.process_lock import try_lock
+from hfs_providers.usage.forwarding.target import Target, fitted
+from hfs_providers.usage.forwarding.url import DatabaseUrl
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Forwarder:
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._address = Address(url)
+        self._address = DatabaseUrl(url)
         self.name = self._address.name
         """Of the database; it holds no password."""
         self.problem: Problem | None = None
@@ -150,7 +150,7 @@ class Forwarder:
         """All that a child process must not have from its parent."""
         self._turn = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._remote = Remote(self._address)
+        self._remote = Target(self._address)
         self._next: float | None = None  # when to send, by the monotonic clock; None: nothing is to be sent
         self._hurry = False
         self._begun = self._ended = 0  # rounds
@@ -258,7 +258,7 @@ class Forwarder:
             self._catch_up(local)
             rows, _ = _left(local, self._cursor)
         if rows:
-            with alone(self._lock) as mine:
+            with try_lock(self._lock) as mine:
                 if not mine:
                     return False
                 while True:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def alone(path: str) -> Iterator[bool]:
+def try_lock(path: str) -> Iterator[bool]:
     """Whether nobody else holds the lock, which is held as long as the block lasts. Never waits.
 
     Args:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.contract.errors import ForwardingError
-from hfs_providers.usage.forwarding.url import Address, mysql_tls
+from hfs_providers.usage.forwarding.url import DatabaseUrl, mysql_tls
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
@@ -92,11 +92,11 @@ def fitted(source: str, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class Remote:
+class Target:
     """A connection to a database, made when it is first needed. For one thread, `cut` apart."""
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    def __init__(self, url: DatabaseUrl) -> None:
+        self.url = url
         self._engine: Engine | None = None
         self._raw: Any = None
         self.product: str | None = None
@@ -156,7 +156,7 @@ class Remote:
         parts = [str(part) for part in cause.args if part]
         # The drivers of MySQL give a number and a text.
         text = f"{parts[1]} ({parts[0]})" if len(parts) == 2 and parts[0].isdigit() else "; ".join(parts)
-        text = "; ".join(line.strip() for line in self.address.scrub(text).splitlines() if line.strip())
+        text = "; ".join(line.strip() for line in self.url.scrub(text).splitlines() if line.strip())
         return f"{type(cause).__name__}: {text[:300]}" if text else type(cause).__name__
 
     def _connect(self) -> Engine:
@@ -164,22 +164,22 @@ class Remote:
             return self._engine
         from sqlalchemy import QueuePool, create_engine, event, make_url
 
-        url = make_url(self.address.url.reveal())
+        url = make_url(self.url.url.reveal())
         if url.get_dialect().is_async:
             raise ForwardingError(
-                self.address.name,
+                self.url.name,
                 f"{url.drivername} is an asynchronous driver",
                 "Write the URL without a driver: mysql://, postgresql:// or sqlite://",
             )
         arguments: dict[str, Any] = {
             key: value for key, value in _TIMEOUTS.get(url.get_driver_name(), {}).items() if key not in url.query
         }
-        if self.address.driver == "pymysql":
+        if self.url.driver == "pymysql":
             try:
-                query, tls = mysql_tls(url.query, self.address.host)
+                query, tls = mysql_tls(url.query, self.url.host)
             except (OSError, ValueError) as error:
                 raise ForwardingError(
-                    self.address.name,
+                    self.url.name,
                     f"the TLS options of its URL cannot be used: {self.words(error)}",
                     "docs/databases.md has the options",
                 ) from None
@@ -232,7 +232,7 @@ class Remote:
             # Another process may have been faster.
             if not inspect(connection).has_table(TABLE):
                 raise ForwardingError(
-                    self.address.name,
+                    self.url.name,
                     f"there is no table {TABLE}, and it cannot be made: {self.words(error)}",
                     "Let the user create it, or create it by hand (docs/databases.md has the statement)",
                 ) from None

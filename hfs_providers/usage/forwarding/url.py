@@ -43,7 +43,7 @@ _HIDDEN = re.compile(r"(?i)passw(or)?d|secret|token")
 _MODES = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
 
 
-class Address:
+class DatabaseUrl:
     """A database, by its URL. Its `str` and `repr` are its name.
 
     Args:
