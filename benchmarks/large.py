@@ -21,7 +21,7 @@ from hfs_providers.sharing.file_ledger import FileLedger
 from hfs_providers.sharing.key_state import restore_key_state
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
-from hfs_providers.usage.retention import Retention, prune
+from hfs_providers.usage.retention import Retention, prune_step
 from hfs_providers.usage.rows import write_rows
 from hfs_providers.usage.transaction import transaction
 
@@ -89,7 +89,7 @@ def main() -> None:
             f"a report of {_DAYS} days by day: {_timed(lambda: connection.execute(by_day).fetchall(), 5):.0f} ms"
         )
         keep = Retention(days=_DAYS - 1)
-        console.print(f"a step of pruning: {_timed(lambda: prune(connection, keep, now), 20):.1f} ms")
+        console.print(f"a step of pruning: {_timed(lambda: prune_step(connection, keep, now), 20):.1f} ms")
         for ledger in ledgers:
             ledger.close()
         log.close()

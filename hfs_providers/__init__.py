@@ -77,8 +77,8 @@ if TYPE_CHECKING:
     from hfs_providers.keys.pool import KeyPool
     from hfs_providers.usage.database import Store
     from hfs_providers.usage.location import usage_path
-    from hfs_providers.usage.pruning import Prunable, prunable, prune
     from hfs_providers.usage.report import UsageReport, UsageTimeline, UsageTotal, UsageTotals
+    from hfs_providers.usage.retention import Prunable, prunable, prune
     from hfs_providers.wrapper.check import check_keys
     from hfs_providers.wrapper.probe import RETIRED
 
@@ -112,7 +112,7 @@ _HOMES = {
     "keys.pool": "KeyPool",
     "usage.database": "Store",
     "usage.location": "usage_path",
-    "usage.pruning": "Prunable prunable prune",
+    "usage.retention": "Prunable prunable prune",
     "usage.report": "UsageReport UsageTimeline UsageTotal UsageTotals",
     "wrapper.check": "check_keys",
     "wrapper.probe": "RETIRED",

@@ -33,9 +33,6 @@ _BAR = 16
 _LONGEST_TABLE = 400
 """Rows; nobody reads more, and files take them better."""
 
-_KEPT_FOR = 2 * 86_400.0
-"""Rows as young as this are never pruned: limits per day are counted from them."""
-
 
 class _Wanted(NamedTuple):
     since: float | None
@@ -238,12 +235,13 @@ def prune(
     """
     from hfs_providers import prunable, take_inventory
     from hfs_providers import prune as take_out
+    from hfs_providers.usage.retention import NEEDED
 
     if (before is None) == (keep is None):
         output.fail("say how old: --before or --keep", "hfs-providers usage prune --keep 30d", code=2)
     cut = spans.moment(before, "--before") if keep is None else spans.ago(keep, "--keep")
     assert cut is not None, "one of them was given"
-    if cut > (youngest := time.time() - _KEPT_FOR):
+    if cut > (youngest := time.time() - NEEDED):
         output.note("Rows of the last two days count against limits per day and stay.")
         cut = youngest
     store = _store(as_json)

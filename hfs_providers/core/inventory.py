@@ -21,8 +21,8 @@ from hfs_providers.core.registry import Plugin, Registry
 from hfs_providers.core.settings import Settings
 
 if TYPE_CHECKING:
-    from hfs_providers.core.sending import Sent
     from hfs_providers.core.storage_status import StorageStatus
+    from hfs_providers.usage.forwarding.sending import Sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Inventory:
         Raises:
             StoreError: the local file cannot be used.
         """
-        from hfs_providers.core.sending import send
+        from hfs_providers.usage.forwarding.sending import send
 
         return send(self.settings.env, timeout)
 

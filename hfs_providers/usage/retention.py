@@ -1,8 +1,9 @@
-"""How long rows of usage are kept, and how they leave: a few at a time, so that nobody waits for it.
+"""How long rows of usage are kept, and how they are deleted: a few at a time, so that nobody waits for it.
 
-    invariant: a row that a database has not got yet is pruned only where the file would outgrow its bound.
+    invariant: no row of the last two days is deleted, whoever asks for it: the limits of a day are counted from them.
+    invariant: a row that a database has not got yet is deleted only if the file would outgrow its bound.
 
-`quarter` keeps the sums of what was pruned, for longer.
+The table `quarter` keeps the totals of deleted rows, for longer.
 """
 
 from __future__ import annotations
@@ -10,34 +11,114 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hfs_providers.contract.errors import StoreError
 from hfs_providers.contract.instants import DAY
 from hfs_providers.contract.records import Problem
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store
-from hfs_providers.usage.pruning import forwarded, take_out
 from hfs_providers.usage.transaction import transaction
 
 DAYS = "HFS_USAGE_DAYS"
 ROWS = "HFS_USAGE_ROWS"
 MEGABYTES = "HFS_USAGE_MB"
 
+NEEDED = 2 * DAY
+"""Seconds for which every row stays."""
+
 STEP = 1000
-"""Rows that one transaction deletes."""
+"""Rows that one step of the `Pruner` deletes."""
 
 SOON, LATER = 0.2, 600.0
-"""Seconds from one step to the next while there is more to prune, and while there is not."""
+"""Seconds from one step to the next while there is more to delete, and while there is not."""
 
 SUMS = 400 * DAY
-"""Seconds for which the sums by quarters of an hour are kept."""
+"""Seconds for which the totals by quarters of an hour are kept."""
 
 STATE = 60 * DAY
 """Seconds after which state that nobody renewed is forgotten."""
 
+# Rows that one transaction of `prune` deletes, so that whoever writes waits for some milliseconds.
+_BATCH = 5_000
+
+# A database to which nothing was sent for so long is not waited for.
+_FORGOTTEN = 35 * DAY
+
+_ALL = 2**63 - 1
+
 _log = logging.getLogger("hfs_providers")
+
+
+class Prunable(NamedTuple):
+    """What `prune` would do.
+
+    Args:
+        rows: that it would delete.
+        kept: that are as old, and were not forwarded to every database yet.
+    """
+
+    rows: int
+    kept: int
+
+
+def prunable(
+    store: Store, before: float, *, targets: Collection[str] = (), wall: Callable[[], float] = time.time
+) -> Prunable:
+    """Count the rows that are older than a moment, and those of them that must stay.
+
+    Args:
+        store: the file.
+        before: seconds since the epoch; rows of the last two days are not counted.
+        targets: names of databases that rows are forwarded to, besides those that the file knows.
+        wall: the time now, in seconds since the epoch.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    now = wall()
+    before = min(before, now - NEEDED)
+    # By series, so that the index answers.
+    count = "SELECT count(*) FROM series CROSS JOIN usage ON usage.series = series.id WHERE at < ? AND usage.id <= ?"
+    with _opened(store) as connection:
+        rows, everything = (
+            connection.execute(count, (before, upto)).fetchone()[0]
+            for upto in (_forwarded(connection, now, targets), _ALL)
+        )
+    return Prunable(rows, everything - rows)
+
+
+def prune(store: Store, before: float, *, targets: Collection[str] = (), wall: Callable[[], float] = time.time) -> int:
+    """Delete the rows that are older than a moment and were forwarded to every database. Their totals stay.
+
+    Args:
+        store: the file.
+        before: seconds since the epoch; rows of the last two days stay, whatever it says.
+        targets: names of databases that rows are forwarded to, besides those that the file knows.
+        wall: the time now, in seconds since the epoch.
+
+    Returns:
+        How many rows were deleted.
+
+    Raises:
+        StoreError: the file cannot be written. What was deleted until then stays deleted.
+    """
+    gone = last = 0
+    query = "SELECT id, at FROM usage WHERE id > ? AND id <= ? AND at < ? ORDER BY id LIMIT ?"
+    with _opened(store) as connection:
+        while True:
+            with transaction(connection):
+                now = wall()
+                # Asked each time: a database that rows are to be forwarded to may be new.
+                upto = _forwarded(connection, now, targets)
+                rows = connection.execute(query, (last, upto, before, _BATCH)).fetchall()
+                if not rows:
+                    return gone
+                last = rows[-1][0]
+                gone += len(_delete(connection, rows, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +126,8 @@ class Retention:
     """How much is kept.
 
     Args:
-        days: after which a row goes.
-        rows: beyond which the oldest go.
+        days: after which a row is deleted.
+        rows: beyond which the oldest are deleted.
         megabytes: that the file may have, whatever is not forwarded yet.
     """
 
@@ -56,7 +137,7 @@ class Retention:
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> tuple[Retention, list[Problem]]:
-        """Read it from an environment; what cannot be read is as by default, and a problem."""
+        """Read it from an environment; a value that cannot be read is a problem, and the default counts."""
         problems = []
         found: dict[str, float] = {}
         for variable, name in ((DAYS, "days"), (ROWS, "rows"), (MEGABYTES, "megabytes")):
@@ -76,8 +157,8 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
-    """What a step did.
+class Step:
+    """What `prune_step` did.
 
     Args:
         rows: that were deleted.
@@ -90,7 +171,7 @@ class Pruned:
     more: bool
 
 
-def prune(connection: sqlite3.Connection, keep: Retention, wall: float, targets: Collection[str] = ()) -> Pruned:
+def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, targets: Collection[str] = ()) -> Step:
     """Delete the oldest rows that need not be kept, at most `STEP` of them, in one transaction.
 
     Args:
@@ -111,8 +192,8 @@ def prune(connection: sqlite3.Connection, keep: Retention, wall: float, targets:
         # In one query both would look at all rows.
         first, last = connection.execute("SELECT (SELECT MIN(id) FROM usage), (SELECT MAX(id) FROM usage)").fetchone()
         if first is None:
-            return Pruned(0, 0, more=False)
-        sent = forwarded(connection, wall, targets)
+            return Step(0, 0, more=False)
+        sent = _forwarded(connection, wall, targets)
         # Numbers have few gaps: this is how many rows there are, without counting them.
         over = last - first + 1 - keep.rows
         outgrown = _size(connection) > keep.megabytes * 1e6
@@ -123,8 +204,25 @@ def prune(connection: sqlite3.Connection, keep: Retention, wall: float, targets:
         aged = [
             (number, at) for number, at in oldest if outgrown or at < wall - keep.days * DAY or number < first + over
         ]
-        gone = take_out(connection, aged, wall)
-        return Pruned(len(gone), sum(number > sent for number in gone), more=len(gone) == STEP)
+        gone = _delete(connection, aged, wall)
+        return Step(len(gone), sum(number > sent for number in gone), more=len(gone) == STEP)
+
+
+def _delete(connection: sqlite3.Connection, rows: Iterable[tuple[int, float]], wall: float) -> list[int]:
+    """Delete rows (number and time of each) unless they are of the last two days. Returns the deleted numbers."""
+    gone = [number for number, at in rows if at < wall - NEEDED]
+    connection.executemany("DELETE FROM usage WHERE id = ?", [(number,) for number in gone])
+    return gone
+
+
+def _forwarded(connection: sqlite3.Connection, wall: float, targets: Collection[str]) -> int:
+    """The last row that every database has; the greatest number that there can be if rows go to none.
+
+    A database that is not among `targets` is waited for as long as it is in use.
+    """
+    known = {name: (last, at) for name, last, at in connection.execute("SELECT name, forwarded, at FROM targets")}
+    waited = [last for name, (last, at) in known.items() if name in targets or at > wall - _FORGOTTEN]
+    return min([*waited, *(0 for name in targets if name not in known)], default=_ALL)
 
 
 def _size(connection: sqlite3.Connection) -> int:
@@ -134,8 +232,17 @@ def _size(connection: sqlite3.Connection) -> int:
     return int((pages - free) * each)
 
 
+@contextmanager
+def _opened(store: Store) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(store.connect()) as connection:
+            yield connection
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(store.path, str(error)) from error
+
+
 class Pruner:
-    """Prunes a step at a time, whenever it is asked and a step is due.
+    """Deletes old rows a step at a time, whenever it is asked and a step is due.
 
     Args:
         store: the file.
@@ -181,7 +288,7 @@ class Pruner:
         self._due = self._clock() + LATER
         try:
             with self._connection.use() as connection:
-                done = prune(connection, self._keep, self._wall(), self._targets)
+                done = prune_step(connection, self._keep, self._wall(), self._targets)
         except (OSError, sqlite3.Error, StoreError) as error:
             _log.info("usage was not pruned: %s", error)
             return

@@ -19,10 +19,10 @@ import pytest
 from agno.models.message import Message
 
 from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint, take_inventory
-from hfs_providers.core.sending import Sent
 from hfs_providers.core.settings import Settings
 from hfs_providers.core.storage_status import storage_status
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
+from hfs_providers.usage.forwarding.sending import Sent
 from hfs_providers.usage.location import Places
 from tests.sharing.redis_server import eventually
 

@@ -402,8 +402,8 @@ class TestSeveralForwarders:
         lock = str(tmp_path / "lock")
         program = (
             "import sys\n"
-            "from hfs_providers.usage.forwarding.process_lock import alone\n"
-            f"with alone({lock!r}) as mine:\n"
+            "from hfs_providers.usage.forwarding.process_lock import try_lock\n"
+            f"with try_lock({lock!r}) as mine:\n"
             "    print(mine, flush=True)\n"
             "    sys.stdin.read()\n"
         )

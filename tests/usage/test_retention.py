@@ -12,7 +12,7 @@ import pytest
 from hfs_providers import ProviderManager, UsageRow
 from hfs_providers.usage import retention
 from hfs_providers.usage.database import Store
-from hfs_providers.usage.retention import STEP, SUMS, Pruned, Pruner, Retention, prune
+from hfs_providers.usage.retention import STEP, SUMS, Pruner, Retention, Step, prune_step
 from hfs_providers.usage.rows import write_rows
 
 NOW = 1_700_049_600.0
@@ -47,7 +47,7 @@ def target(connection: Connection, forwarded: int, days: float = 0) -> None:
 def test_old_rows_go_and_their_sums_stay(connection: Connection) -> None:
     for days in (40, 36, 34, 1):
         write(connection, days)
-    assert prune(connection, Retention(), NOW) == Pruned(2, 0, more=False)
+    assert prune_step(connection, Retention(), NOW) == Step(2, 0, more=False)
     assert left(connection) == [34, 1]
     assert connection.execute("SELECT SUM(requests) FROM quarter").fetchone() == (4,)
 
@@ -55,40 +55,40 @@ def test_old_rows_go_and_their_sums_stay(connection: Connection) -> None:
 def test_rows_beyond_the_bound_go_oldest_first(connection: Connection) -> None:
     for days in (9, 8, 7, 6, 5):
         write(connection, days)
-    prune(connection, Retention(rows=2), NOW)
+    prune_step(connection, Retention(rows=2), NOW)
     assert left(connection) == [6, 5]
 
 
 def test_rows_of_the_last_two_days_stay_whatever_the_bounds_say(connection: Connection) -> None:
     for days in (3, 1.9, 1):
         write(connection, days)
-    prune(connection, Retention(days=0.1, rows=1, megabytes=0.001), NOW)
+    prune_step(connection, Retention(days=0.1, rows=1, megabytes=0.001), NOW)
     assert left(connection) == [2, 1]
 
 
 def test_rows_that_a_database_has_not_got_stay(connection: Connection) -> None:
     write(connection, 40, 3)
     target(connection, 2)
-    assert prune(connection, Retention(), NOW).rows == 2
-    assert prune(connection, Retention(), NOW).rows == 0
+    assert prune_step(connection, Retention(), NOW).rows == 2
+    assert prune_step(connection, Retention(), NOW).rows == 0
     assert left(connection) == [40]
 
 
 def test_so_do_those_of_a_database_that_never_got_any(connection: Connection) -> None:
     write(connection, 40, 3)
-    assert prune(connection, Retention(), NOW, ["t"]).rows == 0
+    assert prune_step(connection, Retention(), NOW, ["t"]).rows == 0
 
 
 def test_a_database_that_is_not_used_any_more_holds_nothing_back(connection: Connection) -> None:
     write(connection, 40, 3)
     target(connection, 1, days=36)
-    assert prune(connection, Retention(), NOW).rows == 3
+    assert prune_step(connection, Retention(), NOW).rows == 3
 
 
 def test_one_that_is_used_again_goes_on_where_it_was(connection: Connection) -> None:
     write(connection, 40, 3)
     target(connection, 1, days=100)
-    assert prune(connection, Retention(), NOW, ["t"]).rows == 1
+    assert prune_step(connection, Retention(), NOW, ["t"]).rows == 1
 
 
 def test_a_file_that_outgrows_its_bound_loses_them_and_it_is_said(
@@ -127,12 +127,12 @@ def test_much_goes_in_small_steps(connection: Connection, store: Store) -> None:
 def test_sums_go_after_more_than_a_year(connection: Connection) -> None:
     write(connection, SUMS / DAY + 1)
     write(connection, SUMS / DAY - 1)
-    prune(connection, Retention(), NOW)
+    prune_step(connection, Retention(), NOW)
     assert connection.execute("SELECT COUNT(*) FROM quarter").fetchone() == (1,)
 
 
 def test_an_empty_file_has_nothing_to_prune(connection: Connection) -> None:
-    assert prune(connection, Retention(), NOW) == Pruned(0, 0, more=False)
+    assert prune_step(connection, Retention(), NOW) == Step(0, 0, more=False)
 
 
 def test_a_file_that_cannot_be_pruned_stops_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

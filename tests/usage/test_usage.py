@@ -175,8 +175,8 @@ class TestWriting:
 # A program that records rows and ends in the way that is asked for.
 PROGRAM = """
 import atexit, os, signal, sys, time
-from hfs_providers.core.store import Store
-from hfs_providers.core.usage import UsageLog
+from hfs_providers.usage.database import Store
+from hfs_providers.usage.log import UsageLog
 from hfs_providers import UsageRow
 log = UsageLog(Store(sys.argv[1]))
 row = UsageRow(1.7e9, "groq", "m", "groq#1", "ab", 1, 2, 3, 0.1, "ok", 3)

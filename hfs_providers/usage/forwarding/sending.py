@@ -1,4 +1,4 @@
-"""Rows that no process has sent yet go to the databases that the environment names, while one waits for it."""
+"""Sends the rows that no process has sent yet to the databases that the environment names, and waits for it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hfs_providers.contract.errors import HfsProvidersError, StoreError
 from hfs_providers.usage.database import Store
+from hfs_providers.usage.forwarding.forwarder import Forwarder, behind
 from hfs_providers.usage.location import Places
 
 
@@ -17,8 +18,8 @@ class Sent:
 
     Args:
         name: of the database, or of the variable whose URL cannot be used; it holds no password.
-        rows: that it has got.
-        left: rows that it has not got yet, or None where that cannot be read.
+        rows: that were sent to it.
+        left: rows that it does not have yet, or None if that is not known.
         error: why, or None.
     """
 
@@ -29,10 +30,10 @@ class Sent:
 
 
 def send(env: Mapping[str, str], timeout: float) -> list[Sent]:
-    """Send what is in the local file; what each database that the environment names has got.
+    """Send what is in the local file to each database that the environment names.
 
     Args:
-        env: see `persistence`.
+        env: `HFS_USAGE_DB` and so on.
         timeout: seconds, for each database.
 
     Raises:
@@ -49,8 +50,6 @@ def send(env: Mapping[str, str], timeout: float) -> list[Sent]:
 
 
 def _send(store: Store, variable: str, url: str, timeout: float) -> Sent:
-    from hfs_providers.usage.forwarding.forwarder import Forwarder, behind
-
     try:
         forwarder = Forwarder(store, url)
     except (HfsProvidersError, ImportError) as error:
