@@ -7,9 +7,7 @@ The SDKs' own retries are off: the rotating model owns retrying. An SDK client i
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from operator import itemgetter
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hfs_providers.clients.sdk_retries import turn_off_retries
 from hfs_providers.clients.transports import EACH, backend_of, noting, refuse_cookies, spread
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.contract.records import Credential, ProviderConfig
 
 if TYPE_CHECKING:
@@ -26,17 +25,6 @@ if TYPE_CHECKING:
 
 _MOST_CLIENTS = 4096
 """SDK clients kept for a provider and loop; beyond it the oldest is dropped (a new one costs well below 1 ms)."""
-
-_living: weakref.WeakSet[Clients] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for clients in _living:
-        clients._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
 
 
 class Clients:
@@ -71,7 +59,7 @@ class Clients:
         self._settings_of: Callable[[Mapping[str, Any]], Hashable] = _not_known_yet
         self._lock = threading.RLock()
         self._forget()
-        _living.add(self)
+        at_fork(Phase.CLIENTS, child=self._forget)
 
     def _forget(self) -> None:
         # After a fork the parent's connections are still its own: the child drops them unclosed and makes new ones.

@@ -5,7 +5,7 @@ Pure Python, no third-party import; the clocks are injected.
 
 The concerns, each in a room of its own: `keystate` (a key lives, dies, is tried), `windows` (how much is left),
 `lanes` (whose turn it is) and `roster` (all keys), `waiting` and `desk` (who waits, who is served), `lease` (the words
-for an outcome), `claims` (what others must agree to), `snapshot` (what outlives the process), `forking`. This room
+for an outcome), `claims` (what others must agree to), `snapshot` (what outlives the process). This room
 holds the lock that they all rely on.
 
     invariant: under the lock, a lease is open exactly if it is counted in its meter, its key and the pool.
@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from hfs_providers.contract.errors import PoolExhaustedError
-from hfs_providers.contract.forks import enlist
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.contract.instants import NEVER, seconds_until
 from hfs_providers.contract.records import Credential, KeyStatus, Limits, WindowUse
 from hfs_providers.keys import snapshot
@@ -102,7 +102,9 @@ class KeyPool:
         # Leases that the collector found open, maybe while this very thread held the lock: see `_orphaned`.
         self._orphans: deque[Lease] = deque()
         self._lock = threading.Lock()
-        enlist(self)
+        at_fork(
+            Phase.POOLS, before=self._before_fork, parent=self._after_fork_in_parent, child=self._after_fork_in_child
+        )
 
     def __repr__(self) -> str:
         return f"KeyPool({self.provider}, {len(self._keyring.keys)} keys)"
@@ -765,7 +767,14 @@ class KeyPool:
             finally:
                 self._lock.release()
 
-    def _after_fork(self) -> None:
+    def _before_fork(self) -> None:
+        self._lock.acquire()
+
+    def _after_fork_in_parent(self) -> None:
+        self._lock.release()
+        self._leave()
+
+    def _after_fork_in_child(self) -> None:
         """In a child: the parent's calls and waiters are not here."""
         self._lock = threading.Lock()
         # Whoever shares for this process joins it again.

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.keys.keyring import KeyRing
 from hfs_providers.keys.leases import Lease
 from hfs_providers.keys.ledger import Held, Ledger, Refusal, Reservation, Spent, account_name
@@ -140,7 +141,10 @@ def _threads() -> ThreadPoolExecutor:
         return _executor
 
 
-def forget_threads() -> None:
-    """In a child after a fork: the parent's threads are not here."""
+def _after_fork_in_child() -> None:
     global _executor, _executor_lock
+    # The parent's threads are not here.
     _executor, _executor_lock = None, threading.Lock()
+
+
+at_fork(Phase.POOLS, child=_after_fork_in_child)

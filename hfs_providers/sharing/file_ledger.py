@@ -14,18 +14,16 @@ and what it may have had in flight no longer counts, they part.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
 import uuid
-import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from hfs_providers.contract import forks as _forking  # noqa: F401  the pools are made fit for a child before the ledgers
 from hfs_providers.contract.errors import StoreError
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.contract.instants import MINUTE
 from hfs_providers.contract.records import Problem
 from hfs_providers.keys.ledger import Held, Refusal, Reservation
@@ -101,7 +99,7 @@ class FileLedger:
         self.problem: Problem | None = None
         """Why the others are not asked at the moment."""
         self._reset()
-        _ledgers.add(self)
+        at_fork(Phase.LEDGERS, child=self._after_fork_in_child)
 
     def _reset(self) -> None:
         self._id = uuid.uuid4().hex
@@ -389,7 +387,7 @@ class FileLedger:
             _log.warning("keys are shared with other processes again")
             self.problem = None
 
-    def _after_fork(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """A child is another process. It is registered when it first asks for a key."""
         registered = self._registered_at is not None
         self._reset()
@@ -428,15 +426,3 @@ def _in_flight(connection: sqlite3.Connection, process: str) -> bool:
 def _forget(process: str, connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM in_flight WHERE process = ?", (process,))
     connection.execute("DELETE FROM processes WHERE id = ?", (process,))
-
-
-_ledgers: weakref.WeakSet[FileLedger] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for ledger in list(_ledgers):
-        ledger._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

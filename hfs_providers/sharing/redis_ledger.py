@@ -12,17 +12,15 @@ The rest is in rooms of its own: `redis_counts` (what is said to the server), `r
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Literal
 
-from hfs_providers.contract import forks as _forking  # noqa: F401  the pools are made fit for a child before the ledgers
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.contract.records import Event, Problem
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
@@ -77,7 +75,7 @@ class RedisLedger:
             self._say(Problem("HFS_REDIS_URL needs redis-py", "Run: pip install 'hfs-providers[redis]'", "error"))
         except ValueError as error:
             self._say(Problem(f"HFS_REDIS_URL: {error}", "Set HFS_REDIS_URL to redis://host:port/0", "error"))
-        _ledgers.add(self)
+        at_fork(Phase.LEDGERS, child=self._after_fork_in_child)
 
     def __repr__(self) -> str:
         return f"RedisLedger({self.name}, {self._mode})"
@@ -319,19 +317,10 @@ class RedisLedger:
         if self._mode != "closed":
             self._mode = mode
 
-
-_ledgers: weakref.WeakSet[RedisLedger] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for ledger in list(_ledgers):
-        if ledger._link is not None:
-            ledger._link.forget()
-        if ledger._mode != "closed":
-            ledger._begin()
-            for pool in ledger._pools.values():
-                pool.join(ledger)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    def _after_fork_in_child(self) -> None:
+        if self._link is not None:
+            self._link.forget()
+        if self._mode != "closed":
+            self._begin()
+            for pool in self._pools.values():
+                pool.join(self)

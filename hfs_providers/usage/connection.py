@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.transaction import BUSY, corrupt
 
@@ -33,7 +32,14 @@ class StoreConnection:
         self._lock = threading.Lock()
         self.opened = 0
         """How often it was opened: what is remembered of the file is only right while this stays the same."""
-        _connections.add(self)
+        # Whether it is held for the fork under way.
+        self._quiet = False
+        at_fork(
+            Phase.CONNECTIONS,
+            before=self._before_fork,
+            parent=self._after_fork_in_parent,
+            child=self._after_fork_in_child,
+        )
 
     @contextmanager
     def use(self, wait: float = BUSY) -> Iterator[sqlite3.Connection]:
@@ -80,42 +86,24 @@ class StoreConnection:
         if connection is not None:
             connection.close()
 
+    def _before_fork(self) -> None:
+        self._quiet = self._lock.acquire(timeout=_FORK_PATIENCE)
+        if self._quiet:
+            with suppress(sqlite3.Error):
+                self._close()
 
-_connections: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
+    def _after_fork_in_parent(self) -> None:
+        if self._quiet:
+            self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+        if self._connection is not None:
+            _left_alone.append(self._connection)
+            self._connection = None
 
 
-_quiet: list[StoreConnection] = []
-
-
-# Seconds for which a fork waits for a connection in use. A child leaves one that was not closed alone for good.
+# Seconds for which a fork waits for a connection in use. A child never closes one that the parent had in use.
 _FORK_PATIENCE = 1.0
 
-
 _left_alone: list[sqlite3.Connection] = []
-
-
-def _before_fork() -> None:
-    for each in list(_connections):
-        if each._lock.acquire(timeout=_FORK_PATIENCE):
-            _quiet.append(each)
-            with suppress(sqlite3.Error):
-                each._close()
-
-
-def _after_fork_in_parent() -> None:
-    for each in _quiet:
-        each._lock.release()
-    _quiet.clear()
-
-
-def _after_fork_in_child() -> None:
-    for each in list(_connections):
-        each._lock = threading.Lock()
-        if each._connection is not None:
-            _left_alone.append(each._connection)
-            each._connection = None
-    _quiet.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import sqlite3
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hfs_providers.contract.errors import StoreError
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.contract.records import Problem, UsageRow
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store
@@ -122,7 +121,7 @@ class UsageLog:
         self._reset()
         if store.unusable is not None:
             self._fail(store.unusable)
-        _logs.add(self)
+        at_fork(Phase.LOGS, child=self._reset)
 
     def _reset(self) -> None:
         self._queue: deque[UsageRow | Work | _Mark] = deque()
@@ -337,15 +336,3 @@ class UsageLog:
 
 def _remedy(path: Path) -> str:
     return f"Make room on the disk and {path} writable, or set HFS_USAGE_DB to another path or to off"
-
-
-_logs: weakref.WeakSet[UsageLog] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for log in list(_logs):
-        log._reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

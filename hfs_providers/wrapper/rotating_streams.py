@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hfs_providers.calls.call import Call
 from hfs_providers.calls.verdicts import judge
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.keys.leases import Lease
 
 if TYPE_CHECKING:
@@ -330,5 +330,4 @@ def _after_fork_in_child() -> None:
     _dropped, _watching, _thread = queue.SimpleQueue(), threading.Lock(), None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+at_fork(Phase.STREAMS, child=_after_fork_in_child)

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfs_providers.contract.errors import ForwardingError, StoreError
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.contract.records import Problem
 from hfs_providers.contract.secret import fingerprint
 from hfs_providers.usage.connection import StoreConnection
@@ -144,7 +143,7 @@ class Forwarder:
         self._cursor = 0
         self._stop = False
         self._begin()
-        _forwarders.add(self)
+        at_fork(Phase.FORWARDERS, child=self._after_fork_in_child)
 
     def _begin(self) -> None:
         """All that a child process must not have from its parent."""
@@ -343,7 +342,7 @@ class Forwarder:
             local.execute(_FAILED, (self.name, self._wall(), words))
         return self._pace.pause(self._failures, self._chance())
 
-    def _after_fork(self) -> None:
+    def _after_fork_in_child(self) -> None:
         # The connection is the parent's: the child must neither use it nor say goodbye on it.
         _orphans.append(self._remote)
         self._begin()
@@ -379,14 +378,4 @@ def _left(local: sqlite3.Connection, cursor: int) -> tuple[int, float | None]:
     return (last - first[0] + 1, first[1]) if first else (0, None)
 
 
-_forwarders: weakref.WeakSet[Forwarder] = weakref.WeakSet()
 _orphans: list[object] = []
-
-
-def _after_fork_in_child() -> None:
-    for forwarder in list(_forwarders):
-        forwarder._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

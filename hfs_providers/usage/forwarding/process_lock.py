@@ -6,9 +6,10 @@ It is SQLite's, on an empty file of its own, so it works wherever the store does
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator
+
+from hfs_providers.contract.forks import Phase, at_fork
 
 
 @contextlib.contextmanager
@@ -48,5 +49,4 @@ def _after_fork_in_child() -> None:
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+at_fork(Phase.FORWARDERS, child=_after_fork_in_child)
