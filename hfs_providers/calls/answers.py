@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from agno.models.response import ModelResponse
 
+from hfs_providers.calls.verdicts import Verdict
+
 if TYPE_CHECKING:
     from hfs_providers.calls.model import Rotation
-    from hfs_providers.contract.records import Kind
+    from hfs_providers.contract.error_rules import Kind
 
 _NO_FIELDS: Mapping[str, Any] = {}
 
@@ -32,7 +34,7 @@ class UnusableAnswerError(Exception):
 
     def __init__(self, kind: Kind, message: str, body: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
-        self.kind: Kind = kind
+        self.verdict = None if body is not None else Verdict(kind, None, None, message)
         self.body = body
 
 

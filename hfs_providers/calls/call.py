@@ -294,7 +294,7 @@ class Call(Attempt):
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
         plugin, redactor, secret = self.wrapper.plugin, self.wrapper.redactor, lease.credential.secret
-        verdict = judge(error, model_id=self.model_id, kinds=plugin.errors, wait_headers=plugin.wait_headers)
+        verdict = judge(error, kinds=plugin.errors, wait_headers=plugin.wait_headers)
         if verdict.code in QUOTES_KEY and secret is not None and secret.quoted_in(verdict.message):
             verdict = replace(verdict, kind="dead", scope="key")
         code = verdict.code and redactor.scrub(verdict.code)
@@ -385,7 +385,7 @@ class Call(Attempt):
         fields: dict[str, Any] = {
             "provider": provider,
             "model_id": self.model_id,
-            "kind": verdict.kind,
+            "verdict": verdict,
             "key_id": lease.key_id,
             "attempts": self._attempts,
         }
@@ -395,7 +395,7 @@ class Call(Attempt):
         if verdict.kind == "model_gone":
             return ModelNotFoundError(words, successor=self.wrapper.successor(self.model_id), **fields)
         if self._text:
-            fields |= {"kind": "interrupted", "status_code": 502}
+            fields |= {"verdict": replace(verdict, kind="interrupted"), "status_code": 502}
             return StreamInterruptedError(message, received="".join(self._text), **fields)
         if verdict.kind == "context_overflow":
             return ContextOverflowError(message, **fields)

@@ -23,6 +23,8 @@ from agno.exceptions import ContextWindowExceededError, ModelProviderError, Mode
 
 from hfs_providers.calls import _keycycle
 from hfs_providers.calls._keycycle import NoAvailableKeyError
+from hfs_providers.calls.verdicts import Verdict
+from hfs_providers.contract.error_rules import Kind
 from hfs_providers.contract.errors import HfsProvidersError, PoolExhaustedError
 
 
@@ -41,7 +43,7 @@ class ModelCallError(HfsProvidersError, ModelProviderError):
     Args:
         message: what failed and why, scrubbed of keys.
         provider, model_id, key_id: who was asked; `key_id` is that of the last attempt, or None.
-        kind: the kind of the verdict (see `docs/verdicts.md`).
+        verdict: what the provider's answer meant (docs/verdicts.md), scrubbed of keys.
         status_code: the provider's HTTP status, or the nearest that says the same.
         attempts: requests sent for this call.
     """
@@ -52,16 +54,21 @@ class ModelCallError(HfsProvidersError, ModelProviderError):
         *,
         provider: str,
         model_id: str,
-        kind: str,
+        verdict: Verdict,
         status_code: int = 502,
         key_id: str | None = None,
         attempts: int = 1,
     ) -> None:
         ModelProviderError.__init__(self, message, status_code, provider, model_id)
         self.provider = provider
-        self.kind = kind
+        self.verdict = verdict
         self.key_id = key_id
         self.attempts = attempts
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the verdict."""
+        return self.verdict.kind
 
 
 class KeyRejectedError(ModelCallError):
@@ -85,8 +92,8 @@ class ModelNotFoundError(ModelCallError):
         *,
         provider: str,
         model_id: str,
+        verdict: Verdict,
         successor: str | None = None,
-        kind: str = "model_gone",
         status_code: int = 404,
         key_id: str | None = None,
         attempts: int = 1,
@@ -97,7 +104,7 @@ class ModelNotFoundError(ModelCallError):
             f"({message})",
             provider=provider,
             model_id=model_id,
-            kind=kind,
+            verdict=verdict,
             status_code=status_code,
             key_id=key_id,
             attempts=attempts,
@@ -118,8 +125,8 @@ class StreamInterruptedError(ModelCallError):
         *,
         provider: str,
         model_id: str,
+        verdict: Verdict,
         received: str,
-        kind: str = "interrupted",
         status_code: int = 502,
         key_id: str | None = None,
         attempts: int = 1,
@@ -128,7 +135,7 @@ class StreamInterruptedError(ModelCallError):
             message,
             provider=provider,
             model_id=model_id,
-            kind=kind,
+            verdict=verdict,
             status_code=status_code,
             key_id=key_id,
             attempts=attempts,
@@ -172,6 +179,11 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
         self.limited = pool.limited
         self.dead = pool.dead
         self.free_in = pool.free_in
+
+    @property
+    def verdict(self) -> Verdict:
+        """A rate limit of all keys, until the next is free."""
+        return Verdict("rate_limited", 429, None, self.message, self.free_in, sent=False)
 
 
 class KeyNotFoundError(HfsProvidersError, _keycycle.KeyNotFoundError):

@@ -7,11 +7,9 @@ server alone gives.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from hfs_providers.contract.records import Kind
-
-Scope = Literal["model", "key"]
+from hfs_providers.contract.error_rules import Kind, Scope
 
 
 class Rule(NamedTuple):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from hfs_providers.calls.evidence import (
     as_int,
@@ -63,9 +63,8 @@ from hfs_providers.calls.verdict_rules import (
     REFUSED,
     SERVER,
     Rule,
-    Scope,
 )
-from hfs_providers.contract.records import Kind
+from hfs_providers.contract.error_rules import Kind, Scope
 
 ROTATING: frozenset[Kind] = frozenset({"rate_limited", "dead"})
 """Another key may do."""
@@ -109,13 +108,7 @@ class Verdict:
         """Whether the same call may succeed later."""
         return self.kind in RETRYABLE
 
-    @property
-    def final(self) -> bool:
-        """Whether neither another key nor another try helps with this provider and model."""
-        return not (self.rotates or self.retries)
 
-
-_KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}
 _Kinds = Mapping[str | int, Kind]
 _NONE: _Kinds = {}
 
@@ -135,7 +128,6 @@ def judge(
     error: BaseException,
     *,
     now: Callable[[], float] = time.time,
-    model_id: str | None = None,
     kinds: _Kinds = _NONE,
     wait_headers: Collection[str] = (),
 ) -> Verdict:
@@ -144,8 +136,6 @@ def judge(
     Args:
         error: what a model's call raised.
         now: wall clock, seconds since the epoch, for waits that are given as an instant.
-        model_id: the model that was asked for. No rule needs it today: every provider's codes say by themselves whether
-            the model is meant.
         kinds: what the plugin says about errors: `KeyedProvider.errors`.
         wait_headers: the provider's own headers that say how long to wait: `KeyedProvider.wait_headers`.
     """
@@ -170,12 +160,9 @@ def _judge(error: BaseException, reading: _Reading) -> Verdict:
         if isinstance(given, Verdict):
             return given
         name, root = type_of(link)
-        if root == "hfs_providers":
-            if isinstance(body := get(link, "body"), Mapping):
-                # The provider's error in the body of a 200.
-                return _judge_answer(200, body, {}, link, reading)
-            if own := _judge_own(link):
-                return own
+        if root == "hfs_providers" and isinstance(body := get(link, "body"), Mapping):
+            # The provider's error in the body of a 200.
+            return _judge_answer(200, body, {}, link, reading)
         if name == "ContextWindowExceededError":
             # Agno reads a provider's code (or its words) and says so by this type.
             overflow = True
@@ -186,18 +173,6 @@ def _judge(error: BaseException, reading: _Reading) -> Verdict:
     if overflow:
         return Verdict("context_overflow", as_int(get(error, "status_code")), None, words_of(error))
     return Verdict("local", None, None, words_of(error), sent=False)
-
-
-def _judge_own(link: BaseException) -> Verdict | None:
-    """What an error of this library already says about itself."""
-    kind = _KINDS.get(str(get(link, "kind")))
-    if kind is not None:
-        return Verdict(kind, as_int(get(link, "status_code")), None, words_of(link), sent=kind != "local")
-    if hasattr(link, "free_in"):
-        free_in = get(link, "free_in")
-        wait = float(free_in) if isinstance(free_in, (int, float)) else None
-        return Verdict("rate_limited", 429, None, words_of(link), wait, sent=False)
-    return None
 
 
 def _judge_link(link: BaseException, name: str, root: str, reading: _Reading) -> Verdict | None:

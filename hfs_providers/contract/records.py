@@ -395,22 +395,6 @@ class Wrapper(Protocol):
         """Close clients. Safe to call twice."""
 
 
-Kind = Literal[
-    "rate_limited",
-    "dead",
-    "model_gone",
-    "context_overflow",
-    "bad_request",
-    "refused",
-    "overloaded",
-    "server_error",
-    "transport",
-    "empty",
-    "interrupted",
-    "local",
-]
-
-
 def sdk_version(requirement: Requirement | None) -> str | None:
     """The version of the installed SDK, or None where it is missing. Imports nothing of it.
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hfs_providers.contract.error_rules import Kind
 from hfs_providers.contract.records import (
     CONTRACT_VERSION,
-    Kind,
     Limits,
     ModelDefault,
     ProviderConfig,

@@ -275,7 +275,7 @@ def _end(call: Call, lease: Lease, error: BaseException | None) -> None:
         return
     call.passed_on()
     kinds = call.wrapper.plugin.errors
-    if isinstance(error, Exception) and judge(error, model_id=call.model_id, kinds=kinds).kind != "local":
+    if isinstance(error, Exception) and judge(error, kinds=kinds).kind != "local":
         call.settle(lease, error)
     else:
         # Raised by the block itself: the request was sent, and its caller left.

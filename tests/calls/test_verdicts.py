@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import agno.exceptions
 import groq
@@ -30,7 +30,10 @@ from agno.models.groq import Groq
 from agno.models.message import Message
 from agno.models.openrouter import OpenRouter
 
-from hfs_providers.calls.verdicts import RETRYABLE, ROTATING, Verdict, judge
+from hfs_providers.calls.errors import KeysExhaustedError, StreamInterruptedError
+from hfs_providers.calls.verdicts import Verdict, judge
+from hfs_providers.contract.error_rules import Kind
+from hfs_providers.contract.errors import PoolExhaustedError
 
 NOW = 1_795_262_400.0
 """2026-11-21 12:00 UTC, four in the morning in California: 20 hours before Gemini's daily quotas are reset."""
@@ -816,7 +819,7 @@ def fail(model: Model, way: str) -> Exception:
 
 def verdict_of(provider: str, handler: Handler, way: str = "sync") -> Verdict:
     error = fail(build(provider, handler, asynchronous=way.startswith("async")), way)
-    return judge(error, now=lambda: NOW, model_id="m")
+    return judge(error, now=lambda: NOW)
 
 
 def ways(case: Case) -> tuple[str, ...]:
@@ -1009,7 +1012,7 @@ def test_agnos_502_around_a_local_bug_is_a_local_bug(provider: str, monkeypatch:
     # Agno's Cerebras class wraps nothing.
     assert getattr(error, "status_code", None) == (None if provider == "cerebras" else 502)
     verdict = judge(error)
-    assert (verdict.kind, verdict.sent, verdict.final) == ("local", False, True)
+    assert (verdict.kind, verdict.sent, verdict.rotates, verdict.retries) == ("local", False, False, False)
 
 
 def test_json_that_local_code_could_not_read_is_local() -> None:
@@ -1082,12 +1085,11 @@ def test_an_error_that_already_has_its_verdict_keeps_it() -> None:
 
 
 def test_this_librarys_own_errors_say_what_they_are() -> None:
-    interrupted = foreign("StreamInterruptedError", "hfs_providers.calls.errors")
-    interrupted.kind = "interrupted"  # type: ignore[attr-defined]
-    assert judge(interrupted).kind == "interrupted"
-    exhausted = foreign("KeysExhaustedError", "hfs_providers.calls.errors")
-    exhausted.free_in = 12.5  # type: ignore[attr-defined]
-    assert judge(exhausted) == Verdict("rate_limited", 429, None, "broken", 12.5, sent=False)
+    given = Verdict("interrupted", None, None, "broke off")
+    interrupted = StreamInterruptedError("cut", provider="p", model_id="m", verdict=given, received="half")
+    assert judge(interrupted) is given
+    exhausted = KeysExhaustedError(PoolExhaustedError("p", "m", total=2, cooling=2, free_in=12.5))
+    assert judge(exhausted) == Verdict("rate_limited", 429, None, str(exhausted), 12.5, sent=False)
 
 
 def test_a_body_can_be_bytes_a_string_a_list_or_only_in_the_response() -> None:
@@ -1186,11 +1188,11 @@ def test_a_clock_that_fails_gives_no_verdict_on_a_key() -> None:
 
 
 def test_what_rotates_does_not_retry_and_the_rest_is_final() -> None:
-    assert not ROTATING & RETRYABLE
-    for kind in ("model_gone", "context_overflow", "bad_request", "refused", "interrupted", "local"):
-        assert Verdict(kind, None, None, "").final
-    assert not Verdict("dead", 401, None, "").final
-    assert not Verdict("empty", 200, None, "").final
+    for kind in get_args(Kind):
+        verdict = Verdict(kind, None, None, "")
+        rotates = kind in ("rate_limited", "dead")
+        retries = kind in ("overloaded", "server_error", "transport", "empty")
+        assert (verdict.rotates, verdict.retries) == (rotates, retries)
 
 
 def test_a_verdict_pickles() -> None:

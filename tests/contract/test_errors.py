@@ -35,6 +35,7 @@ from hfs_providers import (
 )
 from hfs_providers.calls._keycycle import NoAvailableKeyError
 from hfs_providers.calls.errors import ContextOverflowError
+from hfs_providers.calls.verdicts import Verdict
 
 INSTALLED = ("cerebras", "groq", "gemini", "openrouter")
 
@@ -46,7 +47,7 @@ def exhausted(**changes: object) -> PoolExhaustedError:
 
 def call(cls: type[ModelCallError], **fields: object) -> ModelCallError:
     common = {"provider": "groq", "model_id": "m", "status_code": 400, "key_id": "groq#3", "attempts": 2}
-    return cls("it failed", **{**common, **fields})  # type: ignore[arg-type]
+    return cls("it failed", **{**common, "verdict": Verdict("server_error", 500, None, "it failed"), **fields})  # type: ignore[arg-type]
 
 
 EXAMPLES: dict[str, Callable[[], HfsProvidersError]] = {
@@ -67,9 +68,9 @@ EXAMPLES: dict[str, Callable[[], HfsProvidersError]] = {
         "mysql://me@db/usage", "PyMySQL is missing", "Run: pip install 'hfs-providers[mysql]'"
     ),
     "MissingKeyError": lambda: MissingKeyError("groq", ["NUM_GROQ", "GROQ_API_KEY_1"]),
-    "ModelCallError": lambda: call(ModelCallError, kind="server_error"),
-    "KeyRejectedError": lambda: call(KeyRejectedError, kind="dead"),
-    "ContextOverflowError": lambda: call(ContextOverflowError, kind="context"),
+    "ModelCallError": lambda: call(ModelCallError),
+    "KeyRejectedError": lambda: call(KeyRejectedError),
+    "ContextOverflowError": lambda: call(ContextOverflowError),
     "ModelNotFoundError": lambda: call(ModelNotFoundError, successor="n"),
     "StreamInterruptedError": lambda: call(StreamInterruptedError, received="The answer is"),
     "ChainExhaustedError": lambda: ChainExhaustedError({"groq/m": "no key free for 9 s"}),
@@ -271,7 +272,7 @@ class TestExhausted:
 
 class TestCallErrors:
     def test_a_call_s_error_has_its_fields(self) -> None:
-        error = call(ModelCallError, kind="server_error")
+        error = call(ModelCallError)
         assert (error.provider, error.model_id, error.kind, error.key_id, error.attempts, error.status_code) == (
             "groq",
             "m",

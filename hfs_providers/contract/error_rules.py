@@ -1,0 +1,123 @@
+"""What the errors of a provider mean, as data that its plugin brings: `KeyedProvider.errors`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal[
+    "rate_limited",
+    "dead",
+    "model_gone",
+    "context_overflow",
+    "bad_request",
+    "refused",
+    "overloaded",
+    "server_error",
+    "transport",
+    "empty",
+    "interrupted",
+    "local",
+]
+"""What can happen to a call: docs/verdicts.md."""
+
+Scope = Literal["model", "key"]
+"""What a refusal is about: one model of the key, or the whole key."""
+
+
+class Meaning(NamedTuple):
+    """What an error means.
+
+    Args:
+        kind: of the verdict (docs/verdicts.md).
+        scope: of `rate_limited`, whether the limit is the model's or the whole key's; of `model_gone`, `key` where the
+            key's account lacks the model and that of another key may have it.
+        credits: of `dead`, that the key's account has no credits left.
+        retry_after: seconds to wait. The longest wait that an answer names counts, this one among them.
+    """
+
+    kind: Kind
+    scope: Scope = "model"
+    credits: bool = False
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an SDK's error shows of its provider's answer, read once.
+
+    Args:
+        status: HTTP status; of an error inside a stream, or in the body of a 200, the one that the body names. None
+            where neither says one.
+        error: the innermost error object of the body; empty where the body is no JSON object.
+        headers: of the answer, by lower-case name, each with all its values.
+        sdk: the top-level module of the error's class.
+        body: the body, decoded where it is JSON; None where the error holds none.
+        words: the error's own message. Rules must not read it: it may quote a user, a tool or another error.
+        now: wall clock, seconds since the epoch, for waits that end at an instant.
+    """
+
+    status: int | None
+    error: Mapping[str, Any]
+    headers: Mapping[str, Sequence[str]]
+    sdk: str
+    body: object
+    words: str
+    now: float
+
+    def values(self, path: str) -> list[Any]:
+        """What is at a path of the error object, as `metadata.error_type`; each item of a list is looked into.
+
+        Args:
+            path: names of fields, joined by dots.
+        """
+        found: list[Any] = [self.error]
+        for name in path.split("."):
+            inner = [item.get(name) for item in found if isinstance(item, Mapping)]
+            found = [part for item in inner for part in (item[:50] if isinstance(item, (list, tuple)) else (item,))]
+        return [value for value in found if value is not None]
+
+    def has(self, path: str) -> bool:
+        """Whether the error object has a field at a path, even with the value null."""
+        parent, _, name = path.rpartition(".")
+        holders = self.values(parent) if parent else [self.error]
+        return any(isinstance(holder, Mapping) and name in holder for holder in holders)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorRules:
+    """What a provider's errors mean, where the library's general rules do not know it.
+
+    They are read in the order of the fields below: first `decide`, then the tables. The general rules, for the codes
+    that many servers share and for HTTP statuses, follow. Paths are those of `Evidence.values`.
+
+    Args:
+        decide: called with the evidence; for what a table cannot say, as a status whose meaning depends on other
+            fields. None leaves the decision to the tables.
+        fields: by path of a field in the error object, what each of its values means.
+        codes: what a `code` or `type` in the error object means.
+        statuses: what an HTTP status means.
+        exceptions: what an error class of the SDK's means that brings no answer, by its name.
+        wait_headers: names of the provider's own headers that say how long to wait (seconds, a duration, an epoch or a
+            date). They count before `Retry-After`.
+        wait_fields: paths of fields that say how long to wait, as a duration or as seconds and nanoseconds.
+        header_fields: paths of fields in which the body repeats headers.
+        message_fields: paths of fields whose text is added to the message.
+        modules: top-level modules, besides that of `sdk`, whose errors are the provider's.
+    """
+
+    decide: Callable[[Evidence], Meaning | None] | None = None
+    fields: Mapping[str, Mapping[str, Meaning]] = field(default_factory=dict)
+    codes: Mapping[str, Meaning] = field(default_factory=dict)
+    statuses: Mapping[int, Meaning] = field(default_factory=dict)
+    exceptions: Mapping[str, Meaning] = field(default_factory=dict)
+    wait_headers: Sequence[str] = ()
+    wait_fields: Sequence[str] = ()
+    header_fields: Sequence[str] = ()
+    message_fields: Sequence[str] = ()
+    modules: Collection[str] = ()
+
+
+NO_RULES = ErrorRules()
+"""For errors of which no plugin is known."""
