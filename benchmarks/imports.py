@@ -72,7 +72,8 @@ def history(effort: Effort) -> list[Measured]:
 
 
 def _write_history(path: Path, env: Mapping[str, str]) -> None:
-    from hfs_providers import UsageRow, fingerprint
+    from hfs_providers.keys import fingerprint
+    from hfs_providers.usage import UsageRow
     from hfs_providers.usage.database import Store
     from hfs_providers.usage.rows import write_rows
 

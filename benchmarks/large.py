@@ -15,10 +15,13 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from hfs_providers import Credential, KeyPool, Limits, Secret, UsageRow
+from hfs_providers import Limits
+from hfs_providers.authoring import Credential, Secret
+from hfs_providers.keys import KeyPool
 from hfs_providers.keys.ledger import Reservation
 from hfs_providers.sharing.file_ledger import FileLedger
 from hfs_providers.sharing.key_state import restore_key_state
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.retention import Retention, prune_step

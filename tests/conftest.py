@@ -16,6 +16,8 @@ import platformdirs
 import pytest
 
 import hfs_providers
+from hfs_providers import authoring
+from hfs_providers.keys import KeyPool
 
 _READ_BY_US = re.compile(
     r"HFS_.*|NUM_.*|EXPECTED_.*|TIDB_DB_URL|.*_(API_KEY|ENDPOINT|ACCOUNT|REGION|DEPLOYMENT)(_\d+)?|.*_(BASE_URL|LIMITS|MODEL)"
@@ -88,8 +90,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 class FakeWrapper:
     """A wrapper that talks to nobody, over a real pool."""
 
-    def __init__(self, config: hfs_providers.ProviderConfig, services: hfs_providers.Services) -> None:
-        self.pool = hfs_providers.KeyPool(config.name, config.credentials, clock=services.clock)
+    def __init__(self, config: authoring.ProviderConfig, services: authoring.Services) -> None:
+        self.pool = KeyPool(config.name, config.credentials, clock=services.clock)
         self.provider = config.name
         self.closed = 0
 
@@ -100,9 +102,9 @@ class FakeWrapper:
         return []
 
     def probe(
-        self, credential: hfs_providers.Credential, *, timeout: float = 10.0, ask: bool = False
-    ) -> hfs_providers.KeyProbe:
-        return hfs_providers.KeyProbe(credential.id, credential.fingerprint, "works")
+        self, credential: authoring.Credential, *, timeout: float = 10.0, ask: bool = False
+    ) -> authoring.KeyProbe:
+        return authoring.KeyProbe(credential.id, credential.fingerprint, "works")
 
     def close(self) -> None:
         self.closed += 1
@@ -112,7 +114,7 @@ class FakeProvider(hfs_providers.KeyedProvider):
     """A provider plugin whose wrapper is a `FakeWrapper`."""
 
     @hfs_providers.hookimpl
-    def build_wrapper(self, config: hfs_providers.ProviderConfig, services: hfs_providers.Services) -> Any:
+    def build_wrapper(self, config: authoring.ProviderConfig, services: authoring.Services) -> Any:
         return FakeWrapper(config, services)
 
 

@@ -39,11 +39,18 @@ class TestImportingThePackage:
         assert (done.returncode, done.stdout, done.stderr, list(tmp_path.iterdir())) == (0, "", "", [])
 
     @pytest.mark.parametrize(
-        "names",
-        ["KeyPool, Lease", "Secret, fingerprint", "HfsProvidersError", "KeyedProvider, hookimpl", "ProviderManager"],
+        ("module", "names"),
+        [
+            ("keys", "KeyPool, Lease, fingerprint"),
+            ("authoring", "Secret, KeyedProvider, hookimpl"),
+            ("errors", "HfsProvidersError"),
+            ("usage", "UsageRow, Store"),
+            ("", "ProviderManager"),
+        ],
     )
-    def test_nor_do_the_names_that_need_no_model(self, names: str, tmp_path: Path) -> None:
-        program = f"import sys\nfrom hfs_providers import {names}\nprint(sorted({set(HEAVY)!r} & set(sys.modules)))"
+    def test_nor_do_the_names_that_need_no_model(self, module: str, names: str, tmp_path: Path) -> None:
+        origin = f"hfs_providers.{module}".rstrip(".")
+        program = f"import sys\nfrom {origin} import {names}\nprint(sorted({set(HEAVY)!r} & set(sys.modules)))"
         assert run(program, tmp_path).stdout.strip() == "[]"
 
 
@@ -142,7 +149,7 @@ class TestImportingKeycycle:
         assert issubclass(_keycycle.NoAvailableKeyError, Exception)
 
 
-# Who may know whom -----------------------------------------------------------------------------------------------
+# Who may know whom, where the contracts of import-linter do not say it.
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {
@@ -208,37 +215,38 @@ def below(modules: set[str], *packages: str) -> set[str]:
     return {module for module in modules if f"{module}.".startswith(tuple(f"{package}." for package in packages))}
 
 
+PUBLIC = {"hfs_providers", *(f"hfs_providers.{name}" for name in ("authoring", "errors", "keys", "usage"))}
+PUBLIC |= {"hfs_providers.contract.lazy"}  # what makes modules of public names
+
+
 class TestWhoKnowsWhom:
     def test_the_package_was_found(self) -> None:
         assert {"hfs_providers", "hfs_providers.core.manager", "hfs_providers.plugins.groq"} <= set(MODULES)
 
     @pytest.mark.parametrize("module", inside("plugins"))
-    def test_a_plugin_sees_the_facade_and_the_declarative_base(self, module: str) -> None:
-        assert own(IMPORTS[module].all) <= {"hfs_providers", "hfs_providers.core.provider"}
+    def test_a_plugin_sees_the_public_names(self, module: str) -> None:
+        assert own(IMPORTS[module].all) <= PUBLIC
 
     @pytest.mark.parametrize("module", inside("testing"))
     def test_the_kit_for_authors_sees_no_more_than_they_do(self, module: str) -> None:
         seen = own(IMPORTS[module].all) - below(IMPORTS[module].all, "hfs_providers.testing")
-        assert seen <= {"hfs_providers", "hfs_providers.core.provider"}
-
-    @pytest.mark.parametrize("module", inside("core"))
-    def test_the_core_knows_nobody_around_it(self, module: str) -> None:
-        around = [f"hfs_providers.{package}" for package in ("plugins", "cli", "agents", "testing")]
-        assert below(IMPORTS[module].all, *around, "hfs_providers.__main__") == set()
-
-    @pytest.mark.parametrize("module", inside("core"))
-    def test_the_core_does_not_go_through_its_own_facade(self, module: str) -> None:
-        assert "hfs_providers" not in IMPORTS[module].all
+        assert seen <= PUBLIC | {"hfs_providers.core.inventory"}
 
     @pytest.mark.parametrize("package", ["cli", "agents"])
-    def test_the_rooms_above_use_the_public_names(self, package: str) -> None:
+    def test_commands_and_agents_use_the_public_names(self, package: str) -> None:
+        # What the commands show of an installation and of its keys is of no use to an application.
+        inner = (
+            below(set(MODULES), *(f"hfs_providers.{p}" for p in ("core", "usage", "wrapper")))
+            if package == "cli"
+            else set()
+        )
         for module in inside(package):
             allowed = below(IMPORTS[module].all, f"hfs_providers.{package}", "hfs_providers.testing")
-            # The room of the agents has a facade of its own.
-            assert own(IMPORTS[module].all) - allowed <= {"hfs_providers", "hfs_providers.agents"}, module
+            seen = own(IMPORTS[module].all) - allowed
+            assert seen <= PUBLIC | inner | {"hfs_providers.agents", "hfs_providers.core.inventory"}, module
 
-    def test_the_core_has_no_cycle(self) -> None:
-        graph = {module: below(IMPORTS[module].eager, "hfs_providers.core") - {module} for module in inside("core")}
+    def test_no_modules_import_one_another(self) -> None:
+        graph = {module: own(IMPORTS[module].eager) - {module} for module in MODULES}
         assert set(TopologicalSorter(graph).static_order()) == set(graph)
 
     def test_only_the_registry_uses_pluggy_s_manager(self) -> None:
@@ -260,7 +268,10 @@ class TestWhoKnowsWhom:
         users = {module for module, imports in IMPORTS.items() if "agno.models.base" in imports.all}
         # The chain is an Agno model itself, and what makes it asks whether an entry is one. Neither binds any.
         others = {"hfs_providers.fallback.chain", "hfs_providers.fallback.builder"}
-        assert {module for module in users if ".core." in module} == {"hfs_providers.calls.model", *others}
+        assert {module for module in users if not module.startswith("hfs_providers.agents.")} == {
+            "hfs_providers.calls.model",
+            *others,
+        }
 
     def test_no_module_imports_a_provider_s_model_class_or_sdk(self) -> None:
         neutral = {"agno.models.base", "agno.models.message", "agno.models.response", "agno.models.metrics"}

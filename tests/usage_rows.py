@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from hfs_providers import Store, UsageRow
+from hfs_providers.usage import Store, UsageRow
 from hfs_providers.usage.rows import write_rows
 
 

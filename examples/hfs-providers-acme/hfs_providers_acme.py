@@ -1,6 +1,6 @@
 """A provider of its own in ten lines: an in-house gateway that speaks OpenAI's protocol."""
 
-from hfs_providers import KeyedProvider, Limits, ModelDefault
+from hfs_providers.authoring import KeyedProvider, Limits, ModelDefault
 
 plugin = KeyedProvider(
     name="acme",

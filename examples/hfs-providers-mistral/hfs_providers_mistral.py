@@ -6,7 +6,7 @@ own. What that means for keys, streams and errors is said here, and nowhere else
 
 from typing import Any
 
-from hfs_providers import Clients, Credential, KeyedProvider, ModelDefault
+from hfs_providers.authoring import Clients, Credential, KeyedProvider, ModelDefault
 
 
 class MistralClients(Clients):

@@ -7,7 +7,7 @@ Without any of these it is the server on this machine.
 
 from typing import Any
 
-from hfs_providers import Clients, Credential, KeyedProvider, ModelDefault
+from hfs_providers.authoring import Clients, Credential, KeyedProvider, ModelDefault
 
 
 class OllamaClients(Clients):

@@ -21,10 +21,11 @@ from agno.agents.base import BaseExternalAgent
 from agno.run.agent import RunContentEvent, RunOutput
 from agno.run.concurrency import background_run_slot, get_worker_ownership
 
-from hfs_providers import HfsProvidersError, SettingsError, take_inventory
+from hfs_providers import HfsProvidersError, SettingsError
 from hfs_providers.agents.contract import ROLES, ContractError, Role, WorkItem, WorkResult, read_item
 from hfs_providers.agents.queueing import MAX_CONCURRENT_AGENTS, max_concurrent_agents
 from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
+from hfs_providers.core.inventory import take_inventory
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -104,8 +104,8 @@ def _answered(path: Path) -> set[str]:
 
 
 async def _run(fd: int, source: str, options: Options, journal: Any, answered: set[str]) -> int:
-    from hfs_providers import take_inventory
     from hfs_providers.agents import PIPELINE, Batch, Supervisor, max_concurrent_agents, run_pipeline
+    from hfs_providers.core.inventory import take_inventory
 
     role = options.role
     roles: Sequence[Role] = PIPELINE if role is None else (role,)

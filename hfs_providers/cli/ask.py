@@ -10,7 +10,8 @@ import typer
 from hfs_providers.cli import output
 
 if TYPE_CHECKING:
-    from hfs_providers import Event, ProviderManager, UsageRow
+    from hfs_providers import Event, ProviderManager
+    from hfs_providers.usage import UsageRow
 
 ANY = "any"
 

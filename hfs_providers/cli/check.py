@@ -25,7 +25,8 @@ from hfs_providers.cli.status import first_step
 from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
-    from hfs_providers import KeyProbe, ProviderManager, Wrapper
+    from hfs_providers import ProviderManager
+    from hfs_providers.authoring import KeyProbe, Wrapper
 
 _OUTCOMES = {"works": "green", "limited": "yellow", "dead": "red", "unknown": "magenta"}
 _TOKENS = 16
@@ -93,7 +94,7 @@ def _error(manager: ProviderManager, name: str) -> str | None:
 
 def _tried(wrappers: Mapping[str, Wrapper], timeout: float, ask: bool) -> tuple[dict[str, KeyProbe], bool]:
     """The results by key id, and whether there are all of them."""
-    from hfs_providers import check_keys
+    from hfs_providers.wrapper.check import check_keys
 
     found: dict[str, KeyProbe] = {}
     try:

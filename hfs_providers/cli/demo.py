@@ -21,7 +21,8 @@ from hfs_providers.cli.demo_runs import Runs
 from hfs_providers.cli.demo_stage import Stage
 
 if TYPE_CHECKING:
-    from hfs_providers import Inventory, ProviderManager
+    from hfs_providers import ProviderManager
+    from hfs_providers.core.inventory import Inventory
 
 SIMULATED = (
     "The providers are simulated by a server on this machine, and so are their keys, limits and answers. "

@@ -11,7 +11,8 @@ from hfs_providers.cli.demo_stage import Stage
 from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
-    from hfs_providers import ProviderManager, UsageRow
+    from hfs_providers import ProviderManager
+    from hfs_providers.usage import UsageRow
 
 _STATES = {"ready": "green", "limited": "yellow", "cooling": "yellow", "dead": "red"}
 

@@ -13,7 +13,8 @@ from hfs_providers.cli.demo_progress import Progress
 from hfs_providers.cli.demo_stage import Stage
 
 if TYPE_CHECKING:
-    from hfs_providers import Event, ProviderManager, UsageRow
+    from hfs_providers import Event, ProviderManager
+    from hfs_providers.usage import UsageRow
 
 ANY = "any provider"
 # One round over the providers each; the plain runs come first in every phase's share.

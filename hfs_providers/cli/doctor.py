@@ -24,7 +24,8 @@ from hfs_providers.cli.models import default_source
 from hfs_providers.cli.status import first_step, plugin_problems, variable_part
 
 if TYPE_CHECKING:
-    from hfs_providers import Inventory, KeyStatus
+    from hfs_providers.core.inventory import Inventory
+    from hfs_providers.keys import KeyStatus
 
 Level = Literal["ok", "info", "warning", "error"]
 _SOON = timedelta(days=30)
@@ -52,7 +53,7 @@ class Finding:
 
 def doctor(as_json: output.JsonOption = False) -> None:
     """Look for what is wrong here, and say what mends it. Exit code 1 if there is an error."""
-    from hfs_providers import take_inventory
+    from hfs_providers.core.inventory import take_inventory
 
     found = take_inventory()
     findings = [
@@ -157,7 +158,7 @@ def _built(found: Inventory) -> Iterator[Finding]:
 
 def _keys(found: Inventory) -> Iterator[Finding]:
     """The keys that the usage file knows to be out of rotation."""
-    from hfs_providers import RETIRED
+    from hfs_providers.wrapper.probe import RETIRED
 
     for name, statuses in found.keys().items():
         for key in statuses:

@@ -24,7 +24,9 @@ from hfs_providers.cli.status import first_step
 from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
-    from hfs_providers import Credential, KeyStatus, ProviderManager
+    from hfs_providers import ProviderManager
+    from hfs_providers.authoring import Credential
+    from hfs_providers.keys import KeyStatus
 
 _STATES = {"ready": "green", "limited": "yellow", "cooling": "yellow", "dead": "red"}
 _KEY_ID = re.compile(r"([a-z0-9][a-z0-9_-]{0,40})#\d{1,6}")
@@ -118,7 +120,9 @@ def retire(
 
 def _rule(key: str, reason: str | None, as_json: bool) -> None:
     """Revive a key, or with a reason retire it."""
-    from hfs_providers import RETIRED, ProviderManager, usage_path
+    from hfs_providers import ProviderManager
+    from hfs_providers.usage import usage_path
+    from hfs_providers.wrapper.probe import RETIRED
 
     with ProviderManager() as manager:
         name, credential = _find(manager, key)
@@ -209,7 +213,8 @@ def _record(manager: ProviderManager, name: str, model: str | None, asked: Mappi
 
 def _asked(manager: ProviderManager, name: str) -> dict[str, set[str]]:
     """The models that were asked with each key within a day, by fingerprint."""
-    from hfs_providers import Store, StoreError, UsageReport, usage_path
+    from hfs_providers.errors import StoreError
+    from hfs_providers.usage import Store, UsageReport, usage_path
 
     path = usage_path(manager.inventory.settings.env)
     asked: dict[str, set[str]] = {}

@@ -18,7 +18,8 @@ from hfs_providers.cli.status import plugin_problems, variable_part
 from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
-    from hfs_providers import Inventory, ProviderManager
+    from hfs_providers import ProviderManager
+    from hfs_providers.core.inventory import Inventory
 
 
 def models(
@@ -27,7 +28,8 @@ def models(
     live: Annotated[bool, typer.Option("--live", help="Ask the providers what they list.")] = False,
 ) -> None:
     """Show the default models, their successors and when they retire."""
-    from hfs_providers import ProviderManager, take_inventory
+    from hfs_providers import ProviderManager
+    from hfs_providers.core.inventory import take_inventory
 
     with ExitStack() as stack:
         manager = stack.enter_context(ProviderManager()) if live else None

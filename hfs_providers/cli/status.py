@@ -25,7 +25,10 @@ from hfs_providers.cli import output
 from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:
-    from hfs_providers import Inventory, KeyStatus, Problem, ProviderManager, StorageStatus
+    from hfs_providers import Problem, ProviderManager
+    from hfs_providers.core.inventory import Inventory
+    from hfs_providers.core.storage_status import StorageStatus
+    from hfs_providers.keys import KeyStatus
 
 
 def status(
@@ -33,7 +36,8 @@ def status(
     build: Annotated[bool, typer.Option("--build", help="Build the providers too; this imports Agno.")] = False,
 ) -> None:
     """Show which providers can be used. Exit code 1 if none can."""
-    from hfs_providers import __version__, take_inventory
+    from hfs_providers import __version__
+    from hfs_providers.core.inventory import take_inventory
 
     with ExitStack() as stack:
         manager = stack.enter_context(_manager()) if build else None
@@ -194,7 +198,7 @@ def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
 
 def plugins(as_json: output.JsonOption = False) -> None:
     """List the installed plugins and what is wrong with them. Exit code 1 if anything is."""
-    from hfs_providers import take_inventory
+    from hfs_providers.core.inventory import take_inventory
 
     found = take_inventory()
     registry = found.registry

@@ -25,7 +25,7 @@ from hfs_providers.cli.table import Column
 from hfs_providers.cli.usage_chart import SIGNS, bar, columns, plain
 
 if TYPE_CHECKING:
-    from hfs_providers import Store, UsageReport, UsageTimeline, UsageTotal, UsageTotals
+    from hfs_providers.usage import Store, UsageReport, UsageTimeline, UsageTotal, UsageTotals
 
 _DIMENSIONS = ("provider", "model", "key", "fingerprint", "outcome", "hour", "day")
 _COUNTS = ("requests", "ok", "tokens_in", "tokens_out", "tokens")
@@ -100,7 +100,8 @@ def _dimensions(said: Sequence[str]) -> tuple[str, ...]:
 
 def _store(quiet: bool = False) -> Store:
     """The file that the environment names. Ends the command where there is none."""
-    from hfs_providers import Store, take_inventory, usage_path
+    from hfs_providers.core.inventory import take_inventory
+    from hfs_providers.usage import Store, usage_path
 
     found = take_inventory()
     path = usage_path(found.settings.env)
@@ -119,7 +120,7 @@ def _store(quiet: bool = False) -> Store:
 
 
 def _report(store: Store) -> UsageReport:
-    from hfs_providers import UsageReport
+    from hfs_providers.usage import UsageReport
 
     return UsageReport(store)
 
@@ -233,8 +234,9 @@ def prune(
 
     Rows that were not yet forwarded to every database stay, and so do those of the last two days.
     """
-    from hfs_providers import prunable, take_inventory
-    from hfs_providers import prune as take_out
+    from hfs_providers.core.inventory import take_inventory
+    from hfs_providers.usage import prunable
+    from hfs_providers.usage import prune as take_out
     from hfs_providers.usage.retention import NEEDED
 
     if (before is None) == (keep is None):

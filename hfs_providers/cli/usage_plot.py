@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 from hfs_providers.cli.usage_chart import tick
 
 if TYPE_CHECKING:
-    from hfs_providers import UsageTimeline
+    from hfs_providers.usage import UsageTimeline
 
 _COLOURS = ("#3b7ddd", "#e08a1e", "#2a9d8f", "#c8553d", "#8e6bbf", "#6b8e23", "#c77da0")
 _OTHERS = "#8a94a6"

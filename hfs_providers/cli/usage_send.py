@@ -17,7 +17,7 @@ def send(
     as_json: output.JsonOption = False,
 ) -> None:
     """Send the rows of the local file that a database has not got yet. Exit code 1 if any are left."""
-    from hfs_providers import take_inventory
+    from hfs_providers.core.inventory import take_inventory
 
     found = take_inventory()
     if not found.usage().targets:

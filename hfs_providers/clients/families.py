@@ -125,6 +125,7 @@ def family(named: str | type[Clients]) -> type[Clients]:
         found = getattr(importlib.import_module(module), name, None) if name else None
     if not (isinstance(found, type) and issubclass(found, Clients)):
         raise TypeError(
-            f"client={named!r} is neither one of {', '.join(FAMILIES)} nor a subclass of hfs_providers.Clients"
+            f"client={named!r} is neither one of {', '.join(FAMILIES)} nor a subclass of "
+            "hfs_providers.authoring.Clients"
         )
     return found

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from hfs_providers import KeyedProvider, ModelDefault
+from hfs_providers.authoring import KeyedProvider, ModelDefault
 
 plugin = KeyedProvider(
     name="cerebras",

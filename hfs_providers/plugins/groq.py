@@ -1,6 +1,6 @@
 """Groq, through `agno.models.groq:Groq` and the groq SDK."""
 
-from hfs_providers import KeyedProvider, Limits, ModelDefault
+from hfs_providers.authoring import KeyedProvider, Limits, ModelDefault
 
 plugin = KeyedProvider(
     name="groq",

@@ -1,6 +1,6 @@
 """OpenRouter, through `agno.models.openrouter:OpenRouter` and the openai SDK."""
 
-from hfs_providers import KeyedProvider, Limits, ModelDefault
+from hfs_providers.authoring import KeyedProvider, Limits, ModelDefault
 
 plugin = KeyedProvider(
     name="openrouter",

@@ -10,7 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers import Event, UsageRow, __version__, hookimpl
+from hfs_providers import __version__
+from hfs_providers.authoring import Event, UsageRow, hookimpl
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram

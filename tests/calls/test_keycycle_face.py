@@ -11,8 +11,9 @@ import groq
 import openai
 import pytest
 
-from hfs_providers import ProviderManager, StreamInterruptedError, UsageRow
+from hfs_providers import ProviderManager, StreamInterruptedError
 from hfs_providers.testing import HalfStream, LoopbackServer, RateLimited, Raw, Unauthorized
+from hfs_providers.usage import UsageRow
 from tests.sharing.redis_server import eventually
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]

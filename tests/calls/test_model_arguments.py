@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from agno.models.message import Message
 
-from hfs_providers import KeyNotFoundError, KeysExhaustedError, ProviderManager, fingerprint
+from hfs_providers import KeyNotFoundError, KeysExhaustedError, ProviderManager
 from hfs_providers.calls import _keycycle
+from hfs_providers.keys import fingerprint
 from hfs_providers.testing import LoopbackServer, RateLimited
 
 

@@ -35,9 +35,9 @@ from hfs_providers import (
     ModelCallError,
     ProviderManager,
     StreamInterruptedError,
-    fingerprint,
 )
 from hfs_providers.calls.errors import ContextOverflowError
+from hfs_providers.keys import fingerprint
 from hfs_providers.testing import (
     BadRequest,
     ContextTooLong,

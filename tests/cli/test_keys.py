@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers import Limits, ProviderManager, Store
+from hfs_providers import Limits, ProviderManager
 from hfs_providers.cli import keys
 from hfs_providers.testing import LoopbackServer
+from hfs_providers.usage import Store
 from tests.cli.conftest import Cli
 from tests.usage_rows import row, write
 

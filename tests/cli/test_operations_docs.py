@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers import Store
 from hfs_providers.testing import LoopbackServer
+from hfs_providers.usage import Store
 from tests.cli.conftest import Cli
 from tests.usage_rows import row, write
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import ProviderManager, take_inventory
+from hfs_providers import ProviderManager
+from hfs_providers.core.inventory import take_inventory
 from tests.cli.conftest import Cli
 from tests.usage_rows import row, write
 

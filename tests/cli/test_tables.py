@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from hfs_providers import ProviderManager, Store
+from hfs_providers import ProviderManager
 from hfs_providers.cli.table import Column, lines
 from hfs_providers.testing import LoopbackServer, PaymentRequired, RateLimited, Unauthorized
+from hfs_providers.usage import Store
 from tests.cli.conftest import Cli
 from tests.usage_rows import row, write
 

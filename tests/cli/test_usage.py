@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers import Store, UsageReport
 from hfs_providers.cli.usage_chart import bar, columns
 from hfs_providers.cli.usage_plot import lines_of, svg
+from hfs_providers.usage import Store, UsageReport
 from hfs_providers.usage.report import UsageTimeline
 from tests.cli.conftest import Cli
 from tests.usage_rows import row, write

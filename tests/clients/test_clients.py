@@ -9,7 +9,8 @@ import httpx
 import pytest
 from agno.models.message import Message
 
-from hfs_providers import Clients, KeyedProvider, ModelDefault, ProviderManager
+from hfs_providers import KeyedProvider, ModelDefault, ProviderManager
+from hfs_providers.authoring import Clients
 from hfs_providers.calls.verdicts import judge, know_sdk
 from hfs_providers.clients.families import StainlessClients, family
 from hfs_providers.core.settings import read_provider

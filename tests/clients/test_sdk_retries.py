@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import Clients, Credential, KeyedProvider, ModelDefault
+from hfs_providers import KeyedProvider, ModelDefault
+from hfs_providers.authoring import Clients, Credential
 from hfs_providers.clients.sdk_retries import turn_off_retries
 from hfs_providers.contract.secret import Secret
 

@@ -11,31 +11,33 @@ from agno.exceptions import ContextWindowExceededError, ModelProviderError, Mode
 
 from hfs_providers import (
     ChainExhaustedError,
-    ForwardingError,
     HfsProvidersError,
     KeyNotFoundError,
     KeyRejectedError,
     KeysExhaustedError,
-    MissingDriverError,
     MissingKeyError,
     MissingSdkError,
     ModelCallError,
     ModelNotFoundError,
-    PluginConflictError,
-    PluginContractError,
-    PluginError,
-    PluginLoadError,
-    PoolExhaustedError,
     ProviderError,
     ProviderUnavailableError,
     SettingsError,
-    StoreError,
     StreamInterruptedError,
     UnknownProviderError,
 )
 from hfs_providers.calls._keycycle import NoAvailableKeyError
 from hfs_providers.calls.errors import ContextOverflowError
 from hfs_providers.calls.verdicts import Verdict
+from hfs_providers.errors import (
+    ForwardingError,
+    MissingDriverError,
+    PluginConflictError,
+    PluginContractError,
+    PluginError,
+    PluginLoadError,
+    PoolExhaustedError,
+    StoreError,
+)
 
 INSTALLED = ("cerebras", "groq", "gemini", "openrouter")
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfs_providers import Credential, ProviderConfig, Secret, fingerprint
+from hfs_providers.authoring import Credential, ProviderConfig, Secret
 from hfs_providers.contract.redaction import Redactor
+from hfs_providers.keys import fingerprint
 
 KEY = "gsk_mArKeD7Qf2Zt9Lx4Vb8Nw3Kp6Hs1Yz"
 OTHER = "sk-or-v1-mArKeD5c0ffee9d8e7f6a5b4c3d2e1f0"

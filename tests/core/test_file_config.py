@@ -9,8 +9,9 @@ from typing import Any
 import platformdirs
 import pytest
 
-from hfs_providers import Inventory, Limits, take_inventory
+from hfs_providers import Limits
 from hfs_providers.core.config_file import FileConfig, load_file_config
+from hfs_providers.core.inventory import Inventory, take_inventory
 from hfs_providers.core.settings import Settings
 
 Make = Callable[..., Any]

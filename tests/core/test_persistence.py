@@ -18,10 +18,13 @@ import platformdirs
 import pytest
 from agno.models.message import Message
 
-from hfs_providers import Event, Problem, ProviderManager, UsageRow, fingerprint, take_inventory
+from hfs_providers import Event, Problem, ProviderManager
+from hfs_providers.core.inventory import take_inventory
 from hfs_providers.core.settings import Settings
 from hfs_providers.core.storage_status import storage_status
+from hfs_providers.keys import fingerprint
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.forwarding.sending import Sent
 from hfs_providers.usage.location import Places
 from tests.sharing.redis_server import eventually

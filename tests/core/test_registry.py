@@ -13,23 +13,14 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import (
-    Event,
-    ModelDefault,
-    PluginConflictError,
-    PluginContractError,
-    PluginLoadError,
-    ProviderConfig,
-    ProviderHealth,
-    ProviderManager,
-    hookimpl,
-    hookspec,
-)
+from hfs_providers import Event, ModelDefault, ProviderHealth, ProviderManager, hookimpl, hookspec
+from hfs_providers.authoring import ProviderConfig
 from hfs_providers.contract import records
 from hfs_providers.core import hookspecs, registry
 from hfs_providers.core.deadline import bounded, within_deadline
 from hfs_providers.core.inventory import Inventory, take_inventory
 from hfs_providers.core.registry import Registry
+from hfs_providers.errors import PluginConflictError, PluginContractError, PluginLoadError
 
 Install = Callable[[str, Mapping[str, str], Mapping[str, str]], None]
 Make = Callable[..., Any]
@@ -61,7 +52,10 @@ def hooks(**changes: str) -> str:
         "default_model(config)": "return [ModelDefault('m')]",
         "health(config, wrapper, live)": "return ProviderHealth('bad', True)",
     }
-    lines = ["from hfs_providers import ModelDefault, ProviderConfig, ProviderHealth, hookimpl", "hfs_contract = 1"]
+    lines = [
+        "from hfs_providers.authoring import ModelDefault, ProviderConfig, ProviderHealth, hookimpl",
+        "hfs_contract = 1",
+    ]
     for signature, body in bodies.items():
         name = signature.partition("(")[0]
         lines += ["@hookimpl", f"def {signature}:", f"    {changes.get(name, body)}"]

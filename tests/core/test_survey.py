@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import Limits, ModelDefault, ProviderManager, take_inventory
-from hfs_providers.core.inventory import Inventory
+from hfs_providers import Limits, ModelDefault, ProviderManager
+from hfs_providers.core.inventory import Inventory, take_inventory
 
 Make = Callable[..., Any]
 BUILT_IN = ["cerebras", "groq", "gemini", "openrouter"]
@@ -106,8 +106,8 @@ class TestStatus:
 
     def test_it_imports_no_sdk_agno_or_keycycle(self) -> None:
         program = (
-            "import sys, hfs_providers\n"
-            "found = hfs_providers.survey({'NUM_GROQ': '1', 'GROQ_API_KEY_1': 'gsk_0123456789'})\n"
+            "import sys\nfrom hfs_providers.core.inventory import take_inventory\n"
+            "found = take_inventory({'NUM_GROQ': '1', 'GROQ_API_KEY_1': 'gsk_0123456789'})\n"
             "assert found.status['groq']['configured']\n"
             "heavy = {'agno', 'keycycle', 'pydantic', 'sqlalchemy', 'openai', 'groq', 'google', 'cerebras'}\n"
             "print(sorted(heavy & set(sys.modules)))"

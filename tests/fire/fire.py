@@ -25,7 +25,8 @@ from typing import Any
 from agno.exceptions import ModelProviderError
 from agno.models.message import Message
 
-from hfs_providers import Event, ProviderManager, fingerprint
+from hfs_providers import Event, ProviderManager
+from hfs_providers.keys import fingerprint
 from tests.fire.faults import FireServer, every_label, fire_server
 from tests.fire.ledger import Call, Ledger, settle
 from tests.fire.watch import WatchedPool

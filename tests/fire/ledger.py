@@ -10,7 +10,8 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hfs_providers import UsageRow, fingerprint
+from hfs_providers.keys import fingerprint
+from hfs_providers.usage import UsageRow
 from tests.fire.faults import Served
 
 MEANS: Mapping[str, frozenset[str]] = {

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import Credential, KeyPool, Secret, UsageRow, fingerprint
+from hfs_providers.authoring import Credential, Secret
+from hfs_providers.keys import KeyPool, fingerprint
+from hfs_providers.usage import UsageRow
 from tests.fire.faults import Served
 from tests.fire.fire import Fire, Plan, Report
 from tests.fire.ledger import Call, settle

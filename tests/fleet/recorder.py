@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from hfs_providers import UsageRow
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
 

@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers import Credential, KeyPool, Limits, PoolExhaustedError, Secret, UsageRow
+from hfs_providers import Limits
+from hfs_providers.authoring import Credential, Secret
+from hfs_providers.errors import PoolExhaustedError
+from hfs_providers.keys import KeyPool
 from hfs_providers.sharing.file_ledger import FileLedger
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
 from tests.fleet.fleet import MINUTE, ROOT, Plan, Result, most_within, run

@@ -24,7 +24,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from hfs_providers import Event, KeysExhaustedError, ProviderManager
+from hfs_providers import KeysExhaustedError, ProviderManager
+from hfs_providers.authoring import Event
 from hfs_providers.contract.records import EventKind
 from hfs_providers.core.registry import Registry
 from hfs_providers.plugins import otel

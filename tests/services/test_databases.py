@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import UsageRow
 from hfs_providers.core.storage_status import storage_status
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.forwarding import target
 from hfs_providers.usage.forwarding.forwarder import Forwarder, Pace, behind

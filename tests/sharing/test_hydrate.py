@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import Credential, Event, KeyPool, Limits, ProviderManager, Secret, UsageRow
+from hfs_providers import Event, Limits, ProviderManager
+from hfs_providers.authoring import Credential, Secret
 from hfs_providers.calls.circuit import FAILURES, FIRST_COOLDOWN, Circuit
+from hfs_providers.keys import KeyPool
 from hfs_providers.sharing.key_state import GONE_FOR, pool_state, restore_key_state
 from hfs_providers.sharing.state_log import Change, StateKeeper, apply
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.rows import write_rows
 

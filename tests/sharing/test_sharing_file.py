@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers import Credential, KeyPool, Limits, PoolExhaustedError, Secret, UsageRow
+from hfs_providers import Limits
+from hfs_providers.authoring import Credential, Secret
+from hfs_providers.errors import PoolExhaustedError
+from hfs_providers.keys import KeyPool
 from hfs_providers.sharing import presence
 from hfs_providers.sharing.file_ledger import LINGER, FileLedger
 from hfs_providers.sharing.presence import Process
 from hfs_providers.sharing.state_log import StateKeeper
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.rows import write_rows
@@ -504,7 +508,8 @@ def test_a_forked_child_shares_with_its_parent(tmp_path: Path) -> None:
     # In a process of its own, because a fork of the test runner would take its threads' state along.
     program = (
         "import os, sys, time\n"
-        "from hfs_providers import *\n"
+        "from hfs_providers import ProviderManager\nfrom hfs_providers.errors import PoolExhaustedError\n"
+        "from hfs_providers.usage import UsageRow\n"
         "keys = {'NUM_GROQ': '1', 'GROQ_API_KEY_1': 'gsk_test-0123456789abcdef', 'GROQ_LIMITS': 'rpm=20'}\n"
         "manager = ProviderManager({**keys, 'HFS_USAGE_DB': sys.argv[1]})\n"
         "def calls():\n"

@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import ForwardingError, MissingDriverError, UsageRow
+from hfs_providers.errors import ForwardingError, MissingDriverError
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.forwarding import forwarder as forwarding
 from hfs_providers.usage.forwarding import target as remote

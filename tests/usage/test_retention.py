@@ -9,8 +9,8 @@ from sqlite3 import Connection
 
 import pytest
 
-from hfs_providers import ProviderManager, UsageRow
-from hfs_providers.usage import retention
+from hfs_providers import ProviderManager
+from hfs_providers.usage import UsageRow, retention
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.retention import STEP, SUMS, Pruner, Retention, Step, prune_step
 from hfs_providers.usage.rows import write_rows

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import UsageRow
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import QUARTER, Store
 from hfs_providers.usage.location import default_path
 from hfs_providers.usage.log import UsageLog
@@ -177,7 +177,7 @@ PROGRAM = """
 import atexit, os, signal, sys, time
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
-from hfs_providers import UsageRow
+from hfs_providers.usage import UsageRow
 log = UsageLog(Store(sys.argv[1]))
 row = UsageRow(1.7e9, "groq", "m", "groq#1", "ab", 1, 2, 3, 0.1, "ok", 3)
 """

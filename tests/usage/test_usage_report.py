@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from hfs_providers import Store, StoreError, UsageReport, UsageRow, prunable, prune, usage_path
+from hfs_providers.errors import StoreError
+from hfs_providers.usage import Store, UsageReport, UsageRow, prunable, prune, usage_path
 from tests.usage_rows import row, write
 
 UTC = ZoneInfo("UTC")

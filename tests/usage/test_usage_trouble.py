@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import ProviderManager, StoreError, UsageRow
+from hfs_providers import ProviderManager
+from hfs_providers.errors import StoreError
+from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import QUARTER, SCHEMA_VERSION, Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.rows import write_rows
@@ -175,7 +177,7 @@ class TestFileThatCannotBeWritten:
         pytest.importorskip("resource")
         program = (
             "import resource, sys\n"
-            "from hfs_providers import UsageRow\n"
+            "from hfs_providers.usage import UsageRow\n"
             "from hfs_providers.usage.database import Store\n"
             "from hfs_providers.usage.log import UsageLog\n"
             "log = UsageLog(Store(sys.argv[1]), retry=0.01)\n"

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import RETIRED, Credential, KeyPool, KeyProbe, ProviderManager, Secret, check_keys
+from hfs_providers import ProviderManager
+from hfs_providers.authoring import Credential, KeyProbe, Secret
+from hfs_providers.keys import KeyPool
 from hfs_providers.testing import (
     EmptyBody,
     Forbidden,
@@ -24,6 +26,8 @@ from hfs_providers.testing import (
     Step,
     Unauthorized,
 )
+from hfs_providers.wrapper.check import check_keys
+from hfs_providers.wrapper.probe import RETIRED
 
 PROVIDERS = ("cerebras", "groq", "gemini", "openrouter")
 

@@ -10,8 +10,9 @@ from typing import Any
 import groq
 import pytest
 
-from hfs_providers import Event, KeysExhaustedError, Lease, ProviderManager, StreamInterruptedError
+from hfs_providers import Event, KeysExhaustedError, ProviderManager, StreamInterruptedError
 from hfs_providers.calls._keycycle import KeyNotFoundError
+from hfs_providers.keys import Lease
 from hfs_providers.testing import HalfStream, LoopbackServer, RateLimited, ServerError, Unauthorized
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]

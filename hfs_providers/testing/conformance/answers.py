@@ -7,7 +7,8 @@ import asyncio
 from agno.agent import Agent
 from agno.models.message import Message
 
-from hfs_providers import Event, ProviderManager
+from hfs_providers import ProviderManager
+from hfs_providers.authoring import Event
 from hfs_providers.testing.conformance.base import KEYS, Base, ask, contents, needs, run, stream
 from hfs_providers.testing.scripts import Unauthorized
 from hfs_providers.testing.server import LoopbackServer

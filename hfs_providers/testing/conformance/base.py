@@ -12,7 +12,8 @@ from agno.agent import Agent
 from agno.models.message import Message
 from agno.run.base import RunStatus
 
-from hfs_providers import Event, ModelDefault, ProviderManager
+from hfs_providers import ProviderManager
+from hfs_providers.authoring import Event, ModelDefault
 from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.server import LoopbackServer
 from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect, built_in

@@ -13,15 +13,9 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import (
-    CONTRACT_VERSION,
-    MissingSdkError,
-    ModelDefault,
-    ProviderConfig,
-    ProviderHealth,
-    ProviderManager,
-    take_inventory,
-)
+from hfs_providers import MissingSdkError, ProviderManager
+from hfs_providers.authoring import CONTRACT_VERSION, ModelDefault, ProviderConfig, ProviderHealth
+from hfs_providers.core.inventory import take_inventory
 from hfs_providers.testing.conformance.base import KEYS, Base
 
 # Loads the plugin as a user's program does and takes it as far as a model's first call, without making one.

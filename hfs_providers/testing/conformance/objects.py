@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from agno.agent import Agent
 
-from hfs_providers import Event, KeysExhaustedError, ProviderManager
+from hfs_providers import KeysExhaustedError, ProviderManager
+from hfs_providers.authoring import Event
 from hfs_providers.testing.conformance.base import Base, ask, needs, of_type
 from hfs_providers.testing.scripts import Forbidden, RateLimited, ServerError, Unauthorized
 from hfs_providers.testing.server import LoopbackServer

@@ -1,0 +1,42 @@
+"""What plugins are written with: the declarative base, the hooks, and the records that core and plugins exchange."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfs_providers.contract.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hfs_providers.clients.cache import Clients as Clients
+    from hfs_providers.contract.records import CONTRACT_VERSION as CONTRACT_VERSION
+    from hfs_providers.contract.records import Credential as Credential
+    from hfs_providers.contract.records import Event as Event
+    from hfs_providers.contract.records import KeyProbe as KeyProbe
+    from hfs_providers.contract.records import KeyStatus as KeyStatus
+    from hfs_providers.contract.records import Limits as Limits
+    from hfs_providers.contract.records import ModelDefault as ModelDefault
+    from hfs_providers.contract.records import Problem as Problem
+    from hfs_providers.contract.records import ProviderConfig as ProviderConfig
+    from hfs_providers.contract.records import ProviderHealth as ProviderHealth
+    from hfs_providers.contract.records import Requirement as Requirement
+    from hfs_providers.contract.records import Services as Services
+    from hfs_providers.contract.records import UsageRow as UsageRow
+    from hfs_providers.contract.records import Wrapper as Wrapper
+    from hfs_providers.contract.secret import Secret as Secret
+    from hfs_providers.core.hookspecs import hookimpl as hookimpl
+    from hfs_providers.core.hookspecs import hookspec as hookspec
+    from hfs_providers.core.provider import KeyedProvider as KeyedProvider
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(
+        __name__,
+        {
+            "hfs_providers.clients.cache": "Clients",
+            "hfs_providers.contract.records": (
+                "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "
+                "ProviderHealth Requirement Services UsageRow Wrapper"
+            ),
+            "hfs_providers.contract.secret": "Secret",
+            "hfs_providers.core.hookspecs": "hookimpl hookspec",
+            "hfs_providers.core.provider": "KeyedProvider",
+        },
+    )
