@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from hfs_providers.clients.sdk_retries import turn_off_retries
 from hfs_providers.clients.transports import EACH, backend_of, noting, refuse_cookies, spread
 from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import Credential, ProviderConfig
 
 if TYPE_CHECKING:
     import ssl
-
-    from hfs_providers.core.provider import KeyedProvider
 
 _MOST_CLIENTS = 4096
 """SDK clients kept for a provider and loop; beyond it the oldest is dropped (a new one costs well below 1 ms)."""
@@ -53,7 +52,7 @@ class Clients:
     """How a broken answer is told from a whole one: not at all; by the `choices` or `candidates` that the SDK's
     pydantic models have; or by asking `usable` and `ends`."""
 
-    def __init__(self, provider: KeyedProvider, config: ProviderConfig) -> None:
+    def __init__(self, provider: ProviderTraits, config: ProviderConfig) -> None:
         self.provider = provider
         self.config = config
         self._settings_of: Callable[[Mapping[str, Any]], Hashable] = _not_known_yet

@@ -6,10 +6,8 @@ each SDK is known by the attributes of its clients, and one that has none of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
-
-from hfs_providers.calls.evidence import get
 
 
 def turn_off_retries(client: Any) -> None:
@@ -18,37 +16,32 @@ def turn_off_retries(client: Any) -> None:
     Args:
         client: of an SDK; it is changed.
     """
-    for turn_off in (_stainless, _fern, _azure, _botocore):
-        turn_off(client)
-
-
-def _stainless(client: Any) -> None:
-    """Anthropic, Together and others of the family."""
+    # Anthropic, Together and others of the OpenAI family; Cohere; clients over azure-core.
     _zero(client, "max_retries")
-
-
-def _fern(client: Any) -> None:
-    """Cohere."""
-    _zero(get(get(client, "_client_wrapper"), "httpx_client"), "base_max_retries")
-
-
-def _azure(client: Any) -> None:
-    """Clients over azure-core."""
-    _zero(get(get(client, "_config"), "retry_policy"), "total_retries")
+    _zero(_at(client, "_client_wrapper", "httpx_client"), "base_max_retries")
+    _zero(_at(client, "_config", "retry_policy"), "total_retries")
+    _botocore(client)
 
 
 def _botocore(client: Any) -> None:
-    meta = get(client, "meta")
-    named: Callable[[], object] | None = get(get(get(meta, "service_model"), "service_id"), "hyphenize")
-    unregister = get(get(meta, "events"), "unregister")
-    if callable(named) and callable(unregister):
-        service = named()
+    service_name = _at(client, "meta", "service_model", "service_id", "hyphenize")
+    unregister = _at(client, "meta", "events", "unregister")
+    if callable(service_name) and callable(unregister):
+        service = service_name()
         unregister(f"needs-retry.{service}", unique_id=f"retry-config-{service}")
 
 
 def _zero(thing: Any, name: str) -> None:
-    if isinstance(get(thing, name), int):
-        try:
+    if isinstance(_at(thing, name), int):
+        with suppress(AttributeError):
             setattr(thing, name, 0)
-        except AttributeError:
-            return
+
+
+def _at(thing: Any, *path: str) -> Any:
+    """The attribute at a path, or None: a property of somebody else's object may raise anything."""
+    for name in path:
+        try:
+            thing = getattr(thing, name, None)
+        except Exception:
+            return None
+    return thing

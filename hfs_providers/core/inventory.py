@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.contract.environment import DISABLED, ORDER, env_name
 from hfs_providers.contract.errors import PluginConflictError, PluginError, PluginLoadError, nearest
 from hfs_providers.contract.records import KeyStatus, ModelDefault, Problem, ProviderConfig, sdk_version
+from hfs_providers.contract.succession import default_model, successor_of
 from hfs_providers.core.config_file import FileConfig, load_file_config
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.registry import Plugin, Registry
@@ -44,20 +45,15 @@ class InstalledProvider:
         """Whether a wrapper can be built from it."""
         return self.config.configured and self.sdk is not None
 
-    def default_model(self, today: date, gone: Iterable[str] = ()) -> str:
+    def default_model(self, today: date, gone: Container[str] = ()) -> str:
         """The model to use where the caller names none: the first that is neither past its date nor known gone."""
         if self.config.default_model is not None:
             return self.config.default_model
-        lost = set(gone)
-        for model in self.models:
-            if not model.retired(today) and model.id not in lost:
-                return model.id
-        return self.models[-1].id
+        return default_model(self.models, today, gone)
 
     def successor(self, model_id: str) -> str | None:
         """The model that follows `model_id` in the plugin's list, if it is in it and not the last."""
-        ids = [model.id for model in self.models]
-        return ids[ids.index(model_id) + 1] if model_id in ids[:-1] else None
+        return successor_of(self.models, model_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from hfs_providers.contract.errors import (
     ProviderUnavailableError,
     UnknownProviderError,
 )
+from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, UsageRow, Wrapper
 from hfs_providers.core.announce import announce
 from hfs_providers.core.deadline import within_deadline
@@ -150,7 +151,9 @@ class ProviderManager:
 
     def default_model(self, name: str) -> str:
         """The model id that `get_model` uses where none is named."""
-        return self._known(name).default_model(date.today(), getattr(self.wrappers.get(name), "retired_models", ()))
+        wrapper: object = self.wrappers.get(name)
+        gone = wrapper.retired_models if isinstance(wrapper, KeepsCircuits) else ()
+        return self._known(name).default_model(date.today(), gone)
 
     def get_model(
         self,

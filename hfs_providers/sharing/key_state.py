@@ -17,19 +17,16 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hfs_providers.calls.circuit import Circuit
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE
+from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Credential, Wrapper
 from hfs_providers.keys import snapshot
 from hfs_providers.keys.ledger import account_name, key_name
 from hfs_providers.keys.windows import Entry
 from hfs_providers.sharing.state_log import _bodies, _cooldowns
 from hfs_providers.usage.database import QUARTER
-
-if TYPE_CHECKING:
-    pass
 
 GONE_FOR = 30 * DAY
 """Seconds after which a model that a provider no longer had is tried again."""
@@ -131,28 +128,11 @@ def restore_key_state(connection: sqlite3.Connection, wrappers: Mapping[str, Wra
         circuits = _bodies(connection, name, "circuit")
         gone = _bodies(connection, name, "gone", since=wall - GONE_FOR)
         try:
-            _open_circuits(wrapper, circuits, wall)
-            _retire_models(wrapper, gone)
+            if isinstance(wrapper, KeepsCircuits):
+                for model, body in circuits.items():
+                    wrapper.circuit(model).load(body, wall)
+                for model, body in gone.items():
+                    wrapper.retire_model(model, str(body.get("successor")))
         except Exception:
             # A wrapper of anybody's: it goes on without.
             _log.warning("circuits and retired models of %s were not taken over", name, exc_info=True)
-
-
-def _open_circuits(wrapper: Wrapper, circuits: Mapping[str, dict[str, Any]], wall: float) -> None:
-    circuit = getattr(wrapper, "circuit", None)
-    if not callable(circuit):
-        return
-    for model, body in circuits.items():
-        found = circuit(model)
-        if isinstance(found, Circuit):
-            found.load(body, wall)
-
-
-def _retire_models(wrapper: Wrapper, retired: Mapping[str, dict[str, Any]]) -> None:
-    gone, successor = getattr(wrapper, "retired_models", None), getattr(wrapper, "successor", None)
-    if not isinstance(gone, dict) or not callable(successor):
-        return
-    for model, body in retired.items():
-        # A plugin that was updated since may have other models.
-        if isinstance(body.get("successor"), str) and body["successor"] == successor(model):
-            gone.setdefault(model, body["successor"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hfs_providers.calls.circuit import Circuit
+from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Credential, Event, Wrapper
 from hfs_providers.keys import snapshot
 from hfs_providers.keys.ledger import account_name, key_name
@@ -213,23 +213,20 @@ def _revived(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
 
 
 def _circuit(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
-    circuit = getattr(wrapper, "circuit", None)
     model = event.model
-    if model is None or not callable(circuit):
+    if model is None or not isinstance(wrapper, KeepsCircuits):
         return None
-    found = circuit(model)
-    body = found.dump(wall) if isinstance(found, Circuit) else None
+    body = wrapper.circuit(model).dump(wall)
     if body is None:
         return lambda connection: _drop(connection, event.provider, "circuit", model)
     return lambda connection: _put(connection, event.provider, "circuit", model, body, wall)
 
 
 def _gone(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
-    gone = getattr(wrapper, "retired_models", None)
     model = event.model
-    if model is None or not isinstance(gone, dict) or model not in gone:
+    if model is None or not isinstance(wrapper, KeepsCircuits) or model not in wrapper.retired_models:
         return None
-    body = {"successor": gone[model]}
+    body = {"successor": wrapper.retired_models[model]}
     return lambda connection: _put(connection, event.provider, "gone", model, body, wall)
 
 

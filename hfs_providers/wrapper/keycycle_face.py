@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.calls._keycycle import MultiProviderWrapper
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.contract.errors import MissingSdkError, ProviderUnavailableError
+from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import Credential, Event, Identified, ProviderConfig, Services, UsageRow
 from hfs_providers.contract.secret import fingerprint
 from hfs_providers.wrapper.arguments import seconds
 
 if TYPE_CHECKING:
-    from hfs_providers.core.provider import KeyedProvider
     from hfs_providers.wrapper.rotating_client import AsyncRotatingClient, RotatingClient
     from hfs_providers.wrapper.statistics import PoolManager
     from hfs_providers.wrapper.wrapper import ProviderWrapper
@@ -43,7 +43,7 @@ class Untracked:
 class KeycycleFace(MultiProviderWrapper):
     """What keycycle's users call on a wrapper and that needs nothing but its pool and its clients."""
 
-    plugin: KeyedProvider
+    plugin: ProviderTraits
     config: ProviderConfig
     services: Services
     manager: PoolManager  # type: ignore[assignment]  # over our pool

@@ -22,8 +22,10 @@ from hfs_providers.calls.options import CallOptions
 from hfs_providers.clients import attempt
 from hfs_providers.clients.families import family
 from hfs_providers.contract.errors import MissingSdkError
+from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import Credential, Event, EventKind, KeyProbe, ProviderConfig, Services, UsageRow
 from hfs_providers.contract.redaction import Redactor
+from hfs_providers.contract.succession import default_model, successor_of
 from hfs_providers.keys.leases import Change, Lease
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.wrapper.arguments import class_arguments, seconds
@@ -35,8 +37,6 @@ from hfs_providers.wrapper.statistics import PoolManager
 if TYPE_CHECKING:
     from agno.models.base import Model
     from rich.console import Console
-
-    from hfs_providers.core.provider import KeyedProvider
 
 _log = logging.getLogger("hfs_providers")
 
@@ -50,7 +50,7 @@ class ProviderWrapper(KeycycleFace):
         services: clock, observers and usage log.
     """
 
-    def __init__(self, provider: KeyedProvider, config: ProviderConfig, services: Services) -> None:
+    def __init__(self, provider: ProviderTraits, config: ProviderConfig, services: Services) -> None:
         # Not super().__init__(): see the module's docstring.
         self.provider = provider.name
         self.plugin = provider
@@ -237,9 +237,7 @@ class ProviderWrapper(KeycycleFace):
         """The model that serves where none is named."""
         if self.config.default_model is not None:
             return self.config.default_model
-        today = date.today()
-        ids = [m.id for m in self.plugin.models if not m.retired(today) and m.id not in self.retired_models]
-        return ids[0] if ids else self.plugin.models[-1].id
+        return default_model(self.plugin.models, date.today(), self.retired_models)
 
     def serving(self, model_id: str) -> str:
         """What serves for a defaulted model id: itself, or its successor where the provider no longer has it."""
@@ -249,8 +247,12 @@ class ProviderWrapper(KeycycleFace):
 
     def successor(self, model_id: str) -> str | None:
         """The model that follows `model_id` in the plugin's list."""
-        ids = [model.id for model in self.plugin.models]
-        return ids[ids.index(model_id) + 1] if model_id in ids[:-1] else None
+        return successor_of(self.plugin.models, model_id)
+
+    def retire_model(self, model_id: str, successor: str) -> None:
+        """Take over that the provider no longer has a model. Ignored where another model follows it by now."""
+        if successor == self.successor(model_id):
+            self.retired_models.setdefault(model_id, successor)
 
     def replace_model(self, model_id: str) -> str | None:
         """Remember that the provider no longer has a defaulted model; its successor, or None where there is none."""

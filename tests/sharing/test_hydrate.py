@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import Event, Limits, ProviderManager
-from hfs_providers.authoring import Credential, Secret
+from hfs_providers import Event, KeyedProvider, Limits, ModelDefault, ProviderManager
+from hfs_providers.authoring import Credential, ProviderConfig, Secret
 from hfs_providers.calls.circuit import FAILURES, FIRST_COOLDOWN, Circuit
 from hfs_providers.keys import KeyPool
 from hfs_providers.sharing.key_state import GONE_FOR, pool_state, restore_key_state
@@ -21,6 +21,7 @@ from hfs_providers.sharing.state_log import Change, StateKeeper, apply
 from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.rows import write_rows
+from hfs_providers.wrapper.wrapper import ProviderWrapper
 
 Make = Callable[..., Any]
 
@@ -196,9 +197,9 @@ class TestState:
         state(store, "gone", "a", {"successor": "b"})
         state(store, "gone", "b", {"successor": "x"})
         state(store, "gone", "c", {"successor": "d"}, at=NOON - GONE_FOR - 1)
-        wrapper: Any = SimpleNamespace(
-            pool=KeyPool("p", KEYS), retired_models={}, successor={"a": "b", "b": "c", "c": "d"}.get
-        )
+        provider = KeyedProvider("p", "nowhere:Model", client="own", models=[ModelDefault(name) for name in "abcd"])
+        services: Any = SimpleNamespace(clock=time.monotonic)
+        wrapper = ProviderWrapper(provider, ProviderConfig("p", KEYS), services)
         with closing(store.connect()) as connection:
             restore_key_state(connection, {"p": wrapper}, NOON)
         assert wrapper.retired_models == {"a": "b"}
