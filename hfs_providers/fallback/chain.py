@@ -1,7 +1,8 @@
 """The fallback chain: an Agno model that serves with its first entry and falls back along the others.
 
 The switch happens beneath Agno's tool loop, at the single request, so the history stays whole and no tool runs twice.
-What a turn knows is in `turns`, what a caller sees and steers in `steering`; here both are bound to Agno's interface.
+The state of a turn is in `turn`, its requests in `request`, what a caller sees and controls in `controls`; this module
+connects them with Agno's interface.
 """
 
 from __future__ import annotations
@@ -13,22 +14,18 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from agno.exceptions import ModelProviderError
-from agno.exceptions import RetryableModelProviderError as GuidedRetry
 from agno.models.base import MessageData, Model
 from agno.models.message import Message
 from agno.models.response import ModelResponse, ModelResponseEvent
 from agno.run.agent import CustomEvent
 
 from hfs_providers.calls.errors import StreamInterruptedError
-from hfs_providers.clients.attempt import Attempt
-from hfs_providers.clients.owned import first_of
-from hfs_providers.contract.redaction import Redactor
 from hfs_providers.fallback.config import ChainConfig
 from hfs_providers.fallback.controls import ChainControls
 from hfs_providers.fallback.messages import converted
+from hfs_providers.fallback.request import Request, Steps
 from hfs_providers.fallback.turn import Turn, current_turn, original_error, running_turn
 
-_END: Any = object()
 _SHARED = frozenset({"_config", "client", "async_client", "http_client", "response_format", "_tools", "_functions"})
 
 
@@ -60,67 +57,28 @@ class FallbackChain(ChainControls, Model):
     def response(self, messages: list[Message], *args: Any, **kwargs: Any) -> ModelResponse:
         """See Agno's `Model.response`."""
         turn, arguments = self._turn_of(Model.response, messages, args, kwargs)
-        try:
-            with turn.runs():
-                return super().response(**arguments)
-        except ModelProviderError as error:
-            known = original_error(turn, error)
-            raise known from known.__cause__
-        finally:
-            turn.ended()
+        with turn, turn.runs():
+            return super().response(**arguments)
 
     async def aresponse(self, messages: list[Message], *args: Any, **kwargs: Any) -> ModelResponse:
         """See Agno's `Model.aresponse`."""
         turn, arguments = self._turn_of(Model.aresponse, messages, args, kwargs)
-        try:
-            with turn.runs():
-                return await super().aresponse(**arguments)
-        except ModelProviderError as error:
-            known = original_error(turn, error)
-            raise known from known.__cause__
-        finally:
-            turn.ended()
+        with turn, turn.runs():
+            return await super().aresponse(**arguments)
 
     def response_stream(self, messages: list[Message], *args: Any, **kwargs: Any) -> Iterator[Any]:
         """See Agno's `Model.response_stream`."""
         turn, arguments = self._turn_of(Model.response_stream, messages, args, kwargs)
-        steps: Any = super().response_stream(**arguments)
-        try:
-            while True:
-                # Entered for each step: between them the caller's context is the caller's.
-                with turn.runs():
-                    step = next(steps, _END)
-                if step is _END:
-                    return
-                yield step
-        except ModelProviderError as error:
-            known = original_error(turn, error)
-            raise known from known.__cause__
-        finally:
-            with turn.runs():
-                steps.close()
-            turn.ended()
+        with turn, Steps(super().response_stream(**arguments), turn) as steps:
+            yield from steps
 
     async def aresponse_stream(self, messages: list[Message], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """See Agno's `Model.aresponse_stream`."""
         turn, arguments = self._turn_of(Model.aresponse_stream, messages, args, kwargs)
-        steps: Any = super().aresponse_stream(**arguments)
-        following = first_of(steps, _END)
-        try:
-            while True:
-                with turn.runs():
-                    step = await following
-                if step is _END:
-                    return
-                yield step
-                following = anext(steps, _END)
-        except ModelProviderError as error:
-            known = original_error(turn, error)
-            raise known from known.__cause__
-        finally:
-            with turn.runs():
-                await steps.aclose()
-            turn.ended()
+        with turn:
+            async with Steps(super().aresponse_stream(**arguments), turn) as steps:
+                async for step in steps:
+                    yield step
 
     def _turn_of(
         self, method: Callable[..., Any], messages: list[Message], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -139,138 +97,58 @@ class FallbackChain(ChainControls, Model):
 
     def invoke(self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any) -> ModelResponse:
         """One request to whoever serves the running turn; without one it is a turn of its own."""
-        turn = running_turn(self) or Turn(self, self._config)
-        recovered = False
-        with turn.runs():
-            while True:
-                model, attempt = self._asks(turn, again=recovered), Attempt()
-                try:
-                    sent, options = converted(model, messages, kwargs)
-                    with attempt:
-                        answer: ModelResponse = model.invoke(sent, assistant_message, *args, **options)
-                except BaseException as error:
-                    if not recovered and self._recovers(turn, error):
-                        recovered = True
-                        if self.recover_transport(error, _attempts(error) - 1, _attempts(error)):
-                            continue
-                    self._move_on(turn, error, attempt)
-                    continue
-                turn.answered()
-                self._clean(messages, kwargs)
-                return answer
+        turn = self._running_turn()
+        for request in Request(self, turn):
+            with request, turn.runs(), request.attempt:
+                sent, options = converted(request.model, messages, kwargs)
+                answer: ModelResponse = request.model.invoke(sent, assistant_message, *args, **options)
+        self._clean(messages, kwargs)
+        return answer
 
     async def ainvoke(
         self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
     ) -> ModelResponse:
         """As `invoke`."""
-        turn = running_turn(self) or Turn(self, self._config)
-        recovered = False
-        with turn.runs():
-            while True:
-                model, attempt = self._asks(turn, again=recovered), Attempt()
-                try:
-                    sent, options = converted(model, messages, kwargs)
-                    with attempt:
-                        answer: ModelResponse = await model.ainvoke(sent, assistant_message, *args, **options)
-                except BaseException as error:
-                    if not recovered and self._recovers(turn, error):
-                        recovered = True
-                        if await self.arecover_transport(error, _attempts(error) - 1, _attempts(error)):
-                            continue
-                    self._move_on(turn, error, attempt)
-                    continue
-                turn.answered()
-                self._clean(messages, kwargs)
-                return answer
+        turn = self._running_turn()
+        async for request in Request(self, turn):
+            with request, turn.runs(), request.attempt:
+                sent, options = converted(request.model, messages, kwargs)
+                answer: ModelResponse = await request.model.ainvoke(sent, assistant_message, *args, **options)
+        self._clean(messages, kwargs)
+        return answer
 
     def invoke_stream(
         self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
     ) -> Iterator[ModelResponse]:
         """As `invoke`, streamed. Before the first content a failure falls back, after it the error is raised."""
-        turn = running_turn(self) or Turn(self, self._config)
-        recovered = shown = False
-        while True:
-            with turn.runs():
-                model, attempt = self._asks(turn, again=recovered), Attempt()
-            try:
-                sent, options = converted(model, messages, kwargs)
-                steps: Any = model.invoke_stream(sent, assistant_message, *args, **options)
-                try:
-                    while True:
-                        with turn.runs(), attempt:
-                            delta = next(steps, _END)
-                        if delta is _END:
-                            break
-                        shown = shown or _shows(delta)
+        turn = self._running_turn()
+        for request in Request(self, turn):
+            with request:
+                sent, options = converted(request.model, messages, kwargs)
+                stream = request.model.invoke_stream(sent, assistant_message, *args, **options)
+                with Steps(stream, turn, request.attempt) as steps:
+                    for delta in steps:
+                        request.shown = request.shown or _shows(delta)
                         yield delta
-                finally:
-                    steps.close()
-            except BaseException as error:
-                with turn.runs():
-                    if not shown and not recovered and self._recovers(turn, error):
-                        recovered = True
-                        if self.recover_transport(error, _attempts(error) - 1, _attempts(error)):
-                            continue
-                    self._move_on(turn, error, attempt, shown)
-                continue
-            turn.answered()
-            self._clean(messages, kwargs)
-            return
+        self._clean(messages, kwargs)
 
     async def ainvoke_stream(
         self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
     ) -> AsyncIterator[ModelResponse]:
         """As `invoke_stream`."""
-        turn = running_turn(self) or Turn(self, self._config)
-        recovered = shown = False
-        while True:
-            with turn.runs():
-                model, attempt = self._asks(turn, again=recovered), Attempt()
-            try:
-                sent, options = converted(model, messages, kwargs)
-                steps: Any = model.ainvoke_stream(sent, assistant_message, *args, **options)
-                step = first_of(steps, _END)
-                try:
-                    while True:
-                        with turn.runs(), attempt:
-                            delta = await step
-                        if delta is _END:
-                            break
-                        shown = shown or _shows(delta)
+        turn = self._running_turn()
+        async for request in Request(self, turn):
+            with request:
+                sent, options = converted(request.model, messages, kwargs)
+                stream = request.model.ainvoke_stream(sent, assistant_message, *args, **options)
+                async with Steps(stream, turn, request.attempt) as steps:
+                    async for delta in steps:
+                        request.shown = request.shown or _shows(delta)
                         yield delta
-                        step = anext(steps, _END)
-                finally:
-                    await steps.aclose()
-            except BaseException as error:
-                with turn.runs():
-                    if not shown and not recovered and self._recovers(turn, error):
-                        recovered = True
-                        if await self.arecover_transport(error, _attempts(error) - 1, _attempts(error)):
-                            continue
-                    self._move_on(turn, error, attempt, shown)
-                continue
-            turn.answered()
-            self._clean(messages, kwargs)
-            return
+        self._clean(messages, kwargs)
 
-    def _asks(self, turn: Turn, *, again: bool) -> Model:
-        entry = turn.admit()
-        return entry.once() if again and turn.index == 0 else entry.model
-
-    def _recovers(self, turn: Turn, error: BaseException) -> bool:
-        return isinstance(error, Exception) and turn.index == 0 and not isinstance(error, StreamInterruptedError)
-
-    def _move_on(self, turn: Turn, error: BaseException, attempt: Attempt, shown: bool = False) -> None:
-        if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
-            turn.left()
-            raise error
-        rotation = turn.active.rotation
-        redactor = rotation.wrapper.redactor if rotation is not None else Redactor()
-        try:
-            turn.failed(error, shown=shown)
-        except BaseException:
-            attempt.let_through(redactor)
-            raise
+    def _running_turn(self) -> Turn:
+        return running_turn(self) or Turn(self, self._config)
 
     def _clean(self, messages: list[Message], options: Mapping[str, Any]) -> None:
         # The entry removed Agno's guidance from its own copy of the history.
@@ -340,16 +218,13 @@ class FallbackChain(ChainControls, Model):
 
     def parse_tool_calls(self, tool_calls_data: list[Any]) -> list[dict[str, Any]]:
         """Put the tool calls of a stream together, as the class of whoever streamed them does."""
-        return self._serving().parse_tool_calls(tool_calls_data)
+        return self._running_turn().active.model.parse_tool_calls(tool_calls_data)
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
-        return self._serving()._parse_provider_response(response, **kwargs)
+        return self._running_turn().active.model._parse_provider_response(response, **kwargs)  # noqa: SLF001  Agno's
 
     def _parse_provider_response_delta(self, response: Any) -> ModelResponse:
-        return self._serving()._parse_provider_response_delta(response)
-
-    def _serving(self) -> Model:
-        return (running_turn(self) or Turn(self, self._config)).active.model
+        return self._running_turn().active.model._parse_provider_response_delta(response)  # noqa: SLF001
 
     if not TYPE_CHECKING:
 
@@ -389,7 +264,7 @@ class FallbackChain(ChainControls, Model):
 
 
 def chain_of(config: ChainConfig) -> FallbackChain:
-    """The chain of a plan. Its class bears the name of the primary's, by which Agno knows models that can reason."""
+    """The chain for a config. Its class has the name of the primary's, by which Agno knows models that can reason."""
     return _chain_class(type(config.entries[0].model))(config)
 
 
@@ -402,10 +277,6 @@ def _chain_class(primary: type[Model]) -> type[FallbackChain]:
             # The one class that Agno asks for by isinstance.
             base.register(explicit)  # type: ignore[attr-defined]  # Agno's models are ABCs
     return explicit
-
-
-def _attempts(error: BaseException) -> int:
-    return max(1, int(getattr(error, "attempts", 1)))
 
 
 def _shows(delta: ModelResponse) -> bool:

@@ -40,7 +40,7 @@ class Turn:
 
     Args:
         owner: the chain; only referred to weakly.
-        plan: what the chain's turns share.
+        config: what the chain's turns share.
         messages, run: of the call; `run` is Agno's output of the run, which is told who served.
         compression: the call's compression manager, or None.
     """
@@ -53,8 +53,8 @@ class Turn:
         self.failure: BaseException | None = None
         self.compression = copy.copy(compression)
         self._limit: int | None = getattr(compression, "compress_token_limit", None)
-        self._owner = weakref.ref(owner)
-        self._outer: Turn | None = None
+        self.owner = weakref.ref(owner)
+        self.outer: Turn | None = None
         self._messages = messages
         self._run = run
         self._failed: dict[int, BaseException] = {}
@@ -74,14 +74,22 @@ class Turn:
         """Be the calling context's last turn of its chain."""
         known = _last.get()
         if not known or known[0] is not self:
-            owner = self._owner()
-            others = [turn for turn in known if turn._owner() not in (None, owner)]
+            owner = self.owner()
+            others = [turn for turn in known if turn.owner() not in (None, owner)]
             _last.set((self, *others))
 
-    def ended(self) -> None:
+    def __enter__(self) -> None:
+        """Entered around the whole call."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """The call is over. What it held on to is let go, unless the same call may be made again."""
-        if not self._overflowed:
-            self._messages = self._run = None
+        try:
+            if isinstance(error, ModelProviderError):
+                known = original_error(self, error)
+                raise known from known.__cause__
+        finally:
+            if not self._overflowed:
+                self._messages = self._run = None
 
     def continues(self, messages: object, run: object) -> bool:
         """Whether a call with `messages` and `run` goes on with this turn: Agno repeats it after a context overflow."""
@@ -284,7 +292,7 @@ class _Running:
     def __enter__(self) -> Turn:
         outer = _running.get()
         if outer is not self._turn:
-            self._turn._outer = outer
+            self._turn.outer = outer
         self._token: Token[Turn | None] = _running.set(self._turn)
         self._turn.remember()
         return self._turn
@@ -292,7 +300,7 @@ class _Running:
     def __exit__(self, *_: object) -> None:
         _running.reset(self._token)
         if _running.get() is not self._turn:
-            self._turn._outer = None
+            self._turn.outer = None
             # A turn inside this one may have come last; this one ends, or pauses, after it.
             self._turn.remember()
 
@@ -300,14 +308,14 @@ class _Running:
 def running_turn(owner: object) -> Turn | None:
     """The calling context's innermost running turn of a chain."""
     turn = _running.get()
-    while turn is not None and turn._owner() is not owner:
-        turn = turn._outer
+    while turn is not None and turn.owner() is not owner:
+        turn = turn.outer
     return turn
 
 
 def current_turn(owner: object) -> Turn | None:
     """The calling context's running turn of a chain, else its last one."""
-    return running_turn(owner) or next((turn for turn in _last.get() if turn._owner() is owner), None)
+    return running_turn(owner) or next((turn for turn in _last.get() if turn.owner() is owner), None)
 
 
 def original_error(turn: Turn | None, error: ModelProviderError) -> BaseException:

@@ -88,10 +88,10 @@ def test_a_circuit_s_rest_ends_by_whichever_clock_says_so_first(slept: tuple[flo
     circuit = Circuit(lambda: now["monotonic"], wall=lambda: now["wall"])
     for _ in range(3):
         circuit.fail()
-    assert (circuit.rest(), circuit.enter()) == (60.0, False)
+    assert (circuit.cooldown(), circuit.enter()) == (60.0, False)
     now["monotonic"] += slept[0]
     now["wall"] += slept[1]
-    assert (circuit.rest(), circuit.enter()) == (0.0, True)
+    assert (circuit.cooldown(), circuit.enter()) == (0.0, True)
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
