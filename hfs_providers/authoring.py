@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from hfs_providers.contract.records import ProviderHealth as ProviderHealth
     from hfs_providers.contract.records import Requirement as Requirement
     from hfs_providers.contract.records import Services as Services
-    from hfs_providers.contract.records import UsageRow as UsageRow
     from hfs_providers.contract.records import Wrapper as Wrapper
     from hfs_providers.contract.secret import Secret as Secret
+    from hfs_providers.contract.usage_row import UsageRow as UsageRow
     from hfs_providers.core.hookspecs import hookimpl as hookimpl
     from hfs_providers.core.hookspecs import hookspec as hookspec
     from hfs_providers.core.provider import KeyedProvider as KeyedProvider
@@ -33,9 +33,10 @@ else:
             "hfs_providers.clients.cache": "Clients",
             "hfs_providers.contract.records": (
                 "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "
-                "ProviderHealth Requirement Services UsageRow Wrapper"
+                "ProviderHealth Requirement Services Wrapper"
             ),
             "hfs_providers.contract.secret": "Secret",
+            "hfs_providers.contract.usage_row": "UsageRow",
             "hfs_providers.core.hookspecs": "hookimpl hookspec",
             "hfs_providers.core.provider": "KeyedProvider",
         },

@@ -7,8 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from agno.exceptions import ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
@@ -29,7 +28,8 @@ from hfs_providers.calls.server_rules import QUOTES_KEY
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.attempt import Attempt, answering, settling
 from hfs_providers.contract.errors import PoolExhaustedError
-from hfs_providers.contract.records import Event, EventKind, UsageRow
+from hfs_providers.contract.records import Event, EventKind
+from hfs_providers.contract.usage_row import Counted, UsageRow
 from hfs_providers.keys.leases import Lease
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from hfs_providers.clients.cache import Clients
     from hfs_providers.wrapper.wrapper import ProviderWrapper
 
-# The row's own constructor takes its fields by name, in Python: it is on the way of every call.
-_make_row = partial(tuple.__new__, UsageRow)
 _NO_KEYS: frozenset[str] = frozenset()
 _log = logging.getLogger("hfs_providers")
 _NO_REFUSALS: Mapping[str, int] = {}
@@ -57,23 +55,6 @@ _STATUS_OF: Mapping[str, int] = {
     "overloaded": 503,
     "local": 500,
 }
-
-
-class Counted(Protocol):
-    """Tokens as a provider counted them."""
-
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
-
-
-class _Nothing(NamedTuple):
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
-
-
-_NOTHING = _Nothing()
 
 
 class Call(Attempt):
@@ -415,22 +396,15 @@ class Call(Attempt):
 
     def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
         wrapper = self.wrapper
-        credential = lease.credential
-        counted = usage if usage is not None else _NOTHING
-        row = _make_row(
-            (
-                time.time(),
-                wrapper.provider,
-                self.model_id,
-                credential.id,
-                credential.fingerprint,
-                counted.input_tokens,
-                counted.output_tokens,
-                counted.total_tokens,
-                time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
-                outcome,
-                charged,
-            )
+        row = UsageRow.of(
+            wrapper.provider,
+            self.model_id,
+            lease.credential.id,
+            lease.credential.fingerprint,
+            outcome,
+            counted=usage,
+            latency=time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
+            charged=charged,
         )
         wrapper.manager.count(row)
         wrapper.services.record(row, self)

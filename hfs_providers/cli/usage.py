@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from hfs_providers.usage import Store, UsageReport, UsageTimeline, UsageTotal, UsageTotals
 
 _DIMENSIONS = ("provider", "model", "key", "fingerprint", "outcome", "hour", "day")
-_COUNTS = ("requests", "ok", "tokens_in", "tokens_out", "tokens")
 _BAR = 16
 _LONGEST_TABLE = 400
 """Rows; nobody reads more, and files take them better."""
@@ -78,8 +77,8 @@ def usage(
         output.print_json(_record(store.path, found))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([*found.by, *_COUNTS, "latency"])
-        writer.writerows([*row.group, *row[1:6], round(row.latency, 4)] for row in found.rows)
+        writer.writerow([*found.by, *_numbers(found.total)])
+        writer.writerows([*row.group, *_numbers(row).values()] for row in found.rows)
     else:
         _print_usage(found, _timeline(report, found, wanted) if found.rows else None)
         if not found.rows:
@@ -137,7 +136,9 @@ def _when(found: UsageTotals) -> str:
 
 
 def _numbers(row: UsageTotal) -> dict[str, Any]:
-    return {**{name: getattr(row, name) for name in _COUNTS}, "latency": round(row.latency, 4)}
+    numbers = row._asdict() | {"latency": round(row.latency, 4)}
+    del numbers["group"]
+    return numbers
 
 
 def _record(path: Path, found: UsageTotals) -> dict[str, Any]:

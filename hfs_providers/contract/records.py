@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hfs_providers.contract.secret import Secret
 
 if TYPE_CHECKING:
+    from hfs_providers.contract.usage_row import UsageRow
     from hfs_providers.keys.pool import KeyPool
 
 CONTRACT_VERSION = 1
@@ -238,32 +239,6 @@ class KeyProbe:
     reason: str | None = None
     free_in: float | None = None
     latency: float | None = None
-
-
-class UsageRow(NamedTuple):
-    """One request that was sent.
-
-    Args:
-        at: wall-clock time of its end, seconds since the epoch.
-        provider, model, key_id, fingerprint: who was asked, and with which key.
-        tokens_in, tokens_out, tokens: as the provider counted them (0 where it did not say).
-        latency: seconds from sending to the end of the answer.
-        outcome: `ok`, or the kind of the verdict.
-        charged: tokens that count against the limits: as counted, else (an answer without usage, a stream that was
-            dropped) as estimated.
-    """
-
-    at: float
-    provider: str
-    model: str
-    key_id: str
-    fingerprint: str
-    tokens_in: int
-    tokens_out: int
-    tokens: int
-    latency: float
-    outcome: str
-    charged: int = 0
 
 
 EventKind = Literal[

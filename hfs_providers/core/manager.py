@@ -21,7 +21,8 @@ from hfs_providers.contract.errors import (
     UnknownProviderError,
 )
 from hfs_providers.contract.protocols import KeepsCircuits
-from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, UsageRow, Wrapper
+from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, Wrapper
+from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.core.announce import announce
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.inventory import InstalledProvider, Inventory, take_inventory

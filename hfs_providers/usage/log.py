@@ -23,7 +23,8 @@ from typing import Any, TypeAlias
 
 from hfs_providers.contract.errors import StoreError
 from hfs_providers.contract.forks import Phase, at_fork
-from hfs_providers.contract.records import Problem, UsageRow
+from hfs_providers.contract.records import Problem
+from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.rows import AT_ONCE, Series, write_rows

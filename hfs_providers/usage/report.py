@@ -28,8 +28,6 @@ DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 """What a report can be divided by."""
 
 _OK = "ok"
-_COUNTS = "tokens_in, tokens_out, tokens, latency"
-_SUMS = ", ".join(f"sum({name})" for name in ("requests", "ok", *_COUNTS.split(", ")))
 _HOURLY = 3 * 86_400.0
 """Seconds up to which a timeline has hours."""
 _KEPT = 400 * 86_400.0
@@ -57,6 +55,11 @@ class UsageTotal(NamedTuple):
     latency: float
 
 
+_SUMMED = UsageTotal._fields[1:]
+# As they stand in rows and quarters; of the rest each table makes its own.
+_COUNTED = ", ".join(_SUMMED[2:])
+
+
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
     """A report.
@@ -78,16 +81,9 @@ class UsageTotals:
     @property
     def total(self) -> UsageTotal:
         """All groups together."""
-        requests = sum(row.requests for row in self.rows)
-        return UsageTotal(
-            (),
-            requests,
-            ok=sum(row.ok for row in self.rows),
-            tokens_in=sum(row.tokens_in for row in self.rows),
-            tokens_out=sum(row.tokens_out for row in self.rows),
-            tokens=sum(row.tokens for row in self.rows),
-            latency=sum(row.latency * row.requests for row in self.rows) / requests if requests else 0.0,
-        )
+        counts: dict[str, int] = {name: sum(getattr(row, name) for row in self.rows) for name in _SUMMED[:-1]}
+        seconds = sum(row.latency * row.requests for row in self.rows)
+        return UsageTotal((), **counts, latency=seconds / counts["requests"] if seconds else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +223,7 @@ class _Query:
         self._zone = zone
         self._groups: list[tuple[str, ...]] = []
         self._slots: dict[str, int] = {}
-        # By (group, slot, outcome): requests, answered ones, tokens in, out, all, seconds.
+        # By (group, slot, outcome): the sums of `_SUMMED`, the last of them all seconds together.
         self._sums: dict[tuple[int, int, str], list[float]] = {}
         self._choose_series(only)
 
@@ -302,7 +298,7 @@ class _Query:
         # start; what comes is in the order of its groups, so that millions of rows need not be sorted.
         self._add(
             f"SELECT grp, slot, {self._outcome} AS outcome, sum(requests) AS requests, "  # noqa: S608  our own words
-            f"sum(CASE outcome WHEN '{_OK}' THEN requests ELSE 0 END) AS ok, {_summed(_COUNTS)} "
+            f"sum(CASE outcome WHEN '{_OK}' THEN requests ELSE 0 END) AS ok, {_summed(_SUMMED[2:])} "
             "FROM part CROSS JOIN bucket CROSS JOIN quarter "
             "ON quarter.series = part.series AND start >= first AND start < last "
             f"GROUP BY part.series, bucket.slot{', quarter.outcome' if 'outcome' in self._by else ''}",
@@ -323,7 +319,7 @@ class _Query:
         slot = self._slot(math.floor(begin / QUARTER) * QUARTER)
         self._add(
             f"SELECT grp, {slot} AS slot, {self._outcome} AS outcome, 1 AS requests, "  # noqa: S608  our own words
-            f"outcome = '{_OK}' AS ok, {_COUNTS} FROM part CROSS JOIN usage USING (series) WHERE at >= ? AND at < ?",
+            f"outcome = '{_OK}' AS ok, {_COUNTED} FROM part CROSS JOIN usage USING (series) WHERE at >= ? AND at < ?",
             (begin, end),
         )
 
@@ -342,9 +338,9 @@ class _Query:
         return self._slots.setdefault(_period_of(start, self._period, self._zone), len(self._slots))
 
     def _add(self, source: str, bounds: tuple[float, ...]) -> None:
-        query = f"SELECT grp, slot, outcome, {_SUMS} FROM ({source}) GROUP BY 1, 2, 3"  # noqa: S608  our own words
+        query = f"SELECT grp, slot, outcome, {_summed(_SUMMED)} FROM ({source}) GROUP BY 1, 2, 3"  # noqa: S608  our own words
         for group, slot, outcome, *sums in self._connection.execute(query, bounds):
-            found = self._sums.setdefault((group, slot, outcome), [0, 0, 0, 0, 0, 0.0])
+            found = self._sums.setdefault((group, slot, outcome), [0] * len(_SUMMED))
             for place, value in enumerate(sums):
                 found[place] += value
 
@@ -367,8 +363,8 @@ class _Query:
         return next(iter(names))
 
 
-def _summed(names: str) -> str:
-    return ", ".join(f"sum({name}) AS {name}" for name in names.split(", "))
+def _summed(names: Iterable[str]) -> str:
+    return ", ".join(f"sum({name}) AS {name}" for name in names)
 
 
 def _period_of(moment: float, period: Period, zone: tzinfo | None) -> str:

@@ -1,26 +1,37 @@
-"""How rows of usage are written: numbered, under the number of their series."""
+"""The columns of a row of usage, and how rows are written: numbered, under the number of their series."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, get_type_hints
 
-from hfs_providers.contract.records import UsageRow
+from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.usage.database import SCHEMA_VERSION
+
+COLUMNS = get_type_hints(UsageRow)
+"""The fields of a row by name, with their types, as every table and statement has them."""
+
+_SERIES = UsageRow._fields[1:5]
+_VALUES = ("at", *UsageRow._fields[5:])
+
+Series: TypeAlias = tuple[str, str, str, str]
+"""Provider, model, key id and fingerprint."""
 
 AT_ONCE = 100
 """Rows that one statement takes: old versions of SQLite take 999 values."""
 
+SELECT = f"SELECT usage.id, {', '.join(COLUMNS)} FROM usage JOIN series ON series.id = usage.series"  # noqa: S608  our own
+"""Whole rows with their numbers."""
+
 _MOST = 2**53
 
-_INSERT = "INSERT INTO usage (series, at, tokens_in, tokens_out, tokens, charged, latency, outcome)"
+_INSERT = f"INSERT INTO usage (series, {', '.join(_VALUES)})"
+_PLACES = f"({', '.join('?' * (1 + len(_VALUES)))})"
+_NAMES = ", ".join(_SERIES)
 # In the same step, so that no later version can come in between.
 _UNLESS_NEWER = f"WHERE (SELECT user_version FROM pragma_user_version) <= {SCHEMA_VERSION}"  # noqa: S608  our own
-
-Series: TypeAlias = tuple[str, str, str, str]
-"""Provider, model, key id and fingerprint."""
 
 
 def write_rows(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: dict[Series, int] | None = None) -> int:
@@ -57,54 +68,47 @@ def write_rows(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: 
 def _insert(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: dict[Series, int]) -> int:
     values: list[object] = []
     for row in rows:
-        at, provider, model, key_id, fingerprint, tokens_in, tokens_out, tokens, latency, outcome, charged = row
-        if not 0 <= at < _MOST:
+        if not 0 <= row.at < _MOST:
             raise ValueError("no time")
-        name = provider, model, key_id, fingerprint
+        name = row[1:5]
         series = known.get(name)
         if series is None:
             series = known[name] = _number(connection, name)
-        values += (series, at, tokens_in, tokens_out, tokens, charged, latency, outcome)
-    places = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(rows))
+        values += (series, row.at, *row[5:])
+    places = ", ".join([_PLACES] * len(rows))
     statement = f"{_INSERT} SELECT * FROM (VALUES {places}) {_UNLESS_NEWER}"  # noqa: S608  our own
     return connection.execute(statement, values).rowcount
 
 
 def _number(connection: sqlite3.Connection, name: Series) -> int:
-    connection.execute("INSERT OR IGNORE INTO series (provider, model, key_id, fingerprint) VALUES (?, ?, ?, ?)", name)
-    row = connection.execute(
-        "SELECT id FROM series WHERE provider = ? AND model = ? AND key_id = ? AND fingerprint = ?", name
-    ).fetchone()
-    return int(row[0])
+    connection.execute(f"INSERT OR IGNORE INTO series ({_NAMES}) VALUES (?, ?, ?, ?)", name)  # noqa: S608  our own
+    query = f"SELECT id FROM series WHERE ({_NAMES}) = (?, ?, ?, ?)"  # noqa: S608  our own
+    return int(connection.execute(query, name).fetchone()[0])
 
 
 def _mended(row: UsageRow) -> UsageRow:
-    def count(value: Any) -> int:
-        try:
-            return min(max(0, int(value)), _MOST)
-        except (TypeError, ValueError, OverflowError):
-            return 0
+    values = (_MEND[COLUMNS[name]](value) for name, value in zip(COLUMNS, row, strict=True))
+    mended = UsageRow._make(values)
+    return mended if 0 <= row.at < _MOST else mended._replace(at=time.time())
 
-    def seconds(value: Any, default: float = 0.0) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            return default
-        return number if 0.0 <= number < _MOST else default
 
-    def text(value: object) -> str:
-        return str(value).encode(errors="replace").decode()
+def _count(value: Any) -> int:
+    try:
+        return min(max(0, int(value)), _MOST)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
-    return UsageRow(
-        seconds(row.at, time.time()),
-        text(row.provider),
-        text(row.model),
-        text(row.key_id),
-        text(row.fingerprint),
-        count(row.tokens_in),
-        count(row.tokens_out),
-        count(row.tokens),
-        seconds(row.latency),
-        text(row.outcome),
-        count(row.charged),
-    )
+
+def _seconds(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+    return number if 0.0 <= number < _MOST else 0.0
+
+
+def _text(value: object) -> str:
+    return str(value).encode(errors="replace").decode()
+
+
+_MEND: Mapping[type, Callable[[Any], Any]] = {int: _count, float: _seconds, str: _text}

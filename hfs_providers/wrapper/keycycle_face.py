@@ -11,8 +11,9 @@ from hfs_providers.calls._keycycle import MultiProviderWrapper
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.contract.errors import MissingSdkError, ProviderUnavailableError
 from hfs_providers.contract.protocols import ProviderTraits
-from hfs_providers.contract.records import Credential, Event, Identified, ProviderConfig, Services, UsageRow
+from hfs_providers.contract.records import Credential, Event, Identified, ProviderConfig, Services
 from hfs_providers.contract.secret import fingerprint
+from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.wrapper.arguments import seconds
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.attempt import Attempt
 from hfs_providers.contract.errors import PoolExhaustedError
-from hfs_providers.contract.records import Credential, KeyProbe, KeyStatus, ProbeOutcome, UsageRow
+from hfs_providers.contract.records import Credential, KeyProbe, KeyStatus, ProbeOutcome
+from hfs_providers.contract.usage_row import UsageRow
 
 if TYPE_CHECKING:
     from agno.metrics import MessageMetrics
@@ -118,18 +119,14 @@ class Probe:
         return None
 
     def _record(self, latency: float, outcome: str) -> None:
-        usage = self._usage
-        row = UsageRow(
-            at=time.time(),
-            provider=self._wrapper.provider,
-            model=self._model_id,
-            key_id=self._credential.id,
-            fingerprint=self._credential.fingerprint,
-            tokens_in=usage.input_tokens if usage is not None else 0,
-            tokens_out=usage.output_tokens if usage is not None else 0,
-            tokens=usage.total_tokens if usage is not None else 0,
+        row = UsageRow.of(
+            self._wrapper.provider,
+            self._model_id,
+            self._credential.id,
+            self._credential.fingerprint,
+            outcome,
+            counted=self._usage,
             latency=latency,
-            outcome=outcome,
             charged=self._charged if outcome == "ok" else 0,
         )
         self._wrapper.services.record(row)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hfs_providers.calls._keycycle import GlobalStats, KeyDetailedStats, KeySummary, ModelAggregatedStats, UsageSnapshot
-from hfs_providers.contract.records import Credential, KeyStatus, UsageRow
+from hfs_providers.contract.records import Credential, KeyStatus
+from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.keys.limits import Meter
 from hfs_providers.keys.pool import KeyPool
 

@@ -23,9 +23,10 @@ from hfs_providers.clients import attempt
 from hfs_providers.clients.families import family
 from hfs_providers.contract.errors import MissingSdkError
 from hfs_providers.contract.protocols import ProviderTraits
-from hfs_providers.contract.records import Credential, Event, EventKind, KeyProbe, ProviderConfig, Services, UsageRow
+from hfs_providers.contract.records import Credential, Event, EventKind, KeyProbe, ProviderConfig, Services
 from hfs_providers.contract.redaction import Redactor
 from hfs_providers.contract.succession import default_model, successor_of
+from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.keys.leases import Change, Lease
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.wrapper.arguments import class_arguments, seconds
@@ -204,19 +205,9 @@ class ProviderWrapper(KeycycleFace):
             KeyNotFoundError: the key is none of this provider's.
         """
         credential = self._credential(api_key)
-        row = UsageRow(
-            at=time.time(),
-            provider=self.provider,
-            model=model_id or self.default_model_id,
-            key_id=credential.id,
-            fingerprint=credential.fingerprint,
-            tokens_in=0,
-            tokens_out=0,
-            tokens=actual_tokens or estimated_tokens,
-            latency=0.0,
-            outcome="ok",
-            charged=actual_tokens or estimated_tokens,
-        )
+        who = self.provider, model_id or self.default_model_id, credential.id, credential.fingerprint
+        tokens = actual_tokens or estimated_tokens
+        row = UsageRow.of(*who, "ok", charged=tokens)._replace(tokens=tokens)
         self.manager.count(row)
         self.services.record(row)
 

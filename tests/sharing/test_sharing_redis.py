@@ -17,8 +17,9 @@ import pytest
 
 from hfs_providers import ProviderManager
 from hfs_providers.contract.errors import PoolExhaustedError
-from hfs_providers.contract.records import Credential, Event, Limits, UsageRow
+from hfs_providers.contract.records import Credential, Event, Limits
 from hfs_providers.contract.secret import Secret
+from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing import redis_connection, redis_scripts

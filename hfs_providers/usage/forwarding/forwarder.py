@@ -29,6 +29,7 @@ from hfs_providers.usage.database import Store
 from hfs_providers.usage.forwarding.process_lock import try_lock
 from hfs_providers.usage.forwarding.target import Target, fitted
 from hfs_providers.usage.forwarding.url import DatabaseUrl
+from hfs_providers.usage.rows import COLUMNS, SELECT
 
 logger = logging.getLogger(__name__)
 
@@ -348,14 +349,8 @@ class Forwarder:
         self._begin()
 
 
-_COLUMNS = (
-    *("id", "at", "provider", "model", "key_id", "fingerprint"),
-    *("tokens_in", "tokens_out", "tokens", "charged", "latency", "outcome"),
-)
-_ROWS = """
-    SELECT usage.id, at, provider, model, key_id, fingerprint, tokens_in, tokens_out, tokens, charged, latency, outcome
-    FROM usage JOIN series ON series.id = usage.series WHERE usage.id > ? ORDER BY usage.id LIMIT ?
-"""
+_COLUMNS = ("id", *COLUMNS)
+_ROWS = f"{SELECT} WHERE usage.id > ? ORDER BY usage.id LIMIT ?"
 _SENT = """
     INSERT INTO targets (name, forwarded, at, error, refused, refusal) VALUES (?, ?, ?, NULL, ?, ?)
     ON CONFLICT (name) DO UPDATE SET forwarded = max(forwarded, excluded.forwarded), at = excluded.at,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfs_providers.contract.errors import ForwardingError
 from hfs_providers.usage.forwarding.url import DatabaseUrl, mysql_tls
+from hfs_providers.usage.rows import COLUMNS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
@@ -52,20 +53,17 @@ def table() -> Table:
     from sqlalchemy import BigInteger, Column, DateTime, Double, Index, MetaData, String, Table
     from sqlalchemy.dialects.mysql import DATETIME
 
-    instant = DateTime(timezone=True).with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+    def kind_of(name: str) -> Any:
+        if name == "at":
+            return DateTime(timezone=True).with_variant(DATETIME(fsp=6), "mysql", "mariadb")
+        return {int: BigInteger(), float: Double(), str: String(LENGTHS.get(name))}[COLUMNS[name]]
+
     return Table(
         TABLE,
         MetaData(),
         Column("source", String(LENGTHS["source"]), primary_key=True),
         Column("id", BigInteger, primary_key=True, autoincrement=False),
-        Column("at", instant, nullable=False),
-        *(
-            Column(name, String(LENGTHS[name]), nullable=False)
-            for name in ("provider", "model", "key_id", "fingerprint")
-        ),
-        *(Column(name, BigInteger, nullable=False) for name in ("tokens_in", "tokens_out", "tokens", "charged")),
-        Column("latency", Double, nullable=False),
-        Column("outcome", String(LENGTHS["outcome"]), nullable=False),
+        *(Column(name, kind_of(name), nullable=False) for name in COLUMNS),
         Index(f"{TABLE}_at", "at"),
         # Model ids differ by case; a collation that ignores it would add them up.
         mysql_charset="utf8mb4",
@@ -77,19 +75,18 @@ def table() -> Table:
 
 def fitted(source: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """A local row as the table takes it: texts cut, no NUL (PostgreSQL has none), numbers that every database has."""
-    at = float(row["at"])
-    latency = float(row["latency"])
+    numbers = {name: _bounded(kind(row[name])) for name, kind in COLUMNS.items() if kind is not str}
     texts = {"source": source, **{name: str(row[name]) for name in LENGTHS if name != "source"}}
     return {
         "id": row["id"],
-        "at": datetime.fromtimestamp(min(max(at, 0.0), _LATEST) if math.isfinite(at) else 0.0, UTC),
-        "latency": latency if math.isfinite(latency) else 0.0,
+        **numbers,
+        "at": datetime.fromtimestamp(min(max(numbers["at"], 0.0), _LATEST), UTC),
         **{name: text.replace("\0", "\ufffd")[: LENGTHS[name]] for name, text in texts.items()},
-        **{
-            name: max(-_GREATEST, min(int(row[name]), _GREATEST))
-            for name in ("tokens_in", "tokens_out", "tokens", "charged")
-        },
     }
+
+
+def _bounded(number: float) -> float:
+    return max(-_GREATEST, min(number, _GREATEST)) if -math.inf < number < math.inf else 0
 
 
 class Target:
