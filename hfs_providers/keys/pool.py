@@ -456,7 +456,7 @@ class KeyPool:
 
     # What outlives the process.
 
-    def dump(self) -> dict[str, object]:
+    def dump(self) -> snapshot.PoolSnapshot:
         """Windows, cooldowns and dead keys as plain data, stamped by the wall clock. It holds no key."""
         with self._held():
             return snapshot.dump(self._keyring.accounts, self._look(), self._wall())

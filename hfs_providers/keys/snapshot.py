@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from hfs_providers.contract.instants import DAY
 from hfs_providers.keys.limits import Allowance
@@ -21,10 +21,60 @@ VERSION = 1
 ANY_ZONE = "day@"
 """The kind of entries for a calendar day of whatever zone: each lies within the day that it counts for."""
 
+
+class Death(TypedDict):
+    """Why a key is dead, when it may be tried again, for how many seconds it is dead this time, and since when."""
+
+    reason: str
+    retry_at: float
+    probation: float
+    since: NotRequired[float]
+
+
+class KeySnapshot(TypedDict):
+    """A key by its id and fingerprint."""
+
+    id: str
+    fingerprint: str
+    dead: NotRequired[Death | None]
+
+
+class CooldownSnapshot(TypedDict):
+    """Until when a model, or with None all models, of an account cool down."""
+
+    model: str | None
+    until: float
+    reason: str
+
+
+class WindowSnapshot(TypedDict):
+    """What models that are counted together have used within one kind of window."""
+
+    models: Sequence[str]
+    kind: str
+    entries: Sequence[Entry]
+
+
+class AccountSnapshot(TypedDict):
+    """What is known of the keys of one account."""
+
+    keys: list[KeySnapshot]
+    cooling: list[CooldownSnapshot]
+    windows: list[WindowSnapshot]
+
+
+class PoolSnapshot(TypedDict):
+    """What is known of the keys of a pool; all instants are seconds since the epoch."""
+
+    version: int
+    at: float
+    accounts: Sequence[AccountSnapshot]
+
+
 AllowanceOf = Callable[[Account, str], Allowance]
 
 
-def dump(accounts: Sequence[Account], now: float, wall: float) -> dict[str, object]:
+def dump(accounts: Sequence[Account], now: float, wall: float) -> PoolSnapshot:
     """The state of `accounts`.
 
     Args:
@@ -36,7 +86,7 @@ def dump(accounts: Sequence[Account], now: float, wall: float) -> dict[str, obje
     return {"version": VERSION, "at": wall, "accounts": [_dump_account(each, now, shift) for each in accounts]}
 
 
-def _dump_account(account: Account, now: float, shift: float) -> dict[str, object]:
+def _dump_account(account: Account, now: float, shift: float) -> AccountSnapshot:
     return {
         "keys": [_dump_key(key, shift) for key in account.keys],
         "cooling": [
@@ -45,7 +95,11 @@ def _dump_account(account: Account, now: float, shift: float) -> dict[str, objec
             if cooldown.until > now and cooldown.state == "cooling"
         ],
         "windows": [
-            {"models": models, "kind": kind, "entries": [[stamp + shift, *counts] for stamp, *counts in entries]}
+            {
+                "models": models,
+                "kind": kind,
+                "entries": [(at + shift, sent, tokens) for at, sent, tokens in entries],
+            }
             for models, kind, entries in _windows(account, now)
             if entries
         ],
@@ -63,8 +117,8 @@ def _windows(account: Account, now: float) -> Iterable[tuple[list[str], str, Seq
             yield models, kind, [(now, *entry[1:]) for entry in entries] if "@" in kind else entries
 
 
-def _dump_key(key: Key, shift: float) -> dict[str, object]:
-    about: dict[str, object] = {"id": key.id, "fingerprint": key.credential.fingerprint}
+def _dump_key(key: Key, shift: float) -> KeySnapshot:
+    about: KeySnapshot = {"id": key.id, "fingerprint": key.credential.fingerprint}
     if key.dead_reason is not None:
         about["dead"] = {
             "reason": key.dead_reason,

@@ -1,28 +1,41 @@
-"""One connection to a Redis server or cluster: runs scripts in pipelines within a bound of time, says errors in words.
+"""A connection to a Redis server or cluster: it runs scripts in pipelines within a timeout, and explains errors.
 
-The only module that imports redis-py, and only when a link is made.
+The only module that imports redis-py, and only when a connection is made. The scripts are in `scripts/*.lua`; what they
+store and in which keys is explained in `prelude.lua`, with which each of them begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import resources
 from typing import Any, NamedTuple
 
 from hfs_providers.contract.records import Problem
-from hfs_providers.sharing.redis_scripts import SCRIPTS
 
-PATIENCE = 0.25
-"""Seconds that an answer is waited for."""
+REDIS_TIMEOUT = 0.25
+"""Seconds to wait for an answer."""
 
 _CONNECTING = 1.0
-"""Seconds that a connection may take to be made."""
+"""Seconds to wait for a connection."""
 
 _AT_ONCE = 500
-"""Scripts of one pipeline, so that its answer comes within the bound."""
+"""Scripts of one pipeline, so that its answer comes in time."""
 
 
-class Call(NamedTuple):
+def _scripts() -> dict[str, str]:
+    folder = resources.files(__package__) / "scripts"
+    files = [file for file in folder.iterdir() if file.name.endswith(".lua")]
+    texts = {file.name.removesuffix(".lua"): file.read_text(encoding="utf-8") for file in files}
+    prelude = texts.pop("prelude")
+    return {name: prelude + text for name, text in texts.items()}
+
+
+SCRIPTS = _scripts()
+"""The text of each script by its name."""
+
+
+class ScriptCall(NamedTuple):
     """A script to run, by its name in `SCRIPTS`."""
 
     script: str
@@ -30,15 +43,15 @@ class Call(NamedTuple):
     args: Sequence[str | int]
 
 
-class Link:
-    """Not safe for threads.
+class RedisConnection:
+    """A connection for one thread.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, with user, password and TLS options as redis-py takes them.
 
     Raises:
         ImportError: redis-py is not installed.
-        ValueError: the URL cannot be read. Its text holds nothing of the URL.
+        ValueError: the URL cannot be read. The message holds no part of the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -54,18 +67,18 @@ class Link:
             given: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]  # redis-py's
         except Exception:
             # Not chained: the error may quote the URL, and with it the password.
-            raise ValueError("it is not a URL as redis://, rediss:// or unix:// have it") from None
+            raise ValueError("it is not a redis://, rediss:// or unix:// URL") from None
         self._secrets = [given[name] for name in ("password", "username") if given.get(name)]
         where = given.get("path") or f"{given.get('host', 'localhost')}:{given.get('port', 6379)}"
         self.name: str = f"{where}/{given.get('db', 0)}"
         """Host, port and database; neither user nor password."""
-        # These come last: nothing in the URL makes a call wait for longer.
+        # These come last, so that nothing in the URL makes a call wait longer.
         self._options: dict[str, Any] = {
             **given,
             "protocol": 2,
             "decode_responses": True,
             "encoding_errors": "replace",
-            "socket_timeout": PATIENCE,
+            "socket_timeout": REDIS_TIMEOUT,
             "socket_connect_timeout": _CONNECTING,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
@@ -74,7 +87,7 @@ class Link:
         self._hashes: dict[str, str] = {}
 
     def __repr__(self) -> str:
-        return f"Link({self.name})"
+        return f"RedisConnection({self.name})"
 
     def open(self) -> None:
         """Connect, and give the server the scripts."""
@@ -102,14 +115,14 @@ class Link:
     def _load(self) -> None:
         self._hashes = {name: self._client.script_load(body) for name, body in SCRIPTS.items()}
 
-    def run(self, calls: Sequence[Call]) -> list[Any]:
-        """The answers to `calls`, which are run in their order, in one round trip for a pipeline of them."""
+    def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run scripts in their order, a pipeline of them in one round trip, and return their answers."""
         answers: list[Any] = []
         for start in range(0, len(calls), _AT_ONCE):
             answers += self._run(calls[start : start + _AT_ONCE])
         return answers
 
-    def _run(self, calls: Sequence[Call]) -> list[Any]:
+    def _run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         answers = self._pipeline(calls)
         missing = [i for i, answer in enumerate(answers) if isinstance(answer, self._redis.exceptions.NoScriptError)]
         if missing:
@@ -121,11 +134,11 @@ class Link:
                 raise answer
         return answers
 
-    def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
+    def _pipeline(self, calls: Sequence[ScriptCall]) -> list[Any]:
         whole = isinstance(self._client, self._redis.Redis)
         pipeline: Any = self._client.pipeline(transaction=False) if whole else self._client.pipeline()
         for script, keys, args in calls:
-            # Not by the method of that name, which redis-py forbids in the pipeline of a cluster.
+            # The method `evalsha` is forbidden in redis-py's pipelines for clusters.
             pipeline.execute_command("EVALSHA", self._hashes[script], len(keys), *keys, *args)
         found: list[Any] = pipeline.execute(raise_on_error=False)
         return found
@@ -142,7 +155,7 @@ class Link:
         self._client = None
 
     def problem(self, error: BaseException) -> Problem:
-        """What is wrong, in words that hold no password."""
+        """What is wrong, without the password."""
         exceptions = self._redis.exceptions
         remedy: str | None = "Check HFS_REDIS_URL and the server"
         if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError) or "NOAUTH" in str(error):
@@ -155,7 +168,7 @@ class Link:
             words = "is out of memory"
             remedy = "Give it more (maxmemory), with the policy noeviction"
         elif isinstance(error, exceptions.TimeoutError | TimeoutError):
-            words = f"did not answer within {PATIENCE * 1000:.0f} ms"
+            words = f"did not answer within {REDIS_TIMEOUT * 1000:.0f} ms"
         else:
             said = str(error) or type(error).__name__
             for secret in self._secrets:

@@ -1,12 +1,12 @@
 """Several hosts share key state through Redis: `RedisLedger`.
 
-One thread of the process speaks with the server: it takes claims and ends in the order in which they come, as many as
-there are in one round trip. A caller waits for its claim, and never longer than `PATIENCE`: then the ledger is away,
-its pools part and go on alone on what they know, and the thread looks for the server, ever more seldom, until they
-can join again.
+One thread of the process speaks with the server. It sends what the pools reserve and release in the order in which it
+comes, as much as there is in one round trip. A caller waits for its reservation, but never longer than `REDIS_TIMEOUT`:
+then the ledger is away, its pools leave it and go on alone with what they know, and the thread tries to reach the
+server, at growing intervals, until they can join again.
 
-The rest is in rooms of its own: `redis_counts` (what is said to the server), `redis_scripts` (what the server does),
-`redis_link` (how it is reached), `sharing_history` (what the host has used).
+What is said to the server is in `redis_messages` and `redis_counts`, what the server does in `scripts/*.lua`, the
+connection in `redis_connection`, and what the host has used in `history`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.contract.records import Event, Problem
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
-from hfs_providers.sharing.redis_connection import PATIENCE, Link
-from hfs_providers.sharing.redis_counts import HEARTBEAT, SOON, Counts, Release, Reserve, Work
+from hfs_providers.sharing.redis_connection import REDIS_TIMEOUT, RedisConnection
+from hfs_providers.sharing.redis_counts import BEAT_INTERVAL, SOON, Counts
+from hfs_providers.sharing.redis_messages import Message, Release, Reserve
 from hfs_providers.usage.database import Store
 
 STARTING = 1.0
-"""Seconds that `start` waits for the server at most."""
+"""Seconds that `start` waits for the server, at most."""
 
-_LOOK = 0.005
-"""Seconds between two looks of a task whether the server has answered for the first time."""
+_POLL = 0.005
+"""Seconds after which a task checks again whether the server has answered for the first time."""
 
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 _Mode = Literal["away", "joining", "here", "closed"]
@@ -45,9 +46,9 @@ class RedisLedger:
 
     Args:
         url: `redis://`, `rediss://` or `unix://`; a password in it is shown nowhere.
-        store: the local file, where the usage of all processes of the host is written; None where there is none.
+        store: the local file, where all processes of the host write their usage; None if there is none.
         wall: seconds since the epoch.
-        flush: has what was recorded written to the file, within the seconds that it is given.
+        flush: writes what was recorded to the file, within the seconds that it is given.
     """
 
     def __init__(
@@ -62,15 +63,15 @@ class RedisLedger:
         """Why keys are not shared at the moment, for `status`."""
         self.name = "?"
         """Host, port and database."""
-        self._link: Link | None = None
+        self._server: RedisConnection | None = None
         self._store = store
         self._wall = wall
         self._flush = flush
         self._pools: Mapping[str, KeyPool] = {}
         self._begin()
         try:
-            self._link = Link(url)
-            self.name = self._link.name
+            self._server = RedisConnection(url)
+            self.name = self._server.name
         except ImportError:
             self._say(Problem("HFS_REDIS_URL needs redis-py", "Run: pip install 'hfs-providers[redis]'", "error"))
         except ValueError as error:
@@ -81,14 +82,14 @@ class RedisLedger:
         return f"RedisLedger({self.name}, {self._mode})"
 
     def _begin(self) -> None:
-        """As a process that nobody knows yet."""
+        """Start as a process that nobody knows yet."""
         self._mode: _Mode = "away"
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._launching = threading.Lock()
         self._looked = threading.Event()
         self._look_until = 0.0
-        self._parted = True
+        self._left = True
         self._failures = 0
         self._counts = Counts(self._pools, self._store, self._wall, self._flush, self._work.put)
 
@@ -110,116 +111,116 @@ class RedisLedger:
     def reserve(self, reservation: Reservation) -> Refusal | None:
         """See `Ledger.reserve`."""
         if not self._looked.is_set():
-            self._launch(PATIENCE)  # in a child after `fork`
+            self._launch(REDIS_TIMEOUT)  # in a child after `fork`
             self._looked.wait(self._unlooked())
         if self._mode not in ("here", "joining"):
             return None
         if self._counts.settled_at > self._wall():
             return self._settling()
-        ask = Reserve(reservation)
-        self._work.put(ask)
+        reserve = Reserve(reservation)
+        self._work.put(reserve)
         try:
-            ask.done.wait(PATIENCE)
+            reserve.done.wait(REDIS_TIMEOUT)
         except BaseException:
-            self._withdraw(ask)
+            self._withdraw(reserve)
             raise
-        return self._outcome(ask)
+        return self._outcome(reserve)
 
     async def reserve_async(self, reservation: Reservation) -> Refusal | None:
         """See `TaskLedger.reserve_async`."""
         import asyncio
 
         if not self._looked.is_set():
-            self._launch(PATIENCE)
+            self._launch(REDIS_TIMEOUT)
             while self._unlooked():
-                await asyncio.sleep(_LOOK)
+                await asyncio.sleep(_POLL)
         if self._mode not in ("here", "joining"):
             return None
         if self._counts.settled_at > self._wall():
             return self._settling()
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
-        ask = Reserve(reservation, loop, woken.set)
-        timer = loop.call_later(PATIENCE, woken.set)
-        self._work.put(ask)
+        reserve = Reserve(reservation, loop, woken.set)
+        timer = loop.call_later(REDIS_TIMEOUT, woken.set)
+        self._work.put(reserve)
         try:
             await woken.wait()
         except BaseException:
-            self._withdraw(ask)
+            self._withdraw(reserve)
             raise
         finally:
             timer.cancel()
-        return self._outcome(ask)
+        return self._outcome(reserve)
 
     def _settling(self) -> Refusal:
-        return Refusal("limited", self._counts.settled_at, "what all have used is being counted anew", "key")
+        return Refusal("limited", self._counts.settled_at, "what all have used is being counted again", "key")
 
-    def _outcome(self, ask: Reserve) -> Refusal | None:
-        """The answer to one who has waited, or what holds where none came in time."""
-        if ask.done.is_set():
-            return ask.answer
-        if not ask.ticket.acquire(blocking=False):
-            ask.done.wait()
-            return ask.answer
+    def _outcome(self, reserve: Reserve) -> Refusal | None:
+        """The answer, or what holds if none came in time."""
+        if reserve.done.is_set():
+            return reserve.answer
+        if not reserve.ticket.acquire(blocking=False):
+            reserve.done.wait()
+            return reserve.answer
         if self._mode == "joining":
             return Refusal("limited", self._wall() + SOON, "what all have used is being counted", "key")
         self._away(TimeoutError())
         return None
 
-    def _withdraw(self, ask: Reserve) -> None:
-        """Whoever asked is interrupted: a claim that was granted is ended, one that is granted later as well."""
-        if not ask.ticket.acquire(blocking=False):
-            ask.done.wait()
-            if ask.answer is None:
-                self.end(ask.reservation, None)
+    def _withdraw(self, reserve: Reserve) -> None:
+        """The caller was interrupted: end what was granted, now or when it is granted."""
+        if not reserve.ticket.acquire(blocking=False):
+            reserve.done.wait()
+            if reserve.answer is None:
+                self.end(reserve.reservation, None)
 
     def end(self, reservation: Reservation, charged: int | None) -> None:
         """See `Ledger.end`."""
-        # A queue that may be put to from a finaliser, which may run in the midst of anything.
+        # The queue is safe to use in a finaliser, which may run at any moment.
         if self._mode in ("here", "joining"):
             self._work.put(Release(reservation, charged))
 
     def observe(self, event: Event) -> None:
-        """Tell the others of a key that cools, died or was revived.
+        """Tell the others that a key is cooling or dead, or was revived.
 
         Args:
             event: of any kind.
         """
         if self._mode in ("here", "joining"):
-            told = self._counts.telling(event)
-            if told is not None:
-                self._work.put(told)
+            announcement = self._counts.announcement(event)
+            if announcement is not None:
+                self._work.put(announcement)
 
     def close(self) -> None:
-        """Count what ended, and leave. Safe to call twice."""
+        """Report what has ended, and leave. Safe to call twice."""
         self._mode = "closed"
         self._work.put(None)
         if self._thread is not None:
-            self._thread.join(4 * PATIENCE)
+            self._thread.join(4 * REDIS_TIMEOUT)
 
     # The thread.
 
     def _launch(self, seconds: float) -> None:
         with self._launching:
-            if self._thread is None and self._mode != "closed" and self._link is not None:
+            if self._thread is None and self._mode != "closed" and self._server is not None:
                 self._look_until = time.monotonic() + seconds
-                self._thread = threading.Thread(target=self._run, args=(self._link,), name="hfs-redis", daemon=True)
+                self._thread = threading.Thread(target=self._run, args=(self._server,), name="hfs-redis", daemon=True)
                 self._thread.start()
 
     def _unlooked(self) -> float:
-        """Seconds for which it is still worth waiting until the server has been looked for once."""
+        """Seconds for which it is still worth waiting for the first try to reach the server."""
         return 0.0 if self._looked.is_set() else max(0.0, self._look_until - time.monotonic())
 
-    def _run(self, link: Link) -> None:
+    def _run(self, server: RedisConnection) -> None:
         try:
             while True:
                 if self._mode == "away":
                     if self._failures and not self._idle(_BACKOFF[min(self._failures, len(_BACKOFF)) - 1]):
                         return
-                    self._try(link, self._join)
+                    self._try(server, self._join)
                     continue
                 work = self._take()
-                if self._try(link, partial(self._counts.serve, work=work)):
+                if self._try(server, partial(self._counts.serve, work=work)):
                     self._failures = 0
                 else:
                     self._dismiss(work)
@@ -227,28 +228,28 @@ class RedisLedger:
                     return
         finally:
             self._mode = "closed"
-            self._part()
-            link.close()
+            self._leave()
+            server.close()
 
-    def _try(self, link: Link, do: Callable[[Link], object]) -> bool:
+    def _try(self, server: RedisConnection, do: Callable[[RedisConnection], object]) -> bool:
         try:
-            do(link)
+            do(server)
         except Exception as error:
-            # Whatever it is, calls go on: this thread is all that can bring the ledger back.
+            # Whatever it is, this thread must go on: nothing else can bring the ledger back.
             self._away(error)
         if self._mode == "away":
             self._failures += 1
-            self._part()
-            link.close()
+            self._leave()
+            server.close()
             self._drain()
         self._looked.set()
         return self._mode != "away"
 
-    def _take(self) -> list[Work]:
-        """What there is to do, in the order in which it came; after a heartbeat at most."""
-        work: list[Work] = []
+    def _take(self) -> list[Message]:
+        """What there is to do, in the order in which it came; empty after `BEAT_INTERVAL` without any."""
+        work: list[Message] = []
         try:
-            work.append(self._work.get(timeout=HEARTBEAT))
+            work.append(self._work.get(timeout=BEAT_INTERVAL))
             while len(work) < 1000:
                 work.append(self._work.get_nowait())
         except queue.Empty:
@@ -256,11 +257,11 @@ class RedisLedger:
         return work
 
     def _idle(self, seconds: float) -> bool:
-        """Wait without a server; False if this is the end."""
+        """Wait while there is no server; False if the ledger was closed."""
         until = time.monotonic() + seconds
-        while (rest := until - time.monotonic()) > 0:
+        while (left := until - time.monotonic()) > 0:
             try:
-                work = self._work.get(timeout=rest)
+                work = self._work.get(timeout=left)
             except queue.Empty:
                 break
             if work is None:
@@ -269,7 +270,7 @@ class RedisLedger:
         return True
 
     def _drain(self) -> None:
-        """Drop what was to be told to the server: it is published anew when it is back."""
+        """Drop what was to be said to the server: when it is back, all is published again."""
         work = []
         with suppress(queue.Empty):
             while True:
@@ -278,38 +279,38 @@ class RedisLedger:
         if None in work:
             self._work.put(None)
 
-    def _dismiss(self, work: Iterable[Work]) -> None:
-        """Nobody can be asked: who waits goes on alone."""
+    def _dismiss(self, work: Iterable[Message]) -> None:
+        """Let those who wait go on alone."""
         for each in work:
             if isinstance(each, Reserve):
                 each.settle(None)
 
     def _away(self, error: BaseException) -> None:
-        """The server does not serve. In any thread."""
+        """Go on without the server. Called in any thread."""
         if self._mode != "closed":
             self._mode = "away"
-            assert self._link is not None
-            self._say(self._link.problem(error), error)
+            assert self._server is not None
+            self._say(self._server.problem(error), error)
 
     def _say(self, problem: Problem | None, error: BaseException | None = None) -> None:
         known, self.problem = self.problem, problem
         if problem is None and known is not None:
             _log.warning("Redis at %s is back: keys are shared again", self.name)
         elif problem is not None and (known is None or known.message != problem.message):
-            ours = error if error is not None and self._link and not isinstance(error, self._link.errors) else None
+            ours = error if error is not None and self._server and not isinstance(error, self._server.errors) else None
             _log.warning("%s. %s", problem.message, problem.remedy, exc_info=ours)
 
-    def _part(self) -> None:
-        if not self._parted:
-            self._parted = True
+    def _leave(self) -> None:
+        if not self._left:
+            self._left = True
             for pool in self._pools.values():
                 pool.leave()
 
-    def _join(self, link: Link) -> None:
-        link.open()
-        self._parted = False
+    def _join(self, server: RedisConnection) -> None:
+        server.open()
+        self._left = False
         self._become("joining")
-        self._counts.join(link, self)
+        self._counts.join(server, self)
         self._become("here")
         self._say(None)
 
@@ -318,8 +319,8 @@ class RedisLedger:
             self._mode = mode
 
     def _after_fork_in_child(self) -> None:
-        if self._link is not None:
-            self._link.forget()
+        if self._server is not None:
+            self._server.forget()
         if self._mode != "closed":
             self._begin()
             for pool in self._pools.values():

@@ -1,7 +1,7 @@
-"""What Redis holds of keys, put into pools for somebody who looks at them: `hfs-providers keys` and `check`.
+"""Put what Redis holds of keys into pools, for somebody who looks at them: `hfs-providers keys` and `check`.
 
-A pool at work needs none of it, because it asks before each request. This reads over a connection of its own and
-changes nothing there.
+A pool that serves calls needs none of it, because it asks before each request. This reads over a connection of its own
+and changes nothing there.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from hfs_providers.contract.instants import MINUTE
 from hfs_providers.contract.records import Credential, Problem
 from hfs_providers.keys import snapshot
 from hfs_providers.keys.ledger import account_name, key_name
 from hfs_providers.keys.pool import KeyPool
+from hfs_providers.keys.snapshot import AccountSnapshot, CooldownSnapshot, KeySnapshot, WindowSnapshot
 from hfs_providers.keys.windows import Entry
-from hfs_providers.sharing.redis_connection import Call, Link
-from hfs_providers.sharing.redis_counts import Scope, told_key
-from hfs_providers.sharing.redis_scripts import DAY_GRAIN, HOUR_GRAIN
+from hfs_providers.sharing.redis_connection import RedisConnection, ScriptCall
+from hfs_providers.sharing.redis_messages import CountedScope, told_key
+from hfs_providers.usage.database import QUARTER
 
 Shared = Callable[[str, str, str], bool]
 """Whether all models of a key count together, by provider, model and key id."""
@@ -39,7 +41,7 @@ def take_over(
     shared: Shared,
     wall: Callable[[], float] = time.time,
 ) -> Problem | None:
-    """Tell pools what any host was told of their keys, and what all have used.
+    """Tell pools which of their keys are dead or cooling on any host, and what all hosts have used.
 
     Args:
         url: of Redis.
@@ -52,26 +54,26 @@ def take_over(
         Why Redis cannot be read, or None.
     """
     try:
-        link = Link(url)
+        server = RedisConnection(url)
     except (ImportError, ValueError):
         # A problem of the manager already.
         return None
     try:
-        link.open()
+        server.open()
         asked = list(_asked(pools, models))
-        answers = link.run([_call(each, pools, shared) for each in asked])
-    except link.errors as error:
-        return link.problem(error)
+        answers = server.run([_call(each, pools, shared) for each in asked])
+    except server.errors as error:
+        return server.problem(error)
     finally:
-        link.close()
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+        server.close()
+    found: dict[str, dict[str, AccountSnapshot]] = {}
     for each, answer in zip(asked, answers, strict=True):
         accounts = found.setdefault(each.provider, {})
         about = accounts.setdefault(each.account, {"keys": [], "cooling": [], "windows": []})
-        # A clock that was set between the two tells nothing that matters to who looks.
         offset = int(answer[0]) / 1000 - wall()
         if each.model is None:
-            _told(about, _of(pools[each.provider], each.account), _pairs(answer[1]), offset, wall())
+            credentials = _of(pools[each.provider], each.account)
+            about["keys"], about["cooling"] = _told(credentials, _pairs(answer[1]), offset, wall())
         else:
             about["windows"] += _windows(each.model, answer, offset, wall())
     for provider, accounts in found.items():
@@ -86,13 +88,13 @@ def _asked(pools: Mapping[str, KeyPool], models: Mapping[str, Collection[str]]) 
                 yield _Asked(provider, account, model)
 
 
-def _call(asked: _Asked, pools: Mapping[str, KeyPool], shared: Shared) -> Call:
+def _call(asked: _Asked, pools: Mapping[str, KeyPool], shared: Shared) -> ScriptCall:
     provider, account, model = asked
     keys = [told_key(provider, account)]
     if model is not None:
         together = any(shared(provider, model, each.id) for each in _of(pools[provider], account))
-        keys += Scope(provider, account, "" if together else model).keys[:3]
-    return Call("look", keys, [])
+        keys += CountedScope(provider, account, "" if together else model).keys[:3]
+    return ScriptCall("look", keys, [])
 
 
 def _of(pool: KeyPool, account: str) -> list[Credential]:
@@ -100,30 +102,31 @@ def _of(pool: KeyPool, account: str) -> list[Credential]:
 
 
 def _told(
-    about: dict[str, Any], credentials: Sequence[Credential], said: Mapping[str, str], offset: float, wall: float
-) -> None:
-    """What any host was told: `<until ms> <reason>` by `d:<key>` or `c:<model>`."""
-    cooldowns = {}
+    credentials: Sequence[Credential], said: Mapping[str, str], offset: float, wall: float
+) -> tuple[list[KeySnapshot], list[CooldownSnapshot]]:
+    """Read what any host was told: `<until ms> <reason>` by `d:<key>` or `c:<model>`."""
+    current = {}
     for field, words in said.items():
         until, _, reason = words.partition(" ")
         with suppress(ValueError):
             at = int(until) / 1000 - offset
             if at > wall:
-                cooldowns[field] = (at, reason)
+                current[field] = (at, reason)
+    keys: list[KeySnapshot] = []
     for credential in credentials:
-        key: dict[str, Any] = {"id": credential.id, "fingerprint": credential.fingerprint}
-        dead = cooldowns.get(f"d:{key_name(credential)}")
+        key: KeySnapshot = {"id": credential.id, "fingerprint": credential.fingerprint}
+        dead = current.get(f"d:{key_name(credential)}")
         if dead is not None:
             key["dead"] = {"reason": dead[1], "retry_at": dead[0], "probation": dead[0] - wall}
-        about["keys"].append(key)
-    about["cooling"] += [
+        keys.append(key)
+    return keys, [
         {"model": field[2:] or None, "until": at, "reason": reason}
-        for field, (at, reason) in cooldowns.items()
+        for field, (at, reason) in current.items()
         if field.startswith("c:")
     ]
 
 
-def _windows(model: str, answer: Sequence[Any], offset: float, wall: float) -> list[dict[str, Any]]:
+def _windows(model: str, answer: Sequence[Any], offset: float, wall: float) -> list[WindowSnapshot]:
     """What all have used of one model, calls in flight included."""
     _, _, used, minute, requests, tokens = answer
     flying: list[Entry] = [(wall, int(requests), int(tokens))] if int(requests) else []
@@ -137,15 +140,15 @@ def _windows(model: str, answer: Sequence[Any], offset: float, wall: float) -> l
         if kind in ("hr", "ht", "dr", "dt"):
             buckets[kind[0]].setdefault(int(number), [0, 0])[kind[1] == "t"] = int(count)
 
-    def entries(kind: str, grain: int, place: float) -> list[Entry]:
-        return [((number + place) * grain / 1000 - offset, r, t) for number, (r, t) in buckets[kind].items()]
+    def entries(kind: str, grain: float, place: float) -> list[Entry]:
+        return [((number + place) * grain - offset, r, t) for number, (r, t) in buckets[kind].items()]
 
     # Stamped as `restore_key_state` does: with a bucket's end, and for a calendar day with its middle.
     kinds = {
         "minute": recent,
-        "hour": entries("h", HOUR_GRAIN, 1.0),
-        "day": entries("d", DAY_GRAIN, 1.0),
-        snapshot.ANY_ZONE: entries("d", DAY_GRAIN, 0.5),
+        "hour": entries("h", MINUTE, 1.0),
+        "day": entries("d", QUARTER, 1.0),
+        snapshot.ANY_ZONE: entries("d", QUARTER, 0.5),
     }
     return [{"models": [model], "kind": kind, "entries": [*found, *flying]} for kind, found in kinds.items()]
 

@@ -29,6 +29,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"hfs_providers"}
     assert "hfs_providers/py.typed" in names
+    assert "hfs_providers/sharing/scripts/prelude.lua" in names
 
 
 def test_one_extra_leaves_the_other_three_missing_with_their_remedy(gemini_only: Installed, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from hfs_providers.contract.secret import Secret
 from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
-from hfs_providers.sharing import redis_connection, redis_scripts
+from hfs_providers.sharing import redis_connection
 from hfs_providers.sharing.redis_counts import SETTLE
 from hfs_providers.sharing.redis_ledger import RedisLedger
 from hfs_providers.usage.database import Store
@@ -63,10 +63,19 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
 @pytest.fixture
 def clock(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """What the server and all ledgers go by."""
-    scripts = dict(redis_scripts.SCRIPTS)
+    scripts = dict(redis_connection.SCRIPTS)
     by_clock(scripts)
     monkeypatch.setattr(redis_connection, "SCRIPTS", scripts)
     return Clock(server, NOON)
+
+
+def test_every_script_is_found_and_begins_with_the_prelude() -> None:
+    folder = Path(redis_connection.__file__).parent / "scripts"
+    prelude = (folder / "prelude.lua").read_text()
+    names = {file.stem for file in folder.iterdir()} - {"prelude"}
+    assert names == {"announce", "heartbeat", "look", "publish", "register", "release", "reserve", "revived"}
+    scripts = {name: prelude + (folder / f"{name}.lua").read_text() for name in names}
+    assert scripts == redis_connection.SCRIPTS
 
 
 class Host:
@@ -295,8 +304,9 @@ def test_no_limit_is_ever_exceeded_whatever_the_hosts_do(
     clock: Clock, hosts: Callable[..., Host], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     # The clock of the test runs ahead of the holders' signs of life.
-    life = str(redis_scripts.HOLDER_LIFE + redis_scripts.AFTERLIFE)
-    scripts = {name: body.replace(life, "1000000000") for name, body in redis_connection.SCRIPTS.items()}
+    life = "local LIFE = 75000\n"
+    assert all(life in body for body in redis_connection.SCRIPTS.values())
+    scripts = {name: body.replace(life, "local LIFE = 1e9\n") for name, body in redis_connection.SCRIPTS.items()}
     monkeypatch.setattr(redis_connection, "SCRIPTS", scripts)
     draw = random.Random(seed)
     limits = Limits(rpm=4, tpm=900, rph=20, tph=6000)
@@ -343,7 +353,7 @@ def test_nothing_is_left_for_ever_and_nothing_holds_a_key(server: RedisServer, h
         return sum(key.endswith(":told") for key in held) == 2 and any(":flying:" in key for key in held)
 
     eventually(complete)
-    assert all(0 < life <= redis_scripts.KEPT for life, _ in held.values())
+    assert all(0 < life <= 26 * 3_600_000 for life, _ in held.values())
     assert SECRET not in repr(held)
     assert {key.partition(":")[0] for key in held} == {"hfs"}
     lease.release()
@@ -369,14 +379,14 @@ def test_a_dead_holders_calls_count_for_a_minute_more(
 ) -> None:
     program = (
         "import sys, time\n"
-        "from hfs_providers.core import redis_link, redis_scripts\n"
-        "from hfs_providers.keys.ledger import Claim\n"
+        "from hfs_providers.sharing import redis_connection\n"
+        "from hfs_providers.keys.ledger import Reservation\n"
         "from hfs_providers.sharing.redis_ledger import RedisLedger\n"
         "from tests.sharing.redis_server import by_clock\n"
-        "by_clock(redis_scripts.SCRIPTS)\n"
+        "by_clock(redis_connection.SCRIPTS)\n"
         f"ledger = RedisLedger({server.url!r}, wall=lambda: {NOON})\n"
         "ledger.start({})\n"
-        "print(ledger.reserve(Claim('acme', 'aa', ('aa',), 'aa', 'm', None, 0)), flush=True)\n"
+        "print(ledger.reserve(Reservation('acme', 'aa', ('aa',), 'aa', 'm', None, 0)), flush=True)\n"
         "time.sleep(600)\n"
     )
     root = str(Path(__file__).resolve().parents[2])

@@ -17,7 +17,7 @@ from hfs_providers.contract.secret import Secret
 from hfs_providers.keys.leases import Lease
 from hfs_providers.keys.ledger import Reservation
 from hfs_providers.keys.pool import KeyPool
-from hfs_providers.sharing.redis_connection import Call, Link
+from hfs_providers.sharing.redis_connection import RedisConnection, ScriptCall
 from hfs_providers.sharing.redis_counts import Reserve
 from hfs_providers.sharing.redis_ledger import RedisLedger
 from tests.sharing.redis_server import RedisServer, binary, eventually
@@ -51,14 +51,14 @@ class Road:
         self.passed = 0
         self.open = threading.Event()
         self.open.set()
-        run = Link._pipeline
+        run = RedisConnection._pipeline
 
-        def passing(link: Link, calls: Sequence[Call]) -> list[Any]:
+        def passing(server: RedisConnection, calls: Sequence[ScriptCall]) -> list[Any]:
             assert self.open.wait(10)
             self.passed += 1
-            return run(link, calls)
+            return run(server, calls)
 
-        monkeypatch.setattr(Link, "_pipeline", passing)
+        monkeypatch.setattr(RedisConnection, "_pipeline", passing)
 
 
 @pytest.fixture
@@ -150,8 +150,8 @@ def test_a_task_that_is_cancelled_while_it_asks_leaves_nothing_in_flight(
 def test_what_is_granted_to_a_closed_event_loop_is_given_back() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    ask = Reserve(Reservation("acme", "a", ("a",), "a", "m", None, 0), loop, lambda: None)
-    assert not ask.settle(None)
+    reserve = Reserve(Reservation("acme", "a", ("a",), "a", "m", None, 0), loop, lambda: None)
+    assert not reserve.settle(None)
 
 
 def test_a_server_that_hangs_lets_tasks_go_on_alone(server: RedisServer, hosts: Callable[..., Host]) -> None:
