@@ -244,9 +244,7 @@ def _state(found: Inventory) -> Iterator[Finding]:
         yield Finding(problem.level, "state", problem.message, problem.remedy)
     if usage.path is None:
         return
-    from platformdirs import user_state_path
-
-    wanted = user_state_path("hfs-providers", appauthor=False)
+    wanted = usage.path.parent
     existing = next(path for path in (wanted, *wanted.parents) if path.exists())
     remedy = "Make it writable, or set HFS_USAGE_DB to a path elsewhere, or to off"
     if not existing.is_dir():

@@ -54,7 +54,8 @@ def usage(
     as_json: output.JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw it into this file as well: .svg or .png.", show_default=False)
+        Path | None,
+        typer.Option(help="Draw it into this file as well: .svg or .png (needs matplotlib).", show_default=False),
     ] = None,
 ) -> None:
     """Show what was used, in tables and over time."""
@@ -100,15 +101,14 @@ def _dimensions(said: Sequence[str]) -> tuple[str, ...]:
 def _store(quiet: bool = False) -> Store:
     """The file that the environment names. Ends the command where there is none."""
     from hfs_providers.core.inventory import take_inventory
-    from hfs_providers.usage import Store, usage_path
+    from hfs_providers.usage import Store
+    from hfs_providers.usage.location import Places
 
-    found = take_inventory()
-    path = usage_path(found.settings.env)
+    places = Places.of(take_inventory().settings.env)
+    path = places.path
     if path is None:
-        for problem in found.usage().problems:
-            if problem.message.startswith("usage is not kept"):
-                output.fail(problem.message, problem.remedy)
-        output.fail("usage is not kept: HFS_USAGE_DB is off", "Remove HFS_USAGE_DB, or set it to a path")
+        assert places.unkept is not None, "there is a reason"
+        output.fail(places.unkept.message, places.unkept.remedy)
     if not path.exists():
         # Not made here: who only looks leaves nothing behind.
         output.fail(f"no usage has been kept yet: there is no {path}", "Make a call, such as: hfs-providers ask Hello")
@@ -202,19 +202,15 @@ def _check_plot(path: Path) -> None:
 
     if path.suffix.lower() not in (".svg", ".png"):
         output.fail(f"--plot: {path} is neither .svg nor .png", "Name the file with one of them", code=2)
-    if path.suffix.lower() == ".png" and find_spec("matplotlib") is None:
-        output.fail("--plot: a PNG needs matplotlib", "Run: pip install 'hfs-providers[plot]', or write an .svg")
+    if find_spec("matplotlib") is None:
+        output.fail("--plot needs matplotlib", "Run: pip install 'hfs-providers[plot]'")
 
 
 def _draw(path: Path, found: UsageTotals, line: UsageTimeline) -> None:
-    from hfs_providers.cli.usage_plot import svg, write_png
+    from hfs_providers.cli import usage_plot
 
-    title, subtitle = f"Requests by {line.period}", f"{found.total.requests:,} {_when(found)}"
     try:
-        if path.suffix.lower() == ".svg":
-            path.write_text(svg(line, title, subtitle), encoding="utf-8")
-        else:
-            write_png(path, line, title, subtitle)
+        usage_plot.draw(path, line, f"Requests by {line.period}", f"{found.total.requests:,} {_when(found)}")
     except OSError as error:
         output.fail(f"{path} cannot be written: {error.strerror}", "Name another file with --plot")
     output.note(f"Drawn: {path}")

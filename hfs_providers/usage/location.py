@@ -1,4 +1,4 @@
-"""Where usage is kept and where it goes, as an environment says."""
+"""Where usage is kept and forwarded to, as an environment says. Nothing else reads the variables for it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ class Places:
     """What an environment says of where usage goes.
 
     Args:
-        path: of the local file, or None where usage is not kept.
+        path: of the local file, or None if usage is not kept.
         targets: URLs of databases by the variable that names them. They may hold passwords.
         redis: URL, or None.
         problems: what cannot be used.
+        unkept: why usage is not kept, or None if it is. It is one of the problems unless it is switched off.
     """
 
     path: Path | None
     targets: Mapping[str, str]
     redis: str | None
     problems: tuple[Problem, ...] = ()
+    unkept: Problem | None = None
 
     def __repr__(self) -> str:
         return f"Places(path={self.path}, targets={list(self.targets)}, redis={self.redis is not None})"
@@ -47,18 +49,20 @@ class Places:
                 # Not shown: it may hold a password.
                 message = f"{name} has no scheme: usage is not forwarded to it"
                 problems.append(Problem(message, f"Write {name} as mysql://user:password@host:4000/database"))
-        path: Path | None = None
-        if said.lower() != "off":
+        path = unkept = None
+        if said.lower() == "off":
+            unkept = Problem(f"usage is not kept: {USAGE} is off", f"Remove {USAGE}, or set it to a path")
+        else:
             try:
                 path = _path("" if USAGE in targets else said)
             except (OSError, RuntimeError, ValueError) as error:
-                message = f"usage is not kept: {error}"
-                problems.append(Problem(message, f"Set {USAGE} to an absolute path, or to off"))
-        return cls(path, targets, env.get(REDIS, "").strip() or None, tuple(problems))
+                unkept = Problem(f"usage is not kept: {error}", f"Set {USAGE} to an absolute path, or to off")
+                problems.append(unkept)
+        return cls(path, targets, env.get(REDIS, "").strip() or None, tuple(problems), unkept)
 
 
 def _path(said: str) -> Path:
-    """The path of the file, by default that in the user's state directory.
+    """The path of the file; without one of its own, that in the user's state directory.
 
     Raises:
         OSError, RuntimeError, ValueError: there is no such path.
@@ -86,13 +90,14 @@ def default_path() -> Path:
     """The file that is used where the environment names none."""
     import platformdirs
 
-    return Path(platformdirs.user_state_path("hfs-providers")) / "usage.db"
+    return Path(platformdirs.user_state_path("hfs-providers", appauthor=False)) / "usage.db"
 
 
 def usage_path(env: Mapping[str, str]) -> Path | None:
-    """The local usage file that an environment names, or None where usage is not kept.
+    """The local usage file that an environment names, or None if usage is not kept.
 
     Args:
-        env: `HFS_USAGE_DB` in it is a path, `off`, or the URL of a database, before which rows go to the default file.
+        env: `HFS_USAGE_DB` in it is a path, `off`, or the URL of a database; with a URL, rows go to the default file
+            first.
     """
     return Places.of(env).path

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hfs_providers.cli.usage_chart import bar, columns
-from hfs_providers.cli.usage_plot import lines_of, svg
+from hfs_providers.cli.usage_plot import draw, lines_of
 from hfs_providers.usage import Store, UsageReport
 from hfs_providers.usage.report import UsageTimeline
 from tests.cli.conftest import Cli
@@ -109,27 +109,29 @@ class TestOtherForms:
         }
 
     def test_an_svg_is_drawn(self, cli: Cli, env: dict[str, str], tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
         done = cli("usage", "--plot", "out.svg", env=env)
         assert "Drawn: out.svg" in done.stderr
         picture = ET.parse(tmp_path / "out.svg").getroot()
         words = "".join(picture.itertext())
         assert "Requests by day" in words
         assert "groq: 48 requests; gemini: 13 requests" in words
-        assert "prefers-color-scheme: dark" in words
 
     def test_a_png_is_drawn(self, cli: Cli, env: dict[str, str], tmp_path: Path) -> None:
         pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
         assert cli("usage", "--by", "key", "--plot", "out.png", env=env).returncode == 0
         assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_a_png_without_matplotlib_names_the_command(self, cli: Cli, env: dict[str, str], tmp_path: Path) -> None:
+    def test_a_picture_without_matplotlib_names_the_command(
+        self, cli: Cli, env: dict[str, str], tmp_path: Path
+    ) -> None:
         hidden = tmp_path / "hidden"
         hidden.mkdir()
         (hidden / "sitecustomize.py").write_text(
             "import importlib.util as u\nf = u.find_spec\n"
             "u.find_spec = lambda name, *a: None if name == 'matplotlib' else f(name, *a)\n"
         )
-        done = cli("usage", "--plot", "out.png", env=env, path=[hidden])
+        done = cli("usage", "--plot", "out.svg", env=env, path=[hidden])
         assert done.returncode == 1
         assert "pip install 'hfs-providers[plot]'" in done.stderr
 
@@ -285,12 +287,20 @@ class TestPicture:
         assert list(lines) == [*(f"<k{n}>" for n in (9, 8, 7, 6, 5, 4)), "3 others"]
         assert lines["3 others"] == [6, 3]
 
-    def test_is_xml_whatever_the_names_are(self) -> None:
-        picture = ET.fromstring(svg(self.line(9), "Requests & more", "<all>"))
-        assert "<k9>: 10 requests" in "".join(picture.itertext())
+    def test_is_xml_whatever_the_names_are(self, tmp_path: Path) -> None:
+        assert "<k9>: 10 requests" in self.words(tmp_path, self.line(9), "Requests & more $x$", "<all>")
 
-    def test_of_nothing_is_empty(self) -> None:
-        assert ET.fromstring(svg(UsageTimeline("hour", (), {}), "Requests", "none")) is not None
+    def test_of_nothing_is_empty(self, tmp_path: Path) -> None:
+        assert "requests" not in self.words(tmp_path, UsageTimeline("hour", (), {}), "Usage", "none")
+
+    @staticmethod
+    def words(tmp_path: Path, line: UsageTimeline, title: str, subtitle: str) -> str:
+        pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
+        draw(tmp_path / "out.svg", line, title, subtitle)
+        words = "".join(ET.parse(tmp_path / "out.svg").getroot().itertext())
+        assert title in words
+        assert subtitle in words
+        return words
 
 
 class TestOddTerminals:

@@ -560,8 +560,6 @@ class TestTlsOptionsOfMysql:
             ({"ssl_mode": "VERIFY_IDENTITY"}, "db.example", "identity"),
             ({"sslMode": "verify_ca"}, "db.example", "authority"),
             ({"ssl-mode": "REQUIRED"}, "db.example", "encrypted"),
-            ({"sslaccept": "strict"}, "db.example", "identity"),
-            ({"ssl": '{"rejectUnauthorized":true}'}, "db.example", "identity"),
             ({"ssl": "true"}, "db.example", "identity"),
             ({"useSSL": "true"}, "db.example", "identity"),
         ],

@@ -6,7 +6,6 @@ SQLAlchemy is not imported here: the URL is read when the program starts, the da
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import ssl
@@ -113,7 +112,7 @@ class DatabaseUrl:
 
 
 def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What PyMySQL is given for the TLS options of a URL, in the spellings of TiDB Cloud, MySQL and other drivers.
+    """What PyMySQL is given for the TLS options of a URL, in the spellings of TiDB Cloud and MySQL.
 
     SQLAlchemy and PyMySQL between them drop `ssl_ca` where `ssl_verify_cert` is given as well, take
     `ssl_verify_cert=false` for true, and check no host name without `ssl_ca`; so the context is made here.
@@ -132,7 +131,7 @@ def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict
     tls: dict[str, str] = {}
     for key, value in query.items():
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).replace("-", "_").lower()
-        if name == "ssl" or name.startswith(("ssl_", "sslaccept", "use_ssl")):
+        if name == "ssl" or name.startswith(("ssl_", "use_ssl")):
             tls[name] = str(value)
         else:
             rest[key] = value
@@ -157,16 +156,12 @@ def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict
 
 
 def _mode(tls: Mapping[str, str], host: str) -> str:
-    """One of MySQL's five modes, out of any of the spellings."""
+    """One of MySQL's five modes, whatever it is spelled like."""
     if "ssl_mode" in tls:
         mode = tls["ssl_mode"].upper().replace("-", "_")
         if mode not in _MODES:
             raise ValueError(f"ssl_mode is one of {', '.join(_MODES)}")
         return mode
-    if "sslaccept" in tls:  # Prisma
-        return "VERIFY_IDENTITY" if tls["sslaccept"] == "strict" else "REQUIRED"
-    if tls.get("ssl", "").startswith("{"):  # mysql2 of Node.js
-        return "VERIFY_IDENTITY" if json.loads(tls["ssl"]).get("rejectUnauthorized", True) else "REQUIRED"
     if _is(tls, "ssl_disabled") or any(_is(tls, key) is False for key in ("ssl", "use_ssl")):
         return "DISABLED"
     identity = _is(tls, "ssl_verify_identity", "ssl_check_hostname")
