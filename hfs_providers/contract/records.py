@@ -17,14 +17,11 @@ if TYPE_CHECKING:
     from hfs_providers.keys.pool import KeyPool
 
 CONTRACT_VERSION = 1
-"""The version of the plugin contract that this library speaks (`hfs_contract` of a plugin).
+"""The version of the plugin contract (`hfs_contract` of a plugin).
 
-Version n + 1 adds only what a plugin of version n can do without: a hook, an argument of a hook (each plugin takes the
-arguments that it names), a field of a record that has a default. Whatever else changes raises `CONTRACT_OLDEST` too.
+It stays the same as long as each plugin that was written for it still works: a new hook, a new argument of a hook (each
+plugin takes the arguments that it names) or a new field with a default does not raise it.
 """
-
-CONTRACT_OLDEST = 1
-"""The oldest version of the contract whose plugins still work."""
 
 Level = Literal["info", "warning", "error"]
 KeyState = Literal["ready", "limited", "cooling", "dead"]
