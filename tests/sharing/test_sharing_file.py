@@ -18,8 +18,8 @@ from hfs_providers.authoring import Credential, Secret
 from hfs_providers.errors import PoolExhaustedError
 from hfs_providers.keys import KeyPool
 from hfs_providers.sharing import presence
-from hfs_providers.sharing.file_ledger import LINGER, FileLedger
-from hfs_providers.sharing.presence import Process
+from hfs_providers.sharing.file_ledger import FileLedger
+from hfs_providers.sharing.presence import LINGER, Process
 from hfs_providers.sharing.state_log import StateKeeper
 from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
@@ -427,7 +427,9 @@ class TestGoing:
         dead.pool.acquire("m", key_id="p#1").model_id  # noqa: B018  it is lost with its process
         dead.lease = dead.pool.acquire("m", key_id="p#1")  # type: ignore[attr-defined]  # so that it is not collected
         with closing(store.connect()) as connection:
-            connection.execute("UPDATE processes SET pid = ?, born = 1.0 WHERE id = ?", (GONE.pid, dead.ledger._id))
+            connection.execute(
+                "UPDATE processes SET pid = ?, born = 1.0 WHERE id = ?", (GONE.pid, dead.ledger._presence.id)
+            )
         wall.now += 2
         first.ledger.look()
         assert first.ledger.shared
@@ -473,7 +475,7 @@ class TestTrouble:
     def test_a_file_that_is_locked_stops_no_call_and_is_told(
         self, member: Join, store: Store, wall: Time, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hfs_providers.sharing.file_ledger.PATIENCE", 0.02)
+        monkeypatch.setattr("hfs_providers.sharing.file_ledger.FILE_TIMEOUT", 0.02)
         monkeypatch.setattr("hfs_providers.usage.log._LOCKED", 0.02)
         first, second = member(Limits(rpm=2)), member(Limits(rpm=2))
         company(first, second)
