@@ -18,9 +18,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 _FAULTS = """
 core cli keys/pool.py keys/pool.py:KeyPool calls/call.py:Call fallback/chain.py:FallbackChain
-ANY BUSY Call Change Entry EventKind FIRST_COOLDOWN HEARTBEAT Held KEPT LONGEST_COOLDOWN LOOK Level Link PATIENCE
-Progress Refusal Rule Scope Seen Step T TIMEOUT Tally Verdict Work
-chain_of judge load models prune seconds send told words_of
+ANY Call Change Entry EventKind FIRST_COOLDOWN Held LONGEST_COOLDOWN Level
+Progress Refusal Rule Scope Seen Step T TIMEOUT Tally Verdict
+chain_of load words_of
 """
 TO_BE_MENDED = frozenset(_FAULTS.split())
 """The list goes with the faults."""

@@ -104,7 +104,7 @@ def _running(store: Store) -> int:
 
     try:
         with closing(store.connect()) as connection:
-            return presence.running(connection, time.time())
+            return presence.running_processes(connection, time.time())
     except (OSError, sqlite3.Error):
         return 0
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from hfs_providers.contract.errors import PoolExhaustedError
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.instants import NEVER, seconds_until
 from hfs_providers.contract.records import Credential, KeyStatus, Limits, WindowUse
 from hfs_providers.keys import snapshot
@@ -103,7 +103,10 @@ class KeyPool:
         self._orphans: deque[Lease] = deque()
         self._lock = threading.Lock()
         at_fork(
-            Phase.POOLS, before=self._before_fork, parent=self._after_fork_in_parent, child=self._after_fork_in_child
+            ForkPhase.POOLS,
+            before=self._before_fork,
+            parent=self._after_fork_in_parent,
+            child=self._after_fork_in_child,
         )
 
     def __repr__(self) -> str:

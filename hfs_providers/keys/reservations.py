@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.keys.keyring import KeyRing
 from hfs_providers.keys.leases import Lease
 from hfs_providers.keys.ledger import Held, Ledger, Refusal, Reservation, Spent, account_name
@@ -147,4 +147,4 @@ def _after_fork_in_child() -> None:
     _executor, _executor_lock = None, threading.Lock()
 
 
-at_fork(Phase.POOLS, child=_after_fork_in_child)
+at_fork(ForkPhase.POOLS, child=_after_fork_in_child)

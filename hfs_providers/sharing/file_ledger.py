@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from hfs_providers.contract.errors import StoreError
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.instants import MINUTE
 from hfs_providers.contract.records import Problem
 from hfs_providers.keys.ledger import Held, Refusal, Reservation
@@ -93,7 +93,7 @@ class FileLedger:
         self.problem: Problem | None = None
         """Why keys are not shared at the moment."""
         self._reset()
-        at_fork(Phase.LEDGERS, child=self._after_fork_in_child)
+        at_fork(ForkPhase.LEDGERS, child=self._after_fork_in_child)
 
     def _reset(self) -> None:
         self._presence = Presence(self._process, self._wall, FILE_TIMEOUT)

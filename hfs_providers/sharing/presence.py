@@ -133,7 +133,7 @@ class Presence:
         return not connection.execute(query, (ALONE, JOINING, self.id)).fetchone()[0]
 
 
-def running(connection: sqlite3.Connection, wall: float) -> int:
+def running_processes(connection: sqlite3.Connection, wall: float) -> int:
     """How many processes use the file.
 
     Raises:
