@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from hfs_providers.contract.error_rules import Kind
+from hfs_providers.contract.message_rules import MessageRules
 from hfs_providers.contract.records import Limits, ModelDefault, Requirement
 
 
@@ -29,6 +30,8 @@ class ProviderTraits(Protocol):
     @property
     def wait_headers(self) -> Sequence[str]: ...
     @property
+    def aggregator(self) -> bool: ...
+    @property
     def keyless(self) -> bool: ...
     @property
     def client(self) -> str | type[Any]: ...
@@ -42,6 +45,8 @@ class ProviderTraits(Protocol):
     def stream_params(self) -> Mapping[str, Any]: ...
     @property
     def errors(self) -> Mapping[str | int, Kind]: ...
+    @property
+    def messages(self) -> MessageRules: ...
 
 
 class KeptCircuit(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.contract.error_rules import Kind
+from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
 from hfs_providers.contract.records import (
     CONTRACT_VERSION,
     Limits,
@@ -59,6 +60,7 @@ class KeyedProvider:
         errors: what the SDK's errors mean, where that is the provider's own way: the kind of a verdict
             (docs/verdicts.md) by the `code` or `type` in an answer's body, by HTTP status, or by the name of the SDK's
             error class for an error that brings no answer. The first that is found counts, before the library's rules.
+        messages: what its models need, in a chain, of messages and schemas that were meant for other providers' models.
     """
 
     name: str
@@ -82,6 +84,7 @@ class KeyedProvider:
     model_params: Mapping[str, Any] = field(default_factory=dict)
     stream_params: Mapping[str, Any] = field(default_factory=dict)
     errors: Mapping[str | int, Kind] = field(default_factory=dict)
+    messages: MessageRules = ANY_MESSAGES
     hfs_contract: int = CONTRACT_VERSION
 
     @property
