@@ -17,7 +17,7 @@ ROOT = Path(hfs_providers.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 _FAULTS = """
-core cli keys/pool.py keys/pool.py:KeyPool calls/call.py:Call fallback/chain.py:FallbackChain
+core cli calls/call.py:Call fallback/chain.py:FallbackChain
 ANY Call Change Entry EventKind FIRST_COOLDOWN Held LONGEST_COOLDOWN Level
 Progress Refusal Rule Scope Seen Step T TIMEOUT Tally Verdict
 chain_of load words_of

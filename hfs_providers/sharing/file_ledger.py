@@ -25,7 +25,7 @@ from hfs_providers.contract.errors import StoreError
 from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.instants import MINUTE
 from hfs_providers.contract.records import Problem
-from hfs_providers.keys.ledger import Held, Refusal, Reservation
+from hfs_providers.keys.ledger import InFlight, Refusal, Reservation, reserve_in_thread
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.keys.snapshot import PoolSnapshot
 from hfs_providers.sharing import file_admission, presence
@@ -193,6 +193,10 @@ class FileLedger:
             return None
         return refusal
 
+    async def reserve_async(self, reservation: Reservation) -> Refusal | None:
+        """See `Ledger.reserve_async`."""
+        return await reserve_in_thread(self, reservation)
+
     def end(self, reservation: Reservation, charged: int | None) -> None:
         """See `Ledger.end`. What the request cost is in its row."""
         if self._uncounted:
@@ -271,7 +275,7 @@ class FileLedger:
         if self._log.flush(1.0):
             self.shared = True
 
-    def _publish(self, held: Sequence[Held], provider: str) -> None:
+    def _publish(self, held: Sequence[InFlight], provider: str) -> None:
         for account, scope, requests, tokens in held:
             self._log.defer(partial(self._presence.add_in_flight, provider, account, scope, requests, tokens))
 

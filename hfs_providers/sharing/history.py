@@ -49,7 +49,7 @@ def from_store(
     Args:
         connection: to the local file.
         provider: its name.
-        names: of the keys of the account, as `key_name` gives them.
+        names: of the keys of the account, as `Credential.name`.
         scope: the model, or empty for all.
         now: seconds since the epoch, by this host's clock.
         offset: seconds by which the other clock is ahead of it.

@@ -16,9 +16,8 @@ from hfs_providers.contract.instants import DAY, HOUR, MINUTE
 from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Credential, Wrapper
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.ledger import account_name, key_name
 from hfs_providers.keys.snapshot import AccountSnapshot, Death, PoolSnapshot
-from hfs_providers.keys.windows import Entry
+from hfs_providers.keys.windows import WindowEntry
 from hfs_providers.sharing.state_log import cooldowns_of, states
 from hfs_providers.usage.database import QUARTER
 
@@ -70,12 +69,12 @@ def pool_state(
     account_of: dict[str, str] = {}
     dead = states(connection, provider, "key")
     for credential in credentials:
-        name = account_name(credential)
+        name = credential.account
         about = accounts.setdefault(name, {"keys": [], "cooling": [], "windows": []})
         # `KeyPool.load` leaves out what is no death, such as the note of a revival.
-        death = cast("Death | None", dead.get(key_name(credential)))
+        death = cast("Death | None", dead.get(credential.name))
         about["keys"].append({"id": credential.id, "fingerprint": credential.fingerprint, "dead": death})
-        account_of[key_name(credential)] = name
+        account_of[credential.name] = name
     for name, cooldowns in states(connection, provider, "rest").items():
         if name in accounts:
             accounts[name]["cooling"] += cooldowns_of(cooldowns)
@@ -98,7 +97,7 @@ def _windows(
         if account is not None:
             series[number] = account, model
     for kind, (query, span, shift) in _WINDOWS.items():
-        entries: dict[tuple[str, str], list[Entry]] = {}
+        entries: dict[tuple[str, str], list[WindowEntry]] = {}
         for number, stamp, requests, tokens in connection.execute(query, (provider, wall - span)):
             if number in series:
                 entries.setdefault(series[number], []).append((stamp + shift, requests, tokens))

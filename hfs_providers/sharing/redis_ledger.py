@@ -127,7 +127,7 @@ class RedisLedger:
         return self._outcome(reserve)
 
     async def reserve_async(self, reservation: Reservation) -> Refusal | None:
-        """See `TaskLedger.reserve_async`."""
+        """See `Ledger.reserve_async`."""
         import asyncio
 
         if not self._looked.is_set():

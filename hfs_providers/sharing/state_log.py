@@ -2,8 +2,8 @@
 
 Each row has a body of JSON. Instants are seconds since the epoch. The kinds of rows:
 
-    key      by key (`key_name`): {"reason", "retry_at", "probation"}, or {"revived": true}
-    rest     by account (`account_name`): {model or "" for all: {"until", "reason"}}; {} after a revival
+    key      by `Credential.name`: {"reason", "retry_at", "probation"}, or {"revived": true}
+    rest     by `Credential.account`: {model or "" for all: {"until", "reason"}}; {} after a revival
     circuit  by model: what the circuit's `dump` returns
     gone     by model: {"successor"}
 
@@ -24,7 +24,6 @@ from typing import Any, NamedTuple, cast
 from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Credential, Event, Wrapper
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.ledger import account_name, key_name
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.keys.snapshot import AccountSnapshot, CooldownSnapshot, Death, KeySnapshot
 from hfs_providers.usage.log import Work
@@ -75,9 +74,8 @@ def apply(pool: KeyPool, found: Sequence[StateChange], wall: float, own: str = "
         body = _body(change.body)
         if own and body.get("by") == own:
             continue
-        of = key_name if change.kind == "key" else account_name
         for credential in pool.credentials:
-            if of(credential) != change.name:
+            if (credential.name if change.kind == "key" else credential.account) != change.name:
                 continue
             about: KeySnapshot = {"id": credential.id, "fingerprint": credential.fingerprint}
             if change.kind == "rest" and (cooldowns := cooldowns_of(body)):
@@ -179,7 +177,7 @@ def _cooling(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
     if credential is None or event.seconds is None:
         return None
     cooldown = {"until": wall + event.seconds, "reason": event.reason}
-    return partial(_add_cooldown, event.provider, account_name(credential), event.model or "", cooldown, wall, mark)
+    return partial(_add_cooldown, event.provider, credential.account, event.model or "", cooldown, wall, mark)
 
 
 def _add_cooldown(
@@ -213,7 +211,7 @@ def _dead(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None
     if credential is None or event.seconds is None:
         return None
     body = {"reason": event.reason, "retry_at": wall + event.seconds, "probation": event.seconds} | _by(mark)
-    return lambda connection: _put(connection, event.provider, "key", key_name(credential), body, wall)
+    return lambda connection: _put(connection, event.provider, "key", credential.name, body, wall)
 
 
 def _revived(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
@@ -224,8 +222,8 @@ def _revived(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
     def forget(connection: sqlite3.Connection) -> None:
         # Not deleted: running processes must learn of it.
         for kind, name, body in (
-            ("key", key_name(credential), {"revived": True} | _by(mark)),
-            ("rest", account_name(credential), _by(mark)),
+            ("key", credential.name, {"revived": True} | _by(mark)),
+            ("rest", credential.account, _by(mark)),
         ):
             if _get(connection, event.provider, kind, name) is not None:
                 _put(connection, event.provider, kind, name, body, wall)

@@ -125,7 +125,7 @@ class TestComing:
         alone.ledger.look()
         alone.call()
         assert not alone.ledger.shared
-        assert alone.pool._ledger is None
+        assert alone.pool._reservations.ledger is None
 
     def test_a_newcomer_makes_those_who_are_there_share(self, member: Join) -> None:
         first = member(Limits(rpm=5))
@@ -322,7 +322,7 @@ class TestTold:
                 change, key_id, model, reason, seconds = about
                 keeper.note(Event(change, "p", model, key_id, reason, seconds))  # type: ignore[arg-type]
 
-            each.pool._on_change = tell
+            each.pool._lending._on_change = tell
         return first, second
 
     def test_a_cooling_key(self, member: Join) -> None:
@@ -358,7 +358,7 @@ class TestTold:
         first, second = self.pair(member)
         second.ledger.close()
         first.ledger.look()
-        assert first.pool._ledger is None
+        assert first.pool._reservations.ledger is None
         wall.now += 1
         # As the command line does it: a process that comes, says it, and goes.
         second.pool.retire("p#1", "retired: by its owner")
@@ -414,7 +414,7 @@ class TestGoing:
         second.ledger.close()
         first.ledger.look()
         assert not first.ledger.shared
-        assert first.pool._ledger is None
+        assert first.pool._reservations.ledger is None
         assert first.calls() == 0
         assert first.pool.statuses("m")[0].state == "limited"
 

@@ -12,7 +12,7 @@ import pytest
 from hfs_providers import ProviderManager
 from hfs_providers.usage import UsageRow, retention
 from hfs_providers.usage.database import Store
-from hfs_providers.usage.retention import STEP, SUMS, Pruner, Retention, Pruned, prune_step
+from hfs_providers.usage.retention import STEP, SUMS, Pruned, Pruner, Retention, prune_step
 from hfs_providers.usage.rows import write_rows
 
 NOW = 1_700_049_600.0
