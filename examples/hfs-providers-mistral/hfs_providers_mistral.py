@@ -6,7 +6,7 @@ own. What that means for keys, streams and errors is said here, and nowhere else
 
 from typing import Any
 
-from hfs_providers.authoring import Clients, Credential, KeyedProvider, ModelDefault
+from hfs_providers.authoring import Clients, Credential, ErrorRules, KeyedProvider, Meaning, ModelDefault
 
 
 class MistralClients(Clients):
@@ -69,9 +69,9 @@ plugin = KeyedProvider(
     # No limits: they are shown in the account's own console. https://docs.mistral.ai/deployment/laplateforme/tier
     windows={"*": 131_072},
     client=MistralClients,
-    errors={
-        "invalid_model": "model_gone",
+    errors=ErrorRules(
+        codes={"invalid_model": Meaning("model_gone")},
         # Raised where nothing was received at all.
-        "NoResponseError": "transport",
-    },
+        exceptions={"NoResponseError": Meaning("transport")},
+    ),
 )

@@ -7,7 +7,7 @@ Without any of these it is the server on this machine.
 
 from typing import Any
 
-from hfs_providers.authoring import Clients, Credential, KeyedProvider, ModelDefault
+from hfs_providers.authoring import Clients, Credential, ErrorRules, KeyedProvider, Meaning, ModelDefault
 
 
 class OllamaClients(Clients):
@@ -53,10 +53,11 @@ plugin = KeyedProvider(
     keyless=True,
     env_aliases=("OLLAMA_HOST",),
     client=OllamaClients,
-    errors={
-        # "model not found, try pulling it first"; a wrong address has another body, and the same status.
-        404: "model_gone",
+    errors=ErrorRules(
+        # "model not found, try pulling it first"; a wrong address has another body, and the same status. Another
+        # endpoint may have the model.
+        statuses={404: Meaning("model_gone", scope="key")},
         # Without a status: an error inside a stream.
-        "ResponseError": "server_error",
-    },
+        exceptions={"ResponseError": Meaning("server_error")},
+    ),
 )

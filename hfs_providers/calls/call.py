@@ -24,7 +24,7 @@ from hfs_providers.calls.errors import (
 )
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.calls.pauses import key_rest, retry_pause
-from hfs_providers.calls.server_rules import QUOTES_KEY
+from hfs_providers.calls.verdict_rules import QUOTES_KEY
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.attempt import Attempt, answering, settling
 from hfs_providers.contract.errors import PoolExhaustedError
@@ -275,7 +275,7 @@ class Call(Attempt):
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
         plugin, redactor, secret = self.wrapper.plugin, self.wrapper.redactor, lease.credential.secret
-        verdict = judge(error, kinds=plugin.errors, wait_headers=plugin.wait_headers)
+        verdict = judge(error, plugin.errors)
         if verdict.code in QUOTES_KEY and secret is not None and secret.quoted_in(verdict.message):
             verdict = replace(verdict, kind="dead", scope="key")
         code = verdict.code and redactor.scrub(verdict.code)

@@ -1,18 +1,49 @@
-"""Reading objects that others made: errors of SDKs and transports, by duck typing. Nothing here raises."""
+"""Reads errors of SDKs and transports by duck typing, once: `Evidence`. No SDK is imported."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hfs_providers.calls.retry_after import lower_headers
+from hfs_providers.contract.error_rules import Evidence
 
 MAX_MESSAGE = 2000
 """Characters of a provider's message that a verdict keeps."""
 
 _MAX_CHAIN = 20
 _MAX_BODY = 1_000_000
+
+
+def evidence_of(link: BaseException, now: float) -> Evidence:
+    """What an SDK's error shows of an answer.
+
+    Args:
+        link: the error.
+        now: wall clock, seconds since the epoch.
+    """
+    return evidence_in(body_of(link), now, status_of(link), headers_of(link), type_of(link)[1])
+
+
+def evidence_in(
+    body: object, now: float, status: int | None, headers: Mapping[str, list[str]] | None = None, sdk: str = ""
+) -> Evidence:
+    """What an answer shows.
+
+    Args:
+        body: of the answer, decoded.
+        now: wall clock, seconds since the epoch.
+        status: of the answer, or None.
+        headers: of the answer, by lower-case name.
+        sdk: the top-level module of the error's class.
+    """
+    error = _innermost(body)
+    if status is None or status < 400:
+        # An error event inside a stream, or in the body of a 200: the body's own status is the true one.
+        inner = as_int(error.get("status_code")) or as_int(error.get("code"))
+        status = inner if inner is not None and 400 <= inner < 600 else status
+    return Evidence(status, error, headers or {}, sdk, body, now)
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
@@ -60,10 +91,6 @@ def as_name(value: object) -> str | None:
 
 def as_mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def as_list(value: object) -> list[Any]:
-    return list(value[:50]) if isinstance(value, (list, tuple)) else []
 
 
 def status_of(link: BaseException) -> int | None:
@@ -129,8 +156,8 @@ def _decoded(value: str | bytes) -> object:
         return text
 
 
-def payload_of(body: object) -> Mapping[str, Any]:
-    """The innermost error object: Groq, OpenRouter and Google wrap it in `error`, Cerebras does not."""
+def _innermost(body: object) -> Mapping[str, Any]:
+    """The innermost error object of a body: most servers wrap it in `error`."""
     for _ in range(4):
         if isinstance(body, list):
             body = body[0] if body else None
@@ -141,15 +168,24 @@ def payload_of(body: object) -> Mapping[str, Any]:
     return as_mapping(body)
 
 
-def message_of(payload: Mapping[str, Any], metadata: Mapping[str, Any], body: object, link: BaseException) -> str:
-    said = payload.get("message") or payload.get("error")
+def message_of(evidence: Evidence, link: BaseException, more: Iterable[str] = ()) -> str:
+    """The provider's words.
+
+    Args:
+        evidence: read from `link`.
+        link: an error, whose own words are taken where the body has none.
+        more: paths of fields whose text is added.
+    """
+    said = evidence.error.get("message") or evidence.error.get("error")
+    body = evidence.body
     if not isinstance(said, str) or not said:
         return body[:MAX_MESSAGE] if isinstance(body, str) and body.strip() else words_of(link)
-    raw = metadata.get("raw")  # OpenRouter: the upstream provider's own words under its "Provider returned error"
-    return (f"{said}: {raw}" if isinstance(raw, str) and raw else said)[:MAX_MESSAGE]
+    added = [text for path in more for text in evidence.values(path) if isinstance(text, str) and text]
+    return ": ".join([said, *added])[:MAX_MESSAGE]
 
 
 def words_of(error: object) -> str:
+    """An error's own words."""
     try:
         said = get(error, "message")
         return (said if isinstance(said, str) and said else str(error))[:MAX_MESSAGE] or type(error).__name__

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hfs_providers.contract.records import Limits
@@ -44,9 +44,7 @@ _PASSED_ON = "llm_provider-"
 _MAX_HEADERS = 500
 _MAX_VALUE = 256
 
-# Limit headers by the field of `Limits` that they fill. Groq's unsuffixed names mean a day and a minute
-# (https://console.groq.com/docs/rate-limits); Cerebras names the period itself
-# (https://inference-docs.cerebras.ai/support/rate-limits).
+# Limit headers that name the period themselves, by the field of `Limits` that they fill.
 _LIMIT_HEADERS = {
     "rpm": ("x-ratelimit-limit-requests-minute",),
     "rph": ("x-ratelimit-limit-requests-hour",),
@@ -160,7 +158,7 @@ def wait_from_headers(headers: object, now: float, own: Collection[str] = ()) ->
     """Seconds to wait by the headers of an answer, or of an error body.
 
     The provider's own header, `retry-after-ms` and `Retry-After` beat the rest, in this order; then what a proxy
-    (LiteLLM) passes on as `llm_provider-retry-after`. Of `x-ratelimit-reset*` those count whose
+    passes on as `llm_provider-retry-after`. Of `x-ratelimit-reset*` those count whose
     `x-ratelimit-remaining*` is 0 or absent: the others are about an allowance that is not used up. The longest wins.
 
     Args:
@@ -208,11 +206,11 @@ def _used_up(remaining: Sequence[str] | None) -> bool:
     return any(_NUMBER.fullmatch(value) is not None and float(value) == 0 for value in remaining)
 
 
-def wait_from_retry_info(value: object) -> float | None:
-    """Seconds of a google.rpc.RetryInfo's `retryDelay`.
+def wait_in(value: object) -> float | None:
+    """Seconds of a wait in a body.
 
     Args:
-        value: `"34.074824224s"`, a number, or `{"seconds": 34, "nanos": 74824224}`.
+        value: `"34.074824224s"`, a number, or a protobuf duration as an object: `{"seconds": 34, "nanos": 74824224}`.
     """
     if isinstance(value, Mapping):
         seconds, nanos = _text(value.get("seconds", 0)), _text(value.get("nanos", 0))
@@ -222,52 +220,10 @@ def wait_from_retry_info(value: object) -> float | None:
     return parse_duration(value)
 
 
-def until_pacific_midnight(now: float) -> float:
-    """Seconds until Gemini's daily quotas are reset (midnight in America/Los_Angeles; 25 h at most).
-
-    Args:
-        now: wall clock, seconds since the epoch.
-    """
-    zone: tzinfo
-    try:
-        from zoneinfo import ZoneInfo  # reads a file, so only when it is needed
-
-        zone = ZoneInfo("America/Los_Angeles")
-    except Exception:  # no time zone data on this machine: winter time is at most an hour late, never early
-        zone = timezone(timedelta(hours=-8))
-    try:
-        today = datetime.fromtimestamp(now, zone)
-        midnight = datetime(today.year, today.month, today.day, tzinfo=zone) + timedelta(days=1)
-        return max(midnight.timestamp() - now, 0.0)
-    except (ValueError, OverflowError, OSError):
-        return MAX_WAIT
-
-
-def quota_evidence(
-    violations: Sequence[Mapping[str, Any]], now: float
-) -> tuple[float | None, Literal["model", "key"] | None]:
-    """The wait in seconds and the scope that the violations of a google.rpc.QuotaFailure show.
-
-    A daily quota comes with a RetryInfo of a few seconds, too: that is not when the quota is back.
-
-    Args:
-        violations: as Google sends them: `quotaId`, `quotaValue`.
-        now: wall clock, seconds since the epoch.
-    """
-    quotas = [quota for item in violations if isinstance(quota := item.get("quotaId"), str)]
-    wait = until_pacific_midnight(now) if any("PerDay" in quota for quota in quotas) else None
-    if any(_text(item.get("quotaValue")) == "0" for item in violations):
-        # An allowance of nothing: the key cannot use this model at all, and will not tomorrow.
-        wait = MAX_WAIT
-    if not quotas:
-        return wait, None
-    return wait, "model" if all("PerModel" in quota or "PerBaseModel" in quota for quota in quotas) else "key"
-
-
 def limits_from_headers(headers: object, names: Mapping[str, str] | None = None) -> Limits | None:
     """The limits that an answer's headers show, or None where they show none.
 
-    Reads names that hold the period, as Cerebras'. A name without one means a day at one provider and a minute at
+    Reads names that hold the period. A name without one means a day at one provider and a minute at
     another, so the provider's plugin says what it means.
 
     Args:

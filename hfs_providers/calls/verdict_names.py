@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# The top-level modules of SDKs; those of installed plugins join them.
-SDK_ROOTS = {"groq", "openai", "cerebras", "google", "anthropic", "cohere", "together", "botocore", "aiobotocore"}
+# The top-level modules of SDKs whose errors are known without a plugin that names them.
+SDK_ROOTS = frozenset({"openai", "anthropic", "cohere", "together", "botocore", "aiobotocore"})
 TRANSPORT_ROOTS = frozenset(
     {"httpx", "httpcore", "httpx2", "httpcore2", "httpx_sse", "aiohttp", "requests", "urllib3", "anyio"}
 )
@@ -81,18 +81,7 @@ UNREADABLE = frozenset(
 )
 READ_FAILURES = frozenset({"AttributeError", "TypeError", "IndexError", "KeyError", "ValidationError"})
 READERS = frozenset(
-    {
-        "_parse_provider_response",
-        "_parse_provider_response_delta",
-        "_from_response",
-        "_process_response",
-        "_process_response_data",
-        "_load_json_from_response",
-        "_GenerateContentResponse_from_mldev",
-        "_GenerateContentResponse_from_vertex",
-    }
+    {"_parse_provider_response", "_parse_provider_response_delta", "_process_response", "_process_response_data"}
 )
 # Functions of Agno's that raise what an answer says as an error of their own.
 ANSWERED = frozenset({"invoke", "ainvoke"})
-# An answer is also read by the mixins of `observing`.
-READER_ROOTS = SDK_ROOTS | TRANSPORT_ROOTS | {"agno", "hfs_providers"}

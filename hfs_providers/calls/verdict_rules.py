@@ -1,199 +1,122 @@
-"""The rules of verdicts, as tables: what each provider's code, reason, type or status means.
+"""The general rules of verdicts: what codes that many servers share and HTTP statuses mean.
 
-Read from the most telling evidence to the least; `verdicts` says in which order. `server_rules` has the codes that one
-server alone gives.
+What one provider alone says is data of its plugin: `ErrorRules`, which is read first. docs/verdicts.md names who sends
+which code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
 
-from hfs_providers.contract.error_rules import Kind, Scope
+from hfs_providers.calls.evidence import as_int, as_name
+from hfs_providers.contract.error_rules import ErrorRules, Evidence, Meaning
 
-
-class Rule(NamedTuple):
-    """What one code or status means."""
-
-    kind: Kind
-    scope: Scope = "model"
-    credits: bool = False
-
-
-LIMITED = Rule("rate_limited")
-LIMITED_KEY = Rule("rate_limited", "key")
-DEAD = Rule("dead", "key")
-UNPAID = Rule("dead", "key", credits=True)
-GONE = Rule("model_gone")
+LIMITED = Meaning("rate_limited")
+DEAD = Meaning("dead")
+UNPAID = Meaning("dead", credits=True)
+GONE = Meaning("model_gone")
 # This key's account lacks the model; that of another may have it.
-GONE_HERE = Rule("model_gone", "key")
-OVERFLOW = Rule("context_overflow")
-BAD = Rule("bad_request")
-REFUSED = Rule("refused")
-OVERLOADED = Rule("overloaded")
-SERVER = Rule("server_error")
+GONE_HERE = Meaning("model_gone", "key")
+OVERFLOW = Meaning("context_overflow")
+BAD = Meaning("bad_request")
+REFUSED = Meaning("refused")
+OVERLOADED = Meaning("overloaded")
+SERVER = Meaning("server_error")
 
-# The same code with another status means something else. Groq answers a request that is larger than the whole
-# tokens-per-minute allowance with 413 and the code of a rate limit: waiting never helps, and no key is at fault.
-BY_STATUS_AND_CODE: Mapping[tuple[int, str], Rule] = {
-    (413, "rate_limit_exceeded"): OVERFLOW,
-    (413, "tokens"): OVERFLOW,
-    # Fireworks: the account is suspended. github.com/pollinations/pollinations/issues/12136
+# The same code with another status means something else.
+BY_STATUS_AND_CODE: Mapping[tuple[int, str], Meaning] = {
+    # The account is suspended.
     (412, "PRECONDITION_FAILED"): UNPAID,
-    # Ollama on its OpenAI-compatible path. github.com/netease-youdao/QAnything/issues/555
     (404, "api_error"): GONE,
 }
 
-# google.rpc.ErrorInfo.reason, where the domain is googleapis.com: google/api/error_reason.proto.
-BY_REASON: Mapping[str, Rule] = {
-    "API_KEY_INVALID": DEAD,
-    "API_KEY_EXPIRED": DEAD,
-    "API_KEY_SERVICE_BLOCKED": DEAD,
-    "API_KEY_HTTP_REFERRER_BLOCKED": DEAD,
-    "API_KEY_IP_ADDRESS_BLOCKED": DEAD,
-    "API_KEY_ANDROID_APP_BLOCKED": DEAD,
-    "API_KEY_IOS_APP_BLOCKED": DEAD,
-    "SERVICE_DISABLED": DEAD,
-    "CONSUMER_INVALID": DEAD,
-    "CONSUMER_SUSPENDED": DEAD,
-    "GCP_SUSPENDED": DEAD,
-    "SERVICE_NOT_VISIBLE": DEAD,
-    "USER_BLOCKED_BY_ADMIN": DEAD,
-    "USER_PROJECT_DENIED": DEAD,
-    "RESOURCE_PROJECT_INVALID": DEAD,
-    "ACCOUNT_STATE_INVALID": DEAD,
-    "ACCESS_TOKEN_EXPIRED": DEAD,
-    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": DEAD,
-    "ACCESS_TOKEN_TYPE_UNSUPPORTED": DEAD,
-    "CREDENTIALS_MISSING": DEAD,
-    "BILLING_DISABLED": UNPAID,
-    "RATE_LIMIT_EXCEEDED": LIMITED,
-    "RESOURCE_QUOTA_EXCEEDED": LIMITED,
-    "LOCATION_POLICY_VIOLATED": REFUSED,
-    "LOCATION_TAX_POLICY_VIOLATED": REFUSED,
-    "ORG_RESTRICTION_VIOLATION": REFUSED,
-    "SECURITY_POLICY_VIOLATED": REFUSED,
-}
-
-# OpenRouter's metadata.error_type, "stable across all API formats": openrouter.ai/docs/client-sdks, APIErrorType.
-# `permission_denied` is not here: it is given for a key that lacks a permission and for a guardrail alike.
-BY_ERROR_TYPE: Mapping[str, Rule] = {
-    "authentication": DEAD,
-    "payment_required": UNPAID,
-    "rate_limit_exceeded": LIMITED,
-    "provider_overloaded": OVERLOADED,
-    "provider_unavailable": OVERLOADED,
-    "not_found": GONE,
-    "context_length_exceeded": OVERFLOW,
-    "payload_too_large": OVERFLOW,
-    "content_policy_violation": REFUSED,
-    "refusal": REFUSED,
-    "max_tokens_exceeded": BAD,
-    "token_limit_exceeded": BAD,
-    "string_too_long": BAD,
-    "invalid_request": BAD,
-    "invalid_prompt": BAD,
-    "precondition_failed": BAD,
-    "unprocessable": BAD,
-    "invalid_image": BAD,
-    "image_too_large": BAD,
-    "image_too_small": BAD,
-    "unsupported_image_format": BAD,
-    "image_not_found": BAD,
-    "image_download_failed": BAD,
-    "server": SERVER,
-    "timeout": SERVER,
-}
-
-# OpenRouter's metadata.limit_source: whose limit a 402 or a 429 is about.
-BY_LIMIT_SOURCE: Mapping[str, Rule] = {
-    "openrouter_free_tier_daily": LIMITED_KEY,
-    "openrouter_free_tier_per_minute": LIMITED_KEY,
-    "openrouter_in_flight_budget": LIMITED_KEY,
-    "openrouter_key_limit": UNPAID,
-    "openrouter_credits": UNPAID,
-    "upstream_provider_shared_pool": LIMITED,
-}
-
-# With metadata.provider_name OpenRouter passes on what an upstream provider said to OpenRouter's own key there.
-BY_UPSTREAM_STATUS: Mapping[int, Rule] = {
-    401: OVERLOADED,
-    403: REFUSED,
-    429: LIMITED,
-}
-
-# The `code` of Groq, Cerebras, OpenAI and those that speak like them. `model_not_found` is a model that does not exist
-# or that the key may not use.
-BY_CODE: Mapping[str, Rule] = {
+# The `code` of an error object, else its `type` where that says more than the family of the error
+# (`invalid_request_error` says nothing: some servers give it to a wrong key as well).
+BY_CODE: Mapping[str, Meaning] = {
+    # Servers that speak as OpenAI's API does. `model_not_found` is a model that does not exist or that the key may not
+    # use.
     "invalid_api_key": DEAD,
-    "wrong_api_key": DEAD,
     "expired_api_key": DEAD,
-    "organization_restricted": DEAD,
     "account_deactivated": DEAD,
+    "authentication_error": DEAD,
     "insufficient_quota": UNPAID,
     "billing_hard_limit_reached": UNPAID,
     "billing_not_active": UNPAID,
+    "billing_error": UNPAID,
     "blocked_api_access": UNPAID,
     "payment_required": UNPAID,
     "rate_limit_exceeded": LIMITED,
-    "request_quota_exceeded": LIMITED,
-    "token_quota_exceeded": LIMITED,
-    "queue_exceeded": OVERLOADED,
-    "capacity_exceeded": OVERLOADED,
+    "rate_limit_error": LIMITED,
+    "overloaded_error": OVERLOADED,
     "model_decommissioned": GONE,
     "model_not_found": GONE_HERE,
     "model_not_active": GONE,
-    "model_terms_required": GONE_HERE,
-    "model_permission_blocked_org": GONE_HERE,
-    "model_permission_blocked_project": GONE_HERE,
     "context_length_exceeded": OVERFLOW,
     "request_too_large": OVERFLOW,
     "content_policy_violation": REFUSED,
     "content_filter": REFUSED,
     "unsupported_country_region_territory": REFUSED,
-    "tool_use_failed": BAD,
-    "json_validate_failed": BAD,
     "unknown_url": BAD,
+    # One server each.
+    "not_found_error": GONE_HERE,
+    "timeout_error": SERVER,
+    "exceed_context_size_error": OVERFLOW,
+    # The model is still being loaded.
+    "unavailable_error": OVERLOADED,
+    "exceeded_current_quota_error": UNPAID,
+    "engine_overloaded_error": OVERLOADED,
+    "rate_limit_reached_error": LIMITED,
+    # A model that is not there, or that the key may not use.
+    "resource_not_found_error": GONE_HERE,
+    "Arrearage": UNPAID,
+    "InvalidApiKey": DEAD,
+    "AccessDenied.Unpurchased": GONE_HERE,
+    "data_inspection_failed": REFUSED,
+    "DataInspectionFailed": REFUSED,
+    "invalid_model": GONE,
+    # A deployment belongs to the resource, and so to the key.
+    "DeploymentNotFound": GONE_HERE,
+    "Some requested entity was not found": GONE_HERE,
+    # A proxy, whose 401 also answers for a model that a key may not use.
+    "budget_exceeded": UNPAID,
+    "expired_key": DEAD,
+    "token_not_found_in_db": DEAD,
+    "key_model_access_denied": GONE_HERE,
+    "user_model_access_denied": GONE_HERE,
+    "team_model_access_denied": GONE_HERE,
+    "org_model_access_denied": GONE_HERE,
+    "project_model_access_denied": GONE_HERE,
+    "no_db_connection": SERVER,
+    # The `Error.Code` of botocore's errors: exceptions of the call, then of a request that is signed with a wrong key.
+    "ThrottlingException": LIMITED,
+    "TooManyRequestsException": LIMITED,
+    "ServiceQuotaExceededException": LIMITED,
+    "ModelNotReadyException": OVERLOADED,
+    "ServiceUnavailableException": OVERLOADED,
+    "InternalServerException": SERVER,
+    "ModelErrorException": SERVER,
+    "ModelStreamErrorException": SERVER,
+    "ModelTimeoutException": SERVER,
+    "ResourceNotFoundException": GONE_HERE,
+    "ExpiredTokenException": DEAD,
+    "IncompleteSignature": DEAD,
+    "InvalidClientTokenId": DEAD,
+    "InvalidSignatureException": DEAD,
+    "MissingAuthenticationTokenException": DEAD,
+    "UnrecognizedClientException": DEAD,
 }
 
-# The `type` of a body, where it says more than the family of the error (`invalid_request_error` says nothing: Groq and
-# Cerebras give it to a wrong key as well).
-BY_TYPE: Mapping[str, Rule] = {
-    "authentication_error": DEAD,
-    "insufficient_quota": UNPAID,
-    "payment_required_error": UNPAID,
-    "billing_error": UNPAID,
-    "rate_limit_error": LIMITED,
-    "too_many_requests_error": LIMITED,
-    "too_many_tokens_error": LIMITED,
-    "overloaded_error": OVERLOADED,
-}
+# Codes of a bad request that a wrong key gets as well; then the answer quotes the key, masked.
+QUOTES_KEY = frozenset({"Client specified an invalid argument"})
 
-# google.rpc.Code by name, the `status` of a Google error. PERMISSION_DENIED without a reason is what a leaked key or a
-# barred project gets. FAILED_PRECONDITION is the free tier where it is not offered (a paid key would do) or a file that
-# is not ready yet: the key pauses, and another is tried.
-BY_GOOGLE_STATUS: Mapping[str, Rule] = {
-    "UNAUTHENTICATED": DEAD,
-    "PERMISSION_DENIED": DEAD,
-    "RESOURCE_EXHAUSTED": LIMITED,
-    "FAILED_PRECONDITION": LIMITED_KEY,
-    "NOT_FOUND": GONE,
-    "INVALID_ARGUMENT": BAD,
-    "OUT_OF_RANGE": BAD,
-    "ALREADY_EXISTS": BAD,
-    "UNIMPLEMENTED": BAD,
-    "UNAVAILABLE": OVERLOADED,
-    "ABORTED": SERVER,
-    "CANCELLED": SERVER,
-    "DEADLINE_EXCEEDED": SERVER,
-    "INTERNAL": SERVER,
-    "DATA_LOSS": SERVER,
-    "UNKNOWN": SERVER,
-}
+# Errors that bring a status and no code, by the SDK that raises them. This one asks for known paths only.
+BY_SDK_AND_STATUS: Mapping[tuple[str, int], Meaning] = {("ollama", 404): GONE}
 
 # A status alone. 403 without a reason may be the key, the model, the region or a proxy: the key pauses for the model,
 # it does not die. 409 and 425 ask for another try (a lock, a replay); 408 and 499 were given up on the way.
-BY_STATUS: Mapping[int, Rule] = {
+BY_STATUS: Mapping[int, Meaning] = {
     401: DEAD,
     402: UNPAID,
     403: LIMITED,
@@ -211,3 +134,63 @@ BY_STATUS: Mapping[int, Rule] = {
     503: OVERLOADED,
     529: OVERLOADED,
 }
+
+
+def meaning_of(evidence: Evidence, rules: ErrorRules) -> tuple[Meaning, str | None]:
+    """What an answer means, and the code, reason or type that says so.
+
+    Args:
+        evidence: the answer.
+        rules: of the provider; they are read before the general ones.
+    """
+    said = next((name for name in map(as_name, _names(evidence, *rules.fields, "code", "type")) if name), None)
+    if rules.decide is not None:
+        with suppress(Exception):  # a plugin's own function
+            decided = rules.decide(evidence)
+            if isinstance(decided, Meaning):
+                return decided, said
+    for table, key, name in _questions(evidence, rules):
+        if key in table:
+            return table[key], name or said
+    return _by_status(evidence), said
+
+
+_Table = Mapping[Any, Meaning]
+
+
+def _questions(evidence: Evidence, rules: ErrorRules) -> Iterator[tuple[_Table, object, str | None]]:
+    """What to look up, in order: a table, the key, and the name of the verdict's code."""
+    status, codes = evidence.status, list(_names(evidence, "code", "type"))
+    for path, table in rules.fields.items():
+        for name in _names(evidence, path):
+            yield table, name, name
+    for code in codes:
+        yield rules.codes, code, code
+    yield rules.statuses, status, None
+    for code in codes:
+        yield BY_STATUS_AND_CODE, (status, code), code
+    for code in codes:
+        yield BY_CODE, code, code
+    if not evidence.error:
+        yield BY_SDK_AND_STATUS, (evidence.sdk, status), None
+
+
+def _names(evidence: Evidence, *paths: str) -> Iterator[str]:
+    """What is at the paths, where it can be a name; numbers as text."""
+    for path in paths:
+        for value in evidence.values(path):
+            if isinstance(value, (str, int)) and not isinstance(value, bool):
+                yield str(value)[:100]
+
+
+def _by_status(evidence: Evidence) -> Meaning:
+    status = evidence.status
+    if status is None or status < 400:
+        # An error event in a stream that names nothing: it was the provider that failed.
+        return SERVER if status is None or status < 300 else BAD
+    if status in BY_STATUS:
+        return BY_STATUS[status]
+    if status == 404 and as_int(evidence.error.get("code")) == 404:
+        # A body that repeats the status speaks of the model; a wrong address has no such body.
+        return GONE
+    return SERVER if status >= 500 else BAD

@@ -54,7 +54,6 @@ class Evidence:
         headers: of the answer, by lower-case name, each with all its values.
         sdk: the top-level module of the error's class.
         body: the body, decoded where it is JSON; None where the error holds none.
-        words: the error's own message. Rules must not read it: it may quote a user, a tool or another error.
         now: wall clock, seconds since the epoch, for waits that end at an instant.
     """
 
@@ -63,7 +62,6 @@ class Evidence:
     headers: Mapping[str, Sequence[str]]
     sdk: str
     body: object
-    words: str
     now: float
 
     def values(self, path: str) -> list[Any]:
@@ -105,6 +103,8 @@ class ErrorRules:
         header_fields: paths of fields in which the body repeats headers.
         message_fields: paths of fields whose text is added to the message.
         modules: top-level modules, besides that of `sdk`, whose errors are the provider's.
+        readers: functions of the SDK that read an answer. A `KeyError` and the like that is raised beneath one is the
+            answer's fault.
     """
 
     decide: Callable[[Evidence], Meaning | None] | None = None
@@ -117,6 +117,7 @@ class ErrorRules:
     header_fields: Sequence[str] = ()
     message_fields: Sequence[str] = ()
     modules: Collection[str] = ()
+    readers: Collection[str] = ()
 
 
 NO_RULES = ErrorRules()

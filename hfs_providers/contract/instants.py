@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
-from datetime import datetime, time, timedelta
+from datetime import datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 Wall = Callable[[], float]
 
 
-def next_midnight(zone: ZoneInfo, wall: float) -> float:
+def next_midnight(zone: tzinfo, wall: float) -> float:
     """The first instant of the day after the one that `wall` lies in, in seconds since the epoch.
 
     A midnight that a change of the clocks skips is the instant of that change (PEP 495: the offset before it).

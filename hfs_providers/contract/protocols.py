@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from hfs_providers.contract.error_rules import Kind
-from hfs_providers.contract.message_rules import MessageRules
+from hfs_providers.contract.error_rules import ErrorRules
 from hfs_providers.contract.records import Limits, ModelDefault, Requirement
 
 
@@ -28,10 +27,6 @@ class ProviderTraits(Protocol):
     @property
     def limit_headers(self) -> Mapping[str, str]: ...
     @property
-    def wait_headers(self) -> Sequence[str]: ...
-    @property
-    def aggregator(self) -> bool: ...
-    @property
     def keyless(self) -> bool: ...
     @property
     def client(self) -> str | type[Any]: ...
@@ -44,9 +39,7 @@ class ProviderTraits(Protocol):
     @property
     def stream_params(self) -> Mapping[str, Any]: ...
     @property
-    def errors(self) -> Mapping[str | int, Kind]: ...
-    @property
-    def messages(self) -> MessageRules: ...
+    def errors(self) -> ErrorRules: ...
 
 
 class KeptCircuit(Protocol):

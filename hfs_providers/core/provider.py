@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.contract.error_rules import Kind
-from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
+from hfs_providers.contract.error_rules import ErrorRules
 from hfs_providers.contract.records import (
     CONTRACT_VERSION,
     Limits,
@@ -32,7 +31,7 @@ class KeyedProvider:
 
     Args:
         name: the provider's name; also that of its entry point and its extra.
-        model_class: dotted path of the Agno model class, as `agno.models.groq:Groq`.
+        model_class: dotted path of the Agno model class, as `agno.models.openai:OpenAIChat`.
         sdk: the distribution that the class needs, or None.
         sdk_module: a module of it, where its name differs from the distribution's.
         install: the command that installs the SDK; if empty, the extra named like the provider, of the distribution
@@ -43,8 +42,6 @@ class KeyedProvider:
         limits: by model id or glob; the first that matches counts.
         limit_headers: what the provider's rate-limit headers show, by lower-case name (`rpm` to `tpd`), where the name
             does not say so itself. A limit that `limits` names as well is that of `limits`.
-        wait_headers: the provider's own headers that say how long to wait after a refusal, where they are others than
-            `Retry-After`: seconds, a duration, an epoch or a date.
         windows: context windows in tokens, by model id or glob.
         aggregator: it routes to other providers and retries transport errors itself.
         keyless: it takes endpoints rather than keys.
@@ -57,10 +54,7 @@ class KeyedProvider:
             alone, the path of a GET below the base URL (`/key`), or `completion`, which costs one token.
         model_params: arguments of the model class that differ from its defaults.
         stream_params: arguments of the model class for streams only, such as a request for the usage.
-        errors: what the SDK's errors mean, where that is the provider's own way: the kind of a verdict
-            (docs/verdicts.md) by the `code` or `type` in an answer's body, by HTTP status, or by the name of the SDK's
-            error class for an error that brings no answer. The first that is found counts, before the library's rules.
-        messages: what its models need, in a chain, of messages and schemas that were meant for other providers' models.
+        errors: what the provider's errors mean, where the library's general rules do not know it.
     """
 
     name: str
@@ -73,7 +67,6 @@ class KeyedProvider:
     models: Sequence[ModelDefault] = ()
     limits: Mapping[str, Limits] = field(default_factory=dict)
     limit_headers: Mapping[str, str] = field(default_factory=dict)
-    wait_headers: Sequence[str] = ()
     windows: Mapping[str, int] = field(default_factory=dict)
     aggregator: bool = False
     keyless: bool = False
@@ -83,9 +76,14 @@ class KeyedProvider:
     proof: str = "completion"
     model_params: Mapping[str, Any] = field(default_factory=dict)
     stream_params: Mapping[str, Any] = field(default_factory=dict)
-    errors: Mapping[str | int, Kind] = field(default_factory=dict)
-    messages: MessageRules = ANY_MESSAGES
+    errors: ErrorRules = field(default_factory=ErrorRules)
     hfs_contract: int = CONTRACT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.requirement is not None:
+            # The errors of its own SDK are the provider's.
+            modules = {*self.errors.modules, self.requirement.module.partition(".")[0]}
+            object.__setattr__(self, "errors", replace(self.errors, modules=frozenset(modules)))
 
     @property
     def hfs_env_prefixes(self) -> Sequence[str]:
@@ -121,11 +119,8 @@ class KeyedProvider:
     @hookimpl
     def build_wrapper(self, config: ProviderConfig, services: Services) -> Wrapper:
         # keycycle and Agno take 0.3 s each to import; whoever only reads the environment does not pay for them.
-        from hfs_providers.calls.verdicts import know_sdk
         from hfs_providers.wrapper.wrapper import ProviderWrapper
 
-        if config.requirement is not None:
-            know_sdk(config.requirement.module)
         return ProviderWrapper(self, config, services)
 
     @hookimpl

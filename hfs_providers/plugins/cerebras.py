@@ -2,7 +2,9 @@
 
 from datetime import date
 
-from hfs_providers.authoring import KeyedProvider, ModelDefault
+from hfs_providers.authoring import ErrorRules, KeyedProvider, Meaning, ModelDefault
+
+_LIMITED = Meaning("rate_limited")
 
 plugin = KeyedProvider(
     name="cerebras",
@@ -21,4 +23,17 @@ plugin = KeyedProvider(
     client_params={"warm_tcp_connection": False},
     stream_params={"extra_body": {"stream_options": {"include_usage": True}}},
     proof="models",
+    # https://inference-docs.cerebras.ai/support/error
+    errors=ErrorRules(
+        codes={
+            "wrong_api_key": Meaning("dead"),
+            "payment_required": Meaning("dead", credits=True),
+            "request_quota_exceeded": _LIMITED,
+            "token_quota_exceeded": _LIMITED,
+            "too_many_requests_error": _LIMITED,
+            "too_many_tokens_error": _LIMITED,
+            # The provider's own queue is full: no key is at fault.
+            "queue_exceeded": Meaning("overloaded"),
+        },
+    ),
 )

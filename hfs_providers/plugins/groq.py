@@ -1,6 +1,9 @@
 """Groq, through `agno.models.groq:Groq` and the groq SDK."""
 
-from hfs_providers.authoring import KeyedProvider, Limits, ModelDefault
+from hfs_providers.authoring import ErrorRules, KeyedProvider, Limits, Meaning, ModelDefault
+
+# This key's organization or project may not use the model; that of another key may.
+_NOT_WITH_THIS_KEY = Meaning("model_gone", scope="key")
 
 plugin = KeyedProvider(
     name="groq",
@@ -19,9 +22,24 @@ plugin = KeyedProvider(
         "openai/gpt-oss-*": Limits(rpm=30, rpd=1_000, tpm=8_000, tpd=200_000),
         "qwen/qwen3-32b": Limits(rpm=60, rpd=1_000, tpm=6_000, tpd=500_000),
     },
+    # https://console.groq.com/docs/rate-limits: these names mean a day and a minute.
     limit_headers={"x-ratelimit-limit-requests": "rpd", "x-ratelimit-limit-tokens": "tpm"},
     windows={"*": 131_072},
     # Agno's class has no field for it.
     stream_params={"request_params": {"extra_body": {"stream_options": {"include_usage": True}}}},
     proof="models",
+    # https://console.groq.com/docs/errors
+    errors=ErrorRules(
+        codes={
+            "organization_restricted": Meaning("dead"),
+            "model_terms_required": _NOT_WITH_THIS_KEY,
+            "model_permission_blocked_org": _NOT_WITH_THIS_KEY,
+            "model_permission_blocked_project": _NOT_WITH_THIS_KEY,
+            "capacity_exceeded": Meaning("overloaded"),
+            "tool_use_failed": Meaning("bad_request"),
+            "json_validate_failed": Meaning("bad_request"),
+        },
+        # With the code of a rate limit where the request is larger than the tokens of a minute: no wait helps.
+        statuses={413: Meaning("context_overflow")},
+    ),
 )

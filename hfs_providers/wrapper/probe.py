@@ -114,8 +114,7 @@ class Probe:
                 else:
                     client.get(self._proof, cast_to=object)
         except Exception as error:
-            plugin = self._wrapper.plugin
-            return judge(error, kinds=plugin.errors, wait_headers=plugin.wait_headers)
+            return judge(error, self._wrapper.plugin.errors)
         return None
 
     def _record(self, latency: float, outcome: str) -> None:

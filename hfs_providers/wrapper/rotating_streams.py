@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hfs_providers.calls.call import Call
 from hfs_providers.calls.verdicts import judge
-from hfs_providers.contract.forks import ForkPhase, at_fork
+from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.keys.leases import Lease
 
 if TYPE_CHECKING:
@@ -274,8 +274,7 @@ def _end(call: Call, lease: Lease, error: BaseException | None) -> None:
         call.answered(lease, call.usage)
         return
     call.passed_on()
-    kinds = call.wrapper.plugin.errors
-    if isinstance(error, Exception) and judge(error, kinds=kinds).kind != "local":
+    if isinstance(error, Exception) and judge(error, call.wrapper.plugin.errors).kind != "local":
         call.settle(lease, error)
     else:
         # Raised by the block itself: the request was sent, and its caller left.
@@ -330,4 +329,4 @@ def _after_fork_in_child() -> None:
     _dropped, _watching, _thread = queue.SimpleQueue(), threading.Lock(), None
 
 
-at_fork(ForkPhase.STREAMS, child=_after_fork_in_child)
+at_fork(Phase.STREAMS, child=_after_fork_in_child)

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 from hfs_providers.calls.circuit import Circuit
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.clients import attempt
-from hfs_providers.clients.families import family
+from hfs_providers.clients.families import family_of
 from hfs_providers.contract.errors import MissingSdkError
 from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import Credential, Event, EventKind, KeyProbe, ProviderConfig, Services
 from hfs_providers.contract.redaction import Redactor
 from hfs_providers.contract.succession import default_model, successor_of
 from hfs_providers.contract.usage_row import UsageRow
-from hfs_providers.keys.leases import KeyChange, Lease
+from hfs_providers.keys.leases import Change, Lease
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.wrapper.arguments import class_arguments, seconds
 from hfs_providers.wrapper.keycycle_face import KeycycleFace
@@ -68,7 +68,7 @@ class ProviderWrapper(KeycycleFace):
             on_change=self._on_change,
         )
         self.manager: PoolManager = PoolManager(self.pool)
-        self.clients = family(provider.client)(provider, config)
+        self.clients = family_of(provider.client)(provider, config)
         self.retired_models: dict[str, str] = {}
         self._circuits: dict[str, Circuit] = {}
         self.sleep: Callable[[float], None] = time.sleep
@@ -324,7 +324,7 @@ class ProviderWrapper(KeycycleFace):
         return list(self.clients.model_ids(self.bound(credential).__dict__[self.clients.client_field]))
 
     def _on_change(
-        self, change: KeyChange, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
+        self, change: Change, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
     ) -> None:
         # A provider's code for what happened may be anything.
         reason = self.redactor.scrub(reason) if reason else reason

@@ -11,6 +11,7 @@ import pytest
 from agno.models.message import Message
 
 from hfs_providers import Event, KeyedProvider, Limits, ModelDefault, ModelNotFoundError, ProviderManager
+from hfs_providers.authoring import ErrorRules
 from hfs_providers.testing import LoopbackServer, ModelGone, OpenAIDialect, Raw, Unauthorized
 
 LACKING = ModelGone(decommissioned=False)
@@ -194,7 +195,7 @@ def cooling(house: House) -> list[float | None]:
 
 
 def test_a_provider_declares_its_own_wait_header() -> None:
-    with House(2, plugin(wait_headers=("X-Corp-Budget-Renews",))) as house:
+    with House(2, plugin(errors=ErrorRules(wait_headers=("X-Corp-Budget-Renews",)))) as house:
         body = json.dumps({"error": {"message": "no budget"}}).encode()
         house.script(1, Raw(429, body, {**JSON, "X-Corp-Budget-Renews": "17"}))
         house.ask()

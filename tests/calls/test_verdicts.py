@@ -34,12 +34,15 @@ from hfs_providers.calls.errors import KeysExhaustedError, StreamInterruptedErro
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.contract.error_rules import Kind
 from hfs_providers.contract.errors import PoolExhaustedError
+from hfs_providers.plugins import cerebras, gemini, openrouter
+from hfs_providers.plugins import groq as groq_plugin
 
 NOW = 1_795_262_400.0
 """2026-11-21 12:00 UTC, four in the morning in California: 20 hours before Gemini's daily quotas are reset."""
 
 DAY = 86_400.0
 TO_MIDNIGHT = 72_000.0
+RULES = {each.plugin.name: each.plugin.errors for each in (cerebras, gemini, groq_plugin, openrouter)}
 DOCS = Path(__file__).parents[2] / "docs" / "verdicts.md"
 
 
@@ -819,7 +822,7 @@ def fail(model: Model, way: str) -> Exception:
 
 def verdict_of(provider: str, handler: Handler, way: str = "sync") -> Verdict:
     error = fail(build(provider, handler, asynchronous=way.startswith("async")), way)
-    return judge(error, now=lambda: NOW)
+    return judge(error, RULES[provider], now=lambda: NOW)
 
 
 def ways(case: Case) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ that document show them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import httpx2
 import openai
 import pytest
 
-from hfs_providers.calls.server_rules import BY_SERVER_CODE, QUOTES_KEY
-from hfs_providers.calls.verdict_rules import BY_CODE, BY_TYPE, Rule
+from hfs_providers.calls.verdict_rules import QUOTES_KEY
 from hfs_providers.calls.verdicts import Verdict, judge
+from hfs_providers.contract.error_rules import ErrorRules
 
 DOCS = Path(__file__).parents[2] / "docs" / "verdicts.md"
 NOW = 1_795_262_400.0
@@ -132,12 +131,6 @@ def test_the_documentation_has_a_row_for_each_of_them() -> None:
     assert [line for line in lines if line.startswith(servers)] == rows
 
 
-@pytest.mark.parametrize("table", [BY_CODE, BY_TYPE])
-def test_no_code_has_two_meanings(table: Mapping[str, Rule]) -> None:
-    shared = table.keys() & BY_SERVER_CODE.keys()
-    assert {code: table[code] for code in shared} == {code: BY_SERVER_CODE[code] for code in shared}
-
-
 def test_the_bad_request_of_xai_names_its_code_for_a_wrong_key_too() -> None:
     body = {"code": "Client specified an invalid argument", "error": "The model expects a single `text` element."}
     verdict = judge(refusal_of(Case("xai", "", 400, body, "")))
@@ -150,7 +143,7 @@ def test_a_providers_own_wait_header_counts_before_the_others() -> None:
     headers = {"X-Corp-Budget-Renews": "17", "retry-after": "3"}
     error = refusal_of(Case("corp", "", 429, oai(), "", headers=headers))
     assert judge(error).retry_after == 3
-    assert judge(error, wait_headers=("X-Corp-Budget-Renews",)).retry_after == 17
+    assert judge(error, ErrorRules(wait_headers=("X-Corp-Budget-Renews",))).retry_after == 17
 
 
 @pytest.mark.parametrize(
@@ -159,7 +152,7 @@ def test_a_providers_own_wait_header_counts_before_the_others() -> None:
 )
 def test_a_providers_own_wait_header_has_the_forms_of_the_others(text: str, seconds: float | None) -> None:
     error = refusal_of(Case("corp", "", 429, oai(), "", headers={"x-renews": text}))
-    assert judge(error, now=lambda: NOW, wait_headers=("x-renews",)).retry_after == seconds
+    assert judge(error, ErrorRules(wait_headers=("x-renews",)), now=lambda: NOW).retry_after == seconds
 
 
 # -- botocore and Cohere: by the shapes of their errors, which need not be installed ---------------------------------
@@ -270,7 +263,4 @@ def test_coheres_real_errors_are_read_as_their_shapes() -> None:
 def test_ollamas_own_sdk_says_404_of_a_model() -> None:
     error: Any = bare("ollama._types", "ResponseError")
     error.error, error.status_code = "model 'm' not found", 404
-    from hfs_providers.calls.verdicts import know_sdk
-
-    know_sdk("ollama")
-    assert meaning(judge(error)) == "model_gone"
+    assert meaning(judge(error, ErrorRules(modules=("ollama",)))) == "model_gone"

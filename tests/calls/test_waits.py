@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -20,10 +19,8 @@ from hfs_providers.calls.retry_after import (
     parse_duration,
     parse_reset,
     parse_retry_after,
-    quota_evidence,
-    until_pacific_midnight,
     wait_from_headers,
-    wait_from_retry_info,
+    wait_in,
 )
 from hfs_providers.contract.records import Limits
 
@@ -200,58 +197,8 @@ def test_headers_that_break_while_they_are_read_give_what_came_before() -> None:
         ([], None),
     ],
 )
-def test_googles_retry_info(value: object, seconds: float | None) -> None:
-    assert wait_from_retry_info(value) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize(
-    ("local", "hours"),
-    [
-        ((2026, 11, 21, 4, 0), 20.0),
-        ((2026, 7, 1, 23, 0), 1.0),
-        ((2026, 7, 1, 0, 0), 24.0),
-        ((2026, 3, 8, 1, 0), 22.0),  # the clocks go forward: 23 hours in the day
-        ((2026, 11, 1, 0, 0), 25.0),  # and back
-    ],
-)
-def test_daily_quotas_come_back_at_midnight_in_california(local: tuple[int, ...], hours: float) -> None:
-    moment = datetime(*local, tzinfo=ZoneInfo("America/Los_Angeles")).timestamp()  # type: ignore[arg-type,misc]
-    assert until_pacific_midnight(moment) == hours * 3600
-
-
-@pytest.mark.parametrize("now", [float("inf"), 1e300, -1e300])
-def test_an_impossible_clock_waits_a_day(now: float) -> None:
-    assert until_pacific_midnight(now) == MAX_WAIT
-
-
-def test_without_time_zone_data_midnight_is_late_rather_than_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    import zoneinfo
-
-    def absent(name: str) -> None:
-        raise zoneinfo.ZoneInfoNotFoundError(name)
-
-    summer = datetime(2026, 7, 1, 12, 0, tzinfo=UTC).timestamp()
-    true = until_pacific_midnight(summer)
-    monkeypatch.setattr(zoneinfo, "ZoneInfo", absent)
-    assert until_pacific_midnight(summer) == true + 3600
-
-
-@pytest.mark.parametrize(
-    ("violations", "wait", "scope"),
-    [
-        ([], None, None),
-        ([{}], None, None),
-        ([{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}], None, "model"),
-        ([{"quotaId": "GenerateRequestsPerMinutePerProject"}], None, "key"),
-        ([{"quotaId": "XPerMinutePerProjectPerModel"}, {"quotaId": "YPerDayPerProjectPerModel"}], 72_000.0, "model"),
-        ([{"quotaId": "XPerMinutePerProjectPerModel"}, {"quotaId": "YPerDayPerProject"}], 72_000.0, "key"),
-        ([{"quotaValue": "0"}], MAX_WAIT, None),
-        ([{"quotaId": "XPerMinutePerModel", "quotaValue": 0}], MAX_WAIT, "model"),
-        ([{"quotaId": 7, "quotaValue": None}], None, None),
-    ],
-)
-def test_googles_quota_failure(violations: list[dict[str, Any]], wait: float | None, scope: str | None) -> None:
-    assert quota_evidence(violations, NOW) == (wait, scope)
+def test_a_wait_in_a_body(value: object, seconds: float | None) -> None:
+    assert wait_in(value) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

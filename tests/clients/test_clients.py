@@ -11,9 +11,11 @@ from agno.models.message import Message
 
 from hfs_providers import KeyedProvider, ModelDefault, ProviderManager
 from hfs_providers.authoring import Clients
-from hfs_providers.calls.verdicts import judge, know_sdk
-from hfs_providers.clients.families import StainlessClients, family
+from hfs_providers.calls.verdicts import judge
+from hfs_providers.clients.families import family_of
+from hfs_providers.contract.error_rules import ErrorRules, Meaning
 from hfs_providers.core.settings import read_provider
+from hfs_providers.families.stainless import StainlessClients
 from hfs_providers.testing import LoopbackServer, OpenAIDialect
 
 
@@ -34,18 +36,18 @@ def acme(**changes: Any) -> KeyedProvider:
 
 class TestWhatClientMayBe:
     def test_a_family_by_its_name(self) -> None:
-        assert family("stainless") is StainlessClients
+        assert family_of("stainless") is StainlessClients
 
     def test_a_class(self) -> None:
-        assert family(OwnClients) is OwnClients
+        assert family_of(OwnClients) is OwnClients
 
     def test_a_class_by_its_dotted_path(self) -> None:
-        assert family("hfs_providers.clients.families:StainlessClients") is StainlessClients
+        assert family_of("hfs_providers.families.stainless:StainlessClients") is StainlessClients
 
     @pytest.mark.parametrize("named", ["stainles", "json:loads", "json:nothing", dict])
     def test_nothing_else(self, named: Any) -> None:
         with pytest.raises(TypeError, match="neither one of stainless, google_genai, own nor a subclass"):
-            family(named)
+            family_of(named)
 
     def test_a_wrong_one_is_a_problem_of_its_plugin(self) -> None:
         plugin = acme(client="stainles")
@@ -127,11 +129,13 @@ class Refused(Exception):
 Refused.__module__ = "acme_sdk.errors"
 
 
-class TestErrorsOfAPlugin:
-    @pytest.fixture(autouse=True)
-    def _known(self) -> None:
-        know_sdk("acme_sdk.client")
+def rules(**data: Any) -> ErrorRules:
+    """As a plugin has them whose SDK is `acme_sdk`."""
+    errors: ErrorRules = acme(sdk="acme-sdk", sdk_module="acme_sdk.client", errors=ErrorRules(**data)).errors
+    return errors
 
+
+class TestErrorsOfAPlugin:
     @pytest.mark.parametrize(
         ("error", "kind"),
         [
@@ -143,21 +147,25 @@ class TestErrorsOfAPlugin:
         ids=["type", "code", "status", "class"],
     )
     def test_are_read_as_it_says(self, error: Refused, kind: str) -> None:
-        kinds: Any = {"no_such": "model_gone", "18": "context_overflow", 404: "refused", "Refused": "transport"}
-        assert judge(error, kinds=kinds).kind == kind
+        said = rules(
+            codes={"no_such": Meaning("model_gone"), "18": Meaning("context_overflow")},
+            statuses={404: Meaning("refused")},
+            exceptions={"Refused": Meaning("transport")},
+        )
+        assert judge(error, said).kind == kind
         assert judge(error).kind != kind
 
     def test_a_code_goes_before_a_status(self) -> None:
-        kinds: Any = {"no_such": "model_gone", 429: "overloaded"}
-        assert judge(Refused(429, {"type": "no_such"}), kinds=kinds).kind == "model_gone"
+        said = rules(codes={"no_such": Meaning("model_gone")}, statuses={429: Meaning("overloaded")})
+        assert judge(Refused(429, {"type": "no_such"}), said).kind == "model_gone"
 
     def test_a_dead_key_is_dead_for_every_model(self) -> None:
-        assert judge(Refused(418), kinds={418: "dead"}).scope == "key"
+        assert judge(Refused(418), rules(statuses={418: Meaning("dead")})).scope == "key"
 
     def test_its_wait_is_read_as_ever(self) -> None:
         error = Refused(509)
         error.headers = {"retry-after": "7"}  # type: ignore[attr-defined]  # as some SDKs have it
-        verdict = judge(error, kinds={509: "rate_limited"})
+        verdict = judge(error, rules(statuses={509: Meaning("rate_limited")}))
         assert (verdict.kind, verdict.retry_after) == ("rate_limited", 7.0)
 
 

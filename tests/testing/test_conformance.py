@@ -107,7 +107,7 @@ def conform(tmp_path: Path) -> Callable[..., str]:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *options, "test_it.py"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
             capture_output=True,
             text=True,
             timeout=300,
@@ -119,8 +119,13 @@ def conform(tmp_path: Path) -> Callable[..., str]:
 
 CHANGED = """
 from dataclasses import replace
+from hfs_providers.authoring import ErrorRules, Meaning
 from hfs_providers.plugins.groq import plugin
 from hfs_providers.testing import ProviderConformance
+
+def codes(value, kind):
+    table = {{value: Meaning(kind)}}
+    return ErrorRules(codes=table) if isinstance(value, str) else ErrorRules(statuses=table)
 
 class TestGroq(ProviderConformance):
     plugin = replace(plugin, {change})
@@ -148,8 +153,14 @@ class TestWhatItFinds:
             ("hfs_contract=99", "test_it_says_which_contract_it_was_written_for"),
             ("name='grok'", "test_its_entry_point_has_its_name"),
             ("model_class='agno.models.groq:Grok'", "test_an_agent_runs"),
-            ("errors={'invalid_api_key': 'bad_request'}", "test_a_refused_key_dies_and_the_next_answers"),
-            ("errors={500: 'bad_request'}", "test_a_transient_failure_is_repeated"),
+            ("errors=codes('invalid_api_key', 'bad_request')", "test_a_refused_key_dies_and_the_next_answers"),
+            ("errors=codes(500, 'bad_request')", "test_a_transient_failure_is_repeated"),
+            ("errors=codes('4711', 'wrong_request')", "test_the_meanings_that_it_declares_are_known"),
+            ("errors=ErrorRules(decide=lambda evidence: 1 / 0)", "test_what_decides_takes_any_answer"),
+            (
+                "errors=replace(codes('4711', 'refused'), decide=lambda evidence: Meaning('bad_request'))",
+                "test_a_declared_code_means_what_it_says",
+            ),
             ("client='own'", "test_a_stream_that_breaks_is_never_repeated_silently"),
             ("client='own'", "test_rotated_calls_share_one_connection"),
         ],

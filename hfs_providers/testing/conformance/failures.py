@@ -211,7 +211,7 @@ class FailureChecks(Base):
         first, second = [model.id for model in self._defaults()][-2:]
         server.retire(self.name, first)
         for _ in range(2):
-            assert "hello" in ask(wrapper.get_model(first, named=False))
+            assert "hello" in ask(wrapper.get_model(first, explicit=False))
         asked = [seen.model for seen in server.seen]
         assert asked[-2:] == [second, second]
         assert set(asked[:-2]) == {first}

@@ -10,6 +10,7 @@ import pytest
 from hfs_providers.testing.conformance.answers import AnswerChecks
 from hfs_providers.testing.conformance.base import CAPABILITIES
 from hfs_providers.testing.conformance.contract import ContractChecks
+from hfs_providers.testing.conformance.declared import DeclaredErrorChecks
 from hfs_providers.testing.conformance.failures import FailureChecks
 from hfs_providers.testing.conformance.objects import ObjectChecks
 
@@ -28,7 +29,9 @@ class _Guarded(type):
         _check(cls)
 
 
-class ProviderConformance(ContractChecks, AnswerChecks, FailureChecks, ObjectChecks, metaclass=_Guarded):
+class ProviderConformance(
+    ContractChecks, AnswerChecks, FailureChecks, DeclaredErrorChecks, ObjectChecks, metaclass=_Guarded
+):
     """What a provider plugin has to do, through its real SDK and Agno class, against the loopback server.
 
     Subclass it in a test module, with a name that begins with `Test`, and set:

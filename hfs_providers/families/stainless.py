@@ -1,0 +1,46 @@
+"""The SDKs that are generated as openai's is: openai, groq, cerebras and others."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from hfs_providers.authoring import Clients, Credential
+
+
+class StainlessClients(Clients):
+    """They take `http_client`, `api_key` and `max_retries`."""
+
+    settings = (*Clients.settings, "organization", "http_client")
+    answers = "choices"
+
+    def _sdk(self) -> Any:
+        requirement = self.provider.requirement
+        assert requirement is not None, "the stainless family has an SDK"
+        return importlib.import_module(requirement.module)
+
+    def make_transport(self) -> Any:
+        # The SDK's own default class carries its timeouts, limits and redirects, which a plain client would lose.
+        return self.shared(self._sdk().DefaultHttpxClient)
+
+    def make_async_transport(self) -> Any:
+        sdk = self._sdk()
+        limits = getattr(sdk, "DEFAULT_CONNECTION_LIMITS", None)
+        most = limits.max_connections if limits is not None else None
+        return self.shared(sdk.DefaultAsyncHttpxClient, *([most] if most else []))
+
+    def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
+        super().configure(bound, credential, transport)
+        if credential.secret is None:
+            # The SDKs refuse to be without a key, or take one out of the process environment.
+            bound.api_key = "none"
+        bound.max_retries = 0
+        params = {**self.provider.client_params, **(bound.client_params or {})}
+        if bound.http_client is None:
+            # Not as `bound.http_client`: Agno takes only httpx there, and openai 3 is built on httpx2.
+            params.setdefault("http_client", transport)
+        bound.client_params = params
+
+    def unrepeating(self, client: Any) -> Any:
+        # `configure` has turned them off; whoever sets `client_params["max_retries"]` wants them.
+        return client
