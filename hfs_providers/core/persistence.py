@@ -1,8 +1,8 @@
-"""Where usage and key state go, put together from the environment: the file, the databases behind it, who shares it.
+"""Keeps usage and key state as the environment says: in the local file, in databases behind it, and in Redis.
 
-`HFS_USAGE_DB` is a path, the URL of a database (rows go there by way of the file at the default path) or `off`.
+`HFS_USAGE_DB` is a path, the URL of a database (rows are forwarded there from the file at the default path) or `off`.
 `HFS_FORWARD_DB` (or by its older name `TIDB_DB_URL`) is another such database. `HFS_REDIS_URL` is where several hosts
-share key state; processes of one host share it through the file. What cannot be used is a problem, and the rest goes on
+share key state; processes of one host share it through the file. What cannot be used is a problem, and all else works
 without it.
 """
 
@@ -13,18 +13,18 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from hfs_providers.contract.errors import HfsProvidersError
 from hfs_providers.contract.records import Event, Problem, ProviderConfig, Wrapper
-from hfs_providers.core.storage_status import _named, _nothing_to_forward, persistence_line
+from hfs_providers.core.storage_status import named_target, nothing_to_forward, persistence_line
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.usage.location import Places
 
 if TYPE_CHECKING:
     from hfs_providers.sharing.file_ledger import FileLedger
     from hfs_providers.sharing.redis_ledger import RedisLedger
-    from hfs_providers.sharing.state_log import StateKeeper
     from hfs_providers.usage.database import Store
     from hfs_providers.usage.forwarding.forwarder import Forwarder
     from hfs_providers.usage.log import UsageLog
@@ -41,7 +41,7 @@ class Persistence:
         env: see the module's docstring.
         wall: seconds since the epoch.
 
-    Nothing is raised for what cannot be used: see `problems`.
+    Nothing is raised if something cannot be used: see `problems`.
     """
 
     def __init__(self, env: Mapping[str, str], wall: Callable[[], float] = time.time) -> None:
@@ -51,16 +51,17 @@ class Persistence:
         self._failed: list[Problem] = list(self.places.problems)
         for problem in self._failed:
             _log.warning("%s", problem.message)
-        self._keeper: StateKeeper | None = None
+        # What else must know of events: the keeper of key state, and the ledger if it is not the file that has it.
+        self._observers: list[Callable[[Event], object]] = []
         self._ledger: FileLedger | RedisLedger | None = None
         self._pruner: Pruner | None = None
         self.log: UsageLog | None = None
-        """Takes the rows; None where usage is not kept."""
+        """Takes the rows; None if usage is not kept."""
         self.store: Store | None = None
         if self.places.path is not None:
             from hfs_providers.usage.database import Store
 
-            # What cannot be used now may be later: the log tries it again and again.
+            # A file that cannot be used now may be usable later: the log tries it again and again.
             self.store = Store(self.places.path, at_once=False)
         # With the variable that names its database.
         self._forwarding: list[tuple[str, Forwarder]] = []
@@ -81,12 +82,12 @@ class Persistence:
                 # What an earlier process could not send.
                 self._committed()
         elif self.places.targets:
-            self._failed.append(_nothing_to_forward(self.places))
+            self._failed.append(nothing_to_forward(self.places))
 
     @property
     def problems(self) -> list[Problem]:
         """What could not be used, or does not work at the moment."""
-        # The file cannot be shared either while it cannot be written: that is said once.
+        # While the file cannot be written, it cannot be shared either: one problem is enough.
         shared = self.places.redis is not None or self.log is None or not self.log.failing
         users = [self.log, self._pruner, *self.forwarders, self._ledger if shared else None]
         now = [user.problem for user in users if user is not None and user.problem is not None]
@@ -94,13 +95,13 @@ class Persistence:
 
     @property
     def summary(self) -> str:
-        """Whether usage goes to TiDB, and to which databases else."""
+        """Whether usage goes to TiDB, and to which other databases."""
         store = self.store if self.store is not None and self.store.unusable is None else None
         names = [name for name, _ in self._forwarding]
-        return persistence_line([_named(store, name, self.places.targets[name]) for name in names])
+        return persistence_line([named_target(store, name, self.places.targets[name]) for name in names])
 
     def start(self, wrappers: Mapping[str, Wrapper]) -> None:
-        """Give providers that were built what is known of their keys, and begin to share it.
+        """Restore what is known of the keys of providers that were built, and start to share it.
 
         Args:
             wrappers: by provider. One that has no pool is left out.
@@ -110,36 +111,35 @@ class Persistence:
             from hfs_providers.sharing.state_log import StateKeeper
 
             wrappers = {name: wrapper for name, wrapper in wrappers.items() if _pool(wrapper) is not None}
-            self._keeper = StateKeeper(self.log.defer, wrappers, self._wall, self._mark)
+            self._observers.append(StateKeeper(self.log.defer, wrappers, self._wall, self._mark).note)
             if self.store.unusable is not None:
                 self.log.defer(lambda connection: restore_key_state(connection, wrappers, self._wall()))
-        if self.log is not None and self.store is not None and self.store.unusable is None:
-            try:
-                connection = self.store.connect()
+            else:
                 try:
-                    restore_key_state(connection, wrappers, self._wall())
-                finally:
-                    connection.close()
-            except Exception as error:
-                # Whatever it is, the program can do without what was known yesterday.
-                self._failed.append(_problem(f"key state was not read from {self.store.path}: {error}"))
+                    with closing(self.store.connect()) as connection:
+                        restore_key_state(connection, wrappers, self._wall())
+                except Exception as error:
+                    # Whatever it is, the program can do without what was known yesterday.
+                    self._failed.append(_problem(f"key state was not read from {self.store.path}: {error}"))
         self._ledger = self._share(wrappers)
 
     def note(self, event: Event) -> None:
-        """Keep of an event what outlives the process. Never blocks, never raises."""
-        if self._keeper is not None:
-            self._keeper.note(event)
-        observe = getattr(self._ledger, "observe", None)
-        if observe is not None:
-            # What the file's ledger has to know stands in the file.
+        """Write down what an event says of keys, circuits and models. Never blocks, never raises."""
+        for observe in self._observers:
             observe(event)
 
-    def consult(self, wrappers: Mapping[str, Wrapper], models: Mapping[str, Collection[str]]) -> Problem | None:
+    def consult(
+        self,
+        wrappers: Mapping[str, Wrapper],
+        models: Mapping[str, Collection[str]],
+        configs: Mapping[str, ProviderConfig],
+    ) -> Problem | None:
         """Put what Redis holds of the keys into the pools, for somebody who looks at them.
 
         Args:
             wrappers: by provider.
-            models: by provider, the models whose counts are wanted; providers that are not named are left out.
+            models: by provider, the models whose counts are wanted; other providers are left out.
+            configs: by provider.
 
         Returns:
             Why Redis cannot be read, or None. Without Redis nothing is done.
@@ -151,18 +151,17 @@ class Persistence:
         from hfs_providers.wrapper.shown_limits import limits_of
 
         def shared(provider: str, model: str, key_id: str) -> bool:
-            config = getattr(wrappers[provider], "config", None)
-            limits = limits_of(config, model, key_id) if isinstance(config, ProviderConfig) else None
+            limits = limits_of(configs[provider], model, key_id)
             return limits is not None and limits.shared
 
         return take_over(self.places.redis, pools, models, shared, self._wall)
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Whether everything recorded is in the file, within `timeout` seconds."""
+        """Wait up to `timeout` seconds until everything recorded is in the file; whether it is."""
         return self.log is None or self.log.flush(timeout)
 
     def close(self) -> None:
-        """Write what is left, tell those who share that this process leaves, and stop all threads. Safe twice."""
+        """Write what is left, tell those who share that this process leaves, stop all threads. Safe to call twice."""
         for user in (self._ledger, self.log, self._pruner, *self.forwarders):
             try:
                 if user is not None:
@@ -188,9 +187,10 @@ class Persistence:
             if self.places.redis is not None:
                 from hfs_providers.sharing.redis_ledger import RedisLedger
 
-                # What this host has used is not known before the file can be read.
+                # What this host has used is not known if the file cannot be read.
                 store = self.store if self.store is not None and self.store.unusable is None else None
                 ledger = RedisLedger(self.places.redis, store, wall=self._wall, flush=self.flush)
+                self._observers.append(ledger.observe)
             elif self.log is not None:
                 from hfs_providers.sharing.file_ledger import FileLedger
 
@@ -214,6 +214,7 @@ class Persistence:
 
 
 def _pool(wrapper: Wrapper | None) -> KeyPool | None:
+    # Nothing has checked that a plugin's own wrapper has one.
     pool = getattr(wrapper, "pool", None)
     return pool if isinstance(pool, KeyPool) else None
 

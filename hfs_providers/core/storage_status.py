@@ -1,4 +1,4 @@
-"""Where usage goes, looked up without keeping any."""
+"""Where usage goes, looked up without writing any."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class TargetStatus:
 
     Args:
         name: where it is; it holds no password.
-        behind: rows that it does not have yet, or None where that cannot be read.
-        oldest: wall-clock time of the oldest of them.
+        behind: rows that it does not have yet, or None if that cannot be read.
+        oldest: wall-clock time of the oldest of them, in seconds since the epoch.
         error: why the last try to send them failed, and how many it refuses for good.
-        product: as `TiDB` or `MariaDB`: what it said itself when it was last connected to, else what its URL says.
+        product: such as `TiDB` or `MariaDB`: as the database itself said at the last connection, else as its URL says.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TargetStatus:
 
 
 def persistence_line(targets: Sequence[TargetStatus]) -> str:
-    """Whether usage goes to TiDB, and to which databases else."""
+    """Whether usage goes to TiDB, and to which other databases."""
     others = [f"{each.product}: {each.name}" for each in targets if each.product != "TiDB"]
     tidb = "Yes" if len(others) < len(targets) else "No"
     return f"TiDB persistence: {tidb}" + (f" ({', '.join(others)})" if others else "")
@@ -47,14 +47,14 @@ def persistence_line(targets: Sequence[TargetStatus]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StorageStatus:
-    """Where usage goes, looked up without keeping any.
+    """Where usage goes.
 
     Args:
-        path: of the local file, or None where usage is not kept.
-        size: of the file in bytes, or None where there is none yet.
-        targets: the databases that rows go to besides.
-        sharing: what processes share keys by: `file`, `redis`, or None.
-        processes: that are there at the moment, as the file says.
+        path: of the local file, or None if usage is not kept.
+        size: of the file in bytes, or None if there is no file yet.
+        targets: the databases that rows are forwarded to.
+        sharing: how processes share keys: by `file`, by `redis`, or None.
+        processes: number of processes that use the file at the moment.
         problems: what cannot be used.
     """
 
@@ -67,12 +67,12 @@ class StorageStatus:
 
     @property
     def summary(self) -> str:
-        """Whether usage goes to TiDB, and to which databases else."""
+        """Whether usage goes to TiDB, and to which other databases."""
         return persistence_line(self.targets)
 
 
 def storage_status(env: Mapping[str, str]) -> StorageStatus:
-    """Where an environment says that usage goes, and what is there. Nothing is made; a corrupt file is put aside."""
+    """Where usage goes as an environment says, and what is there. Makes no file; moves a corrupt one aside."""
     places = Places.of(env)
     store, size, problems, running = None, None, list(places.problems), 0
     if places.path is not None:
@@ -94,7 +94,7 @@ def storage_status(env: Mapping[str, str]) -> StorageStatus:
         except (HfsProvidersError, ImportError) as error:
             problems.append(Problem(f"{variable}: {error}", getattr(error, "remedy", None)))
     if places.path is None and places.targets:
-        problems.append(_nothing_to_forward(places))
+        problems.append(nothing_to_forward(places))
     sharing = "redis" if places.redis else "file" if places.path is not None else None
     return StorageStatus(places.path, size, tuple(targets), sharing, running, tuple(problems))
 
@@ -110,12 +110,22 @@ def _running(store: Store) -> int:
     return sum(presence.alive(presence.Process(*row[:3]), row[3], time.time()) for row in rows)
 
 
-def _named(store: Store | None, variable: str, url: str) -> TargetStatus:
-    """A database by its name, and what it is."""
+def named_target(store: Store | None, variable: str, url: str) -> TargetStatus:
+    """A database with its name and product.
+
+    Args:
+        store: the local file, or None if there is none.
+        variable: that names the database.
+        url: of the database.
+
+    Raises:
+        ForwardingError: the URL cannot be read.
+        MissingDriverError: SQLAlchemy or the driver is not installed.
+    """
     from hfs_providers.usage.forwarding.url import DatabaseUrl
 
     address = DatabaseUrl(url)
-    # Whoever names a server of MySQL's protocol so means TiDB.
+    # A database of MySQL's protocol in the variable of TiDB is TiDB.
     product = "TiDB" if variable == TIDB and address.product == "MySQL" else address.product
     if store is not None:
         query = "SELECT value FROM meta WHERE name = ?"
@@ -128,7 +138,7 @@ def _named(store: Store | None, variable: str, url: str) -> TargetStatus:
 def _target(store: Store | None, variable: str, url: str) -> TargetStatus:
     from hfs_providers.usage.forwarding.forwarder import behind
 
-    target = _named(store, variable, url)
+    target = named_target(store, variable, url)
     if store is None:
         return target
     try:
@@ -138,7 +148,8 @@ def _target(store: Store | None, variable: str, url: str) -> TargetStatus:
     return replace(target, behind=found.rows, oldest=found.oldest, error=found.trouble)
 
 
-def _nothing_to_forward(places: Places) -> Problem:
+def nothing_to_forward(places: Places) -> Problem:
+    """That rows cannot be forwarded because there is no local file."""
     names = " and ".join(places.targets)
     return Problem(
         f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE} to an absolute path"
