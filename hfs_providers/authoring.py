@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hfs_providers.contract.error_rules import ErrorRules as ErrorRules
     from hfs_providers.contract.error_rules import Evidence as Evidence
     from hfs_providers.contract.error_rules import Meaning as Meaning
+    from hfs_providers.contract.message_rules import MessageRules as MessageRules
     from hfs_providers.contract.records import CONTRACT_VERSION as CONTRACT_VERSION
     from hfs_providers.contract.records import Credential as Credential
     from hfs_providers.contract.records import Event as Event
@@ -35,6 +36,7 @@ else:
         {
             "hfs_providers.clients.cache": "Clients",
             "hfs_providers.contract.error_rules": "ErrorRules Evidence Meaning",
+            "hfs_providers.contract.message_rules": "MessageRules",
             "hfs_providers.contract.records": (
                 "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "
                 "ProviderHealth Requirement Services Wrapper"

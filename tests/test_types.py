@@ -1,4 +1,4 @@
-"""What a type checker knows of the public names, and of the service of docs/web-service.md."""
+"""What a type checker says of the public names, and of the programs of docs/web-service.md and docs/agents.md."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ with ProviderManager() as manager:
     print(model.id, name, any_model.id)
 """
 
-
-PAGE = Path(__file__).parents[1] / "docs" / "web-service.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_programs_pass_mypy(tmp_path: Path) -> None:
-    [service] = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    paths = [tmp_path / "program.py", tmp_path / "service.py"]
-    for path, program in zip(paths, [PROGRAM, service], strict=True):
+    pages = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("web-service.md", "agents.md"))
+    blocks = re.findall(r"^```python\n(.*?)^```$", pages, re.DOTALL | re.MULTILINE)
+    assert len(blocks) > 1
+    paths = [tmp_path / f"program{number}.py" for number in range(len(blocks) + 1)]
+    for path, program in zip(paths, [PROGRAM, *blocks], strict=True):
         path.write_text(program)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path)]
     place = Path(__file__).parents[1]

@@ -180,7 +180,7 @@ class _KeysCommand(_Unquoted, _Command):
 _usage = typer.Typer(cls=_SubGroup, invoke_without_command=True)
 _usage.callback(help=usage.usage.__doc__)(usage.usage)
 _usage.command("prune", cls=_Command)(usage.prune)
-_usage.command("send", cls=_Command)(usage_send.send)
+_usage.command("send", cls=_Command)(usage_send.send_rows)
 app.add_typer(_usage, name="usage")
 
 _OF = "PROVIDER..."

@@ -21,7 +21,8 @@ import typer
 
 from hfs_providers.cli import imports, output
 from hfs_providers.cli.models import default_source
-from hfs_providers.cli.status import first_step, plugin_problems, variable_part
+from hfs_providers.cli.status import first_step, plugin_problems
+from hfs_providers.contract.environment import USAGE, env_name
 
 if TYPE_CHECKING:
     from hfs_providers.core.inventory import Inventory
@@ -158,9 +159,10 @@ def _built(found: Inventory) -> Iterator[Finding]:
 
 def _keys(found: Inventory) -> Iterator[Finding]:
     """The keys that the usage file knows to be out of rotation."""
+    from hfs_providers.cli.stored import stored_statuses
     from hfs_providers.wrapper.probe import RETIRED
 
-    for name, statuses in found.keys().items():
+    for name, statuses in stored_statuses(found).items():
         for key in statuses:
             if key.state != "dead":
                 continue
@@ -182,7 +184,9 @@ def _all_dead(statuses: Sequence[KeyStatus]) -> bool:
 
 
 def _usable(found: Inventory) -> Iterator[Finding]:
-    keys = found.keys()
+    from hfs_providers.cli.stored import stored_statuses
+
+    keys = stored_statuses(found)
     usable = [name for name, provider in found.providers.items() if provider.usable and not _all_dead(keys[name])]
     if usable:
         yield Finding("ok", "environment", f"Usable, in this order: {', '.join(usable)}")
@@ -192,7 +196,7 @@ def _usable(found: Inventory) -> Iterator[Finding]:
 
 def _environment(found: Inventory) -> Iterator[Finding]:
     for name, provider in found.providers.items():
-        variable = f"{variable_part(name)}_BASE_URL"
+        variable = f"{env_name(name)}_BASE_URL"
         if provider.config.base_url is None or not found.settings.env.get(variable, "").strip():
             continue
         # Without what may stand before the host: a URL can hold a password.
@@ -201,7 +205,7 @@ def _environment(found: Inventory) -> Iterator[Finding]:
 
 
 def _files(found: Inventory) -> Iterator[Finding]:
-    # Those that could not be read are among the survey's problems.
+    # Those that could not be read are among the inventory's problems.
     if found.settings.env_file is not None:
         yield Finding("ok", "files", f"Environment file: {found.settings.env_file}")
     if found.file.path is not None:
@@ -218,7 +222,7 @@ def _models(found: Inventory) -> Iterator[Finding]:
             continue
         successor = provider.successor(default)
         next_one = f" Its successor is {successor}." if successor else ""
-        change = f"Set {variable_part(name)}_MODEL to another model, or clear it"
+        change = f"Set {env_name(name)}_MODEL to another model, or clear it"
         if source != "plugin" and not source.endswith("_MODEL"):
             change = f"Change the model of {name} in {source}"
         if model.retired(today):
@@ -227,7 +231,7 @@ def _models(found: Inventory) -> Iterator[Finding]:
                 "error" if source != "plugin" else "warning",
                 "models",
                 message if source != "plugin" else f"{name}: all its known default models are retired",
-                change if source != "plugin" else f"Set {variable_part(name)}_MODEL, or update the plugin",
+                change if source != "plugin" else f"Set {env_name(name)}_MODEL, or update the plugin",
                 name,
             )
         elif model.retires - today <= _SOON:
@@ -237,9 +241,11 @@ def _models(found: Inventory) -> Iterator[Finding]:
 
 
 def _state(found: Inventory) -> Iterator[Finding]:
-    if found.settings.env.get("HFS_USAGE_DB", "").strip().lower() == "off":
+    if found.settings.env.get(USAGE, "").strip().lower() == "off":
         return
-    usage = found.usage()
+    from hfs_providers.core.storage_status import storage_status
+
+    usage = storage_status(found.settings.env)
     for problem in usage.problems:
         yield Finding(problem.level, "state", problem.message, problem.remedy)
     if usage.path is None:

@@ -199,12 +199,11 @@ def _record(manager: ProviderManager, name: str, model: str | None, asked: Mappi
             for each, (statuses, used) in by_model.items()
             if each == shown[0] or each in asked.get(credential.fingerprint, ())
         ]
-        own = credential.account == credential.id
         records.append(
             {
                 "id": status.id,
                 "fingerprint": status.fingerprint,
-                "account": None if own else credential.account,
+                "account": credential.params.get("account"),
                 **_state(status),
                 "models": models,
             }

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hfs_providers.cli import output
-from hfs_providers.cli.status import plugin_problems, variable_part
+from hfs_providers.cli.status import plugin_problems
 from hfs_providers.cli.table import Column
+from hfs_providers.contract.environment import env_name
 
 if TYPE_CHECKING:
     from hfs_providers import ProviderManager
@@ -91,7 +92,7 @@ def default_source(found: Inventory, name: str) -> str:
     """What named a provider's default model: a variable, the configuration file, or the plugin."""
     if found.providers[name].config.default_model is None:
         return "plugin"
-    variable = f"{variable_part(name)}_MODEL"
+    variable = f"{env_name(name)}_MODEL"
     return variable if found.settings.env.get(variable, "").strip() else str(found.file.path)
 
 

@@ -37,7 +37,13 @@ _LEVEL = 9
 
 
 def set_up_streams() -> None:
-    """Have what the streams' encoding lacks printed as an escape: model ids, paths and providers' words may hold it."""
+    """Print what the streams' encoding lacks as an escape, and to nowhere where a stream was closed at the start.
+
+    Model ids, paths and providers' messages may hold any character.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  for as long as the process runs
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

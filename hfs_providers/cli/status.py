@@ -9,7 +9,7 @@ is needed), `sdk_version` (null where it is missing), `install`, `problems`), `p
 there), `tidb_persistence`. A problem is `message`, `remedy`, `level`, `provider`.
 
 JSON of `plugins`: `plugins` (`name`, `distribution`, `version`, `kind`, `contract`, `hooks`), `problems` (`plugin`,
-`distribution`, `message`, `remedy`), `notes` (problems that keep no plugin from working), `disabled` (names).
+`distribution`, `message`, `remedy`), `disabled` (names).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import typer
 
 from hfs_providers.cli import output
 from hfs_providers.cli.table import Column
+from hfs_providers.contract.environment import env_name
 
 if TYPE_CHECKING:
     from hfs_providers import Problem, ProviderManager
@@ -37,15 +38,17 @@ def status(
 ) -> None:
     """Show which providers can be used. Exit code 1 if none can."""
     from hfs_providers import __version__
+    from hfs_providers.cli.stored import stored_statuses
     from hfs_providers.core.inventory import take_inventory
+    from hfs_providers.core.storage_status import storage_status
 
     with ExitStack() as stack:
         manager = stack.enter_context(_manager()) if build else None
         found = manager.inventory if manager is not None else take_inventory()
-        usage = found.usage()
+        usage = storage_status(found.settings.env)
         # Both may say the same of the file.
         problems = tuple(dict.fromkeys([*(manager if manager is not None else found).problems, *usage.problems]))
-        keys = found.keys()
+        keys = stored_statuses(found)
         providers = [_provider_record(found, name, manager, problems, keys.get(name, ())) for name in found.providers]
     general = [problem for problem in problems if problem.provider not in found.providers]
     usable = any(provider["usable"] for provider in providers)
@@ -120,14 +123,9 @@ def first_step(found: Inventory) -> str:
         ((name, True) for name, provider in found.providers.items() if provider.sdk is not None),
         (next(iter(found.providers)), False),
     )
-    upper = variable_part(name)
+    upper = env_name(name)
     keys = f"Set NUM_{upper}=1 and {upper}_API_KEY_1 in the environment or in a file .env"
     return keys if present else f"Run: pip install 'hfs-providers[all]'. {keys}"
-
-
-def variable_part(provider: str) -> str:
-    """A provider's name as it stands in variables."""
-    return provider.upper().replace("-", "_")
 
 
 def _manager() -> ProviderManager:
@@ -198,6 +196,7 @@ def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
 
 def plugins(as_json: output.JsonOption = False) -> None:
     """List the installed plugins and what is wrong with them. Exit code 1 if anything is."""
+    from hfs_providers.authoring import CONTRACT_VERSION
     from hfs_providers.core.inventory import take_inventory
 
     found = take_inventory()
@@ -208,17 +207,14 @@ def plugins(as_json: output.JsonOption = False) -> None:
             "distribution": plugin.distribution,
             "version": plugin.version,
             "kind": _kind(plugin.provider, plugin.hooks),
-            "contract": plugin.contract,
+            "contract": CONTRACT_VERSION,
             "hooks": list(plugin.hooks),
         }
         for plugin in registry.plugins.values()
     ]
     problems = plugin_problems(found)
     if as_json:
-        notes = [output.problem_record(note) for note in registry.notes]
-        output.print_json(
-            {"plugins": listed, "problems": problems, "notes": notes, "disabled": list(registry.disabled)}
-        )
+        output.print_json({"plugins": listed, "problems": problems, "disabled": list(registry.disabled)})
     else:
         output.print_table(
             None,
@@ -233,7 +229,6 @@ def plugins(as_json: output.JsonOption = False) -> None:
         if problems:
             print("Problems")
             output.print_findings(("error", problem["message"], problem["remedy"]) for problem in problems)
-        output.print_problems(registry.notes)
     if problems:
         raise typer.Exit(1)
 

@@ -232,6 +232,7 @@ def prune(
     Rows that were not yet forwarded to every database stay, and so do those of the last two days.
     """
     from hfs_providers.core.inventory import take_inventory
+    from hfs_providers.core.storage_status import storage_status
     from hfs_providers.usage import prunable
     from hfs_providers.usage import prune as take_out
     from hfs_providers.usage.retention import NEEDED
@@ -244,7 +245,7 @@ def prune(
         output.note("Rows of the last two days count against limits per day and stay.")
         cut = youngest
     store = _store(as_json)
-    targets = [target.name for target in take_inventory().usage().targets]
+    targets = [target.name for target in storage_status(take_inventory().settings.env).targets]
     rows, kept = prunable(store, cut, targets=targets)
     if not as_json:
         waiting = f"; {kept:,} more wait to be forwarded and stay" if kept else ""

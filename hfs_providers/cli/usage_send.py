@@ -12,17 +12,19 @@ import typer
 from hfs_providers.cli import output
 
 
-def send(
+def send_rows(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for each database at most.", min=0.1)] = 60.0,
     as_json: output.JsonOption = False,
 ) -> None:
     """Send the rows of the local file that a database has not got yet. Exit code 1 if any are left."""
-    from hfs_providers.core.inventory import take_inventory
+    from hfs_providers.core.settings import Settings
+    from hfs_providers.core.storage_status import storage_status
+    from hfs_providers.usage.forwarding.sending import send
 
-    found = take_inventory()
-    if not found.usage().targets:
+    env = Settings.load().env
+    if not storage_status(env).targets:
         output.fail("there is no database to send usage to", "Set HFS_FORWARD_DB to its URL (docs/databases.md)")
-    sent = found.send_usage(timeout)
+    sent = send(env, timeout)
     if as_json:
         records = [{"name": each.name, "sent": each.rows, "left": each.left, "error": each.error} for each in sent]
         output.print_json({"targets": records})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hfs_providers.clients.sdk_retries import turn_off_retries
 from hfs_providers.clients.transports import EACH, backend_of, noting, refuse_cookies, spread
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import Credential, ProviderConfig
 
@@ -58,7 +58,7 @@ class Clients:
         self._settings_of: Callable[[Mapping[str, Any]], Hashable] = _not_known_yet
         self._lock = threading.RLock()
         self._forget()
-        at_fork(Phase.CLIENTS, child=self._forget)
+        at_fork(ForkPhase.CLIENTS, child=self._forget)
 
     def _forget(self) -> None:
         # After a fork the parent's connections are still its own: the child drops them unclosed and makes new ones.

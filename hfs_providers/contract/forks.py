@@ -21,7 +21,7 @@ Hook = Callable[[], object]
 _Finds = Callable[[], Hook | None]
 
 
-class Phase(IntEnum):
+class ForkPhase(IntEnum):
     """The order: before a fork from the last to the first, after it from the first to the last."""
 
     POOLS = 1
@@ -41,7 +41,7 @@ class Phase(IntEnum):
 
 
 class _Hooks(NamedTuple):
-    phase: Phase
+    phase: ForkPhase
     before: _Finds
     parent: _Finds
     child: _Finds
@@ -56,7 +56,9 @@ _under_way: list[tuple[Hook | None, Hook | None]] = []
 _log = logging.getLogger("hfs_providers")
 
 
-def at_fork(phase: Phase, *, before: Hook | None = None, parent: Hook | None = None, child: Hook | None = None) -> None:
+def at_fork(
+    phase: ForkPhase, *, before: Hook | None = None, parent: Hook | None = None, child: Hook | None = None
+) -> None:
     """Have something done at each fork. Methods are held weakly: they go with their object.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from hfs_providers.contract.error_rules import ErrorRules
+from hfs_providers.contract.message_rules import MessageRules
 from hfs_providers.contract.records import Limits, ModelDefault, Requirement
 
 
@@ -27,6 +28,8 @@ class ProviderTraits(Protocol):
     @property
     def limit_headers(self) -> Mapping[str, str]: ...
     @property
+    def aggregator(self) -> bool: ...
+    @property
     def keyless(self) -> bool: ...
     @property
     def client(self) -> str | type[Any]: ...
@@ -40,6 +43,8 @@ class ProviderTraits(Protocol):
     def stream_params(self) -> Mapping[str, Any]: ...
     @property
     def errors(self) -> ErrorRules: ...
+    @property
+    def messages(self) -> MessageRules: ...
 
 
 class KeptCircuit(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib import metadata
@@ -14,17 +14,13 @@ from hfs_providers.contract.secret import Secret
 
 if TYPE_CHECKING:
     from hfs_providers.contract.usage_row import UsageRow
-    from hfs_providers.keys.pool import KeyPool
 
 CONTRACT_VERSION = 1
-"""The version of the plugin contract that this library speaks (`hfs_contract` of a plugin).
+"""The version of the plugin contract (`hfs_contract` of a plugin).
 
-Version n + 1 adds only what a plugin of version n can do without: a hook, an argument of a hook (each plugin takes the
-arguments that it names), a field of a record that has a default. Whatever else changes raises `CONTRACT_OLDEST` too.
+It stays the same as long as each plugin that was written for it still works: a new hook, a new argument of a hook (each
+plugin takes the arguments that it names) or a new field with a default does not raise it.
 """
-
-CONTRACT_OLDEST = 1
-"""The oldest version of the contract whose plugins still work."""
 
 Level = Literal["info", "warning", "error"]
 KeyState = Literal["ready", "limited", "cooling", "dead"]
@@ -67,9 +63,14 @@ class Credential:
         object.__setattr__(self, "fingerprint", self.secret.fingerprint if self.secret is not None else "keyless")
 
     @property
+    def name(self) -> str:
+        """What the key is called wherever it is used: its fingerprint, or the id of an endpoint that has no key."""
+        return self.fingerprint if self.secret is not None else self.id
+
+    @property
     def account(self) -> str:
-        """What the key shares limits with: keys with one account share windows and cooldowns."""
-        return self.params.get("account") or self.id
+        """What the key shares limits with, wherever it is used: the account that its environment names, else `name`."""
+        return self.params.get("account") or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,28 @@ class WindowUse:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """How many keys there are and what state they are in, for one model.
+
+    Args:
+        total: of all states.
+        ready, limited, cooling, dead: by state; see `KeyStatus.state`.
+        in_flight: calls that hold a lease now.
+        reserved_tokens: the estimates of these calls.
+        free_in: seconds until a key can be leased, or None if none will be by itself.
+    """
+
+    total: int
+    ready: int
+    limited: int
+    cooling: int
+    dead: int
+    in_flight: int
+    reserved_tokens: int
+    free_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderHealth:
     """Whether a provider can serve a call, and why not.
 
@@ -321,11 +344,40 @@ class Services(Protocol):
         """
 
 
+class Pool(Protocol):
+    """The owner of the state of a provider's keys; see `hfs_providers.keys.KeyPool`."""
+
+    @property
+    def credentials(self) -> Sequence[Credential]:
+        """The keys, in the order of the environment."""
+
+    def next_free(self, model_id: str, estimated_tokens: int = 1000) -> float | None:
+        """Seconds until a key can be leased: 0 if one is free now, None if none will be by itself."""
+
+    def counts(self, model_id: str) -> PoolCounts:
+        """The states of the keys for one model."""
+
+    def statuses(self, model_id: str | None = None) -> Sequence[KeyStatus]:
+        """The state of each key, for one model or (None) overall."""
+
+    def used(self, model_id: str) -> Mapping[str, Collection[WindowUse]]:
+        """What of a model's limits is used, by key id."""
+
+    def revive(self, key_id: str) -> None:
+        """Put a cooling or dead key back into rotation."""
+
+    def retire(self, key_id: str, reason: str) -> None:
+        """Take a key out of rotation."""
+
+    def load(self, state: Mapping[str, object]) -> None:
+        """Take over windows, cooldowns and dead keys; what cannot be read is left out."""
+
+
 class Wrapper(Protocol):
     """What the manager needs of the object that `build_wrapper` returns."""
 
     @property
-    def pool(self) -> KeyPool:
+    def pool(self) -> Pool:
         """The owner of the state of the provider's keys."""
 
     def get_model(

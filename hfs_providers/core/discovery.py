@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
-from hfs_providers.contract import records
 from hfs_providers.contract.errors import PluginContractError, PluginLoadError
+from hfs_providers.contract.records import CONTRACT_VERSION
 from hfs_providers.core.deadline import AbandonedError, within_deadline
 from hfs_providers.core.hookspecs import PROJECT
 
@@ -95,42 +95,22 @@ def _of_another_version(candidate: Candidate, error: Exception) -> str | None:
     return f"pip install -U {LIBRARY} {candidate.distribution or ''}".strip() if ours or field else None
 
 
-def agreed(candidate: Candidate, plugin: object) -> int:
-    """The version of the contract that a plugin was written for. Raises PluginContractError where it does not fit.
-
-    A plugin works with the versions from `hfs_contract_min` (by default `hfs_contract`) on, the library with the
-    plugins of `CONTRACT_OLDEST` to `CONTRACT_VERSION`, and with a newer one that says it works with ours.
-    """
-    speaks, oldest = records.CONTRACT_VERSION, records.CONTRACT_OLDEST
+def check_contract(candidate: Candidate, plugin: object) -> None:
+    """Raise PluginContractError if a plugin was written for another version of the contract than this library's."""
     written = getattr(plugin, "hfs_contract", None)
-    least = getattr(plugin, "hfs_contract_min", written)
-
-    def refused(words: str, remedy: str | None = None) -> PluginContractError:
-        return PluginContractError(candidate.name, candidate.distribution, words, remedy)
-
+    if type(written) is int and written == CONTRACT_VERSION:
+        return
+    remedy = None
     if written is None:
-        raise refused(f"it has no hfs_contract. Set hfs_contract = {speaks} in it")
-    if type(written) is not int or type(least) is not int or least > written:
-        raise refused(
-            f"its hfs_contract is {written!r} and its hfs_contract_min {least!r}: whole numbers, the second not above "
-            "the first"
-        )
-    if least > speaks:
-        upgrade = f"pip install -U {LIBRARY}"
-        needs = f"needs contract {least}" if least < written else "needs that"
-        raise refused(
-            f"it was written for contract {written} and {needs}, newer than the {speaks} that this {LIBRARY} speaks. "
-            f"Upgrade {LIBRARY}: {upgrade}",
-            upgrade,
-        )
-    if written < oldest:
-        upgrade = f"pip install -U {candidate.distribution or candidate.name}"
-        raise refused(
-            f"it was written for contract {written}, and this {LIBRARY} works with plugins of contract {oldest} "
-            f"and later. Upgrade the plugin: {upgrade}",
-            upgrade,
-        )
-    return written
+        words = f"it has no hfs_contract. Set hfs_contract = {CONTRACT_VERSION} in it"
+    elif type(written) is not int:
+        words = f"its hfs_contract is {written!r}, not a whole number"
+    else:
+        outdated = LIBRARY if written > CONTRACT_VERSION else candidate.distribution or candidate.name
+        remedy = f"pip install -U {outdated}"
+        ours = f"this {LIBRARY} has contract {CONTRACT_VERSION}"
+        words = f"it was written for contract {written}, and {ours}. Run: {remedy}"
+    raise PluginContractError(candidate.name, candidate.distribution, words, remedy)
 
 
 def describe(error: BaseException) -> str:

@@ -3,11 +3,8 @@
 A plugin is any object or module with implementations of these hooks, marked with `hookimpl`, and these attributes:
 
 `hfs_contract = 1`
-    the version of this contract that it was written for.
-`hfs_contract_min = 1`
-    optional; the oldest version that it works with, where that is not the one that it was written for. A library that
-    speaks an older contract then takes it all the same, without the hooks that it does not know. An argument that an
-    older contract lacks cannot be asked for by such a plugin.
+    the version of this contract that it was written for. A plugin with another version than the library's is a problem
+    and is not used.
 `hfs_env_prefixes = ("GOOGLE_API_KEY",)`
     optional; what it wants to see of the environment besides `X_`, `NUM_X` and `EXPECTED_X`.
 

@@ -10,20 +10,16 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hfs_providers.contract.environment import DISABLED, ORDER, env_name
 from hfs_providers.contract.errors import PluginConflictError, PluginError, PluginLoadError, nearest
-from hfs_providers.contract.records import KeyStatus, ModelDefault, Problem, ProviderConfig, sdk_version
+from hfs_providers.contract.records import ModelDefault, Problem, ProviderConfig, sdk_version
 from hfs_providers.contract.succession import default_model, successor_of
 from hfs_providers.core.config_file import FileConfig, load_file_config
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.registry import Plugin, Registry
 from hfs_providers.core.settings import Settings
-
-if TYPE_CHECKING:
-    from hfs_providers.core.storage_status import StorageStatus
-    from hfs_providers.usage.forwarding.sending import Sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +65,6 @@ class Inventory:
     def problems_of(self, provider: str) -> list[Problem]:
         """The problems that concern one provider."""
         return [problem for problem in self.problems if problem.provider == provider]
-
-    def usage(self) -> StorageStatus:
-        """Where usage goes, and how far behind the databases are that it is forwarded to."""
-        from hfs_providers.core.storage_status import storage_status
-
-        return storage_status(self.settings.env)
-
-    def send_usage(self, timeout: float = 60.0) -> list[Sent]:
-        """Send the rows that no process has sent yet to the databases that usage is forwarded to.
-
-        Args:
-            timeout: seconds, for each database.
-
-        Raises:
-            StoreError: the local file cannot be used.
-        """
-        from hfs_providers.usage.forwarding.sending import send
-
-        return send(self.settings.env, timeout)
-
-    def keys(self) -> Mapping[str, tuple[KeyStatus, ...]]:
-        """By configured provider, the state of each key for its default model, as the usage file says."""
-        from hfs_providers.core.standing import standing
-        from hfs_providers.usage.location import Places
-
-        return standing(self.providers, Places.of(self.settings.env).path)
 
     @property
     def status(self) -> dict[str, dict[str, Any]]:
@@ -150,7 +120,6 @@ def take_inventory(
             message = f"{name} has keys, but its SDK {requirement.distribution!r} is not installed"
             problems.append(Problem(message, requirement.install, "error", name))
     problems.extend(_as_problem(error) for error in registry.problems)
-    problems.extend(registry.notes)
     wanted = settings.names(ORDER)
     order, unknown = _ordered(list(found), wanted or list(file.order))
     known = [*registry.plugins, *registry.disabled]

@@ -27,6 +27,7 @@ from hfs_providers.core.announce import announce
 from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.inventory import InstalledProvider, Inventory, take_inventory
 from hfs_providers.core.persistence import Persistence
+from hfs_providers.core.provider import KeyedProvider
 from hfs_providers.wrapper.arguments import seconds
 
 if TYPE_CHECKING:
@@ -272,10 +273,20 @@ class ProviderManager:
             MissingKeyError, MissingSdkError, ProviderUnavailableError: why an entry that was named cannot be used.
             SettingsError: there is no such tier, or none of its providers can be used.
         """
-        from hfs_providers.fallback.builder import assemble
+        from hfs_providers.fallback.builder import ChainSources, assemble
 
+        plugins = self.inventory.registry.plugins
+        sources = ChainSources(
+            self.get_model,
+            self.available_providers,
+            self.inventory.file.tiers,
+            self.inventory.settings.env,
+            [plugin.target for plugin in plugins.values() if isinstance(plugin.target, KeyedProvider)],
+            self.clock,
+            self.emit,
+        )
         return assemble(
-            self,
+            sources,
             entries,
             tier=tier,
             restore=restore,

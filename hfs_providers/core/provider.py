@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.contract.error_rules import ErrorRules
+from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
 from hfs_providers.contract.records import (
     CONTRACT_VERSION,
     Limits,
@@ -55,6 +56,7 @@ class KeyedProvider:
         model_params: arguments of the model class that differ from its defaults.
         stream_params: arguments of the model class for streams only, such as a request for the usage.
         errors: what the provider's errors mean, where the library's general rules do not know it.
+        messages: what its models need, in a chain, of messages and schemas that were meant for other providers' models.
     """
 
     name: str
@@ -77,6 +79,7 @@ class KeyedProvider:
     model_params: Mapping[str, Any] = field(default_factory=dict)
     stream_params: Mapping[str, Any] = field(default_factory=dict)
     errors: ErrorRules = field(default_factory=ErrorRules)
+    messages: MessageRules = ANY_MESSAGES
     hfs_contract: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:

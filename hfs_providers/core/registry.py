@@ -13,17 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pluggy
 
-from hfs_providers.contract import records
 from hfs_providers.contract.environment import env_prefixes
 from hfs_providers.contract.errors import PluginConflictError, PluginContractError, PluginError, PluginLoadError
 from hfs_providers.contract.records import (
     Event,
     ModelDefault,
-    Problem,
     ProviderConfig,
     ProviderHealth,
     Services,
@@ -33,7 +31,7 @@ from hfs_providers.contract.redaction import Redactor
 from hfs_providers.contract.secret import Secret
 from hfs_providers.core import hookspecs
 from hfs_providers.core.deadline import AbandonedError, bounded
-from hfs_providers.core.discovery import LIBRARY, Candidate, agreed, describe, given, installed, load, normal
+from hfs_providers.core.discovery import Candidate, check_contract, describe, given, installed, load, normal
 from hfs_providers.core.hookspecs import PROJECT
 
 T = TypeVar("T")
@@ -54,7 +52,6 @@ class Plugin:
         distribution, version: the installed package that it comes from.
         hooks: the names of the hooks that it implements.
         provider: whether it is a provider, rather than a hook wrapper or an observer.
-        contract: the version of the contract that it was written for.
         target: the plugin object.
     """
 
@@ -63,7 +60,6 @@ class Plugin:
     version: str | None
     hooks: tuple[str, ...]
     provider: bool
-    contract: int
     target: object
 
 
@@ -92,7 +88,6 @@ class Registry:
         self._benched: set[str] = set()
         self._redactors: dict[str, Redactor] = {}
         self.problems: list[PluginError] = []
-        self.notes: list[Problem] = []
         self.disabled: list[str] = []
         candidates = installed() if plugins is None else [given(plugin) for plugin in plugins]
         off = {name + at + normal(distribution) for name, at, distribution in (d.partition("@") for d in disabled)}
@@ -231,8 +226,8 @@ class Registry:
     def _admit(self, candidate: Candidate, target: object) -> None:
         if isinstance(target, PluginError):
             raise target
-        written = agreed(candidate, target)
-        hooks = self._inspect(candidate, target, written)
+        check_contract(candidate, target)
+        hooks = _hooks(candidate, target)
         provider = any(not _wraps(implementation) for name in PROVIDER_HOOKS for implementation in hooks.get(name, ()))
         if provider and (missing := [name for name in PROVIDER_HOOKS if name not in hooks]):
             raise PluginContractError(
@@ -247,35 +242,8 @@ class Registry:
         self._manager.register(target, name=candidate.name)
         self._observers += observers
         self._plugins[candidate.name] = Plugin(
-            candidate.name, candidate.distribution, candidate.version, tuple(sorted(hooks)), provider, written, target
+            candidate.name, candidate.distribution, candidate.version, tuple(sorted(hooks)), provider, target
         )
-
-    def _inspect(self, candidate: Candidate, target: object, written: int) -> dict[str, list[Any]]:
-        """The hooks that `target` implements, tried out in a manager of its own so that a bad one leaves no trace."""
-        newer = written > records.CONTRACT_VERSION
-        trial = pluggy.PluginManager(PROJECT)
-        trial.add_hookspecs(hookspecs)
-        try:
-            trial.register(target)
-            if not newer:
-                trial.check_pending()
-        except Exception as error:
-            words, apart = str(error).replace("\n", " "), _apart(candidate, written)
-            raise PluginContractError(
-                candidate.name, candidate.distribution, words + apart.words, apart.remedy
-            ) from error
-        callers = trial.get_hookcallers(target) or ()
-        hooks = {caller.name: caller.get_hookimpls() for caller in callers if caller.has_spec()}
-        if not hooks:
-            raise PluginContractError(
-                candidate.name,
-                candidate.distribution,
-                "it implements no hook. Mark its functions with hfs_providers.hookimpl",
-            )
-        unknown = sorted(caller.name for caller in callers if not caller.has_spec())
-        if newer and unknown:
-            self.notes.append(_goes_unused(candidate, written, unknown))
-        return hooks
 
     def _call(self, name: str, hook: str, kind: type[T], **arguments: Any) -> T:
         """Call one provider's own hook, inside the hook wrappers of plugins that are not providers."""
@@ -326,16 +294,28 @@ class Registry:
         if isinstance(error, (PluginError, ImportError)):
             # The SDK's or the plugin's own import error is reported as itself.
             return error
-        plugin = self._plugins[name]
-        # What a difference in versions looks like: a field, an attribute or an argument that is not there.
-        apart = _apart(plugin, plugin.contract) if isinstance(error, (TypeError, AttributeError)) else _Apart()
-        words = f"{hook} raised {redactor.scrub(describe(error))}{apart.words}"
-        return PluginLoadError(name, plugin.distribution, words, apart.remedy)
+        words = f"{hook} raised {redactor.scrub(describe(error))}"
+        return PluginLoadError(name, self._plugins[name].distribution, words)
 
     def _contract(self, name: str, message: str) -> PluginContractError:
-        plugin = self._plugins[name]
-        apart = _apart(plugin, plugin.contract)
-        return PluginContractError(name, plugin.distribution, message + apart.words, apart.remedy)
+        return PluginContractError(name, self._plugins[name].distribution, message)
+
+
+def _hooks(candidate: Candidate, target: object) -> dict[str, list[Any]]:
+    """The hooks that `target` implements, tried out in a manager of its own so that a bad one leaves no trace."""
+    trial = pluggy.PluginManager(PROJECT)
+    trial.add_hookspecs(hookspecs)
+    try:
+        trial.register(target)
+        trial.check_pending()
+    except Exception as error:
+        words = str(error).replace("\n", " ")
+        raise PluginContractError(candidate.name, candidate.distribution, words) from error
+    hooks = {caller.name: caller.get_hookimpls() for caller in trial.get_hookcallers(target) or () if caller.has_spec()}
+    if not hooks:
+        words = "it implements no hook. Mark its functions with hfs_providers.hookimpl"
+        raise PluginContractError(candidate.name, candidate.distribution, words)
+    return hooks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -367,27 +347,3 @@ def _without_event(function: Callable[[], object], event: Event) -> None:
 
 def _wraps(implementation: Any) -> bool:
     return bool(implementation.wrapper or implementation.hookwrapper)
-
-
-class _Apart(NamedTuple):
-    """What to add to a problem where plugin and library may only be of different versions."""
-
-    words: str = ""
-    remedy: str | None = None
-
-
-def _apart(plugin: Plugin | Candidate, written: int) -> _Apart:
-    speaks = records.CONTRACT_VERSION
-    if written == speaks:
-        return _Apart()
-    remedy = f"pip install -U {LIBRARY if written > speaks else plugin.distribution or plugin.name}"
-    words = f". It was written for contract {written}, and this {LIBRARY} speaks {speaks}; this may mend it: {remedy}"
-    return _Apart(words, remedy)
-
-
-def _goes_unused(candidate: Candidate, written: int, hooks: Sequence[str]) -> Problem:
-    message = (
-        f"plugin {candidate.name!r} was written for contract {written}, newer than the {records.CONTRACT_VERSION} of "
-        f"this {LIBRARY}; it works, without its {', '.join(hooks)}"
-    )
-    return Problem(message, f"pip install -U {LIBRARY}", "info")

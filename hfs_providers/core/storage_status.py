@@ -104,10 +104,9 @@ def _running(store: Store) -> int:
 
     try:
         with closing(store.connect()) as connection:
-            rows = connection.execute("SELECT pid, born, place, seen FROM processes WHERE shared >= 0").fetchall()
+            return presence.running_processes(connection, time.time())
     except (OSError, sqlite3.Error):
         return 0
-    return sum(presence.alive(presence.Process(*row[:3]), row[3], time.time()) for row in rows)
 
 
 def named_target(store: Store | None, variable: str, url: str) -> TargetStatus:

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from agno.models.base import Model
@@ -19,7 +19,8 @@ from hfs_providers.fallback.config import ChainConfig, Restore
 from hfs_providers.fallback.entry import Entry, entry_of
 
 if TYPE_CHECKING:
-    from hfs_providers.core.manager import ProviderManager
+    from hfs_providers.contract.protocols import ProviderTraits
+    from hfs_providers.contract.records import Event
 
 ChainEntry: TypeAlias = "str | Model | Mapping[str, Any]"
 OnInterrupt = Literal["raise", "restart"]
@@ -27,8 +28,31 @@ OnInterrupt = Literal["raise", "restart"]
 _log = logging.getLogger("hfs_providers")
 
 
+@dataclass(frozen=True, slots=True)
+class ChainSources:
+    """What chains are made from.
+
+    Args:
+        get_model: makes a rotating model of a provider, as `ProviderManager.get_model` does.
+        providers: the names of those that can be used, in fallback order.
+        tiers: the tiers of the TOML file.
+        env: the environment, whose tiers come before those of the file.
+        plugins: the data of the installed providers, for Agno models of the caller's own.
+        clock: monotonic seconds.
+        emit: tells the observers.
+    """
+
+    get_model: Callable[..., Model]
+    providers: Sequence[str]
+    tiers: Mapping[str, Sequence[str]]
+    env: Mapping[str, str]
+    plugins: Sequence[ProviderTraits]
+    clock: Callable[[], float]
+    emit: Callable[[Event], object]
+
+
 def assemble(
-    manager: ProviderManager,
+    sources: ChainSources,
     entries: Sequence[ChainEntry],
     *,
     tier: str | None,
@@ -39,7 +63,7 @@ def assemble(
     rebuild: Callable[..., object] | None,
     options: Mapping[str, Any],
 ) -> FallbackChain:
-    """See `ProviderManager.get_chain`; `options` are those of `get_model`, `rebuild` is that of `Plan`."""
+    """See `ProviderManager.get_chain`; `options` are those of `get_model`, `rebuild` is that of `ChainConfig`."""
     if restore not in get_args(Restore):
         raise ValueError(f"restore is one of {', '.join(get_args(Restore))}, not {restore!r}")
     if on_interrupt not in get_args(OnInterrupt):
@@ -47,18 +71,18 @@ def assemble(
     if tier is not None and entries:
         raise ValueError("give entries or a tier, not both")
     if tier is not None:
-        chosen = _of_tier(manager, tier, options)
+        chosen = _of_tier(sources, tier, options)
     elif entries:
-        chosen = [_entry(manager, given, options) for given in entries]
+        chosen = [_entry(sources, given, options) for given in entries]
     else:
-        chosen = _usable(manager, manager.available_providers, "the chain", options)
+        chosen = _usable(sources, sources.providers, "the chain", options)
         if not chosen:
             raise ProviderUnavailableError("every provider", ("none can be used",))
     config = ChainConfig(
         tuple(chosen),
         restore,
         on_interrupt == "restart",
-        manager.emit,
+        sources.emit,
         sleep or time.sleep,
         async_sleep or asyncio.sleep,
         rebuild,
@@ -66,15 +90,15 @@ def assemble(
     return chain_of(config)
 
 
-def _of_tier(manager: ProviderManager, tier: str, options: Mapping[str, Any]) -> list[Entry]:
-    tiers = _tiers(manager)
+def _of_tier(sources: ChainSources, tier: str, options: Mapping[str, Any]) -> list[Entry]:
+    tiers = _tiers(sources)
     names = tiers.get(tier.lower())
     if names is None:
         raise SettingsError(
             f"there is no tier {tier!r} (there are: {', '.join(tiers) or 'none'}). Set {TIER}{env_name(tier)} to "
             "`provider/model` in order of preference, comma-separated, or name it under [tiers] in the TOML file"
         )
-    chosen = _usable(manager, names, f"the tier {tier!r}", options)
+    chosen = _usable(sources, names, f"the tier {tier!r}", options)
     if not chosen:
         raise SettingsError(
             f"none of the providers of the tier {tier!r} can be used: {', '.join(names) or 'it is empty'}"
@@ -82,29 +106,32 @@ def _of_tier(manager: ProviderManager, tier: str, options: Mapping[str, Any]) ->
     return chosen
 
 
-def _tiers(manager: ProviderManager) -> dict[str, list[str]]:
-    found = {name.lower(): list(names) for name, names in manager.inventory.file.tiers.items()}
-    for variable, value in manager.inventory.settings.env.items():
+def _tiers(sources: ChainSources) -> dict[str, list[str]]:
+    found = {name.lower(): list(names) for name, names in sources.tiers.items()}
+    for variable, value in sources.env.items():
         names = [name for name in re.split(r"[,\s]+", value) if name]
         if variable.startswith(TIER) and names:
             found[variable.removeprefix(TIER).lower()] = names
     return found
 
 
-def _usable(manager: ProviderManager, names: Sequence[str], where: str, options: Mapping[str, Any]) -> list[Entry]:
+def _usable(sources: ChainSources, names: Sequence[str], where: str, options: Mapping[str, Any]) -> list[Entry]:
     chosen = []
     for name in names:
         try:
-            chosen.append(_entry(manager, name, options))
+            chosen.append(_entry(sources, name, options))
         except (ProviderError, SettingsError, ImportError) as error:
-            # One provider that is not here, or whose SDK does not import, must not keep the others from serving.
-            _log.warning("%s goes without %s: %s", where, name, error)
+            # A provider that is missing, or whose SDK cannot be imported, must not keep the others from serving.
+            _log.warning("%s is built without %s: %s", where, name, error)
     return chosen
 
 
-def _entry(manager: ProviderManager, given: ChainEntry, options: Mapping[str, Any]) -> Entry:
+def _entry(sources: ChainSources, given: ChainEntry, options: Mapping[str, Any]) -> Entry:
     if isinstance(given, Model):
-        return entry_of(given, manager.clock, partial(_aggregates, manager))
+        plugin = _plugin_of(given, sources.plugins)
+        # A chain retries transport errors itself.
+        aggregator = isinstance(given, FallbackChain) or (plugin is not None and plugin.aggregator)
+        return entry_of(given, sources.clock, plugin, aggregator)
     model_id: str | None
     if isinstance(given, str):
         provider, _, model_id = given.strip().partition("/")
@@ -115,20 +142,17 @@ def _entry(manager: ProviderManager, given: ChainEntry, options: Mapping[str, An
             f"an entry of a chain is a provider's name, `provider/model`, an Agno model, or a dict with `provider` and "
             f"`model`, not a {type(given).__name__}"
         )
-    return entry_of(manager.get_model(provider.lower(), model_id or None, **options), manager.clock)
+    return entry_of(sources.get_model(provider.lower(), model_id or None, **options), sources.clock)
 
 
-def _aggregates(manager: ProviderManager, model: Model) -> bool:
-    """Whether a model that is not one of ours retries transport errors itself: a chain, or an aggregator's class."""
-    if isinstance(model, FallbackChain):
-        return True
-    for name, found in manager.inventory.providers.items():
-        path = getattr(manager.inventory.registry.plugins[name].target, "model_class", None)
-        if found.config.aggregator and isinstance(path, str):
-            module, _, known = path.partition(":")
-            if any(base.__name__ == known and base.__module__.startswith(module) for base in type(model).__mro__):
-                return True
-    return False
+def _plugin_of(model: Model, plugins: Sequence[ProviderTraits]) -> ProviderTraits | None:
+    """The plugin for a model's class, or for the nearest class that it inherits from."""
+    for base in type(model).__mro__:
+        for plugin in plugins:
+            module, _, name = plugin.model_class.partition(":")
+            if base.__name__ == name and f"{base.__module__}.".startswith(f"{module}."):
+                return plugin
+    return None
 
 
 def _read(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str | None, Mapping[str, Any]]:

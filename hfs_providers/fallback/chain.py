@@ -22,7 +22,6 @@ from agno.run.agent import CustomEvent
 from hfs_providers.calls.errors import StreamInterruptedError
 from hfs_providers.fallback.config import ChainConfig
 from hfs_providers.fallback.controls import ChainControls
-from hfs_providers.fallback.messages import converted
 from hfs_providers.fallback.request import Request, Steps
 from hfs_providers.fallback.turn import Turn, current_turn, original_error, running_turn
 
@@ -100,7 +99,7 @@ class FallbackChain(ChainControls, Model):
         turn = self._running_turn()
         for request in Request(self, turn):
             with request, turn.runs(), request.attempt:
-                sent, options = converted(request.model, messages, kwargs)
+                sent, options = request.converted(messages, kwargs)
                 answer: ModelResponse = request.model.invoke(sent, assistant_message, *args, **options)
         self._clean(messages, kwargs)
         return answer
@@ -112,7 +111,7 @@ class FallbackChain(ChainControls, Model):
         turn = self._running_turn()
         async for request in Request(self, turn):
             with request, turn.runs(), request.attempt:
-                sent, options = converted(request.model, messages, kwargs)
+                sent, options = request.converted(messages, kwargs)
                 answer: ModelResponse = await request.model.ainvoke(sent, assistant_message, *args, **options)
         self._clean(messages, kwargs)
         return answer
@@ -124,7 +123,7 @@ class FallbackChain(ChainControls, Model):
         turn = self._running_turn()
         for request in Request(self, turn):
             with request:
-                sent, options = converted(request.model, messages, kwargs)
+                sent, options = request.converted(messages, kwargs)
                 stream = request.model.invoke_stream(sent, assistant_message, *args, **options)
                 with Steps(stream, turn, request.attempt) as steps:
                     for delta in steps:
@@ -139,7 +138,7 @@ class FallbackChain(ChainControls, Model):
         turn = self._running_turn()
         async for request in Request(self, turn):
             with request:
-                sent, options = converted(request.model, messages, kwargs)
+                sent, options = request.converted(messages, kwargs)
                 stream = request.model.ainvoke_stream(sent, assistant_message, *args, **options)
                 async with Steps(stream, turn, request.attempt) as steps:
                     async for delta in steps:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.calls.circuit import Circuit
+from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
 
 if TYPE_CHECKING:
     from agno.models.base import Model
 
     from hfs_providers.calls.model import Rotation
+    from hfs_providers.contract.protocols import ProviderTraits
 
 
 _CLIENTS = ("client", "async_client")
@@ -29,10 +30,11 @@ class Entry:
         model: any Agno model.
         provider: the provider's name, or what the model calls it.
         circuit: shared by all chains that have the provider's model as an entry.
-        rotation: where its keys come from, or None where it is not one of ours.
+        rotation: where its keys come from; None for a model that does not rotate.
         window: its context window in tokens, or None where that is not known.
+        plugin: the data of the provider's plugin, or None where none is known.
         aggregator: whether the provider retries transport errors itself.
-        renewable: the attributes where a model that is not one of ours keeps clients that Agno made.
+        renewable: the attributes in which a model that is not one of ours keeps clients that Agno made.
     """
 
     model: Model
@@ -40,6 +42,7 @@ class Entry:
     circuit: Circuit
     rotation: Rotation | None
     window: int | None
+    plugin: ProviderTraits | None = None
     aggregator: bool = False
     renewable: tuple[str, ...] = ()
     _retired: deque[Any] = field(default_factory=lambda: deque(maxlen=_RETIRED))
@@ -55,6 +58,11 @@ class Entry:
     def label(self) -> str:
         """`provider/model`."""
         return f"{self.provider}/{self.model_id}"
+
+    @property
+    def message_rules(self) -> MessageRules:
+        """What the model needs of messages that other models have written."""
+        return self.plugin.messages if self.plugin is not None else ANY_MESSAGES
 
     def obstacle(self) -> str | None:
         """Why it cannot answer now, or None where nothing is known to be in the way. Asks nobody."""
@@ -107,14 +115,15 @@ class Entry:
 
 
 def entry_of(
-    model: Model, clock: Callable[[], float] = time.monotonic, aggregates: Callable[[Model], bool] = lambda _: False
+    model: Model, clock: Callable[[], float], plugin: ProviderTraits | None = None, aggregator: bool = False
 ) -> Entry:
     """The entry for a model.
 
     Args:
         model: a rotating model, or any other Agno model.
-        clock: monotonic seconds, for the circuit of a model that is not one of ours.
-        aggregates: whether the provider of a model that is not one of ours retries transport errors itself.
+        clock: monotonic seconds. This and what follows is for a model that is not one of ours.
+        plugin: the data of its provider's plugin, or None.
+        aggregator: whether its provider retries transport errors itself.
     """
     rotation: Any = model.__dict__.get("_hfs")
     if rotation is None:
@@ -124,7 +133,8 @@ def entry_of(
             Circuit(clock),
             None,
             None,
-            aggregates(model),
+            plugin,
+            aggregator,
             tuple(name for name in _CLIENTS if model.__dict__.get(name, model) is None),
         )
     wrapper = rotation.wrapper
@@ -133,4 +143,4 @@ def entry_of(
     # A copy: the caller may use the model outside the chain, too.
     own = copy.copy(model)
     own.__dict__["_hfs"] = rotation
-    return Entry(own, wrapper.provider, circuit, rotation, window, wrapper.config.aggregator)
+    return Entry(own, wrapper.provider, circuit, rotation, window, wrapper.plugin, wrapper.config.aggregator)

@@ -1,4 +1,4 @@
-"""Transport recovery: a hiccup on the wire costs a new connection and a short wait, not a switch of providers."""
+"""Transport recovery: after a short network failure a new connection and a wait, not another provider."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECOVERABLE = frozenset(
         "RemoteProtocolError",
         "APIConnectionError",
         "APITimeoutError",
-        # What google-genai meets in their place where aiohttp is its transport.
+        # What aiohttp raises in their place.
         "ServerDisconnectedError",
         "ClientOSError",
         "ClientConnectorError",
@@ -24,14 +24,14 @@ RECOVERABLE = frozenset(
         "ServerTimeoutError",
     }
 )
-"""Errors of a transport that a new connection may mend, by type name, anywhere along the cause chain."""
+"""Transport errors after which a new connection may help, by type name, anywhere along the cause chain."""
 
 _FIRST_WAIT = 3.0
 _LONGEST_WAIT = 8.0
 
 
 def is_recoverable(error: BaseException) -> bool:
-    """Whether an error, or one that it comes from, is one that a new connection may mend."""
+    """Whether a new connection may help against an error, or against one that caused it."""
     return any(type(link).__name__ in RECOVERABLE for link in chain_of(error))
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
-from agno.models.base import Model
 
 from hfs_providers.calls.errors import StreamInterruptedError
 from hfs_providers.clients.attempt import Attempt
 from hfs_providers.clients.owned import first_of
 from hfs_providers.contract.redaction import Redactor
 from hfs_providers.fallback.controls import ChainControls
+from hfs_providers.fallback.messages import converted
 from hfs_providers.fallback.turn import Turn
+
+if TYPE_CHECKING:
+    from agno.models.base import Model
+    from agno.models.message import Message
 
 _END: Any = object()
 _NOTHING = nullcontext()
@@ -72,6 +76,10 @@ class Request:
         self.model = entry.once() if renewed and self._turn.index == 0 else entry.model
         self.attempt = Attempt()
         return self
+
+    def converted(self, messages: list[Message], options: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
+        """What the model is sent: messages and keyword arguments of `invoke`."""
+        return converted(self.model, messages, options, self._turn.active.message_rules)
 
     def __enter__(self) -> None: ...
 

@@ -1,7 +1,7 @@
-"""The monotonic and the wall clock side by side: a host that is suspended has a monotonic clock that stands still.
+"""The monotonic and the wall clock side by side: while a host is suspended, its monotonic clock stands still.
 
-A pool reckons in monotonic seconds. What ends by itself is also known by the wall clock, so that it ends by whichever
-clock says so first.
+A pool counts in monotonic seconds. The end of a cooldown or probation is kept by both clocks: it is over as soon as
+one of them says so.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-# Clocks that went apart by more than this were set, or the host was suspended.
+# If the clocks moved apart by more than this, the wall clock was set or the host was suspended (seconds).
 _APART = 1.0
 
-# Between two readings that belong together the process may have been stopped: then they say nothing.
+# Two readings with more seconds between them do not belong together: the process was stopped in between.
 _TOGETHER = 0.1
 
 
@@ -40,7 +40,7 @@ class Clocks:
         self.offset = self._most = wall() - clock()
 
     def moved(self, now: float) -> bool:
-        """Whether the clocks went apart since the last look, or together again; then `offset` is the new one."""
+        """Whether the clocks moved apart or together since the last look; then `offset` is the new one."""
         return not -_APART <= self._wall() - now - self.offset <= _APART and self._look()
 
     def _look(self) -> bool:
@@ -52,9 +52,9 @@ class Clocks:
         return True
 
     def slept(self) -> float:
-        """Seconds by which the wall clock has gone ahead of the monotonic one, told once.
+        """Seconds by which the wall clock has moved ahead of the monotonic one since the last call.
 
-        Set back and forward again, it has gone nowhere.
+        A clock that was set back and forward again has not moved.
         """
         ahead = max(0.0, self.offset - self._most)
         self._most += ahead

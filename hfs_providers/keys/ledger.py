@@ -1,30 +1,31 @@
-"""Key state that several processes or hosts share: what a pool asks before it lets a request go.
+"""Key state that several processes or hosts share: what a pool asks before it sends a request.
 
-A pool picks a key by what it knows itself. Where others use the same keys, a `Ledger` has the last word: it counts what
-all of them have used and have in flight, and what any of them was told of a key.
+A pool picks a key by what it knows itself. If others use the same keys, a `Ledger` decides: it counts what all of them
+have used and have in flight, and knows what any of them was told about a key.
 
-    invariant: a claim that was granted is in flight for everyone until it is ended, or until a minute after its
-               holder died (what it had sent by then counts at the provider for that long).
-    invariant: the row of a request is recorded before its claim is ended, so that it is never counted by neither.
+    invariant: a reservation that was granted is in flight for all until it is ended, or until a minute after its
+               holder died (what the holder had sent by then counts at the provider for that long).
+    invariant: the row of a request is recorded before its reservation is ended, so that one of the two always counts.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from hfs_providers.contract.records import Credential, Limits
+from hfs_providers.contract.error_rules import Scope
+from hfs_providers.contract.forks import ForkPhase, at_fork
+from hfs_providers.contract.records import Limits
 
+if TYPE_CHECKING:
+    # Importing it costs 10 ms, and a pool that shares nothing with tasks needs none of it.
+    from concurrent.futures import Future, ThreadPoolExecutor
 
-def account_name(credential: Credential) -> str:
-    """What the account of a key is called wherever the key is used."""
-    return credential.params.get("account") or key_name(credential)
-
-
-def key_name(credential: Credential) -> str:
-    """What a key is called wherever it is used: its fingerprint, or the id of an endpoint that has no key."""
-    return credential.fingerprint if credential.secret is not None else credential.id
+_THREADS = 4
+_executor: ThreadPoolExecutor | None = None
+_executor_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,7 @@ class Reservation:
 
     Args:
         provider: its name.
-        account: what the key shares limits with, named alike wherever the key is used: the name of the account, else
-            the fingerprint of the key.
+        account: what the key shares limits with, as `Credential.account` names it.
         fingerprints: of all keys of the account.
         fingerprint: of the key that was picked.
         model_id: the model to be called.
@@ -58,7 +58,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a claim is not granted.
+    """Why a reservation is not granted.
 
     Args:
         state: `limited` (the others have used the allowance up), `cooling` or `dead` (one of them was told so).
@@ -70,10 +70,10 @@ class Refusal:
     state: Literal["limited", "cooling", "dead"]
     until: float
     reason: str
-    scope: Literal["model", "key"] = "model"
+    scope: Scope = "model"
 
 
-class Held(NamedTuple):
+class InFlight(NamedTuple):
     """What a pool has in flight for one account and scope when it begins to share: requests, and tokens reserved."""
 
     account: str
@@ -83,7 +83,7 @@ class Held(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a pool remembers of one account and scope: what lies in a window, by instants of the wall clock."""
+    """What a pool remembers of one account and scope: the content of a window, by instants of the wall clock."""
 
     account: str
     scope: str
@@ -94,32 +94,66 @@ class Spent(NamedTuple):
 class Ledger(Protocol):
     """What all who share the keys have agreed on. One for each process; safe for threads.
 
-    A pool is joined to it by `KeyPool.join` while there is anybody to share with, and left by `KeyPool.part` when there
-    is not; a joined pool asks it before each request, one that is not does not know it.
+    `KeyPool.join` makes a pool ask it before each request, `KeyPool.leave` ends that.
     """
 
     def reserve(self, reservation: Reservation) -> Refusal | None:
-        """Count the claim as in flight if all limits allow it, in one atomic step; None is yes.
+        """Count the reservation as in flight if all limits allow it, in one atomic step; None is yes.
 
-        Blocks for the time of one transaction, and never for longer than a quarter of a second: where the others
-        cannot be reached, the pool goes on alone. Tasks call it in a thread, unless the ledger is a `TaskLedger`.
-        Raises nothing but what interrupts the program, and then nothing is reserved.
+        Blocks for the time of one transaction, and never for longer than a quarter of a second: if the others cannot be
+        reached, the pool goes on alone. Raises nothing but what interrupts the program; then nothing is reserved.
+        """
+
+    async def reserve_async(self, reservation: Reservation) -> Refusal | None:
+        """As `reserve`, without blocking the event loop.
+
+        If the task is cancelled, a reservation that is granted after all is ended. A ledger that can only block calls
+        `reserve_in_thread`.
         """
 
     def end(self, reservation: Reservation, charged: int | None) -> None:
-        """The claim is in flight no more. Takes effect after the rows that were recorded before.
+        """The reservation is not in flight any more. Takes effect after the rows that were recorded before.
 
         Called under the pool's lock, so that what `join` reports and what ends are never the same: it must not block
         and not call the pool. Not called for what was refused.
 
         Args:
-            claim: one that was granted, or in flight when the pool was joined.
-            charged: tokens that the request cost, or None where it was never sent and counts nothing.
+            reservation: one that was granted, or in flight when the pool was joined.
+            charged: tokens that the request cost, or None if it was never sent and counts nothing.
         """
 
 
-class TaskLedger(Ledger, Protocol):
-    """A ledger that tasks ask without a thread."""
+async def reserve_in_thread(ledger: Ledger, reservation: Reservation) -> Refusal | None:
+    """Call `Ledger.reserve` in a thread. If cancelled, a reservation that is granted after all is ended at once."""
+    import asyncio
 
-    async def reserve_async(self, reservation: Reservation) -> Refusal | None:
-        """As `reserve`. A claim that is granted to a task that was cancelled is ended."""
+    future = _threads().submit(ledger.reserve, reservation)
+    try:
+        return await asyncio.wrap_future(future)
+    except BaseException:
+
+        def give_back(done: Future[Refusal | None]) -> None:
+            if not done.cancelled() and done.exception() is None and done.result() is None:
+                ledger.end(reservation, None)
+
+        future.add_done_callback(give_back)
+        raise
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _executor
+    with _executor_lock:
+        if _executor is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            _executor = ThreadPoolExecutor(_THREADS, "hfs-providers-ledger")
+        return _executor
+
+
+def _after_fork_in_child() -> None:
+    global _executor, _executor_lock
+    # The parent's threads are not here.
+    _executor, _executor_lock = None, threading.Lock()
+
+
+at_fork(ForkPhase.POOLS, child=_after_fork_in_child)

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE, NEVER, Wall, zone_of
 from hfs_providers.contract.records import Limits
 from hfs_providers.keys.windows import SlidingWindow, Window, ZonedDay
 
-if TYPE_CHECKING:
-    from hfs_providers.keys.scheduler import Slot
-
-
-# Seconds of a bucket: what it holds leaves the window together, when its youngest possible entry may.
+# Seconds of a bucket: all that it holds leaves the window together, at the latest instant at which any of it may.
 _HOUR_GRAIN, _DAY_GRAIN = 60.0, 900.0
+
+
+class Sleeper(Protocol):
+    """Something that sleeps until a meter has changed."""
+
+    def wake(self) -> None:
+        """Look at the meter again; it leaves `sleepers`."""
 
 
 class Meter:
     """What one account has used, for one model or for all that share an allowance.
 
-    `in_flight` and `reserved` belong to the leases that are open; the windows to the requests that ended.
+    `in_flight` and `reserved` belong to the leases that are open; the windows to the requests that ended. `sleepers`
+    are woken when a call ends.
     """
 
-    __slots__ = ("_wall", "in_flight", "leased", "reserved", "slots", "windows")
+    __slots__ = ("_wall", "in_flight", "leased", "reserved", "sleepers", "windows")
 
     def __init__(self, wall: Wall) -> None:
         self._wall = wall
         self.in_flight = 0
         self.reserved = 0
-        # Counts every lease that was ever opened, so that who computed an instant sees that it has become later.
+        # Counts every lease that was ever opened. An instant that was computed before the last one is too early.
         self.leased = 0
         self.windows: dict[str, Window] = {}
-        self.slots: list[Slot] = []
+        self.sleepers: set[Sleeper] = set()
 
     def window(self, kind: str) -> Window:
         """The window called `minute`, `hour`, `day` or `day@<zone>`, which counts from now on if it is new."""
@@ -56,9 +60,14 @@ class Meter:
                 window.prune(now)
             window.add(now, tokens)
 
+    def wake(self) -> None:
+        """Wake all that sleep until the meter changes."""
+        for sleeper in list(self.sleepers):
+            sleeper.wake()
 
-class Rule(NamedTuple):
-    """One window and the most that it may hold; infinity where there is no limit."""
+
+class WindowRule(NamedTuple):
+    """One window and the most that it may hold; infinity if there is no limit."""
 
     window: Window
     requests: float
@@ -66,7 +75,7 @@ class Rule(NamedTuple):
 
 
 class Readiness(NamedTuple):
-    """When an allowance has room, if no call ends before.
+    """When an allowance has room, if no call ends earlier.
 
     Args:
         requests: the instant from which one more request fits.
@@ -80,8 +89,8 @@ class Readiness(NamedTuple):
 class Allowance:
     """One model's limits, read against a meter.
 
-    A request fits where, calls in flight included, no limit would be passed. An estimate beyond a limit itself could
-    never fit: it is let through when that window is empty.
+    A request fits if no limit would be exceeded, calls in flight included. An estimate that is larger than a limit
+    could never fit: such a request may be sent when that window is empty.
 
     Args:
         meter: what was used.
@@ -110,7 +119,7 @@ class Allowance:
         return True
 
     def ready(self, tokens: int, now: float, *, idle: bool = False) -> Readiness:
-        """When a request with that estimate may be sent; `idle`: if nothing were in flight."""
+        """When a request with that estimate may be sent; with `idle`, as if nothing were in flight."""
         in_flight, reserved = (0, 0) if idle else (self.meter.in_flight, self.meter.reserved)
         requests_at = tokens_at = now
         for window, most, most_tokens in self.rules:
@@ -125,7 +134,7 @@ class Allowance:
         return Readiness(requests_at, tokens_at)
 
 
-def _rules(meter: Meter, limits: Limits) -> Iterable[Rule]:
+def _rules(meter: Meter, limits: Limits) -> Iterable[WindowRule]:
     day = f"day@{limits.day_zone}" if limits.day_zone else "day"
     for kind, requests, tokens in (
         ("minute", limits.rpm, limits.tpm),
@@ -136,11 +145,12 @@ def _rules(meter: Meter, limits: Limits) -> Iterable[Rule]:
             continue
         window = meter.window(kind)
         window.counts_requests |= requests is not None
-        yield Rule(window, NEVER if requests is None else max(0, requests), NEVER if tokens is None else max(0, tokens))
+        most, most_tokens = (NEVER if limit is None else max(0, limit) for limit in (requests, tokens))
+        yield WindowRule(window, most, most_tokens)
 
 
 def strictest(limits: Iterable[Limits | None]) -> Limits | None:
-    """The tightest of each limit: what keys of one account that say different things may count on."""
+    """The lowest of each limit: what holds for an account whose keys have different limits."""
     known = [each for each in limits if each is not None]
     if not known or all(each == known[0] for each in known):
         return known[0] if known else None

@@ -1,38 +1,27 @@
-"""A pool's side of sharing: which lease claims what of the ledger, and what a refusal means for the keys.
+"""A pool's side of sharing: what a lease reserves in the ledger, and what a refusal means for the keys.
 
-A room without a lock: the pool holds its own around every call but `reserve_async`.
+It has no lock: the pool holds its own around every call.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from hfs_providers.contract.forks import Phase, at_fork
 from hfs_providers.keys.keyring import KeyRing
-from hfs_providers.keys.leases import Lease
-from hfs_providers.keys.ledger import Held, Ledger, Refusal, Reservation, Spent, account_name
-
-if TYPE_CHECKING:
-    # Importing it costs 10 ms, and a pool that shares nothing with tasks needs none of it.
-    from concurrent.futures import Future, ThreadPoolExecutor
+from hfs_providers.keys.leases import Grant
+from hfs_providers.keys.ledger import InFlight, Ledger, Refusal, Reservation, Spent
 
 _LEAST_COOLDOWN = 0.005
-"""Seconds for which a refusal is heeded at least: a ledger that says "now" is not asked in a circle."""
-
-_THREADS = 4
-_executor: ThreadPoolExecutor | None = None
-_executor_lock = threading.Lock()
+"""Seconds for which a refusal holds at least: a ledger that says "now" is not asked again at once."""
 
 
 class Reservations:
-    """The claims of a pool while it is joined to a ledger.
+    """The reservations of a pool while it shares its keys.
 
     Args:
         provider: the pool's name.
-        roster: its keys.
+        keyring: its keys.
         clock: monotonic seconds.
         wall: seconds since the epoch.
     """
@@ -42,39 +31,46 @@ class Reservations:
         self._keyring = keyring
         self._clock = clock
         self._wall = wall
-        # Leases that were opened while the pool was joined, and not granted yet: the ledger does not count them.
-        self.asking: set[Lease] = set()
+        self.ledger: Ledger | None = None
+        """Whom to ask while others use the same keys."""
+        self.asking: set[Grant] = set()
+        """Leases that were opened while the keys were shared, and not granted yet: the ledger does not count them."""
 
-    def of(self, lease: Lease) -> Reservation:
-        """What a lease claims."""
-        account = lease._key.account
-        allowance = account.allowances.get(lease.model_id)
+    def of(self, grant: Grant) -> Reservation:
+        """What a lease reserves."""
+        account = grant.key.account
+        allowance = account.allowances.get(grant.model_id)
         return Reservation(
             self._provider,
-            account_name(account.keys[0].credential),
+            grant.key.credential.account,
             tuple(sorted(key.credential.fingerprint for key in account.keys)),
-            lease.credential.fingerprint,
-            lease.model_id,
+            grant.key.credential.fingerprint,
+            grant.model_id,
             allowance.limits if allowance is not None else None,
-            lease.reserved,
+            grant.reserved,
         )
 
-    def held(self) -> list[Held]:
-        """What is in flight, and is not being asked for at this moment."""
-        asking: Counter[tuple[int, str | None]] = Counter()
-        tokens: Counter[tuple[int, str | None]] = Counter()
+    def end(self, grant: Grant, charged: int | None) -> None:
+        """A lease has ended; see `Ledger.end`."""
+        if grant in self.asking:
+            self.asking.discard(grant)
+        elif self.ledger is not None:
+            self.ledger.end(grant.reservation or self.of(grant), charged)
+
+    def in_flight(self) -> list[InFlight]:
+        """What is in flight, except what the ledger is being asked for at this moment."""
+        asking: Counter[int] = Counter()
+        tokens: Counter[int] = Counter()
+        for grant in self.asking:
+            asking[id(grant.meter)] += 1
+            tokens[id(grant.meter)] += grant.reserved
         found = []
-        for lease in self.asking:
-            account = lease._key.account
-            scope = next((scope for scope, meter in account.meters.items() if meter is lease._meter), lease.model_id)
-            asking[account.index, scope] += 1
-            tokens[account.index, scope] += lease.reserved
         for account in self._keyring.accounts:
             for scope, meter in account.meters.items():
-                requests = meter.in_flight - asking[account.index, scope]
+                requests = meter.in_flight - asking[id(meter)]
                 if requests > 0:
-                    reserved = meter.reserved - tokens[account.index, scope]
-                    found.append(Held(account_name(account.keys[0].credential), scope or "", requests, reserved))
+                    reserved = meter.reserved - tokens[id(meter)]
+                    found.append(InFlight(account.keys[0].credential.account, scope or "", requests, reserved))
         return found
 
     def spent(self) -> list[Spent]:
@@ -85,66 +81,25 @@ class Reservations:
             for scope, meter in account.meters.items():
                 for kind, window in meter.windows.items():
                     window.prune(now)
-                    # The one entry of a calendar day bears no instant of its own.
+                    # The one entry of a calendar day has no instant of its own.
                     entries = [
                         (wall if "@" in kind else stamp - now + wall, requests, tokens)
                         for stamp, requests, tokens in window.entries()
                     ]
-                    found.append(Spent(account_name(account.keys[0].credential), scope or "", kind, entries))
+                    found.append(Spent(account.keys[0].credential.account, scope or "", kind, entries))
         return found
 
-    def apply_refusal(self, lease: Lease, refusal: Refusal) -> None:
-        """Let the key of a lease that was refused and taken back rest, as the others know it must."""
-        now = self._clock()
-        self._keyring.follow_clocks(now)
+    def apply_refusal(self, grant: Grant, refusal: Refusal) -> None:
+        """Take the key of a lease that was refused and taken back out of rotation, as the others know it must be."""
+        now = self._keyring.look()
         seconds = max(_LEAST_COOLDOWN, refusal.until - self._wall())
-        key = lease._key
+        key = grant.key
         if refusal.state == "dead":
-            # Known and tried a little early, it is not buried anew. Others have said when it is due.
+            # A dead key that was tried a little early keeps its probation; the others have said when it is due.
             if key.dead_reason is None:
                 key.mark_dead(now, refusal.reason, seconds, probed=False)
             key.try_from(now + seconds)
         else:
-            scope = lease.model_id if refusal.scope == "model" else None
+            scope = grant.model_id if refusal.scope == "model" else None
             key.account.cool(now, now + seconds, scope, refusal.reason, refusal.state)
-        self._keyring.wake(key.account)
-
-
-async def reserve_async(ledger: Ledger, reservation: Reservation) -> Refusal | None:
-    """Ask without blocking the event loop. If cancelled, a claim that is granted after all is ended at once."""
-    ask = getattr(ledger, "reserve_async", None)
-    if ask is not None:
-        refusal: Refusal | None = await ask(reservation)
-        return refusal
-    import asyncio
-
-    future = _threads().submit(ledger.reserve, reservation)
-    try:
-        return await asyncio.wrap_future(future)
-    except BaseException:
-
-        def give_back(done: Future[Refusal | None]) -> None:
-            if not done.cancelled() and done.exception() is None and done.result() is None:
-                ledger.end(reservation, None)
-
-        future.add_done_callback(give_back)
-        raise
-
-
-def _threads() -> ThreadPoolExecutor:
-    global _executor
-    with _executor_lock:
-        if _executor is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            _executor = ThreadPoolExecutor(_THREADS, "hfs-providers-ledger")
-        return _executor
-
-
-def _after_fork_in_child() -> None:
-    global _executor, _executor_lock
-    # The parent's threads are not here.
-    _executor, _executor_lock = None, threading.Lock()
-
-
-at_fork(Phase.POOLS, child=_after_fork_in_child)
+        self._keyring.changed(key.account)

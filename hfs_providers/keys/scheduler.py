@@ -1,13 +1,13 @@
 """Which account is next for a model, without looking at all of them.
 
-A lane serves the requests for one model whose estimates are of one size (a power of two). Each account has a slot in
-it, which is either in the turn order, believed to have room, or asleep until a known instant. A slot is looked at
-when it comes first in the turn or when its instant has come; whatever frees an account earlier (a call that ends, a
-key that is revived) wakes its slots. So an account that has no room costs nothing until it may have some.
+A ready queue serves the requests for one model whose estimates are of one size (a power of two). Each account has one
+slot in it. A slot is either in the turn order, because the account may have room, or asleep until a known instant. A
+slot is examined when it is first in the turn order or when its instant has come. Whatever frees an account earlier (a
+call that ends, a key that is revived) wakes its slots. So an account without room costs nothing until it may have room.
 
-    invariant: a slot that is asleep has no room before `until` for an estimate of `low` tokens or more,
-               and has room at `until`, not before, for one from `low` to `high`, if no call ends meanwhile and
-               its meter was not leased from since (`leased`).
+    invariant: a slot that is asleep has no room before `until` for an estimate of `low` tokens or more. For an
+               estimate from `low` to `high` it has room at `until`, if no call ends before and nothing was leased
+               from its meter since (`leased`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from hfs_providers.contract.instants import NEVER
 from hfs_providers.keys.limits import Allowance
 from hfs_providers.keys.state import Account, Key
 
-# Entries that went stale are dropped when they surface; a heap that holds mostly stale ones is rebuilt.
+# Stale entries are dropped when they come first; a heap that holds mostly stale ones is rebuilt.
 _STALE_FACTOR = 4
 _STALE_FLOOR = 64
 
-# Seconds until slots that sleep by the monotonic clock are looked at by the wall clock.
+# Seconds between two comparisons of the monotonic with the wall clock.
 _LOOK = 1.0
 
 
 class Slot:
-    """The place of one account in one lane."""
+    """The place of one account in one ready queue."""
 
     __slots__ = (
         "account",
@@ -50,7 +50,7 @@ class Slot:
         self.account = account
         self.allowance = allowance
         self.asleep = False
-        # Counts the times that it fell asleep or woke: an entry of a heap that is older than that is void.
+        # Counts how often it fell asleep or woke: an entry of a heap with an older version is void.
         self.version = 0
         self.until = 0.0
         self.low = 0
@@ -65,18 +65,18 @@ class Slot:
         return bool(self.account.live) and self.has_room(tokens, now)
 
     def has_room(self, tokens: int, now: float) -> bool:
-        """The same, its keys' health apart."""
+        """As `fits`, whether or not a key of the account is live."""
         account = self.account
         if account.cooling and account.cooldown(self.queue.model_id).until > now:
             return False
         return self.allowance.fits(tokens, now)
 
     def free_at(self, tokens: int, now: float, open_at: float) -> float:
-        """The instant from which it may be used by keys that are open from `open_at`, if no call ends before."""
+        """The instant from which keys that are open from `open_at` may use it, if no call ends before."""
         return max(now, open_at, self.account.cooldown(self.queue.model_id).until, *self.allowance.ready(tokens, now))
 
     def earliest_if_idle(self, tokens: int, now: float, open_at: float) -> float:
-        """The same if all calls in flight ended without counting; `NEVER` if nothing is in flight."""
+        """As `free_at`, if all calls in flight ended without counting; `NEVER` if nothing is in flight."""
         if not self.allowance.meter.in_flight:
             return NEVER
         return max(
@@ -87,10 +87,11 @@ class Slot:
         )
 
     def wake(self) -> None:
-        """Put it back into the turn order, to be looked at when it comes first."""
+        """Put it back into the turn order, to be examined when it comes first."""
         if self.asleep:
             self.asleep = False
             self.version += 1
+            self.allowance.meter.sleepers.discard(self)
             self.queue.uncount(self)
             heapq.heappush(self.queue.turns, (self.account.order, self.account.index, self))
 
@@ -122,7 +123,7 @@ class _Heap:
 
     def due(self, figure: float) -> Slot | None:
         """The first slot whose entry is at most that."""
-        # The first look costs no call: most of the time nothing is due.
+        # Most of the time nothing is due: find that out without a call.
         if not self._entries or self._entries[0][0] > figure:
             return None
         entry = self.first()
@@ -151,7 +152,7 @@ class ReadyQueue:
         model_id: the model.
         size: the bit length of the estimates.
         accounts: the accounts, whose allowances for the model are known.
-        follow_clocks: wakes the slots if the clocks went apart.
+        follow_clocks: wakes the slots if the clocks have moved apart.
     """
 
     def __init__(
@@ -162,8 +163,6 @@ class ReadyQueue:
         self._look = -NEVER
         self._floor = 1 << (size - 1) if size else 0
         self.slots = {account: Slot(self, account, account.allowances[model_id]) for account in accounts}
-        for slot in self.slots.values():
-            slot.allowance.meter.slots.append(slot)
         self.turns: list[tuple[int, int, Slot]] = [
             (account.order, account.index, slot) for account, slot in self.slots.items()
         ]
@@ -178,9 +177,9 @@ class ReadyQueue:
         self._hopes = _Heap(count)
 
     def pick(self, tokens: int, now: float, exclude: Collection[str]) -> tuple[Slot, Key] | None:
-        """The first in turn of the accounts that have room, and its next key; nothing is leased by it.
+        """The first account in turn that has room, and its next key. It leases nothing.
 
-        After None, every slot is asleep but those of accounts that have room and no key outside `exclude`.
+        After None every slot is asleep, except those of accounts that have room and no key outside `exclude`.
         """
         turns = self.turns
         if len(turns) < len(self.slots):
@@ -194,7 +193,7 @@ class ReadyQueue:
                 # It was leased since, for whichever model: back to where it belongs.
                 heapq.heapreplace(turns, (account.order, index, slot))
             elif account.only and not (exclude or account.cooling or slot.allowance.rules):
-                # Most keys are alone, in good health and without limits: they are not looked at any closer.
+                # Most accounts have one live key and no limits: nothing else needs to be examined.
                 return slot, account.only
             elif not slot.fits(tokens, now):
                 heapq.heappop(turns)
@@ -210,7 +209,7 @@ class ReadyQueue:
         return picked
 
     def settle(self, tokens: int, now: float) -> None:
-        """Put every slot to sleep that has no room."""
+        """Put all slots without room to sleep."""
         self._rouse(tokens, now)
         awake = []
         for entry in self.turns:
@@ -222,31 +221,31 @@ class ReadyQueue:
         self.turns = awake
 
     def alarm(self, tokens: int, now: float, skip: Collection[Account]) -> float:
-        """The earliest instant at which one of the slots that sleep has room, those of `skip` apart."""
+        """The earliest instant at which a sleeping slot has room, except those of `skip`."""
         while (found := self._alarms.least(skip)) is not None:
             until, slot = found
             if tokens <= slot.high and slot.leased == slot.allowance.meter.leased:
                 return until
-            # Put to sleep by a smaller request, or leased since from another lane: what is known is too early.
+            # Put to sleep by a smaller request, or leased since through another queue: the instant is too early.
             self.uncount(slot)
             slot.version += 1
             self._sleep(slot, tokens, now)
         return NEVER
 
     def hope(self, skip: Collection[Account]) -> float:
-        """The earliest instant at which one of the slots that sleep could have room if calls in flight ended."""
+        """The earliest instant at which a sleeping slot could have room if calls in flight ended."""
         found = self._hopes.least(skip)
         return found[0] if found is not None else NEVER
 
     def thaw(self, now: float) -> None:
-        """Count as limited those that have cooled off and still have no room."""
+        """Count as limited those slots whose cooldown is over and that still have no room."""
         while (slot := self._thaws.due(now)) is not None:
             self._thaws.pop()
             self.uncount(slot)
             self._count(slot, "limited")
 
     def wake_all(self) -> None:
-        """Look at every slot again."""
+        """Put all slots back into the turn order."""
         for slot in self.slots.values():
             slot.wake()
 
@@ -271,7 +270,7 @@ class ReadyQueue:
             self._follow_clocks(now)
         while (slot := self._alarms.due(now)) is not None:
             slot.wake()
-        # What sleeps for want of more tokens than these may have room for these.
+        # A slot that sleeps because of a larger estimate may have room for this one.
         while (slot := self._tight.due(-tokens - 1)) is not None:
             slot.wake()
 
@@ -288,15 +287,16 @@ class ReadyQueue:
         slot.low = tokens if room.tokens > apart else 0
         slot.high = tokens if allowance.token_rules else NEVER
         slot.leased = allowance.meter.leased
+        allowance.meter.sleepers.add(slot)
         self._count(slot, cooldown.state if cool_until > now else "limited")
-        # What no passing of time frees is in no heap: a call that ends wakes it.
+        # A slot that time alone never frees is in no heap: a call that ends wakes it.
         if slot.until != NEVER:
             self._alarms.push(slot.until, slot)
         if slot.low:
             self._tight.push(-slot.low, slot)
         if now < cool_until < slot.until:
             self._thaws.push(cool_until, slot)
-        # The least estimate of the lane: a hope that is too early costs a wait, one too late would fail a call.
+        # For the smallest estimate of the queue: an instant that is too early costs a wait, too late would fail a call.
         slot.hope = slot.earliest_if_idle(self._floor, now, open_at)
         if slot.hope < slot.until:
             self._hopes.push(slot.hope, slot)

@@ -1,7 +1,7 @@
 """What of a pool outlives its process: windows, cooldowns and dead keys, as plain data stamped by the wall clock.
 
-A key is named by its id and fingerprint. What is read may be old, from another clock, or not ours at all: what does
-not fit is left out, what lies too far ahead is clamped, and nothing is raised.
+A key is named by its id and fingerprint. A state that is read may be old, written by another clock, or not be a state
+at all: what does not fit is left out, what lies too far ahead is clamped, and nothing is raised.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NotRequired, TypedDict
 from hfs_providers.contract.instants import DAY
 from hfs_providers.keys.limits import Allowance
 from hfs_providers.keys.state import CREDIT_PROBATION, Account, Key
-from hfs_providers.keys.windows import Entry, Window
+from hfs_providers.keys.windows import Window, WindowEntry
 
 VERSION = 1
 """Of the format; another one is not read."""
@@ -52,7 +52,7 @@ class WindowSnapshot(TypedDict):
 
     models: Sequence[str]
     kind: str
-    entries: Sequence[Entry]
+    entries: Sequence[WindowEntry]
 
 
 class AccountSnapshot(TypedDict):
@@ -74,7 +74,7 @@ class PoolSnapshot(TypedDict):
 AllowanceOf = Callable[[Account, str], Allowance]
 
 
-def dump(accounts: Sequence[Account], now: float, wall: float) -> PoolSnapshot:
+def dump_state(accounts: Sequence[Account], now: float, wall: float) -> PoolSnapshot:
     """The state of `accounts`.
 
     Args:
@@ -106,7 +106,7 @@ def _dump_account(account: Account, now: float, shift: float) -> AccountSnapshot
     }
 
 
-def _windows(account: Account, now: float) -> Iterable[tuple[list[str], str, Sequence[Entry]]]:
+def _windows(account: Account, now: float) -> Iterable[tuple[list[str], str, Sequence[WindowEntry]]]:
     for scope, meter in account.meters.items():
         sharing = [model_id for model_id, allowance in account.allowances.items() if allowance.meter is meter]
         models = [scope] if scope is not None else sharing
@@ -129,17 +129,19 @@ def _dump_key(key: Key, shift: float) -> KeySnapshot:
     return about
 
 
-def models(state: Mapping[str, object]) -> set[str]:
+def models_of(state: Mapping[str, object]) -> set[str]:
     """The models that the windows of a state are about."""
     accounts = _records(state.get("accounts")) if isinstance(state, Mapping) else ()
     return {model for about in accounts for window in _records(about.get("windows")) for model in _models(window)}
 
 
-def load(state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall: float, allowance: AllowanceOf) -> None:
-    """Apply what `dump` gave to the keys that are here and the same. No window is made that no limit needs.
+def load_state(
+    state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall: float, allowance: AllowanceOf
+) -> None:
+    """Apply what `dump_state` gave to the keys that are here and the same. No window is made that no limit needs.
 
     Args:
-        state: from `dump`.
+        state: from `dump_state`.
         keys: of one pool, by id.
         now: monotonic seconds.
         wall: seconds since the epoch.
@@ -195,7 +197,7 @@ def _load_cooling(account: Account, said: object, now: float, shift: float) -> N
 
 def _load_windows(account: Account, said: object, now: float, shift: float, allowance: AllowanceOf) -> None:
     # Models that share an allowance are counted together.
-    found: dict[int, tuple[Window, list[Entry]]] = {}
+    found: dict[int, tuple[Window, list[WindowEntry]]] = {}
     for about in _records(said):
         kind = about.get("kind")
         entries = list(_entries(about.get("entries"), shift))
@@ -213,7 +215,7 @@ def _models(about: Mapping[str, Any]) -> list[str]:
     return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
 
 
-def _entries(said: object, shift: float) -> Iterable[Entry]:
+def _entries(said: object, shift: float) -> Iterable[WindowEntry]:
     for each in said if isinstance(said, Sequence) and not isinstance(said, str) else ():
         if isinstance(each, Sequence) and not isinstance(each, str) and len(each) == 3:
             stamp, requests, tokens = map(_number, each)

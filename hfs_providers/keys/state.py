@@ -1,13 +1,13 @@
-"""The state of one key, and of the account that it shares windows and cooldowns with.
+"""The state of one key, and of the account whose windows and cooldowns it shares.
 
-A key is live or dead. A dead key has a probation; after it one call may try the key (half-open), and the outcome of
-that call alone says whether the key lives again:
+A key is live or dead. A dead key has a probation. After it one call may try the key (half-open), and only the outcome
+of that call says whether the key is live again:
 
     live --refused--> dead --probation over--> half-open --answered, or told to wait--> live
                        ^                          |--refused: dead, probation doubled
                        `--------------------------'--failed otherwise: dead, tried again soon
 
-Cooling belongs to the account, for one model or (None) for all.
+Cooldowns belong to the account, for one model or (None) for all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from hfs_providers.contract.instants import NEVER
 from hfs_providers.contract.records import Credential, KeyState
@@ -23,32 +23,30 @@ from hfs_providers.keys.clocks import Clocks, Instant
 from hfs_providers.keys.limits import Allowance, Meter
 
 DEFAULT_COOLDOWN = 30.0
-"""Seconds that a limited key rests where the provider's answer does not say for how long."""
+"""Seconds for which a limited key cools down if the provider's answer does not say for how long."""
 
 PROBATION = 3600.0
-"""Seconds after which a dead key may be tried once more; up to a quarter less, so that keys which died together are not
-due together."""
+"""Seconds after which a dead key may be tried again; up to a quarter less, so that keys which died at one time are not
+due at one time."""
 
 CREDIT_PROBATION = 86_400.0
-"""The same for a key without credits, and the most that doubling makes of either."""
+"""The same for a key without credits; also the longest probation that doubling leads to."""
 
 PROBE_RETRY = 60.0
-"""Seconds until a dead key is tried again whose trial failed for a reason that is not the key's."""
+"""Seconds until a dead key is tried again if its trial failed for a reason that is not the key's fault."""
 
 _SPREAD = 0.25
 _SHARES = 4096
 
-Strategy = Literal["spread", "fill_first"]
-
 
 class Cooldown(NamedTuple):
-    """Until when an account rests, why, and how that is called.
+    """Until when an account cools down, and why.
 
     Args:
         until: monotonic seconds.
         reason: for people.
-        state: `cooling` where the provider said so, `limited` where others have used the allowance up.
-        end: when it was to end, by both clocks; `until` is what comes first.
+        state: `cooling` if the provider said so, `limited` if others have used the allowance up.
+        end: the end by both clocks; `until` is what comes first.
     """
 
     until: float
@@ -81,7 +79,7 @@ class Key:
         self.credential = credential
         self.account = account
         self.index = index
-        # The turn in which it was last leased; below zero before it ever was, so that new keys go in their order.
+        # The turn in which it was last leased; below zero if it never was, so that new keys keep their order.
         self.last_used = rank
         self.in_flight = 0
         self.dead_reason: str | None = None
@@ -100,9 +98,9 @@ class Key:
         return self.credential.id
 
     def mark_dead(self, now: float, reason: str, probation: float, *, probed: bool) -> float:
-        """Declare the key dead; the seconds of its probation.
+        """Declare the key dead, and return the seconds until it may be tried.
 
-        Only a failed trial doubles: several calls that were in flight when the key died say the same thing once.
+        Only a failed trial doubles the probation: several calls that were in flight when the key died count as one.
         """
         if probed:
             probation = max(probation, 2 * self.probation)
@@ -125,17 +123,17 @@ class Key:
         self.account.sort(self)
 
     def spread(self, seconds: float) -> float:
-        """Up to a quarter less, always the same for one key."""
+        """Up to a quarter less, always the same share for one key."""
         share = zlib.crc32(f"{self.id} {self.credential.fingerprint}".encode()) % _SHARES / _SHARES
         return seconds * (1 - _SPREAD * share)
 
     def try_from(self, instant: float) -> None:
-        """Let the dead key be tried from that monotonic instant on."""
+        """Allow a trial of the dead key from that monotonic instant on."""
         self.retry_at = instant
         self.due = self.account.clocks.at(instant)
 
     def open_at(self) -> float:
-        """The instant from which the key itself, its account apart, may be leased."""
+        """The instant from which the key may be leased, if its account has room."""
         if self.dead_reason is None:
             return -NEVER
         return NEVER if self.probe else self.retry_at
@@ -144,16 +142,14 @@ class Key:
 class Account:
     """Keys that share windows and cooldowns; most accounts have one key.
 
-    `order` is the place of the account's next key in the pool's turns: what is smaller is leased earlier.
+    `order` is the place of the account's next key in the pool's turn order: the smallest is leased first.
     """
 
     __slots__ = (
         "allowances",
-        "by_index",
         "clocks",
         "cooling",
         "dead",
-        "dead_counted",
         "index",
         "live",
         "meters",
@@ -161,19 +157,16 @@ class Account:
         "order",
     )
 
-    def __init__(self, index: int, strategy: Strategy, clocks: Clocks) -> None:
+    def __init__(self, index: int, clocks: Clocks) -> None:
         self.index = index
         self.clocks = clocks
-        self.by_index = strategy == "fill_first"
         self.live: OrderedDict[str, Key] = OrderedDict()
         self.dead: dict[str, Key] = {}
-        # How many of them the pool has counted.
-        self.dead_counted = 0
         self.cooling: dict[str | None, Cooldown] = {}
         self.meters: dict[str | None, Meter] = {}
         self.allowances: dict[str, Allowance] = {}
         self.order = 0
-        # The key of an account that has one, which lives; else None.
+        # The key of an account that has only one, if it is live; else None.
         self.only: Key | None = None
 
     @property
@@ -188,7 +181,7 @@ class Account:
         if key.dead_reason is not None:
             self.dead[key.id] = key
         else:
-            live = sorted([*self.live.values(), key], key=self._rank)
+            live = sorted([*self.live.values(), key], key=lambda each: each.last_used)
             self.live = OrderedDict((each.id, each) for each in live)
         self.only = next(iter(self.live.values())) if len(self.live) == 1 and not self.dead else None
         self._reorder()
@@ -196,18 +189,15 @@ class Account:
     def use(self, key: Key, turn: int) -> None:
         """Note that a key was leased in that turn."""
         key.last_used = turn
-        if not self.by_index and len(self.live) > 1 and key.dead_reason is None:
+        if len(self.live) > 1 and key.dead_reason is None:
             self.live.move_to_end(key.id)
         self._reorder()
 
-    def _rank(self, key: Key) -> int:
-        return key.index if self.by_index else key.last_used
-
     def _reorder(self) -> None:
         if self.live:
-            self.order = self._rank(next(iter(self.live.values())))
+            self.order = next(iter(self.live.values())).last_used
         else:
-            self.order = min(map(self._rank, self.dead.values()), default=0)
+            self.order = min((key.last_used for key in self.dead.values()), default=0)
 
     def choose(self, exclude: Collection[str]) -> Key | None:
         """The live key to lease next."""
@@ -217,22 +207,22 @@ class Account:
         return None
 
     def open_at(self, exclude: Collection[str] = ()) -> float:
-        """The instant from which `choose` has a key, cooling and windows apart."""
+        """The instant from which `choose` has a key, whatever cooldowns and windows say."""
         return -NEVER if any(key_id not in exclude for key_id in self.live) else NEVER
 
     def cool(self, now: float, until: float, model_id: str | None, reason: str, state: KeyState = "cooling") -> None:
-        """Rest until that instant, for one model or for all. A longer rest that was set before stays."""
+        """Cool down until that instant, for one model or for all. A longer cooldown that was set before stays."""
         self.cooling = {scope: cooldown for scope, cooldown in self.cooling.items() if cooldown.until > now}
         if until > self.cooling.get(model_id, Cooldown(now, "")).until:
             self.cooling[model_id] = Cooldown(until, reason, state, self.clocks.at(until))
 
     def follow_clocks(self) -> None:
-        """The clocks went apart, or together again: see anew when cooldowns and probations end."""
+        """The clocks have moved apart or together again: compute anew when cooldowns and probations end."""
         first = self.clocks.first
         self.cooling = {scope: cooldown._replace(until=first(cooldown.end)) for scope, cooldown in self.cooling.items()}
         for key in self.dead.values():
             key.retry_at = first(key.due)
 
     def cooldown(self, model_id: str) -> Cooldown:
-        """Until when the account rests for a model, and why."""
+        """Until when the account cools down for a model, and why."""
         return max(self.cooling.get(model_id, _NO_COOLDOWN), self.cooling.get(None, _NO_COOLDOWN))

@@ -1,7 +1,7 @@
 """The dead keys of a pool, in the order in which they may be tried.
 
-A trial is the last resort of a call that can have no live key in its time, and a call makes one at most: a key that is
-dead stays dead more often than not, and the call pays for finding out.
+A trial is the last resort of a call that can have no live key in its time. A call makes one trial at most: most dead
+keys stay dead, and the call pays for finding out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hfs_providers.keys.state import Account, Key
 
 
 class Trials:
-    """A list of dead keys by the end of their probation."""
+    """The dead keys, sorted by the end of their probation."""
 
     __slots__ = ("_filed", "_order")
 
@@ -23,8 +23,11 @@ class Trials:
         self._order: list[tuple[float, int, Key]] = []
         self._filed: dict[Key, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._filed)
+
     def file(self, account: Account) -> None:
-        """Note that keys of an account died, were revived or are due at another instant."""
+        """Note which keys of an account are dead, and when they are due."""
         for key in account.keys:
             due = key.retry_at if key.dead_reason is not None else None
             filed = self._filed.get(key)
@@ -49,7 +52,7 @@ class Trials:
         return None
 
     def at(self, queue: ReadyQueue, tokens: int, exclude: Collection[str], now: float) -> float:
-        """The earliest instant at which one may be tried, if no call ends before."""
+        """The earliest instant at which a dead key may be tried, if no call ends before."""
         earliest = NEVER
         for due, _, key in self._order:
             if due >= earliest:

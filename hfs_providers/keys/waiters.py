@@ -1,10 +1,10 @@
-"""Who waits for a key: one line per model, threads and asyncio tasks alike, served in the order of their arrival.
+"""Who waits for a key: one queue per model, for threads and asyncio tasks alike, served in the order of arrival.
 
-Nobody polls. A waiter sleeps until its own deadline; the first of each home (a thread, an event loop) also keeps the
-line's alarm, the earliest instant at which a key can be free, and serves the whole line when it rings. A lease that
-ends serves the line at once. One keeper for each home, because any one thread or loop may be stuck in other work.
+Nobody polls. A waiter sleeps until its own deadline. The first waiter of each home (a thread, an event loop) also keeps
+the alarm of the queue: it wakes at the earliest instant at which a key can be free, and serves the whole queue. A lease
+that ends serves the queue at once. Each home has a keeper because any one thread or loop may be busy with other work.
 
-Everything here but the sleeping itself happens under the pool's lock.
+All of this happens under the pool's lock, except for the sleeping itself.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from hfs_providers.contract.instants import NEVER
+from hfs_providers.keys.leases import Grant, Lease
+from hfs_providers.keys.request import KeyRequest
 
 if TYPE_CHECKING:
     # Importing asyncio costs 30 ms, and a program without tasks needs none of it.
     import asyncio
 
-    from hfs_providers.keys.leases import Lease
-
-# Timers stand still while the host is suspended: who waits longer wakes, looks at the wall clock and sleeps on.
+# Timers stand still while the host is suspended: a longer nap is interrupted to look at the wall clock (seconds).
 _LONGEST_NAP = 30.0
 
 
 class Waits(Protocol):
-    """How waiters sleep: real time by default, a clock of their own in tests."""
+    """How waiters sleep: in real time by default, by a clock of their own in tests."""
 
     def wait(self, event: threading.Event, seconds: float) -> None:
         """Return when `event` is set or the seconds have passed."""
@@ -54,7 +54,7 @@ class RealWaits:
 
 
 def finish(future: asyncio.Future[None]) -> None:
-    """End a nap, unless it has ended."""
+    """End a nap if it has not ended."""
     if not future.done():
         future.set_result(None)
 
@@ -68,7 +68,7 @@ class Signal(Protocol):
         """Get ready for a nap. Called by the waiter itself."""
 
     def ring(self) -> bool:
-        """End the nap, from any thread; False if nobody is there any more to wake."""
+        """End the nap, from any thread; False if there is nobody to wake any more."""
 
 
 class ThreadSignal:
@@ -116,55 +116,35 @@ class LoopSignal:
 
 
 class Waiter:
-    """One call that waits: what it wants, until when, and what it was given."""
+    """One call that wants a key: its request, how long it waits, and what it was given.
 
-    __slots__ = (
-        "deadline",
-        "exclude",
-        "key_id",
-        "lease",
-        "model_id",
-        "naps_until",
-        "signal",
-        "timeout",
-        "tokens",
-        "trial",
-        "turn",
-    )
+    Args:
+        request: what it wants.
+        now: monotonic seconds.
+        timeout: seconds to wait at most.
+        trial: whether a dead key will do that may be tried.
+    """
 
-    def __init__(
-        self,
-        model_id: str,
-        tokens: int,
-        exclude: Collection[str],
-        key_id: str | None,
-        deadline: float,
-        timeout: float,
-        trial: bool,
-    ) -> None:
-        self.model_id = model_id
-        self.tokens = tokens
-        self.exclude = frozenset(exclude)
-        self.key_id = key_id
-        self.deadline = deadline
+    __slots__ = ("deadline", "grant", "lease", "naps_until", "request", "signal", "timeout", "trial", "turn")
+
+    def __init__(self, request: KeyRequest, now: float, timeout: float, trial: bool) -> None:
+        self.request = request
+        self.deadline = now + max(0.0, timeout)
         self.timeout = timeout
         self.trial = trial
+        # What wakes it, once it is in a queue.
+        self.signal: Signal
         self.lease: Lease | None = None
-        # Below zero: awake, and in need of no bell.
+        self.grant: Grant | None = None
+        # Below zero: it is awake and needs no signal.
         self.naps_until = -NEVER
         self.turn = 0
-        self.signal: Signal
-
-    def admits(self, key_id: str) -> bool:
-        """Whether a key will do."""
-        return key_id not in self.exclude and (self.key_id is None or key_id == self.key_id)
 
 
 class WaitQueue:
     """The waiters for one model.
 
-    `alarm` is the earliest instant, as of the last time that the line was served, at which it may be worth serving it
-    again.
+    `alarm` is the earliest instant at which a key may be free, as of the last time that the queue was served.
     """
 
     __slots__ = ("_arrivals", "_deadlines", "_homes", "_waiters", "alarm")
@@ -180,7 +160,7 @@ class WaitQueue:
         return len(self._waiters)
 
     def __iter__(self) -> Iterator[Waiter]:
-        """In the order of arrival; nobody may join or leave meanwhile."""
+        """In the order of arrival. Nobody may join or leave during the iteration."""
         return iter(self._waiters.values())
 
     def __contains__(self, waiter: Waiter) -> bool:
@@ -195,7 +175,7 @@ class WaitQueue:
         heapq.heappush(self._deadlines, (waiter.deadline, waiter.turn))
 
     def leave(self, waiter: Waiter) -> None:
-        """Take a waiter out, if it is in."""
+        """Take a waiter out if it is in the queue."""
         if self._waiters.pop(waiter.turn, None) is not None:
             home = self._homes[waiter.signal.home]
             del home[waiter.turn]
@@ -217,7 +197,7 @@ class WaitQueue:
         return home is not None and next(iter(home)) == waiter.turn
 
     def set_alarm(self, instant: float) -> None:
-        """Have the line served at `instant`: wake the keepers that mean to sleep longer, to think again."""
+        """Have the queue served at `instant`: wake the keepers that would sleep longer."""
         self.alarm = instant
         for home in list(self._homes.values()):
             keeper = next(iter(home.values()))

@@ -1,8 +1,4 @@
-"""What a provider allows to a key, and what was used of it: windows that cost the same whatever their history.
-
-A `Meter` holds the counts that several keys or models may share; an `Allowance` is one model's limits read against it.
-Calls in flight count as requests and reserve their estimated tokens, so a limit holds whatever they turn into.
-"""
+"""What was used of a limit: windows of time whose cost does not grow with their history."""
 
 from __future__ import annotations
 
@@ -17,18 +13,18 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
 
-# A wall clock in floats is good to a quarter of a microsecond: a reset is awaited for a little longer than it takes.
+# A wall clock in floats is exact to a quarter of a microsecond: wait a little longer than until the reset.
 _WALL_MARGIN = 1e-6
 
 
-Entry = tuple[float, int, int]
+WindowEntry = tuple[float, int, int]
 """An instant, requests and tokens."""
 
 
 class Window(Protocol):
     """Requests and tokens of a span of time that ends now.
 
-    `requests` and `tokens` are right once `prune` was called where `expires` has passed.
+    `requests` and `tokens` are right if `prune` was called after `expires`.
     """
 
     requests: int
@@ -37,7 +33,7 @@ class Window(Protocol):
     counts_requests: bool
 
     def add(self, now: float, tokens: int) -> None:
-        """Count one request that ended `now`, not earlier than any before it."""
+        """Count one request that ended `now`; no request that was counted ended later."""
 
     def prune(self, now: float) -> None:
         """Drop what has left the window."""
@@ -45,22 +41,22 @@ class Window(Protocol):
     def freed_at(self, now: float, requests: int, tokens: int) -> float:
         """The instant at which that many of the counted requests and tokens will have left, or `NEVER`."""
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[WindowEntry]:
         """What is counted, oldest first."""
 
-    def restore(self, now: float, entries: Iterable[Entry]) -> None:
-        """Count `entries`, oldest first, and nothing else."""
+    def restore(self, now: float, entries: Iterable[WindowEntry]) -> None:
+        """Replace what is counted by `entries`, oldest first."""
 
     def age(self, seconds: float) -> None:
-        """Let that much more time have passed than the monotonic clock shows."""
+        """Treat what is counted as that many seconds older."""
 
 
 class SlidingWindow:
     """The last `span` seconds, exact or in buckets.
 
-    An entry that ended at `s` counts until `s + span`, a bucket as if all of it had ended at the bucket's end: with
-    buckets a key is freed up to `grain` seconds late and never early. The cumulative sums make both the sums and the
-    instant at which enough has left a matter of a bisection.
+    An entry that ended at `s` counts until `s + span`. All of a bucket counts as if it had ended at the end of the
+    bucket: a key is freed up to `grain` seconds late and never early. With cumulative sums, a bisection finds the
+    instant at which enough has left.
 
     Args:
         span: seconds.
@@ -100,7 +96,7 @@ class SlidingWindow:
 
     def add(self, now: float, tokens: int) -> None:
         """Count one request that ended `now`."""
-        # Without a limit on requests there is none on the number of entries without tokens.
+        # Without a limit on requests, an entry without tokens changes nothing.
         if tokens or self.counts_requests:
             self._put((now // self._grain + 1) * self._grain if self._grain else now, 1, tokens)
 
@@ -111,7 +107,7 @@ class SlidingWindow:
         if stamps:
             total_requests = self._cumulative_requests[-1] + requests
             total_tokens = self._cumulative_tokens[-1] + tokens
-            # A bucket that is younger than this entry (restored from another process) takes it: late, not early.
+            # A bucket that is younger than this entry (restored from another process) takes it: freed late, not early.
             if stamps[-1] >= stamp:
                 self._cumulative_requests[-1] = total_requests
                 self._cumulative_tokens[-1] = total_tokens
@@ -136,7 +132,7 @@ class SlidingWindow:
             self.requests = self._cumulative_requests[-1] - self._cumulative_requests[head - 1]
             self.tokens = self._cumulative_tokens[-1] - self._cumulative_tokens[head - 1]
         if head > 32 and head * 2 > end:
-            # The cumulative sums go on from where they are: only their differences have a meaning.
+            # The cumulative sums keep their values: only their differences have a meaning.
             self._stamps = stamps[head:]
             self._cumulative_requests = self._cumulative_requests[head:]
             self._cumulative_tokens = self._cumulative_tokens[head:]
@@ -157,9 +153,9 @@ class SlidingWindow:
             index = max(index, bisect_left(self._cumulative_tokens, gone + tokens, self._head))
         return self._stamps[index] + self.span if index >= 0 else now
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[WindowEntry]:
         """What is counted, oldest first."""
-        found: list[Entry] = []
+        found: list[WindowEntry] = []
         if not self._stamps:
             return found
         requests = self._cumulative_requests[-1] - self.requests
@@ -170,7 +166,7 @@ class SlidingWindow:
             requests, tokens = upto_requests, upto_tokens
         return found
 
-    def restore(self, now: float, entries: Iterable[Entry]) -> None:
+    def restore(self, now: float, entries: Iterable[WindowEntry]) -> None:
         """Count `entries`, oldest first, and nothing else."""
         self._clear()
         latest = now + self._grain
@@ -185,7 +181,7 @@ class SlidingWindow:
 
 
 class ZonedDay:
-    """The calendar day of a zone: at its midnight all counts are reset, by the wall clock.
+    """The calendar day of a zone: all counts are reset at its midnight, by the wall clock.
 
     Args:
         zone: an IANA zone.
@@ -201,7 +197,7 @@ class ZonedDay:
         self.requests = 0
         self.tokens = 0
         self.ends = next_midnight(zone, wall())
-        # Only the wall clock tells when the day is over (a host that slept has a monotonic clock that did not run).
+        # Only the wall clock tells when the day is over: the monotonic clock stands still while a host is suspended.
         self.expires = -math.inf
 
     def add(self, now: float, tokens: int) -> None:
@@ -211,25 +207,25 @@ class ZonedDay:
         self.tokens += tokens
 
     def prune(self, now: float) -> None:
-        """Begin a new day where the last one is over."""
+        """Begin a new day if the last one is over."""
         wall = self._wall()
         if wall >= self.ends:
             self.requests = self.tokens = 0
             self.ends = next_midnight(self._zone, wall)
 
     def freed_at(self, now: float, requests: int, tokens: int) -> float:
-        """The instant of midnight, where that many requests and tokens leave with the day, else `NEVER`."""
+        """The instant of midnight if that many requests and tokens are counted, else `NEVER`."""
         if requests > self.requests or tokens > self.tokens:
             return NEVER
         return now + max(0.0, self.ends - self._wall()) + _WALL_MARGIN
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[WindowEntry]:
         """The day's counts as one entry that lies within it."""
         self.prune(0.0)
         return [(0.0, self.requests, self.tokens)] if self.requests else []
 
-    def restore(self, now: float, entries: Iterable[Entry]) -> None:
-        """Count those of `entries` that lie within the day that is."""
+    def restore(self, now: float, entries: Iterable[WindowEntry]) -> None:
+        """Replace what is counted by those of `entries` that lie within the current day."""
         self.prune(now)
         since = next_midnight(self._zone, self.ends - 1.5 * DAY) - self._wall() + now
         kept = [entry for entry in entries if entry[0] >= since]

@@ -1,9 +1,12 @@
 """Gemini, through `agno.models.google:Gemini` and google-genai."""
 
-from collections.abc import Mapping
+import base64
+import re
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta, timezone, tzinfo
+from typing import Any
 
-from hfs_providers.authoring import ErrorRules, Evidence, KeyedProvider, Meaning, ModelDefault
+from hfs_providers.authoring import ErrorRules, Evidence, KeyedProvider, Meaning, MessageRules, ModelDefault
 from hfs_providers.contract.instants import next_midnight
 
 _DAY = 86_400.0
@@ -104,6 +107,18 @@ def until_pacific_midnight(now: float) -> float:
         return _DAY
 
 
+# https://ai.google.dev/gemini-api/docs/thought-signatures: for a call that another model made.
+_UNSIGNED = base64.b64encode(b"skip_thought_signature_validator").decode("ascii")
+_BEFORE_3 = re.compile(r"gemini-[12](\.|-|$)")
+
+
+def sign_tool_calls(model_id: str, calls: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Tool calls with the signature that Gemini 3 wants: of parallel calls it signs only the first."""
+    if "thought_signature" in calls[0] or _BEFORE_3.match(model_id):
+        return calls
+    return [{**calls[0], "thought_signature": _UNSIGNED}, *calls[1:]]
+
+
 plugin = KeyedProvider(
     name="gemini",
     model_class="agno.models.google:Gemini",
@@ -128,4 +143,6 @@ plugin = KeyedProvider(
         wait_fields=("details.retryDelay",),
         readers=("_from_response", "_load_json_from_response"),
     ),
+    # Agno's class takes a pydantic class as a schema, and nothing else.
+    messages=MessageRules(tool_calls=sign_tool_calls, json_schemas=False),
 )

@@ -1,7 +1,7 @@
-"""Whether a claim fits: what the file says of a key, of its windows, and of requests in flight.
+"""Whether a reservation fits: what the file says of a key, of its windows, and of requests in flight.
 
-Read within one transaction of the `FileLedger`. Minutes are counted from the rows, longer windows from the sums by
-quarters of an hour and, at their edge, from the rows: all of them exactly.
+All is read within one transaction of the `FileLedger`, and all is exact: minutes are counted from the rows, longer
+windows from the sums by quarters of an hour and, at their edges, from the rows.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from hfs_providers.contract.instants import DAY, HOUR, MINUTE, next_midnight, zo
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.usage.database import QUARTER
 
-# Seconds until a request in flight may have ended: only then more is known.
+# Seconds until it is worth asking again when only requests in flight stand in the way.
 _SOON = 0.25
 
 
-class _Rule(NamedTuple):
-    """One window of a claim: since when it counts, for how long, and the most that it may hold."""
+class _WindowRule(NamedTuple):
+    """One window: since when it counts, when a row leaves it, and the most that it may hold."""
 
     since: float
     until: Callable[[float], float]
@@ -30,8 +30,8 @@ class _Rule(NamedTuple):
     tokens: int | None
 
 
-def told(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
-    """What any process was told of the key: that it is dead, or must rest.
+def known_refusal(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
+    """What any process was told of the key: that it is dead or cooling.
 
     Raises:
         sqlite3.Error: the file cannot be read.
@@ -63,20 +63,20 @@ def _refusals(reservation: Reservation, kind: str, text: str) -> list[Refusal]:
             if cooldown
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
-        # Not ours: as if nothing was said.
+        # An edited file: as if it said nothing.
         return []
 
 
 def limited(reservation: Reservation) -> bool:
-    """Whether there is any limit that the claim must fit into."""
+    """Whether there is any limit that the reservation must fit into."""
     limits = reservation.limits
     return limits is not None and any(
         each is not None for each in (limits.rpm, limits.rph, limits.rpd, limits.tpm, limits.tph, limits.tpd)
     )
 
 
-def judge(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
-    """Why the claim does not fit into its windows together with what everybody has in flight; None where it does.
+def limit_refusal(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
+    """Why the reservation does not fit into its windows together with what all have in flight; None if it does.
 
     Raises:
         sqlite3.Error: the file cannot be read.
@@ -93,7 +93,7 @@ def judge(connection: sqlite3.Connection, reservation: Reservation, wall: float)
         over = used + in_flight + 1 - rule.requests if rule.requests is not None else 0
         excess = 0
         if rule.tokens is not None:
-            # An estimate beyond the limit itself would never fit: it may go when the window is empty.
+            # An estimate above the limit itself would never fit: it is let through when the window is empty.
             excess = charged + reserved + min(reservation.tokens, rule.tokens) - rule.tokens
         if (rule.requests is not None and rule.requests <= 0) or (rule.tokens is not None and rule.tokens <= 0):
             until = wall + DAY
@@ -101,30 +101,30 @@ def judge(connection: sqlite3.Connection, reservation: Reservation, wall: float)
             leaves = _leaves(connection, series, rule.since, over - in_flight, excess - reserved)
             until = max(until, rule.until(leaves))
         elif over > 0 or excess > 0:
-            # It would fit but for what is in flight: that may end without counting, cost less than was reserved, or be
-            # in a row already.
+            # It would fit without what is in flight, which may not count in the end, may cost less than was reserved,
+            # or may be in a row already.
             until = max(until, wall + _SOON)
-    return Refusal("limited", until, "other processes have used its allowance up") if until else None
+    return Refusal("limited", until, "other processes have used up its allowance") if until else None
 
 
-def _rules(reservation: Reservation, wall: float) -> list[_Rule]:
+def _rules(reservation: Reservation, wall: float) -> list[_WindowRule]:
     limits = reservation.limits
     assert limits is not None
     rules = [
-        _Rule(wall - MINUTE, lambda at: at + MINUTE, limits.rpm, limits.tpm),
-        _Rule(wall - HOUR, lambda at: at + HOUR, limits.rph, limits.tph),
+        _WindowRule(wall - MINUTE, lambda at: at + MINUTE, limits.rpm, limits.tpm),
+        _WindowRule(wall - HOUR, lambda at: at + HOUR, limits.rph, limits.tph),
     ]
     zone = zone_of(limits.day_zone) if limits.day_zone else None
     if zone is None:
-        rules.append(_Rule(wall - DAY, lambda at: at + DAY, limits.rpd, limits.tpd))
+        rules.append(_WindowRule(wall - DAY, lambda at: at + DAY, limits.rpd, limits.tpd))
     else:
         midnight = next_midnight(zone, wall)
-        rules.append(_Rule(next_midnight(zone, midnight - 1.5 * DAY), lambda _: midnight, limits.rpd, limits.tpd))
+        rules.append(_WindowRule(next_midnight(zone, midnight - 1.5 * DAY), lambda _: midnight, limits.rpd, limits.tpd))
     return [rule for rule in rules if rule.requests is not None or rule.tokens is not None]
 
 
 def _series(connection: sqlite3.Connection, reservation: Reservation) -> list[int]:
-    """The numbers under which rows of the account, and of the model unless all count together, are written."""
+    """The series of the account's rows, only of the one model unless all models count together."""
     query = "SELECT id, key_id, fingerprint FROM series WHERE provider = ?"
     values = [reservation.provider]
     if reservation.scope:
@@ -133,7 +133,7 @@ def _series(connection: sqlite3.Connection, reservation: Reservation) -> list[in
     return [
         number
         for number, key_id, fingerprint in connection.execute(query, values)
-        # Endpoints without keys are told apart by their ids.
+        # Endpoints without keys are distinguished by their ids.
         if fingerprint in reservation.fingerprints and (fingerprint != "keyless" or key_id == reservation.account)
     ]
 
@@ -160,7 +160,7 @@ def _used(connection: sqlite3.Connection, series: Sequence[int], since: float, w
 
 
 def _leaves(connection: sqlite3.Connection, series: Sequence[int], since: float, requests: int, tokens: int) -> float:
-    """The instant of the row with which that many requests and tokens will have left the window."""
+    """The instant of the row after whose leaving that many requests and tokens have left the window."""
     rows = "SELECT at, charged FROM usage WHERE series = ? AND at > ? ORDER BY at"
     leaves = since
     for at, charged in heapq.merge(*(connection.execute(rows, (number, since)) for number in series)):

@@ -1,14 +1,14 @@
 """Processes of one machine share key state through the local file.
 
-Each process with a manager is registered in `processes`. One that is alone shares nothing, and its calls do not know of
-this room. When another one comes, all that were there join their pools to the ledger, write down what they have in
-flight, and say so (`shared`); the newcomer waits for that before its first request. When the last other one has gone,
-and what it may have had in flight no longer counts, they part.
+Each process with a manager is registered in the file (see `presence`). A process that is alone shares nothing, and its
+calls never come here. When another process comes, all that were there join their pools to the ledger, write down what
+they have in flight, and say so; the newcomer waits for that before its first request. When the last other process has
+gone, and what it may have had in flight no longer counts, the pools leave the ledger.
 
-    invariant: a process that is `shared` has all its requests in `usage` or in `in_flight`, but for rows of the last
-               moment, which are in `in_flight` until they are in `usage`.
-    invariant: whoever parts has seen in one transaction that nobody else is there, and no request in flight is known
-               but its own; it takes over what all have used while it can lease no key.
+    invariant: all requests of a process that is `SHARED` are in `usage` or in `in_flight`, and rows of the last moment
+               in `in_flight` until they are in `usage`.
+    invariant: a process whose pools leave has seen in one transaction that nobody else is there, and that no request
+               is in flight but its own. It takes over what all have used while none of its keys can be leased.
 """
 
 from __future__ import annotations
@@ -17,49 +17,43 @@ import logging
 import sqlite3
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from hfs_providers.contract.errors import StoreError
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.instants import MINUTE
 from hfs_providers.contract.records import Problem
-from hfs_providers.keys.ledger import Held, Refusal, Reservation
+from hfs_providers.keys.ledger import InFlight, Refusal, Reservation, reserve_in_thread
 from hfs_providers.keys.pool import KeyPool
+from hfs_providers.keys.snapshot import PoolSnapshot
 from hfs_providers.sharing import file_admission, presence
 from hfs_providers.sharing.key_state import pool_state
-from hfs_providers.sharing.presence import Process
+from hfs_providers.sharing.presence import Presence, Process
 from hfs_providers.sharing.state_log import apply, changes
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.transaction import transaction
 
-TICK = 0.1
-"""Seconds between two looks at who else is there."""
+FILE_TIMEOUT = 0.25
+"""Seconds for which a reservation waits for the file, at most."""
 
-HEARTBEAT = 5.0
-"""Seconds between two signs of life."""
+# Seconds between two reads of the file for changes by others.
+_TICK = 0.1
 
-LOOK = 1.0
-"""Seconds between two looks whether the others still live."""
+# Seconds between two checks that the others still live.
+_LOOK = 1.0
 
-ACKNOWLEDGED = 0.5
-"""Seconds for which a newcomer waits until those who were there share."""
+# Seconds between two signs of life.
+_HEARTBEAT = 5.0
 
-PATIENCE = 0.25
-"""Seconds for which a claim waits for the file at most."""
+# Seconds for which a newcomer waits until those who were there share.
+_NEWCOMER_WAIT = 0.5
 
-UNASKED = 1.0
-"""Seconds for which the file is not asked again that could not be."""
-
-LINGER = 60.0
-"""Seconds for which a dead process's requests in flight still count."""
-
-DEAD, ALONE, SHARED, JOINING = -1, 0, 1, 2
-"""What `processes.shared` says. Who is joining counts what is granted, and has not written down what was in flight."""
+# Seconds for which the file is left alone after an error.
+_PAUSE = 1.0
 
 _log = logging.getLogger("hfs_providers")
 _BROKEN = (OSError, sqlite3.Error, StoreError)
@@ -69,12 +63,12 @@ class FileLedger:
     """The `Ledger` of processes that use the same local file.
 
     Args:
-        log: of usage; its file is what is shared.
+        log: of usage; its file is shared.
         wall: seconds since the epoch.
         clock: monotonic seconds.
-        tick: seconds between two looks at who else is there.
-        process: who this is; by default the process that it is made in.
-        mark: what this process's own words on keys are known by.
+        tick: seconds after which the file is read again for news of others.
+        process: by default the process that makes this.
+        mark: identifies this process's own changes to the state of keys.
     """
 
     def __init__(
@@ -83,7 +77,7 @@ class FileLedger:
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
-        tick: float = TICK,
+        tick: float = _TICK,
         process: Process | None = None,
         mark: Callable[[], str] = str,
     ) -> None:
@@ -97,25 +91,24 @@ class FileLedger:
         self._connection = StoreConnection(self._store, durable=False, patience=0.0)
         self._pools: Mapping[str, KeyPool] = {}
         self.problem: Problem | None = None
-        """Why the others are not asked at the moment."""
+        """Why keys are not shared at the moment."""
         self._reset()
-        at_fork(Phase.LEDGERS, child=self._after_fork_in_child)
+        at_fork(ForkPhase.LEDGERS, child=self._after_fork_in_child)
 
     def _reset(self) -> None:
-        self._id = uuid.uuid4().hex
-        self._me = self._process or presence.this()
-        # A lease that is collected ends at any moment, maybe in a thread that holds it.
+        self._presence = Presence(self._process, self._wall, FILE_TIMEOUT)
+        # Reentrant: a lease that is collected ends at any moment, maybe in a thread that holds the lock.
         self._lock = threading.RLock()
         self._registered_at: float | None = None
-        # Whether the file could not be used when this process came: what is in it is not known here yet.
+        # Whether the file could not be used when this process registered: its content is not known here yet.
         self._unread = False
         self._acknowledged = False
         self.shared = False
-        """Whether other processes are there."""
+        """Whether other processes use the same keys."""
         self._uncounted: Counter[Reservation] = Counter()
-        self._skip_until = 0.0
-        # Of what was said of keys, up to when it is known here; what was known at the start is heard once more.
-        self._heard = self._wall() - MINUTE
+        self._paused_until = 0.0
+        # Changes to the state of keys are known here up to this stamp. Those of the last minute are read once more.
+        self._known_until = self._wall() - MINUTE
         self._seen_version: tuple[int, int] | None = None
         self._look_at = self._beat_at = 0.0
         self._stop = threading.Event()
@@ -124,10 +117,10 @@ class FileLedger:
     def __repr__(self) -> str:
         return f"FileLedger({str(self._store.path)!r}, shared={self.shared})"
 
-    # As manager and processes see it.
+    # For the manager.
 
     def start(self, pools: Mapping[str, KeyPool]) -> None:
-        """Be there, and share `pools` while others are.
+        """Register this process, and share `pools` while other processes use them.
 
         Args:
             pools: by provider.
@@ -147,40 +140,40 @@ class FileLedger:
         for pool in self._pools.values():
             pool.leave()
         if registered is not None:
-            self._log.defer(partial(_forget, self._id))
+            self._log.defer(self._presence.leave)
             self._log.flush()
         self._connection.close()
 
     def look(self) -> None:
-        """See who else is there and what was said of keys; done again and again by a thread of the ledger's own."""
+        """Read who else is there and what has changed of keys. A thread of the ledger does it again and again."""
         try:
-            with self._connection.use(PATIENCE) as connection:
+            with self._connection.use(FILE_TIMEOUT) as connection:
                 now = self._clock()
                 version = (self._connection.opened, connection.execute("PRAGMA data_version").fetchone()[0])
                 if version == self._seen_version and now < self._look_at:
                     return
-                self._look_at = now + LOOK
+                self._look_at = now + _LOOK
                 if now >= self._beat_at or self._seen_version is None or version[0] != self._seen_version[0]:
-                    self._beat_at = now + HEARTBEAT
-                    self._beat(connection)
+                    self._beat_at = now + _HEARTBEAT
+                    self._presence.confirm(self.shared, connection)
                 self._seen_version = version
-                company = self._company(connection)
-                news = changes(connection, self._heard)
+                company = self._presence.company(connection)
+                news = changes(connection, self._known_until)
             if self._unread:
                 self._unread = False
                 for name, pool in self._pools.items():
                     pool.leave(partial(self._used, name, pool))
             if news:
-                self._hear()
+                self._take_over()
             if company and not self.shared:
                 self._join()
             elif self.shared and not company:
-                self._part()
+                self._leave()
             self._recovered()
         except _BROKEN as error:
             self._failed(error)
 
-    # As pools see it.
+    # For pools.
 
     def reserve(self, reservation: Reservation) -> Refusal | None:
         """See `Ledger.reserve`."""
@@ -190,78 +183,67 @@ class FileLedger:
             self._await_the_others()
         try:
             refusal = self._reserve(reservation)
-            if refusal is not None and refusal.state != "limited" and self._log.flush(PATIENCE):
-                # What this process itself learned a moment ago, a revival say, may still have been under way.
+            if refusal is not None and refusal.state != "limited" and self._log.flush(FILE_TIMEOUT):
+                # What this process itself learned a moment ago, such as a revival, may not have been in the file.
                 refusal = self._reserve(reservation)
         except _BROKEN as error:
-            if self._clock() >= self._skip_until:
+            if self._clock() >= self._paused_until:
                 self._failed(error)
-            self._alone(reservation)
+            self._grant_uncounted(reservation)
             return None
         return refusal
 
+    async def reserve_async(self, reservation: Reservation) -> Refusal | None:
+        """See `Ledger.reserve_async`."""
+        return await reserve_in_thread(self, reservation)
+
     def end(self, reservation: Reservation, charged: int | None) -> None:
-        """See `Ledger.end`; what it cost is in its row."""
+        """See `Ledger.end`. What the request cost is in its row."""
         if self._uncounted:
             with self._lock:
                 if self._uncounted[reservation] > 0:
                     self._uncounted[reservation] -= 1
                     self._uncounted += Counter()
                     return
-        self._log.defer(
-            partial(
-                _add, self._id, reservation.provider, reservation.account, reservation.scope, -1, -reservation.tokens
-            )
-        )
+        self._log.defer(partial(self._presence.add_in_flight, *_scope(reservation), -1, -reservation.tokens))
 
-    def _alone(self, reservation: Reservation) -> None:
+    def _grant_uncounted(self, reservation: Reservation) -> None:
         with self._lock:
             self._uncounted[reservation] += 1
 
     def _reserve(self, reservation: Reservation) -> Refusal | None:
-        if self._clock() < self._skip_until:
-            raise sqlite3.OperationalError("it could not be asked a moment ago")
-        with self._connection.use(PATIENCE) as connection:
+        if self._clock() < self._paused_until:
+            raise sqlite3.OperationalError("it could not be used a moment ago")
+        with self._connection.use(FILE_TIMEOUT) as connection:
             wall = self._wall()
-            found = file_admission.told(connection, reservation, wall)
+            found = file_admission.known_refusal(connection, reservation, wall)
             if found is not None:
                 return found
             if not file_admission.limited(reservation):
-                self._alone(reservation)
+                self._grant_uncounted(reservation)
                 return None
-            with transaction(connection, PATIENCE):
-                row = connection.execute("SELECT shared FROM processes WHERE id = ?", (self._id,)).fetchone()
-                if row is None or row[0] == ALONE:
-                    # The pool parts just now, or was joined for nothing: its end will not be told.
+            with transaction(connection, FILE_TIMEOUT):
+                if not self._presence.shares(connection):
+                    # The pool is leaving the ledger, and will not say when the request ends.
                     return None
-                refusal = file_admission.judge(connection, reservation, wall)
+                refusal = file_admission.limit_refusal(connection, reservation, wall)
                 if refusal is None:
-                    _add(
-                        self._id,
-                        reservation.provider,
-                        reservation.account,
-                        reservation.scope,
-                        1,
-                        reservation.tokens,
-                        connection,
-                    )
+                    self._presence.add_in_flight(*_scope(reservation), 1, reservation.tokens, connection)
                 return refusal
 
-    # Coming and going.
+    # Joining and leaving.
 
     def _enter(self) -> None:
-        """Register this process, and begin to look for others."""
+        """Register this process, and start to look for others."""
         with self._lock:
             if self._registered_at is not None:
                 return
             self._registered_at = self._clock()
             company = False
             try:
-                with self._connection.use(PATIENCE) as connection, transaction(connection, PATIENCE):
-                    company = self._company(connection)
-                    me = (self._id, *self._me, self._wall(), SHARED if company else ALONE)
-                    connection.execute("INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?)", me)
-                self._beat_at = self._registered_at + HEARTBEAT
+                with self._connection.use(FILE_TIMEOUT) as connection:
+                    company = self._presence.register(connection)
+                self._beat_at = self._registered_at + _HEARTBEAT
             except _BROKEN as error:
                 self._unread = True
                 self._failed(error)
@@ -278,94 +260,62 @@ class FileLedger:
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(self._tick):
-            if self._clock() >= self._skip_until:
+            if self._clock() >= self._paused_until:
                 self.look()
 
     def _join(self) -> None:
         self._uncounted.clear()
-        with self._connection.use(PATIENCE) as connection, transaction(connection, PATIENCE):
+        with self._connection.use(FILE_TIMEOUT) as connection, transaction(connection, FILE_TIMEOUT):
             # From here on what is granted is counted; what is in flight already is not yet.
-            connection.execute("UPDATE processes SET shared = ? WHERE id = ?", (JOINING, self._id))
+            self._presence.become(presence.JOINING, connection)
         for pool in self._pools.values():
             self._publish(pool.join(self), pool.provider)
-        self._log.defer(partial(_share, self._id))
-        # Behind the rows that were recorded before, and at once: the newcomer waits for it.
+        self._log.defer(partial(self._presence.become, presence.SHARED))
+        # After the rows that were recorded before, but at once: the newcomer waits for it.
         if self._log.flush(1.0):
             self.shared = True
 
-    def _publish(self, held: Sequence[Held], provider: str) -> None:
+    def _publish(self, held: Sequence[InFlight], provider: str) -> None:
         for account, scope, requests, tokens in held:
-            self._log.defer(partial(_add, self._id, provider, account, scope, requests, tokens))
+            self._log.defer(partial(self._presence.add_in_flight, provider, account, scope, requests, tokens))
 
-    def _hear(self) -> None:
-        """Tell the pools what was said of their keys, by this or another process or by the owner."""
-        # What this process has to say itself comes first: a key that it has just revived is not to die again.
-        self._log.flush(PATIENCE)
-        with self._connection.use(PATIENCE) as connection:
-            news = changes(connection, self._heard)
-        self._heard = max((change.at for change in news), default=self._heard)
+    def _take_over(self) -> None:
+        """Tell the pools how the state of their keys has changed, by whatever process."""
+        # This process's own changes are written first: a key that it has just revived must not become dead again.
+        self._log.flush(FILE_TIMEOUT)
+        with self._connection.use(FILE_TIMEOUT) as connection:
+            news = changes(connection, self._known_until)
+        self._known_until = max((change.at for change in news), default=self._known_until)
         for pool in self._pools.values():
             apply(pool, news, self._wall(), self._mark())
 
-    def _part(self) -> None:
-        with self._connection.use(PATIENCE) as connection, transaction(connection, PATIENCE):
-            if self._company(connection):
+    def _leave(self) -> None:
+        with self._connection.use(FILE_TIMEOUT) as connection, transaction(connection, FILE_TIMEOUT):
+            if self._presence.company(connection):
                 return
-            connection.execute("UPDATE processes SET shared = ? WHERE id = ?", (ALONE, self._id))
+            self._presence.become(presence.ALONE, connection)
         for name, pool in self._pools.items():
             pool.leave(partial(self._used, name, pool))
         self.shared = False
         self._uncounted.clear()
-        self._log.defer(lambda connection: connection.execute("DELETE FROM in_flight WHERE process = ?", (self._id,)))
+        self._log.defer(self._presence.clear_in_flight)
 
-    def _used(self, provider: str, pool: KeyPool) -> dict[str, object] | None:
-        """What all have used of a pool's keys until now; None where that is not known."""
-        self._log.flush(PATIENCE)
+    def _used(self, provider: str, pool: KeyPool) -> PoolSnapshot | None:
+        """What all have used of a pool's keys until now; None if that is not known."""
+        self._log.flush(FILE_TIMEOUT)
         try:
-            with self._connection.use(PATIENCE) as connection:
+            with self._connection.use(FILE_TIMEOUT) as connection:
                 return pool_state(connection, provider, pool.credentials, self._wall())
         except _BROKEN as error:
             self._failed(error)
             return None
 
-    def _company(self, connection: sqlite3.Connection) -> bool:
-        """Whether others are there, or were a minute ago with requests in flight. Buries the dead."""
-        wall = self._wall()
-        company = False
-        for name, pid, born, place, seen, shared in connection.execute(
-            "SELECT id, pid, born, place, seen, shared FROM processes WHERE id <> ?", (self._id,)
-        ).fetchall():
-            if shared != DEAD and presence.alive(Process(pid, born, place), seen, wall):
-                company = True
-            elif shared != DEAD:
-                with transaction(connection, PATIENCE):
-                    connection.execute("UPDATE processes SET shared = ?, seen = ? WHERE id = ?", (DEAD, wall, name))
-                    _tidy(connection, name)
-                company = company or _in_flight(connection, name)
-            elif abs(wall - seen) < LINGER and _in_flight(connection, name):
-                company = True
-            else:
-                with transaction(connection, PATIENCE):
-                    _forget(name, connection)
-        return company
-
-    def _beat(self, connection: sqlite3.Connection) -> None:
-        """Say that this process lives; the file may be a new one that does not know it."""
-        me = (self._id, *self._me, self._wall(), SHARED if self.shared else ALONE)
-        with transaction(connection, PATIENCE):
-            connection.execute(
-                "INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen,"
-                " shared = max(shared, 0)",
-                me,
-            )
-
     def _await_the_others(self) -> None:
         began = self._registered_at
-        waiting = "SELECT COUNT(*) FROM processes WHERE shared IN (?, ?) AND id <> ?"
-        while began is not None and self._clock() < began + ACKNOWLEDGED:
+        while began is not None and self._clock() < began + _NEWCOMER_WAIT:
             try:
-                with self._connection.use(PATIENCE) as connection:
-                    if not connection.execute(waiting, (ALONE, JOINING, self._id)).fetchone()[0]:
+                with self._connection.use(FILE_TIMEOUT) as connection:
+                    if self._presence.all_share(connection):
                         break
             except _BROKEN as error:
                 self._failed(error)
@@ -374,12 +324,12 @@ class FileLedger:
         self._acknowledged = True
 
     def _failed(self, error: Exception) -> None:
-        self._skip_until = self._clock() + UNASKED
+        self._paused_until = self._clock() + _PAUSE
         if self.problem is None:
             _log.warning("keys are not shared with other processes at the moment: %s", error)
         self.problem = Problem(
             f"keys are not shared with other processes at the moment: {error}",
-            f"See that {self._store.path} can be written",
+            f"Make {self._store.path} writable",
         )
 
     def _recovered(self) -> None:
@@ -388,7 +338,7 @@ class FileLedger:
             self.problem = None
 
     def _after_fork_in_child(self) -> None:
-        """A child is another process. It is registered when it first asks for a key."""
+        """A child is another process. It registers when it first asks for a key."""
         registered = self._registered_at is not None
         self._reset()
         if registered:
@@ -396,33 +346,5 @@ class FileLedger:
                 pool.join(self)
 
 
-# What is written.
-
-
-def _add(
-    process: str, provider: str, account: str, scope: str, requests: int, tokens: int, connection: sqlite3.Connection
-) -> None:
-    connection.execute(
-        "INSERT INTO in_flight (process, provider, account, scope, requests, tokens) VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (provider, account, scope, process) DO UPDATE SET"
-        " requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
-        (process, provider, account, scope, requests, tokens),
-    )
-
-
-def _share(process: str, connection: sqlite3.Connection) -> None:
-    connection.execute("UPDATE processes SET shared = ? WHERE id = ?", (SHARED, process))
-
-
-def _tidy(connection: sqlite3.Connection, process: str) -> None:
-    connection.execute("DELETE FROM in_flight WHERE process = ? AND requests <= 0", (process,))
-
-
-def _in_flight(connection: sqlite3.Connection, process: str) -> bool:
-    query = "SELECT 1 FROM in_flight WHERE process = ? AND requests > 0"
-    return connection.execute(query, (process,)).fetchone() is not None
-
-
-def _forget(process: str, connection: sqlite3.Connection) -> None:
-    connection.execute("DELETE FROM in_flight WHERE process = ?", (process,))
-    connection.execute("DELETE FROM processes WHERE id = ?", (process,))
+def _scope(reservation: Reservation) -> tuple[str, str, str]:
+    return reservation.provider, reservation.account, reservation.scope

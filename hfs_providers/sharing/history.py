@@ -1,6 +1,6 @@
-"""What a host has used of an account within the windows, as it tells those that it shares the account with.
+"""What a host has used of an account within the windows, for the other hosts that share the account.
 
-Its source is the local file, where all processes of the host write; without one, what the process itself remembers.
+It is read from the local file, where all processes of the host write; without one, from what the process remembers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Buckets = dict[int, tuple[int, int]]
 """Requests and tokens by the number of a bucket since the epoch."""
 
 _SLACK = 5.0
-"""Seconds that a clock may be off before its quarters are counted as those after them."""
+"""Seconds that a clock may be behind before its quarters are counted as the next ones."""
 
 
 @dataclass
 class Used:
-    """What counts against limits, stamped by the clock of whom it is told.
+    """What counts against limits, stamped by the clock of the receiver.
 
     Args:
         minute: the ends of the last minute's requests and their tokens, oldest first.
@@ -44,12 +44,12 @@ def from_store(
     now: float,
     offset: float,
 ) -> Used:
-    """The rows of an account.
+    """What the rows of an account say.
 
     Args:
         connection: to the local file.
         provider: its name.
-        names: of the keys of the account, as `key_name` gives them.
+        names: of the keys of the account, as `Credential.name`.
         scope: the model, or empty for all.
         now: seconds since the epoch, by this host's clock.
         offset: seconds by which the other clock is ahead of it.
@@ -59,7 +59,7 @@ def from_store(
     """
     names = set(names)
     query = "SELECT id, key_id, fingerprint FROM series WHERE provider = ?1 AND (?2 = '' OR model = ?2)"
-    # Each number goes into the texts as a number.
+    # Converted to numbers, because they go into the text of queries.
     series = [
         int(number)
         for number, key_id, fingerprint in connection.execute(query, (provider, scope))
@@ -94,12 +94,12 @@ def from_pool(spent: Iterable[Spent], account: str, scope: str, offset: float) -
             continue
         entries = [(stamp + offset, requests, tokens) for stamp, requests, tokens in each.entries]
         if each.kind == "minute":
-            # Several requests that were remembered as one: the tokens go with the first.
+            # Where several requests are remembered as one, the first has all tokens.
             for at, requests, tokens in entries:
                 used.minute += [(at, tokens if i == 0 else 0) for i in range(requests)]
         else:
             buckets, grain = (used.hours, MINUTE) if each.kind == "hour" else (used.days, QUARTER)
-            # Stamped by the end of the bucket, which belongs to the one before it.
+            # Entries are stamped with the end of their bucket, where the next bucket begins.
             for at, requests, tokens in entries:
                 _add(buckets, math.ceil(at / grain) - 1, requests, tokens)
     used.minute.sort()

@@ -1,15 +1,8 @@
-"""What the file knows of keys, put into a process that begins; and what this process learns of them, put into the file.
+"""Restores what the file knows of keys in a process that starts.
 
-Windows come from the rows themselves: the minute exactly, the hour by minutes, the day by quarters of an hour. What
-providers said of keys (cooling, dead), circuits and retired models are kept in `state`, one body of JSON for each:
-
-    key      by fingerprint (by id where there is no key): {"reason", "retry_at", "probation"}, or {"revived": true}
-    rest     by account (`sharing.account_name`): {model or "" for all: {"until", "reason"}}; {} after a revival
-    circuit  by model: what `Circuit.dump` gives
-    gone     by model: {"successor"}
-
-Instants are seconds since the epoch. The file may be old or edited: what does not fit is left out, nothing is raised
-for it.
+Windows come from the rows of usage: the minute exactly, the hour by minutes, the day by quarters of an hour. Dead and
+cooling keys, circuits and retired models come from the table `state`, which `state_log` writes. The file may be old or
+edited: what does not fit is left out, and nothing is raised for it.
 """
 
 from __future__ import annotations
@@ -17,20 +10,19 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import cast
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE
 from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Credential, Wrapper
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.ledger import account_name, key_name
-from hfs_providers.keys.windows import Entry
-from hfs_providers.sharing.state_log import _bodies, _cooldowns
+from hfs_providers.keys.snapshot import AccountSnapshot, Death, PoolSnapshot
+from hfs_providers.keys.windows import WindowEntry
+from hfs_providers.sharing.state_log import cooldowns_of, states
 from hfs_providers.usage.database import QUARTER
 
 GONE_FOR = 30 * DAY
-"""Seconds after which a model that a provider no longer had is tried again."""
-
+"""Seconds after which a retired model is tried again."""
 
 _log = logging.getLogger("hfs_providers")
 
@@ -61,7 +53,7 @@ _WINDOWS = {
 
 def pool_state(
     connection: sqlite3.Connection, provider: str, credentials: Sequence[Credential], wall: float
-) -> dict[str, object]:
+) -> PoolSnapshot:
     """What the file knows of a provider's keys, as `KeyPool.load` takes it.
 
     Args:
@@ -73,18 +65,19 @@ def pool_state(
     Raises:
         sqlite3.Error: the file cannot be read.
     """
-    accounts: dict[str, dict[str, list[Any]]] = {}
+    accounts: dict[str, AccountSnapshot] = {}
     account_of: dict[str, str] = {}
-    dead = _bodies(connection, provider, "key")
+    dead = states(connection, provider, "key")
     for credential in credentials:
-        name = account_name(credential)
+        name = credential.account
         about = accounts.setdefault(name, {"keys": [], "cooling": [], "windows": []})
-        said = {"id": credential.id, "fingerprint": credential.fingerprint, "dead": dead.get(key_name(credential))}
-        about["keys"].append(said)
-        account_of[key_name(credential)] = name
-    for name, cooldowns in _bodies(connection, provider, "rest").items():
+        # `KeyPool.load` leaves out what is no death, such as the note of a revival.
+        death = cast("Death | None", dead.get(credential.name))
+        about["keys"].append({"id": credential.id, "fingerprint": credential.fingerprint, "dead": death})
+        account_of[credential.name] = name
+    for name, cooldowns in states(connection, provider, "rest").items():
         if name in accounts:
-            accounts[name]["cooling"] += _cooldowns(cooldowns)
+            accounts[name]["cooling"] += cooldowns_of(cooldowns)
     _windows(connection, provider, wall, accounts, account_of)
     return {"version": snapshot.VERSION, "at": wall, "accounts": list(accounts.values())}
 
@@ -93,7 +86,7 @@ def _windows(
     connection: sqlite3.Connection,
     provider: str,
     wall: float,
-    accounts: Mapping[str, dict[str, list[Any]]],
+    accounts: Mapping[str, AccountSnapshot],
     account_of: Mapping[str, str],
 ) -> None:
     series: dict[int, tuple[str, str]] = {}
@@ -104,7 +97,7 @@ def _windows(
         if account is not None:
             series[number] = account, model
     for kind, (query, span, shift) in _WINDOWS.items():
-        entries: dict[tuple[str, str], list[Entry]] = {}
+        entries: dict[tuple[str, str], list[WindowEntry]] = {}
         for number, stamp, requests, tokens in connection.execute(query, (provider, wall - span)):
             if number in series:
                 entries.setdefault(series[number], []).append((stamp + shift, requests, tokens))
@@ -113,7 +106,7 @@ def _windows(
 
 
 def restore_key_state(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wall: float) -> None:
-    """Put what the file knows into providers that begin.
+    """Restore what the file knows in providers that start.
 
     Args:
         connection: of the store.
@@ -125,14 +118,14 @@ def restore_key_state(connection: sqlite3.Connection, wrappers: Mapping[str, Wra
     """
     for name, wrapper in wrappers.items():
         wrapper.pool.load(pool_state(connection, name, wrapper.pool.credentials, wall))
-        circuits = _bodies(connection, name, "circuit")
-        gone = _bodies(connection, name, "gone", since=wall - GONE_FOR)
+        circuits = states(connection, name, "circuit")
+        retired = states(connection, name, "gone", since=wall - GONE_FOR)
         try:
             if isinstance(wrapper, KeepsCircuits):
                 for model, body in circuits.items():
                     wrapper.circuit(model).load(body, wall)
-                for model, body in gone.items():
+                for model, body in retired.items():
                     wrapper.retire_model(model, str(body.get("successor")))
         except Exception:
-            # A wrapper of anybody's: it goes on without.
-            _log.warning("circuits and retired models of %s were not taken over", name, exc_info=True)
+            # A plugin's own wrapper: it starts without.
+            _log.warning("circuits and retired models of %s were not restored", name, exc_info=True)

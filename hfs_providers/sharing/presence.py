@@ -1,22 +1,37 @@
-"""Which processes are alive: a process by its number, the time of its start, and the place where its number counts."""
+"""Which processes use the file: each has a row in the table `processes`, and what it has in flight in `in_flight`.
+
+A process is identified by its number, the time of its start, and the place where its number counts.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import sqlite3
+import uuid
+from collections.abc import Callable
 from typing import NamedTuple
 
+from hfs_providers.usage.transaction import transaction
+
 STALE = 20.0
-"""Seconds after which a process of another place (a container that shares the file) that says nothing is dead."""
+"""Seconds without a sign of life after which a process of another place (a container that shares the file) is dead."""
+
+LINGER = 60.0
+"""Seconds for which the requests that a dead process had in flight still count."""
+
+DEAD, ALONE, SHARED, JOINING = -1, 0, 1, 2
+"""What `processes.shared` says. A joining process counts what is granted, but what was in flight before is not yet
+written down."""
 
 
 class Process(NamedTuple):
-    """A process, as it is told from every other one.
+    """What distinguishes a process from all others.
 
     Args:
         pid: its number.
-        born: when it started, in ticks since the machine did; 0 where the system does not say.
-        place: the machine, its run, and the namespace of numbers.
+        born: when it started, in ticks since the machine did; 0 if the system does not say.
+        place: the machine, its run, and the namespace of process numbers.
     """
 
     pid: int
@@ -24,40 +39,154 @@ class Process(NamedTuple):
     place: str
 
 
+class Presence:
+    """A process that uses the file, as the others see it, and the others as it sees them.
+
+    Each method takes a connection to the file, and raises `sqlite3.Error` if the file cannot be used.
+
+    Args:
+        process: by default the one that makes this.
+        wall: seconds since the epoch.
+        patience: seconds to wait for other writers.
+    """
+
+    def __init__(self, process: Process | None, wall: Callable[[], float], patience: float) -> None:
+        self.id = uuid.uuid4().hex
+        self._process = process or this()
+        self._wall = wall
+        self._patience = patience
+
+    # This process.
+
+    def register(self, connection: sqlite3.Connection) -> bool:
+        """Add it to the table. Returns whether there are others that it shares keys with."""
+        with transaction(connection, self._patience):
+            company = self.company(connection)
+            row = (self.id, *self._process, self._wall(), SHARED if company else ALONE)
+            connection.execute("INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?)", row)
+        return company
+
+    def confirm(self, shared: bool, connection: sqlite3.Connection) -> None:
+        """Say that it lives. The file may be a new one that does not know it."""
+        row = (self.id, *self._process, self._wall(), SHARED if shared else ALONE)
+        with transaction(connection, self._patience):
+            connection.execute(
+                "INSERT INTO processes VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen,"
+                " shared = max(shared, 0)",
+                row,
+            )
+
+    def shares(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file says that it shares its keys, or is about to."""
+        row = connection.execute("SELECT shared FROM processes WHERE id = ?", (self.id,)).fetchone()
+        return row is not None and row[0] != ALONE
+
+    def become(self, shared: int, connection: sqlite3.Connection) -> None:
+        """Say that it is `ALONE`, `SHARED` or `JOINING`."""
+        connection.execute("UPDATE processes SET shared = ? WHERE id = ?", (shared, self.id))
+
+    def add_in_flight(
+        self, provider: str, account: str, scope: str, requests: int, tokens: int, connection: sqlite3.Connection
+    ) -> None:
+        """Add to what it has in flight; negative numbers where requests have ended."""
+        connection.execute(
+            "INSERT INTO in_flight (process, provider, account, scope, requests, tokens) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (provider, account, scope, process) DO UPDATE SET"
+            " requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
+            (self.id, provider, account, scope, requests, tokens),
+        )
+
+    def clear_in_flight(self, connection: sqlite3.Connection) -> None:
+        """Forget what it has in flight."""
+        connection.execute("DELETE FROM in_flight WHERE process = ?", (self.id,))
+
+    def leave(self, connection: sqlite3.Connection) -> None:
+        """Remove all that the file says of it."""
+        _forget(connection, self.id)
+
+    # The others.
+
+    def company(self, connection: sqlite3.Connection) -> bool:
+        """Whether others live, or died less than a minute ago with requests in flight. Marks those that have died."""
+        wall = self._wall()
+        company = False
+        for name, *process, seen, shared in connection.execute(
+            "SELECT id, pid, born, place, seen, shared FROM processes WHERE id <> ?", (self.id,)
+        ).fetchall():
+            if shared != DEAD and alive(Process(*process), seen, wall):
+                company = True
+            elif shared != DEAD:
+                with transaction(connection, self._patience):
+                    connection.execute("UPDATE processes SET shared = ?, seen = ? WHERE id = ?", (DEAD, wall, name))
+                    connection.execute("DELETE FROM in_flight WHERE process = ? AND requests <= 0", (name,))
+                company = company or _in_flight(connection, name)
+            elif abs(wall - seen) < LINGER and _in_flight(connection, name):
+                company = True
+            else:
+                with transaction(connection, self._patience):
+                    _forget(connection, name)
+        return company
+
+    def all_share(self, connection: sqlite3.Connection) -> bool:
+        """Whether all others have written down what they have in flight."""
+        query = "SELECT COUNT(*) FROM processes WHERE shared IN (?, ?) AND id <> ?"
+        return not connection.execute(query, (ALONE, JOINING, self.id)).fetchone()[0]
+
+
+def running_processes(connection: sqlite3.Connection, wall: float) -> int:
+    """How many processes use the file.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    rows = connection.execute("SELECT pid, born, place, seen FROM processes WHERE shared <> ?", (DEAD,)).fetchall()
+    return sum(alive(Process(*process), seen, wall) for *process, seen in rows)
+
+
+def _in_flight(connection: sqlite3.Connection, process: str) -> bool:
+    query = "SELECT 1 FROM in_flight WHERE process = ? AND requests > 0"
+    return connection.execute(query, (process,)).fetchone() is not None
+
+
+def _forget(connection: sqlite3.Connection, process: str) -> None:
+    connection.execute("DELETE FROM in_flight WHERE process = ?", (process,))
+    connection.execute("DELETE FROM processes WHERE id = ?", (process,))
+
+
 def this() -> Process:
-    """The process that asks."""
+    """The process that calls this."""
     pid = os.getpid()
     return Process(pid, _born(pid) or 0.0, _place())
 
 
 def alive(process: Process, seen: float, wall: float) -> bool:
-    """Whether it lives. A number that was given to another process since does not count.
+    """Whether a process lives. One that has got its number since does not count.
 
     Args:
         process: to be looked for.
-        seen: when it last said so, in seconds since the epoch.
-        wall: the time now.
+        seen: when it last said that it lives, in seconds since the epoch.
+        wall: now, in seconds since the epoch.
     """
     if process.place != _place():
         return abs(wall - seen) < STALE
     if process.born:
         return _born(process.pid) == process.born
-    return _there(process.pid) and abs(wall - seen) < STALE
+    return _exists(process.pid) and abs(wall - seen) < STALE
 
 
 def _born(pid: int) -> float | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the program's name in parentheses, with whatever in it; a zombie has ended.
+            # The second field is the program's name in parentheses, which may hold anything; a zombie has ended.
             fields = file.read().rpartition(b")")[2].split()
         return None if fields[0] in (b"Z", b"X") else float(fields[19])
     except (OSError, IndexError, ValueError):
         return None
 
 
-def _there(pid: int) -> bool:
+def _exists(pid: int) -> bool:
     if os.name == "nt":
-        # There, signal 0 would end the process.
+        # On Windows, signal 0 would end the process.
         return True
     try:
         os.kill(pid, 0)

@@ -22,7 +22,7 @@ from typing import Any
 
 from hfs_providers.contract.instants import DAY, HOUR, next_midnight, zone_of
 from hfs_providers.contract.records import Event
-from hfs_providers.keys.ledger import Ledger, Refusal, Reservation, account_name, key_name
+from hfs_providers.keys.ledger import Ledger, Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing.history import Used, from_pool, from_store
 from hfs_providers.sharing.redis_connection import RedisConnection, ScriptCall
@@ -81,7 +81,7 @@ class Counts:
         self._names: dict[tuple[str, str], set[str]] = {}
         for provider, pool in pools.items():
             for credential in pool.credentials:
-                account, name = account_name(credential), key_name(credential)
+                account, name = credential.account, credential.name
                 self._keys[provider, credential.id] = (account, name)
                 self._names.setdefault((provider, account), set()).add(name)
         self._generation = ""

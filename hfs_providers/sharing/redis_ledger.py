@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Literal
 
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.records import Event, Problem
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
@@ -76,7 +76,7 @@ class RedisLedger:
             self._say(Problem("HFS_REDIS_URL needs redis-py", "Run: pip install 'hfs-providers[redis]'", "error"))
         except ValueError as error:
             self._say(Problem(f"HFS_REDIS_URL: {error}", "Set HFS_REDIS_URL to redis://host:port/0", "error"))
-        at_fork(Phase.LEDGERS, child=self._after_fork_in_child)
+        at_fork(ForkPhase.LEDGERS, child=self._after_fork_in_child)
 
     def __repr__(self) -> str:
         return f"RedisLedger({self.name}, {self._mode})"
@@ -127,7 +127,7 @@ class RedisLedger:
         return self._outcome(reserve)
 
     async def reserve_async(self, reservation: Reservation) -> Refusal | None:
-        """See `TaskLedger.reserve_async`."""
+        """See `Ledger.reserve_async`."""
         import asyncio
 
         if not self._looked.is_set():

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 from hfs_providers.contract.instants import MINUTE
 from hfs_providers.contract.records import Credential, Problem
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.ledger import account_name, key_name
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.keys.snapshot import AccountSnapshot, CooldownSnapshot, KeySnapshot, WindowSnapshot
-from hfs_providers.keys.windows import Entry
+from hfs_providers.keys.windows import WindowEntry
 from hfs_providers.sharing.redis_connection import RedisConnection, ScriptCall
 from hfs_providers.sharing.redis_messages import CountedScope, told_key
 from hfs_providers.usage.database import QUARTER
@@ -83,7 +82,7 @@ def take_over(
 
 def _asked(pools: Mapping[str, KeyPool], models: Mapping[str, Collection[str]]) -> Iterator[_Asked]:
     for provider, pool in pools.items():
-        for account in dict.fromkeys(account_name(credential) for credential in pool.credentials):
+        for account in dict.fromkeys(credential.account for credential in pool.credentials):
             for model in (None, *models.get(provider, ())):
                 yield _Asked(provider, account, model)
 
@@ -98,7 +97,7 @@ def _call(asked: _Asked, pools: Mapping[str, KeyPool], shared: Shared) -> Script
 
 
 def _of(pool: KeyPool, account: str) -> list[Credential]:
-    return [credential for credential in pool.credentials if account_name(credential) == account]
+    return [credential for credential in pool.credentials if credential.account == account]
 
 
 def _told(
@@ -115,7 +114,7 @@ def _told(
     keys: list[KeySnapshot] = []
     for credential in credentials:
         key: KeySnapshot = {"id": credential.id, "fingerprint": credential.fingerprint}
-        dead = current.get(f"d:{key_name(credential)}")
+        dead = current.get(f"d:{credential.name}")
         if dead is not None:
             key["dead"] = {"reason": dead[1], "retry_at": dead[0], "probation": dead[0] - wall}
         keys.append(key)
@@ -129,8 +128,8 @@ def _told(
 def _windows(model: str, answer: Sequence[Any], offset: float, wall: float) -> list[WindowSnapshot]:
     """What all have used of one model, calls in flight included."""
     _, _, used, minute, requests, tokens = answer
-    flying: list[Entry] = [(wall, int(requests), int(tokens))] if int(requests) else []
-    recent: list[Entry] = [
+    flying: list[WindowEntry] = [(wall, int(requests), int(tokens))] if int(requests) else []
+    recent: list[WindowEntry] = [
         (int(float(score)) / 1000 - offset, 1, int(member.rpartition("/")[2]))
         for member, score in _pairs(minute).items()
     ]
@@ -140,7 +139,7 @@ def _windows(model: str, answer: Sequence[Any], offset: float, wall: float) -> l
         if kind in ("hr", "ht", "dr", "dt"):
             buckets[kind[0]].setdefault(int(number), [0, 0])[kind[1] == "t"] = int(count)
 
-    def entries(kind: str, grain: float, place: float) -> list[Entry]:
+    def entries(kind: str, grain: float, place: float) -> list[WindowEntry]:
         return [((number + place) * grain - offset, r, t) for number, (r, t) in buckets[kind].items()]
 
     # Stamped as `restore_key_state` does: with a bucket's end, and for a calendar day with its middle.

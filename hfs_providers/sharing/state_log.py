@@ -1,4 +1,14 @@
-"""What happens to keys, written to the file and read from it by others."""
+"""What happens to keys: written to the table `state` of the file, and read from it by other processes.
+
+Each row has a body of JSON. Instants are seconds since the epoch. The kinds of rows:
+
+    key      by `Credential.name`: {"reason", "retry_at", "probation"}, or {"revived": true}
+    rest     by `Credential.account`: {model or "" for all: {"until", "reason"}}; {} after a revival
+    circuit  by model: what the circuit's `dump` returns
+    gone     by model: {"successor"}
+
+Bodies of the first two also say in "by" which process wrote them.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +19,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Credential, Event, Wrapper
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.ledger import account_name, key_name
+from hfs_providers.keys.pool import KeyPool
+from hfs_providers.keys.snapshot import AccountSnapshot, CooldownSnapshot, Death, KeySnapshot
 from hfs_providers.usage.log import Work
-
-if TYPE_CHECKING:
-    from hfs_providers.keys.pool import KeyPool
 
 _log = logging.getLogger("hfs_providers")
 
-
+# Seconds between two stamps if the clock does not tell them apart.
 _TICK = 1e-5
-"""Seconds between two stamps of which the clock gives the later one no later."""
+
+# Whether this thread applies what another process wrote.
+_thread = threading.local()
 
 
-# Whether this thread passes on what another process has said.
-_hearsay = threading.local()
-
-
-class Change(NamedTuple):
-    """A row of `state` that was written lately."""
+class StateChange(NamedTuple):
+    """A row of `state` that was written recently."""
 
     provider: str
     kind: str
@@ -41,57 +47,70 @@ class Change(NamedTuple):
     at: float
 
 
-def changes(connection: sqlite3.Connection, since: float) -> list[Change]:
-    """What was said of keys after the stamp `since`. Stamps are seconds since the epoch, but never go back.
+def changes(connection: sqlite3.Connection, since: float) -> list[StateChange]:
+    """What was written about keys after the stamp `since`. Stamps are seconds since the epoch, but never go back.
 
     Raises:
         sqlite3.Error: the file cannot be read.
     """
     query = "SELECT provider, kind, name, body, at FROM state WHERE kind IN ('key', 'rest') AND at > ?"
-    return [Change(*row) for row in connection.execute(query, (since,))]
+    return [StateChange(*row) for row in connection.execute(query, (since,))]
 
 
-def apply(pool: KeyPool, found: Sequence[Change], wall: float, own: str = "") -> None:
-    """Tell a pool that is at work what others were told of its keys; a key that they revived lives here too.
+def apply(pool: KeyPool, found: Sequence[StateChange], wall: float, own: str = "") -> None:
+    """Tell a pool how the state of its keys has changed elsewhere.
 
     Args:
         pool: of one provider.
-        found: changes, of whatever providers.
+        found: changes, of any providers.
         wall: seconds since the epoch.
-        own: the mark of those that this pool told of itself; it knows better by now.
+        own: the mark of this process's own changes, which the pool knows already.
     """
-    accounts: list[dict[str, object]] = []
-    states = {status.id: status.state for status in pool.statuses()}
+    accounts: list[AccountSnapshot] = []
+    current = {status.id: status.state for status in pool.statuses()}
     for change in found:
         if change.provider != pool.provider:
             continue
         body = _body(change.body)
         if own and body.get("by") == own:
             continue
-        of = key_name if change.kind == "key" else account_name
         for credential in pool.credentials:
-            if of(credential) != change.name:
+            if (credential.name if change.kind == "key" else credential.account) != change.name:
                 continue
-            about: dict[str, object] = {"id": credential.id, "fingerprint": credential.fingerprint}
-            if change.kind == "rest" and (cooldowns := _cooldowns(body)):
-                accounts.append({"keys": [about], "cooling": cooldowns})
+            about: KeySnapshot = {"id": credential.id, "fingerprint": credential.fingerprint}
+            if change.kind == "rest" and (cooldowns := cooldowns_of(body)):
+                accounts.append({"keys": [about], "cooling": cooldowns, "windows": []})
             elif change.kind == "key" and not body.get("revived"):
-                accounts.append({"keys": [{**about, "dead": body}]})
-            elif states[credential.id] == ("dead" if change.kind == "key" else "cooling"):
-                _hearsay.now = True
+                about["dead"] = cast("Death", body)
+                accounts.append({"keys": [about], "cooling": [], "windows": []})
+            elif current[credential.id] == ("dead" if change.kind == "key" else "cooling"):
+                _thread.applies = True
                 try:
                     pool.revive(credential.id)
                 finally:
-                    _hearsay.now = False
+                    _thread.applies = False
     if accounts:
         pool.load({"version": snapshot.VERSION, "at": wall, "accounts": accounts})
 
 
-def _cooldowns(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"model": model or None, **cooldown} for model, cooldown in body.items() if isinstance(cooldown, dict)]
+def cooldowns_of(body: Mapping[str, Any]) -> list[CooldownSnapshot]:
+    """The cooldowns that a body of kind `rest` holds. `KeyPool.load` leaves out what does not fit."""
+    found = [{"model": model or None, **cooldown} for model, cooldown in body.items() if isinstance(cooldown, dict)]
+    return cast("list[CooldownSnapshot]", found)
 
 
-def _bodies(connection: sqlite3.Connection, provider: str, kind: str, since: float = 0.0) -> dict[str, dict[str, Any]]:
+def states(connection: sqlite3.Connection, provider: str, kind: str, since: float = 0.0) -> dict[str, dict[str, Any]]:
+    """The bodies of the rows of one kind by their names. Those that cannot be read are left out.
+
+    Args:
+        connection: of the store.
+        provider: its name.
+        kind: `key`, `rest`, `circuit` or `gone`.
+        since: the stamp of the oldest row to be read.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
     found = {}
     query = "SELECT name, body FROM state WHERE provider = ? AND kind = ? AND at >= ?"
     for name, body in connection.execute(query, (provider, kind, since)):
@@ -116,7 +135,7 @@ class StateKeeper:
         defer: has work done by the writer, in order.
         wrappers: by provider.
         wall: seconds since the epoch.
-        mark: who says it; asked each time, because a child after `fork` is another.
+        mark: identifies this process; called each time, because after a fork the child is another one.
     """
 
     def __init__(
@@ -132,9 +151,9 @@ class StateKeeper:
         self._mark = mark
 
     def note(self, event: Event) -> None:
-        """Take from an event what outlives the process. Never raises."""
-        if event.kind == "key_revived" and getattr(_hearsay, "now", False):
-            # It is in the file; written again, it could come after what was said since.
+        """Write down what outlives the process. Never raises."""
+        if event.kind == "key_revived" and getattr(_thread, "applies", False):
+            # It is in the file already. Written again, it could hide what was written since.
             return
         make = _WORKS.get(event.kind)
         wrapper = self._wrappers.get(event.provider)
@@ -143,7 +162,7 @@ class StateKeeper:
         try:
             work = make(event, wrapper, self._wall(), self._mark())
         except Exception:
-            _log.warning("%s of %s could not be kept", event.kind, event.provider, exc_info=True)
+            _log.warning("%s of %s could not be written down", event.kind, event.provider, exc_info=True)
             return
         if work is not None:
             self._defer(work)
@@ -158,7 +177,7 @@ def _cooling(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
     if credential is None or event.seconds is None:
         return None
     cooldown = {"until": wall + event.seconds, "reason": event.reason}
-    return partial(_add_cooldown, event.provider, account_name(credential), event.model or "", cooldown, wall, mark)
+    return partial(_add_cooldown, event.provider, credential.account, event.model or "", cooldown, wall, mark)
 
 
 def _add_cooldown(
@@ -192,7 +211,7 @@ def _dead(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None
     if credential is None or event.seconds is None:
         return None
     body = {"reason": event.reason, "retry_at": wall + event.seconds, "probation": event.seconds} | _by(mark)
-    return lambda connection: _put(connection, event.provider, "key", key_name(credential), body, wall)
+    return lambda connection: _put(connection, event.provider, "key", credential.name, body, wall)
 
 
 def _revived(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
@@ -201,10 +220,10 @@ def _revived(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
         return None
 
     def forget(connection: sqlite3.Connection) -> None:
-        # Not deleted: processes that run must hear of it.
+        # Not deleted: running processes must learn of it.
         for kind, name, body in (
-            ("key", key_name(credential), {"revived": True} | _by(mark)),
-            ("rest", account_name(credential), _by(mark)),
+            ("key", credential.name, {"revived": True} | _by(mark)),
+            ("rest", credential.account, _by(mark)),
         ):
             if _get(connection, event.provider, kind, name) is not None:
                 _put(connection, event.provider, kind, name, body, wall)
@@ -250,7 +269,7 @@ def _put(
     connection: sqlite3.Connection, provider: str, kind: str, name: str, body: Mapping[str, object], wall: float
 ) -> None:
     (last,) = connection.execute("SELECT (SELECT CAST(value AS REAL) FROM meta WHERE name = 'said')").fetchone()
-    # Those who listen remember the last stamp that they have heard: stamps grow, whatever the wall clock does.
+    # Readers remember the last stamp that they have read: stamps grow, whatever the wall clock does.
     at = wall if last is None or wall > last else last + _TICK
     connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('said', ?)", (repr(at),))
     connection.execute(

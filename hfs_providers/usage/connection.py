@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.transaction import BUSY, corrupt
 
@@ -35,7 +35,7 @@ class StoreConnection:
         # Whether it is held for the fork under way.
         self._quiet = False
         at_fork(
-            Phase.CONNECTIONS,
+            ForkPhase.CONNECTIONS,
             before=self._before_fork,
             parent=self._after_fork_in_parent,
             child=self._after_fork_in_child,

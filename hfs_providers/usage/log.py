@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hfs_providers.contract.errors import StoreError
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.records import Problem
 from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.usage.connection import StoreConnection
@@ -122,7 +122,7 @@ class UsageLog:
         self._reset()
         if store.unusable is not None:
             self._fail(store.unusable)
-        at_fork(Phase.LOGS, child=self._reset)
+        at_fork(ForkPhase.LOGS, child=self._reset)
 
     def _reset(self) -> None:
         self._queue: deque[UsageRow | Work | _Mark] = deque()

@@ -157,7 +157,7 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Pruned:
     """What `prune_step` did.
 
     Args:
@@ -171,7 +171,7 @@ class Step:
     more: bool
 
 
-def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, targets: Collection[str] = ()) -> Step:
+def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, targets: Collection[str] = ()) -> Pruned:
     """Delete the oldest rows that need not be kept, at most `STEP` of them, in one transaction.
 
     Args:
@@ -192,7 +192,7 @@ def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, tar
         # In one query both would look at all rows.
         first, last = connection.execute("SELECT (SELECT MIN(id) FROM usage), (SELECT MAX(id) FROM usage)").fetchone()
         if first is None:
-            return Step(0, 0, more=False)
+            return Pruned(0, 0, more=False)
         sent = _forwarded(connection, wall, targets)
         # Numbers have few gaps: this is how many rows there are, without counting them.
         over = last - first + 1 - keep.rows
@@ -205,7 +205,7 @@ def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, tar
             (number, at) for number, at in oldest if outgrown or at < wall - keep.days * DAY or number < first + over
         ]
         gone = _delete(connection, aged, wall)
-        return Step(len(gone), sum(number > sent for number in gone), more=len(gone) == STEP)
+        return Pruned(len(gone), sum(number > sent for number in gone), more=len(gone) == STEP)
 
 
 def _delete(connection: sqlite3.Connection, rows: Iterable[tuple[int, float]], wall: float) -> list[int]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hfs_providers.calls.call import Call
 from hfs_providers.calls.verdicts import judge
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.keys.leases import Lease
 
 if TYPE_CHECKING:
@@ -329,4 +329,4 @@ def _after_fork_in_child() -> None:
     _dropped, _watching, _thread = queue.SimpleQueue(), threading.Lock(), None
 
 
-at_fork(Phase.STREAMS, child=_after_fork_in_child)
+at_fork(ForkPhase.STREAMS, child=_after_fork_in_child)

@@ -27,7 +27,7 @@ from hfs_providers.contract.records import Credential, Event, EventKind, KeyProb
 from hfs_providers.contract.redaction import Redactor
 from hfs_providers.contract.succession import default_model, successor_of
 from hfs_providers.contract.usage_row import UsageRow
-from hfs_providers.keys.leases import Change, Lease
+from hfs_providers.keys.leases import KeyChange, Lease
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.wrapper.arguments import class_arguments, seconds
 from hfs_providers.wrapper.keycycle_face import KeycycleFace
@@ -324,7 +324,7 @@ class ProviderWrapper(KeycycleFace):
         return list(self.clients.model_ids(self.bound(credential).__dict__[self.clients.client_field]))
 
     def _on_change(
-        self, change: Change, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
+        self, change: KeyChange, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
     ) -> None:
         # A provider's code for what happened may be anything.
         reason = self.redactor.scrub(reason) if reason else reason

@@ -51,17 +51,6 @@ def test_the_programs_say_what_is_missing_without_a_provider(
     assert "unavailable" in done.stdout
 
 
-def test_the_programs_pass_mypy(tmp_path: Path) -> None:
-    paths = [tmp_path / f"program{number}.py" for number, _ in enumerate(blocks("python"))]
-    for path, program in zip(paths, blocks("python"), strict=True):
-        path.write_text(program)
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path)]
-    done = subprocess.run(
-        [*command, *map(str, paths)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_the_commands_run(env: Mapping[str, str], tmp_path: Path) -> None:
     (tmp_path / "work.jsonl").write_text(blocks("json")[0])
     (commands,) = blocks("console")

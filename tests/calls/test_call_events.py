@@ -87,7 +87,7 @@ class TestCallIds:
         lease.dead("refused")
         key = pool._keyring.keys["groq#3"]
         key.retry_at = 0.0
-        pool._keyring.wake(key.account)
+        pool._keyring.changed(key.account)
         ask(shop.manager.get_model("groq", "m", key_id="groq#3"))
         dead, finished, revived = shop.events
         assert (dead.kind, dead.call_id) == ("key_dead", None)

@@ -127,13 +127,13 @@ class TestLimitedKeys:
     def test_are_not_asked_again_once_the_time_is_up_though_their_cooldown_is_over(self, place: Place) -> None:
         place.script(then=RateLimited(retry_after=1))
         # Each refusal takes longer than the other key has to rest.
-        end = place.pool._end
+        end = place.pool._lending.end
 
         def slow(*args: Any, **kwargs: Any) -> None:
             place.now += 3
             end(*args, **kwargs)
 
-        place.pool._end = slow
+        place.pool._lending.end = slow
         with pytest.raises(KeysExhaustedError):
             ask(place, timeout=10)
         assert sum(place.hits()) <= 5

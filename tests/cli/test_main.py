@@ -67,7 +67,7 @@ def test_every_command_takes_verbose(cli, args):
     assert "--verbose" in cli(*args, "-h").stdout
 
 
-BREAKS = "import hfs_providers.core.inventory as s\ndef survey(*a, **k):\n    {}\ns.survey = survey\n"
+BREAKS = "import hfs_providers.core.inventory as i\ndef breaks(*a, **k):\n    {}\ni.take_inventory = breaks\n"
 
 
 def _main_with(body: str, bare_env: dict[str, str], tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -105,6 +105,14 @@ def test_termination_runs_the_exit_handlers(bare_env, tmp_path):
     body = "import atexit, os, signal; atexit.register(print, 'flushed'); os.kill(os.getpid(), signal.SIGTERM)"
     done = _main_with(body, bare_env, tmp_path)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "flushed\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows closes no stream so")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_error_of_ours(bare_env, tmp_path, closed):
+    command = f"{sys.executable} -m hfs_providers --version {closed}"
+    done = subprocess.run(["sh", "-c", command], env=bare_env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")

@@ -12,6 +12,8 @@ import pytest
 
 from tests.cli.conftest import Cli
 
+# .ci/run asks for it, and checks a generated package in a fresh environment as well.
+TYPES = bool(os.environ.get("HFS_TEST_TYPES"))
 SAMBANOVA = ("sambanova", "--model-class", "agno.models.sambanova:Sambanova")
 
 
@@ -51,7 +53,7 @@ def test_what_it_writes_passes_its_tests_and_its_linters(
     tests = run(package, sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
     assert tests.returncode == 0, tests.stdout
     assert all(lack in tests.stdout for lack in lacks)
-    for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+    for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], *([["mypy"]] if TYPES else [])):
         linted = run(package, sys.executable, "-m", *tool)
         assert linted.returncode == 0, linted.stdout + linted.stderr
 

@@ -12,7 +12,7 @@ import pytest
 
 import hfs_providers
 from hfs_providers.contract import forks
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -38,7 +38,7 @@ def fork_and_tell(said: list[str]) -> list[str]:
 
 def test_the_order_is_that_of_the_phases_and_not_that_of_registration() -> None:
     said: list[str] = []
-    for phase in (Phase.LEDGERS, Phase.POOLS, Phase.CONNECTIONS, Phase.CONNECTIONS):
+    for phase in (ForkPhase.LEDGERS, ForkPhase.POOLS, ForkPhase.CONNECTIONS, ForkPhase.CONNECTIONS):
         at_fork(phase, **{when: partial(said.append, f"{when} {phase.name}") for when in ("before", "parent", "child")})
     told = fork_and_tell(said)
     before = ["before LEDGERS", "before CONNECTIONS", "before CONNECTIONS", "before POOLS"]
@@ -50,7 +50,7 @@ def test_the_order_is_that_of_the_phases_and_not_that_of_registration() -> None:
 def test_methods_go_with_their_object() -> None:
     class Thing:
         def __init__(self) -> None:
-            at_fork(Phase.LOGS, before=self.hook, child=self.hook)
+            at_fork(ForkPhase.LOGS, before=self.hook, child=self.hook)
 
         def hook(self) -> None:
             said.append("hook")
@@ -68,8 +68,8 @@ def test_methods_go_with_their_object() -> None:
 
 def test_what_fails_is_logged_and_keeps_nobody_else_from_it(caplog: pytest.LogCaptureFixture) -> None:
     said: list[str] = []
-    at_fork(Phase.POOLS, parent=lambda: 1 / 0)
-    at_fork(Phase.LOGS, parent=partial(said.append, "parent"), child=partial(said.append, "child"))
+    at_fork(ForkPhase.POOLS, parent=lambda: 1 / 0)
+    at_fork(ForkPhase.LOGS, parent=partial(said.append, "parent"), child=partial(said.append, "child"))
     with caplog.at_level(logging.ERROR):
         assert fork_and_tell(said) == ["child"]
     assert said == ["parent"]
@@ -78,7 +78,7 @@ def test_what_fails_is_logged_and_keeps_nobody_else_from_it(caplog: pytest.LogCa
 
 def test_a_child_that_forks_does_the_same() -> None:
     said: list[str] = []
-    at_fork(Phase.LOGS, child=partial(said.append, "child"))
+    at_fork(ForkPhase.LOGS, child=partial(said.append, "child"))
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         os.write(writer, " ".join(fork_and_tell(said)).encode())

@@ -25,7 +25,7 @@ from hfs_providers.core.storage_status import storage_status
 from hfs_providers.keys import fingerprint
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
 from hfs_providers.usage import UsageRow
-from hfs_providers.usage.forwarding.sending import Sent
+from hfs_providers.usage.forwarding.sending import Sent, send
 from hfs_providers.usage.location import Places
 from tests.sharing.redis_server import eventually
 
@@ -108,7 +108,7 @@ class TestRelativePaths:
             monkeypatch.chdir("elsewhere")
             manager.record(ROW)
             manager.persistence.flush()
-            assert manager.inventory.usage().path == tmp_path / "mine" / "usage.db"
+            assert storage_status(manager.inventory.settings.env).path == tmp_path / "mine" / "usage.db"
         assert ask(tmp_path / "mine" / "usage.db", "SELECT count(*) FROM usage") == [(1,)]
         assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -150,7 +150,7 @@ class TestNowhere:
         with ProviderManager({}, plugins=[]) as manager:
             manager.record(ROW)
             [problem] = manager.problems
-            assert manager.inventory.usage().problems == (problem,)
+            assert storage_status(manager.inventory.settings.env).problems == (problem,)
         assert problem.message == "usage is not kept: there is no home directory for its file"
         assert problem.remedy == "Set HFS_USAGE_DB to an absolute path, or to off"
         assert not list(tmp_path.iterdir())
@@ -355,7 +355,7 @@ class TestForwarding:
         monkeypatch.setattr("hfs_providers.usage.forwarding.forwarder.Forwarder.wake", lambda self: None)
         with ProviderManager({"HFS_USAGE_DB": str(path), variable: url}, plugins=[]) as manager:
             assert manager.get_status_summary().splitlines()[-1] == f"  TiDB persistence: {said}"
-            assert manager.inventory.usage().summary == f"TiDB persistence: {said}"
+            assert storage_status(manager.inventory.settings.env).summary == f"TiDB persistence: {said}"
 
     def test_it_is_told_of_rows(self, forwarders: list[FakeForwarder], path: Path) -> None:
         env = {"HFS_USAGE_DB": str(path), "TIDB_DB_URL": "mysql://db.example/usage"}
@@ -386,16 +386,16 @@ def test_rows_that_were_not_sent_can_be_sent(path: Path, tmp_path: Path) -> None
         manager.record(ROW)
     found = take_inventory({"HFS_USAGE_DB": str(path), "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/all.db"}, plugins=[])
     name = f"sqlite:///{tmp_path}/all.db"
-    assert found.send_usage() == [Sent(name, 2, 0)]
+    assert send(found.settings.env, 60.0) == [Sent(name, 2, 0)]
     assert ask(tmp_path / "all.db", "SELECT count(*) FROM hfs_usage") == [(2,)]
-    assert found.send_usage() == [Sent(name, 0, 0)]
+    assert send(found.settings.env, 60.0) == [Sent(name, 0, 0)]
 
 
 def test_why_they_cannot_be_sent_is_said(path: Path, tmp_path: Path) -> None:
     with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
         manager.record(ROW)
     env = {"HFS_USAGE_DB": str(path), "HFS_FORWARD_DB": f"sqlite:///{tmp_path}/no/such/directory.db"}
-    [sent] = take_inventory(env, plugins=[]).send_usage(5.0)
+    [sent] = send(env, 5.0)
     assert (sent.rows, sent.left) == (0, 1)
     assert "usage does not reach sqlite:" in str(sent.error)
 

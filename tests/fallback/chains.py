@@ -12,7 +12,8 @@ from agno.models.message import Message
 from agno.utils.log import use_agent_logger
 
 from hfs_providers import Event, ProviderManager
-from hfs_providers.testing import LoopbackServer, Step
+from hfs_providers.authoring import MessageRules
+from hfs_providers.testing import LoopbackServer, Ok, Request, Step
 
 PROVIDERS = ("cerebras", "groq", "gemini", "openrouter")
 WAYS = ("sync", "async", "stream", "astream")
@@ -45,6 +46,11 @@ class House:
     def chain(self, *entries: Any, **options: Any) -> Any:
         """A chain of this house, waits counted."""
         return self.manager.get_chain(*entries, sleep=self._sleep, async_sleep=self._async_sleep, **options)
+
+    def rules(self, provider: str) -> MessageRules:
+        """What the provider's plugin says of messages."""
+        rules: MessageRules = self.manager.wrappers[provider].plugin.messages  # type: ignore[attr-defined]
+        return rules
 
     def script(self, provider: str, *steps: Step, then: Step | None = None) -> None:
         """What a provider answers to its only key."""
@@ -108,3 +114,16 @@ def lookup() -> tuple[Callable[[str], str], list[str]]:
         return "the capital is Zenith"
 
     return capital_of, called
+
+
+def seen_by(house: House) -> list[Request]:
+    """The requests of the house from now on."""
+    seen: list[Request] = []
+    think = house.server._answer
+
+    def answer(request: Request) -> Ok:
+        seen.append(request)
+        return think(request)
+
+    house.server._answer = answer
+    return seen

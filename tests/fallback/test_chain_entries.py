@@ -28,8 +28,8 @@ from hfs_providers import (
 )
 from hfs_providers.calls.errors import ContextOverflowError
 from hfs_providers.fallback.messages import converted
-from hfs_providers.testing import ContextTooLong, LoopbackServer, Ok, RateLimited, Request, ServerError
-from tests.fallback.chains import PROVIDERS, WAYS, House, ask, house, lookup, server
+from hfs_providers.testing import ContextTooLong, LoopbackServer, Ok, RateLimited, ServerError
+from tests.fallback.chains import PROVIDERS, WAYS, House, ask, house, lookup, seen_by, server
 
 __all__ = ["house", "server"]
 
@@ -52,19 +52,6 @@ def form_of(body: dict[str, Any]) -> Any:
     """How a request asks for structured output."""
     config = body.get("generationConfig", {})
     return body.get("response_format"), config.get("responseMimeType"), config.get("responseSchema")
-
-
-def seen_by(house: House) -> list[Request]:
-    """The requests of the house from now on."""
-    seen: list[Request] = []
-    think = house.server._answer
-
-    def answer(request: Request) -> Ok:
-        seen.append(request)
-        return think(request)
-
-    house.server._answer = answer
-    return seen
 
 
 def pair(house: House, first: str, second: str, **options: Any) -> Any:
@@ -130,8 +117,8 @@ class TestWhatIsSent:
         call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra": 1}
         messages = [Message(role="user", content="x"), Message(role="assistant", tool_calls=[call])]
         before = [message.model_dump() for message in messages]
-        for entry in house.chain(*PROVIDERS).entries:
-            converted(entry, messages, {"response_format": City})
+        for name, entry in zip(PROVIDERS, house.chain(*PROVIDERS).entries, strict=True):
+            converted(entry, messages, {"response_format": City}, house.rules(name))
         assert [message.model_dump() for message in messages] == before
 
     def test_a_json_schema_is_described_to_who_takes_none(self, house: House) -> None:
@@ -139,7 +126,9 @@ class TestWhatIsSent:
         messages = [Message(role="system", content="Be brief."), Message(role="user", content="x")]
         forms = {}
         for name in PROVIDERS:
-            sent, options = converted(house.chain(name).primary, messages, {"response_format": wanted})
+            sent, options = converted(
+                house.chain(name).primary, messages, {"response_format": wanted}, house.rules(name)
+            )
             forms[name] = (options["response_format"]["type"], "JSON schema" in str(sent[0].content))
         assert forms == {
             "cerebras": ("json_schema", False),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
 from typing import Any
 
 import httpx
 import pytest
+from agno.agent import Agent
 from agno.models.cerebras import Cerebras
 from agno.models.google import Gemini
 from agno.models.groq import Groq
 from agno.models.message import Message
 from agno.models.openrouter import OpenRouter
 
-from hfs_providers.testing import RateLimited, Reset, ServerError
-from tests.fallback.chains import WAYS, House, ask, house, server
+from hfs_providers.testing import Ok, RateLimited, Reset, ServerError
+from tests.fallback.chains import WAYS, House, ask, house, lookup, seen_by, server
 
 __all__ = ["house", "server"]
 
@@ -54,6 +56,30 @@ class TestAModelOfOnesOwn:
         house.server.script("openrouter", KEY, [Reset()])
         assert "[groq/" in ask(chain, way)
         assert (house.waits, house.asked("openrouter")) == ([], 1)
+
+
+def test_a_model_of_one_s_own_gets_tool_calls_as_its_plugin_says(house: House) -> None:
+    house.script("groq", Ok(tool_calls=[("capital_of", {"country": "Nowhere"})]), ServerError(503))
+    seen = seen_by(house)
+    Agent(model=house.chain("groq", bare(house, "gemini")), tools=[lookup()[0]], telemetry=False).run("?")
+    assert (
+        "skip_thought_signature_validator"
+        in b64decode(
+            next(
+                part["thoughtSignature"]
+                for content in seen[-1].body["contents"]
+                for part in content["parts"]
+                if "functionCall" in part
+            )
+        ).decode()
+    )
+
+
+def test_a_model_of_one_s_own_gets_a_schema_as_its_plugin_says(house: House) -> None:
+    seen = seen_by(house)
+    schema = {"type": "json_schema", "json_schema": {"name": "X", "schema": {"type": "object", "title": "Unusual"}}}
+    ask(house.chain(bare(house, "gemini")), response_format=schema)
+    assert "Unusual" in str(seen[-1].body["systemInstruction"])
 
 
 class TestTheClient:

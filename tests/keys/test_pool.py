@@ -144,7 +144,7 @@ class TestLease:
     def test_one_collected_while_the_lock_is_held_is_released_afterwards(self) -> None:
         pool = make(limits=Limits(rpm=1))
         lease = pool.acquire("m")
-        with pool._lock:
+        with pool._lending.lock:
             del lease
             gc.collect()
         pool.acquire("m", timeout=0).release()
@@ -346,9 +346,11 @@ class TestLimits:
         assert asked == [("m", "p#1"), ("m", "p#2")]
 
     def test_new_limits_hold_at_once_and_what_was_used_stays_counted(self) -> None:
-        pool = make(limits=Limits(rpm=5))
+        limits = Limits(rpm=5)
+        pool = make(resolver=lambda *_: limits)
         pool.acquire("m").commit(1)
-        pool.set_limits(lambda *_: Limits(rpm=1))
+        limits = Limits(rpm=1)
+        pool.invalidate_limits()
         assert free_in(pool) == 60.0
 
     def test_learned_limits_hold_where_none_are_known(self) -> None:
@@ -392,9 +394,11 @@ class TestLimits:
         assert pool.next_free("m") == 0.0
 
     def test_a_lease_from_before_the_limits_changed_ends_as_any(self) -> None:
-        pool = make(limits=Limits(rpm=1))
+        limits = Limits(rpm=1)
+        pool = make(resolver=lambda *_: limits)
         lease = pool.acquire("m")
-        pool.set_limits(lambda *_: Limits(rpm=1, shared=True))
+        limits = Limits(rpm=1, shared=True)
+        pool.invalidate_limits()
         lease.commit(1)
         assert pool.counts("m").in_flight == 0
 
@@ -407,18 +411,6 @@ class TestChoice:
     def test_turns_are_the_keys_own_whichever_the_model(self) -> None:
         pool = make(3)
         assert [pool.acquire(model).key_id for model in ("a", "b", "a", "b")] == ["p#1", "p#2", "p#3", "p#1"]
-
-    def test_fill_first_stays_with_the_first_that_has_room(self) -> None:
-        pool = make(3, Limits(rpm=2), strategy="fill_first")
-        leases = [pool.acquire("m") for _ in range(5)]
-        assert [lease.key_id for lease in leases] == ["p#1", "p#1", "p#2", "p#2", "p#3"]
-
-    def test_fill_first_returns_to_a_key_that_is_revived(self) -> None:
-        pool = make(2, accounts=("x", "x"), strategy="fill_first")
-        pool.acquire("m").dead("refused")
-        assert pool.acquire("m").key_id == "p#2"
-        pool.revive("p#1")
-        assert pool.acquire("m").key_id == "p#1"
 
     def test_excluded_keys_are_passed_over_and_keep_their_turn(self) -> None:
         pool = make(3)
@@ -818,7 +810,7 @@ class TestWaiting:
 class TestObserver:
     def test_it_is_told_outside_the_lock(self) -> None:
         held: list[bool] = []
-        pool: KeyPool = make(on_change=lambda *_: held.append(pool._lock.locked()))
+        pool: KeyPool = make(on_change=lambda *_: held.append(pool._lending.lock.locked()))
         pool.acquire("m").rate_limited(1)
         pool.retire("p#1", "out")
         pool.revive("p#1")

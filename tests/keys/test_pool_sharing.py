@@ -12,7 +12,7 @@ import pytest
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.contract.secret import Secret
-from hfs_providers.keys.ledger import Refusal, Reservation
+from hfs_providers.keys.ledger import Refusal, Reservation, reserve_in_thread
 from hfs_providers.keys.pool import KeyPool
 
 NOW = 1_000_000.0
@@ -29,6 +29,9 @@ class Book:
     def reserve(self, reservation: Reservation) -> Refusal | None:
         self.asked.append(reservation)
         return self.rule(reservation)
+
+    async def reserve_async(self, reservation: Reservation) -> Refusal | None:
+        return await reserve_in_thread(self, reservation)
 
     def end(self, reservation: Reservation, charged: int | None) -> None:
         self.ended.append((reservation, charged))

@@ -79,7 +79,6 @@ BAD = {
     "unawaited": Bad(OTHER + "@hookimpl\nasync def on_event(event): pass", "coroutine"),
 }
 HARMLESS = {
-    "forward": good("forward", f"hfs_contract_min = 1\n    {FORECAST}", "hfs_contract=2, "),
     "grumbling": OTHER + "@hookimpl\ndef on_event(event): raise ValueError('bad day')",
 }
 CLASH = ("first-of-two", "second-of-two")
@@ -237,13 +236,6 @@ class TestTheOthers:
     def test_are_listed(self, seen: Seen) -> None:
         listed = [plugin["name"] for plugin in seen.plugins.json["plugins"]]
         assert set(BUILT_IN) <= set(listed)
-
-    def test_one_for_a_newer_contract_that_fits_is_there_with_a_word_about_it(self, seen: Seen) -> None:
-        assert "forward" in [provider["name"] for provider in seen.status.json["providers"]]
-        assert "forward" not in [problem["plugin"] for problem in seen.plugins.json["problems"]]
-        assert "it works, without its forecast" in seen.listing.out
-        (note,) = [f for f in seen.doctor.json["findings"] if "'forward'" in f["message"]]
-        assert (note["level"], note["remedy"]) == ("info", "pip install -U hfs-providers")
 
     def test_are_built(self, seen: Seen) -> None:
         groq = next(p for p in seen.status.json["providers"] if p["name"] == "groq")

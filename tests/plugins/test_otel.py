@@ -320,8 +320,8 @@ class TestUnlessItIsSetUp:
             "from hfs_providers.testing import LoopbackServer\n"
             "from agno.models.message import Message\n"
             "with LoopbackServer() as server, hfs_providers.ProviderManager(server.env({'groq': 1})) as manager:\n"
-            "    assert 'otel' in manager.survey.registry.plugins\n"
-            "    assert not manager.survey.registry.observed\n"
+            "    assert 'otel' in manager.inventory.registry.plugins\n"
+            "    assert not manager.inventory.registry.observed\n"
             "    manager.get_model('groq').response(messages=[Message(role='user', content='hello')])\n"
             "print([name for name in sys.modules if name.startswith('opentelemetry.')])\n"
         )

@@ -273,7 +273,7 @@ class TestANetwork:
         connected: bool,
     ) -> None:
         monkeypatch.setattr(target, "CONNECT", 1)
-        monkeypatch.setattr(target, "PATIENCE", 1)
+        monkeypatch.setattr(target, "ANSWER", 1)
         for options in target._TIMEOUTS.values():
             for name in options:
                 if name.endswith("timeout"):

@@ -17,7 +17,7 @@ from hfs_providers.authoring import Credential, ProviderConfig, Secret
 from hfs_providers.calls.circuit import FAILURES, FIRST_COOLDOWN, Circuit
 from hfs_providers.keys import KeyPool
 from hfs_providers.sharing.key_state import GONE_FOR, pool_state, restore_key_state
-from hfs_providers.sharing.state_log import Change, StateKeeper, apply
+from hfs_providers.sharing.state_log import StateChange, StateKeeper, apply
 from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.rows import write_rows
@@ -313,7 +313,7 @@ def test_what_a_process_said_of_a_key_itself_is_no_news_to_it() -> None:
     """By the time that it reads it in the file, the key may live again."""
     found = KeyPool("p", KEYS, clock=lambda: 1000.0, wall=lambda: NOON)
     body = {"reason": "401", "retry_at": NOON + 600, "probation": 600.0, "by": "me"}
-    news = [Change("p", "key", KEYS[0].fingerprint, json.dumps(body), NOON)]
+    news = [StateChange("p", "key", KEYS[0].fingerprint, json.dumps(body), NOON)]
     apply(found, news, NOON, "me")
     assert found.statuses()[0].state == "ready"
     apply(found, news, NOON, "somebody else")

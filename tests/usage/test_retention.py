@@ -12,7 +12,7 @@ import pytest
 from hfs_providers import ProviderManager
 from hfs_providers.usage import UsageRow, retention
 from hfs_providers.usage.database import Store
-from hfs_providers.usage.retention import STEP, SUMS, Pruner, Retention, Step, prune_step
+from hfs_providers.usage.retention import STEP, SUMS, Pruned, Pruner, Retention, prune_step
 from hfs_providers.usage.rows import write_rows
 
 NOW = 1_700_049_600.0
@@ -47,7 +47,7 @@ def target(connection: Connection, forwarded: int, days: float = 0) -> None:
 def test_old_rows_go_and_their_sums_stay(connection: Connection) -> None:
     for days in (40, 36, 34, 1):
         write(connection, days)
-    assert prune_step(connection, Retention(), NOW) == Step(2, 0, more=False)
+    assert prune_step(connection, Retention(), NOW) == Pruned(2, 0, more=False)
     assert left(connection) == [34, 1]
     assert connection.execute("SELECT SUM(requests) FROM quarter").fetchone() == (4,)
 
@@ -132,7 +132,7 @@ def test_sums_go_after_more_than_a_year(connection: Connection) -> None:
 
 
 def test_an_empty_file_has_nothing_to_prune(connection: Connection) -> None:
-    assert prune_step(connection, Retention(), NOW) == Step(0, 0, more=False)
+    assert prune_step(connection, Retention(), NOW) == Pruned(0, 0, more=False)
 
 
 def test_a_file_that_cannot_be_pruned_stops_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

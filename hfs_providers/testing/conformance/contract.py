@@ -66,9 +66,7 @@ class ContractChecks(Base):
         assert self.name[0].isalpha()
 
     def test_it_says_which_contract_it_was_written_for(self) -> None:
-        assert isinstance(self.plugin.hfs_contract, int)
-        oldest = getattr(self.plugin, "hfs_contract_min", self.plugin.hfs_contract)
-        assert 1 <= oldest <= CONTRACT_VERSION
+        assert self.plugin.hfs_contract == CONTRACT_VERSION
 
     def test_the_registry_takes_it(self) -> None:
         found = take_inventory(env={}, plugins=[self.plugin])

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hfs_providers.contract.errors import ForwardingError, StoreError
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.records import Problem
 from hfs_providers.contract.secret import fingerprint
 from hfs_providers.usage.connection import StoreConnection
@@ -144,7 +144,7 @@ class Forwarder:
         self._cursor = 0
         self._stop = False
         self._begin()
-        at_fork(Phase.FORWARDERS, child=self._after_fork_in_child)
+        at_fork(ForkPhase.FORWARDERS, child=self._after_fork_in_child)
 
     def _begin(self) -> None:
         """All that a child process must not have from its parent."""

@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from hfs_providers.contract.forks import Phase, at_fork
+from hfs_providers.contract.forks import ForkPhase, at_fork
 
 
 @contextlib.contextmanager
@@ -49,4 +49,4 @@ def _after_fork_in_child() -> None:
     _held.clear()
 
 
-at_fork(Phase.FORWARDERS, child=_after_fork_in_child)
+at_fork(ForkPhase.FORWARDERS, child=_after_fork_in_child)

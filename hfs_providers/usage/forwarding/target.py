@@ -2,7 +2,7 @@
 
 invariant: a row's primary key is the source (the file that it comes from) and its number there, so that a batch
            which is sent twice counts once.
-invariant: nothing here waits for the database for longer than `PATIENCE`, but the system's look-up of its name.
+invariant: nothing here waits for the database for longer than `ANSWER`, but the system's look-up of its name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LENGTHS = {"source": 32, "provider": 64, "model": 255, "key_id": 128, "fingerpri
 CONNECT = 10
 """Seconds to connect."""
 
-PATIENCE = 30
+ANSWER = 30
 """Seconds for an answer."""
 
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -40,8 +40,8 @@ _GREATEST = 2**63 - 1
 # A CHECK constraint of somebody's own: MySQL's and MariaDB's drivers call it an operational error.
 _CHECKS = {3819, 4025}
 _TIMEOUTS: dict[str, dict[str, Any]] = {
-    "pymysql": {"connect_timeout": CONNECT, "read_timeout": PATIENCE, "write_timeout": PATIENCE},
-    "mysqldb": {"connect_timeout": CONNECT, "read_timeout": PATIENCE, "write_timeout": PATIENCE},
+    "pymysql": {"connect_timeout": CONNECT, "read_timeout": ANSWER, "write_timeout": ANSWER},
+    "mysqldb": {"connect_timeout": CONNECT, "read_timeout": ANSWER, "write_timeout": ANSWER},
     "psycopg": {"connect_timeout": CONNECT, "fallback_application_name": "hfs-providers"},
     "psycopg2": {"connect_timeout": CONNECT, "fallback_application_name": "hfs-providers"},
 }
@@ -237,7 +237,7 @@ class Target:
     @contextlib.contextmanager
     def _bounded(self) -> Iterator[None]:
         # psycopg waits for an answer without end.
-        timer = threading.Timer(CONNECT + PATIENCE, self.cut)
+        timer = threading.Timer(CONNECT + ANSWER, self.cut)
         timer.daemon = True
         timer.start()
         try:

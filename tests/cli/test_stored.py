@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hfs_providers import ProviderManager
+from hfs_providers.cli.stored import stored_statuses
 from hfs_providers.core.inventory import take_inventory
 from tests.cli.conftest import Cli
 from tests.usage_rows import row, write
@@ -78,13 +79,13 @@ class TestStatus:
         out_of_rotation(env, ALL_DEAD)
         path = Path(env["HFS_USAGE_DB"])
         before = path.read_bytes(), sorted(os.listdir(path.parent))
-        take_inventory(env).keys()
+        stored_statuses(take_inventory(env))
         assert (path.read_bytes(), sorted(os.listdir(path.parent))) == before
 
     @pytest.mark.parametrize("content", [b"", b"no database" * 100], ids=["empty", "no database"])
     def test_of_a_file_that_cannot_be_read_nothing_is_known(self, env: dict[str, str], content: bytes) -> None:
         Path(env["HFS_USAGE_DB"]).write_bytes(content)
-        assert [key.state for key in take_inventory(env).keys()["groq"]] == ["ready"] * 3
+        assert [key.state for key in stored_statuses(take_inventory(env))["groq"]] == ["ready"] * 3
 
 
 class TestDoctor:

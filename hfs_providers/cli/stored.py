@@ -1,6 +1,6 @@
-"""What state each key is in by what the usage file says of it, read without a manager and without writing.
+"""The state of each key as the usage file has it, read without a manager and without writing.
 
-Neither Agno nor keycycle is imported for it: `hfs-providers status` needs no more than this.
+Neither Agno nor keycycle is imported for it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfs_providers.contract.records import KeyStatus, ProviderConfig
-from hfs_providers.keys.pool import KeyPool
+from hfs_providers.authoring import ProviderConfig
+from hfs_providers.keys import KeyPool, KeyStatus
+from hfs_providers.usage import usage_path
 from hfs_providers.wrapper.shown_limits import limits_of
 
 if TYPE_CHECKING:
-    from hfs_providers.core.inventory import InstalledProvider
+    from hfs_providers.core.inventory import Inventory
 
 _PATIENCE = 0.5
 """Seconds to wait for another process that writes; readers of the file seldom have to."""
 
 
-def standing(providers: Mapping[str, InstalledProvider], path: Path | None) -> dict[str, tuple[KeyStatus, ...]]:
-    """The state of each key of each configured provider, for its default model.
+def stored_statuses(inventory: Inventory) -> dict[str, tuple[KeyStatus, ...]]:
+    """By configured provider, the state of each key for its default model.
 
-    Args:
-        providers: by name.
-        path: of the usage file. Where there is none, or it cannot be read, nothing is known against any key.
+    Where there is no usage file, or it cannot be read, nothing is known against any key.
     """
-    configured = {name: found for name, found in providers.items() if found.config.configured}
+    path = usage_path(inventory.settings.env)
+    configured = {name: found for name, found in inventory.providers.items() if found.config.configured}
     pools = {name: _pool(name, found.config) for name, found in configured.items()}
     if path is not None and path.exists():
         _fill(pools, path)
@@ -55,5 +55,5 @@ def _fill(pools: Mapping[str, KeyPool], path: Path) -> None:
             for name, pool in pools.items():
                 pool.load(pool_state(connection, name, pool.credentials, time.time()))
     except (OSError, ValueError, sqlite3.Error):
-        # What is wrong with the file is among the problems of `Inventory.usage`.
+        # What is wrong with the file is among the problems of `storage_status`.
         return

@@ -1,0 +1,26 @@
+"""What a call wants of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+
+class KeyRequest(NamedTuple):
+    """A request for a key.
+
+    Args:
+        model_id: the model to be called.
+        tokens: the estimate to be reserved.
+        exclude: ids of keys that will not do.
+        key_id: the one key that will do, or None for any.
+    """
+
+    model_id: str
+    tokens: int
+    exclude: Collection[str] = ()
+    key_id: str | None = None
+
+    def admits(self, key_id: str) -> bool:
+        """Whether a key will do."""
+        return key_id not in self.exclude and (self.key_id is None or key_id == self.key_id)
