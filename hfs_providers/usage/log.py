@@ -233,6 +233,7 @@ class UsageLog:
             except RuntimeError:
                 # The interpreter is ending and starts no threads any more.
                 self._thread = None
+                self._idle = True
                 self._write_pending()
                 return
         atexit.register(self.close)
@@ -245,7 +246,7 @@ class UsageLog:
         while True:
             if not self._pending:
                 self._idle = True
-                if not self._queue and not self._stop:
+                if not self._queue:
                     self._wake.wait()
                 self._idle = False
             self._hurry.wait(self._retry if self._pending else self._group)
