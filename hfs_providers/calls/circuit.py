@@ -1,4 +1,4 @@
-"""A circuit breaker for one provider and model: whoever fails repeatedly is left alone for a while."""
+"""A circuit breaker for one provider and model: after repeated failures it is not asked for a while."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Callable, Mapping
 from typing import TypeGuard
 
 FAILURES = 3
-"""Failed calls in a row that open a circuit."""
-FIRST_COOLDOWN = 60.0
-"""Seconds for which it opens first; each failed probe doubles them."""
-LONGEST_COOLDOWN = 4 * 3600.0
-"""Seconds beyond which they do not grow."""
+"""After so many failed calls in a row a circuit opens."""
+OPEN_SECONDS = 60.0
+"""Seconds for which it is open at first. Each failed probe doubles them."""
+MAX_OPEN_SECONDS = 4 * 3600.0
+"""The longest time for which it is open, in seconds."""
 
 _APART = 1.0
-"""Seconds by which the wall clock must be ahead to count: its floats are coarser."""
+"""Seconds by which the wall clock must be ahead to count, because its floats are coarser."""
 
 
 class Circuit:
-    """Closed while calls succeed, open after repeated failures, half-open for one probe when its rest is over.
+    """Closed while calls succeed, open after repeated failures, half-open for one probe when its cooldown is over.
 
     Args:
         clock: monotonic seconds.
-        on_change: called outside the lock with `opened` (and the seconds) or `closed` (and 0).
-        wall: seconds since the epoch. A rest ends by whichever clock says so first: the monotonic one stands still
-            while the host is suspended.
+        on_change: called outside the lock with `opened` and the seconds, or with `closed` and 0.
+        wall: seconds since the epoch. A cooldown ends when either clock says so: the monotonic one stands still while
+            the host is suspended.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Circuit:
         return self._until is not None
 
     def cooldown(self) -> float:
-        """Seconds until a call may try it: 0 where one may now, infinite while another call's probe is under way."""
+        """Seconds until a call may ask: 0 if it may now, infinite while the probe of another call is under way."""
         with self._lock:
             if self._until is None:
                 return 0.0
             return float("inf") if self._probing else self._left(self._until)
 
     def enter(self) -> bool:
-        """Whether a call may go ahead. Where this gives it the probe, it ends with one of the methods below."""
+        """Whether a call may go ahead. It may be the probe, so it must end with `succeed`, `fail` or `leave`."""
         with self._lock:
             if self._until is None:
                 return True
@@ -72,10 +72,10 @@ class Circuit:
             return True
 
     def succeed(self) -> bool:
-        """A call was answered: the circuit is closed, and an outage is over.
+        """A call was answered: the circuit closes, and an outage ends.
 
         Returns:
-            Whether there was one.
+            Whether there was an outage.
         """
         with self._lock:
             closes = self._until is not None
@@ -86,44 +86,44 @@ class Circuit:
         return ended
 
     def pass_over(self) -> bool:
-        """A call went to somebody else.
+        """A call went to another entry of its chain instead.
 
         Returns:
-            Whether that begins an outage, which lasts until a call is answered here.
+            Whether an outage begins with that. It lasts until a call is answered here.
         """
         with self._lock:
             began, self._outage = not self._outage, True
             return began
 
     def fail(self, reset: float | None = None) -> None:
-        """A call failed in a way that speaks against the provider.
+        """A call failed, and the provider was the cause.
 
         Args:
-            reset: seconds after which the provider itself says that it is back, or None.
+            reset: seconds after which the provider says that it is back, or None.
         """
         with self._lock:
             self._failures += 1
             probed, self._probing = self._probing, False
             if self._until is not None and not probed:
-                # A call that was under way when the circuit opened says nothing new.
+                # The call was under way when the circuit opened: that it fails is nothing new.
                 return
             if self._failures < FAILURES and not probed:
                 return
-            self._cooldown = min(self._cooldown * 2 if self._cooldown else FIRST_COOLDOWN, LONGEST_COOLDOWN)
-            seconds = min(max(self._cooldown, reset or 0.0), LONGEST_COOLDOWN)
+            self._cooldown = min(self._cooldown * 2 if self._cooldown else OPEN_SECONDS, MAX_OPEN_SECONDS)
+            seconds = min(max(self._cooldown, reset or 0.0), MAX_OPEN_SECONDS)
             self._open_for(seconds)
         if self._on_change is not None:
             self._on_change("opened", seconds)
 
     def leave(self) -> None:
-        """A call ended without saying anything about the provider; a probe is given back."""
+        """A call ended and showed nothing about the provider. If it was the probe, another call may be that."""
         with self._lock:
             self._probing = False
 
-    # What outlives the process.
+    # What outlives the process
 
     def dump(self, wall: float) -> dict[str, float] | None:
-        """An open circuit as plain data, or None for one that is closed.
+        """An open circuit as plain data for JSON, or None for one that is closed.
 
         Args:
             wall: seconds since the epoch.
@@ -131,23 +131,23 @@ class Circuit:
         with self._lock:
             if self._until is None:
                 return None
-            return {"until": wall + self._left(self._until), "rest": self._cooldown, "failures": self._failures}
+            return {"until": wall + self._left(self._until), "cooldown": self._cooldown, "failures": self._failures}
 
     def load(self, state: Mapping[str, object], wall: float) -> None:
-        """Open a circuit that is closed as `dump` said; what cannot be read is left out.
+        """Open a closed circuit as `dump` said. Data that cannot be read is ignored.
 
         Args:
-            state: from `dump`, maybe by way of JSON.
+            state: what `dump` returned.
             wall: seconds since the epoch.
         """
-        until, cooldown, failures = (state.get(name) for name in ("until", "rest", "failures"))
+        until, cooldown, failures = (state.get(name) for name in ("until", "cooldown", "failures"))
         if not (_real(until) and _real(cooldown) and _real(failures)):
             return
         with self._lock:
             if self._until is None:
-                self._cooldown = min(max(FIRST_COOLDOWN, cooldown), LONGEST_COOLDOWN)
+                self._cooldown = min(max(OPEN_SECONDS, cooldown), MAX_OPEN_SECONDS)
                 self._failures = max(FAILURES, int(failures))
-                self._open_for(min(until - wall, LONGEST_COOLDOWN))
+                self._open_for(min(until - wall, MAX_OPEN_SECONDS))
 
     def _open_for(self, seconds: float) -> None:
         self._until, self._until_wall = self._clock() + seconds, self._wall() + seconds

@@ -216,7 +216,7 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
 
     def __init__(self, causes: Mapping[str, BaseException | str]) -> None:
         self.reasons = {
-            entry: cause if isinstance(cause, str) else words_of(entry, cause) for entry, cause in causes.items()
+            entry: cause if isinstance(cause, str) else reason_of(entry, cause) for entry, cause in causes.items()
         }
         self.causes = {entry: cause for entry, cause in causes.items() if isinstance(cause, BaseException)}
         listed = "; ".join(f"{entry}: {reason}" for entry, reason in self.reasons.items())
@@ -229,6 +229,6 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
         return rebuild, (cls, args, {**fields, "causes": {}})
 
 
-def words_of(entry: str, error: BaseException) -> str:
-    """What an error of a chain's entry says, without the entry's own name in front."""
+def reason_of(entry: str, error: BaseException) -> str:
+    """What an error of a chain's entry says, without the entry's name in front."""
     return str(error).removeprefix(f"{entry}: ") or type(error).__name__

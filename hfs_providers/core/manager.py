@@ -275,16 +275,10 @@ class ProviderManager:
         """
         from hfs_providers.fallback.builder import ChainSources, assemble
 
-        plugins = self.inventory.registry.plugins
-        sources = ChainSources(
-            self.get_model,
-            self.available_providers,
-            self.inventory.file.tiers,
-            self.inventory.settings.env,
-            [plugin.target for plugin in plugins.values() if isinstance(plugin.target, KeyedProvider)],
-            self.clock,
-            self.emit,
-        )
+        inventory = self.inventory
+        plugins = [p.target for p in inventory.registry.plugins.values() if isinstance(p.target, KeyedProvider)]
+        env, tiers = inventory.settings.env, inventory.file.tiers
+        sources = ChainSources(self.get_model, self.available_providers, tiers, env, plugins, self.clock, self.emit)
         return assemble(
             sources,
             entries,

@@ -1,1 +1,1 @@
-"""Chains of models: which entry serves a turn."""
+"""Fallback chains: which model serves a turn, and which one is asked when it fails."""

@@ -1,4 +1,4 @@
-"""Makes fallback chains out of names, tiers and models."""
+"""Builds fallback chains from names, tiers and models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agno.models.base import Model
 
 from hfs_providers.contract.environment import TIER, env_name
 from hfs_providers.contract.errors import ProviderError, ProviderUnavailableError, SettingsError
-from hfs_providers.fallback.chain import FallbackChain, chain_of
+from hfs_providers.fallback.chain import FallbackChain, build_chain
 from hfs_providers.fallback.config import ChainConfig, Restore
 from hfs_providers.fallback.entry import Entry, entry_of
 
@@ -33,8 +33,8 @@ class ChainSources:
     """What chains are made from.
 
     Args:
-        get_model: makes a rotating model of a provider, as `ProviderManager.get_model` does.
-        providers: the names of those that can be used, in fallback order.
+        get_model: as `ProviderManager.get_model`.
+        providers: the names of the providers that can be used, in fallback order.
         tiers: the tiers of the TOML file.
         env: the environment, whose tiers come before those of the file.
         plugins: the data of the installed providers, for Agno models of the caller's own.
@@ -87,7 +87,7 @@ def assemble(
         async_sleep or asyncio.sleep,
         rebuild,
     )
-    return chain_of(config)
+    return build_chain(config)
 
 
 def _of_tier(sources: ChainSources, tier: str, options: Mapping[str, Any]) -> list[Entry]:
@@ -156,13 +156,13 @@ def _plugin_of(model: Model, plugins: Sequence[ProviderTraits]) -> ProviderTrait
 
 
 def _read(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str | None, Mapping[str, Any]]:
-    """Provider, model id and the arguments of `get_model` out of a dict. No value is shown: one may be a key."""
+    """Provider, model id and the arguments of `get_model` from a dict. Errors show no value: it may be a key."""
     arguments = {**options, **given}
     provider, model_id = arguments.pop("provider", None), arguments.pop("model", None)
     if not isinstance(provider, str) or not isinstance(model_id, str | None) or {"id", "model_id"} & given.keys():
         raise ValueError(
             "a dict as an entry of a chain has a `provider` and, where it is not the default, a `model`, both "
-            "text; its other keys are arguments of get_model for this entry. "
+            "strings; its other keys are arguments of get_model for this entry. "
             f"This one has: {', '.join(map(str, given)) or 'nothing'}"
         )
     return provider.strip(), model_id, arguments

@@ -22,18 +22,17 @@ from agno.run.agent import CustomEvent
 from hfs_providers.calls.errors import StreamInterruptedError
 from hfs_providers.fallback.config import ChainConfig
 from hfs_providers.fallback.controls import ChainControls
-from hfs_providers.fallback.request import Request, Steps
+from hfs_providers.fallback.request import ChainRequest, Steps
 from hfs_providers.fallback.turn import Turn, current_turn, original_error, running_turn
 
 _SHARED = frozenset({"_config", "client", "async_client", "http_client", "response_format", "_tools", "_functions"})
 
 
 class FallbackChain(ChainControls, Model):
-    """Made by `get_chain`; a real Agno model, for an `Agent`, a `Team` or a call of its own.
+    """Made by `get_chain`: a real Agno model, for an `Agent`, a `Team` or a direct call.
 
-    Its `id`, `name` and `provider` are the primary's, and so is what else can be read of a model. It always claims
-    native structured outputs, so that Agno hands the schema over as it is: each entry gets it in the best form that it
-    supports.
+    Its `id`, `name`, `provider` and other attributes are the primary's. It always claims native structured outputs, so
+    that Agno passes the schema on as it is, and each entry gets it in the best form that it supports.
     """
 
     def __init__(self, config: ChainConfig) -> None:
@@ -95,9 +94,9 @@ class FallbackChain(ChainControls, Model):
     # Requests
 
     def invoke(self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any) -> ModelResponse:
-        """One request to whoever serves the running turn; without one it is a turn of its own."""
+        """One request to the entry that serves the running turn. Without a running turn it is a turn of its own."""
         turn = self._running_turn()
-        for request in Request(self, turn):
+        for request in ChainRequest(self, turn):
             with request, turn.runs(), request.attempt:
                 sent, options = request.converted(messages, kwargs)
                 answer: ModelResponse = request.model.invoke(sent, assistant_message, *args, **options)
@@ -109,7 +108,7 @@ class FallbackChain(ChainControls, Model):
     ) -> ModelResponse:
         """As `invoke`."""
         turn = self._running_turn()
-        async for request in Request(self, turn):
+        async for request in ChainRequest(self, turn):
             with request, turn.runs(), request.attempt:
                 sent, options = request.converted(messages, kwargs)
                 answer: ModelResponse = await request.model.ainvoke(sent, assistant_message, *args, **options)
@@ -119,9 +118,9 @@ class FallbackChain(ChainControls, Model):
     def invoke_stream(
         self, messages: list[Message], assistant_message: Message, *args: Any, **kwargs: Any
     ) -> Iterator[ModelResponse]:
-        """As `invoke`, streamed. Before the first content a failure falls back, after it the error is raised."""
+        """As `invoke`, streamed. A failure before the first content falls back; after it, the error is raised."""
         turn = self._running_turn()
-        for request in Request(self, turn):
+        for request in ChainRequest(self, turn):
             with request:
                 sent, options = request.converted(messages, kwargs)
                 stream = request.model.invoke_stream(sent, assistant_message, *args, **options)
@@ -136,7 +135,7 @@ class FallbackChain(ChainControls, Model):
     ) -> AsyncIterator[ModelResponse]:
         """As `invoke_stream`."""
         turn = self._running_turn()
-        async for request in Request(self, turn):
+        async for request in ChainRequest(self, turn):
             with request:
                 sent, options = request.converted(messages, kwargs)
                 stream = request.model.ainvoke_stream(sent, assistant_message, *args, **options)
@@ -159,7 +158,7 @@ class FallbackChain(ChainControls, Model):
     def process_response_stream(
         self, messages: list[Message], assistant_message: Message, stream_data: MessageData, *args: Any, **kwargs: Any
     ) -> Iterator[Any]:
-        """See Agno's; with `on_interrupt="restart"` a broken stream begins again, after an event that says so."""
+        """See Agno's. With `on_interrupt="restart"` a broken stream begins again, after an event that says so."""
         turn = running_turn(self)
         while True:
             try:
@@ -187,13 +186,13 @@ class FallbackChain(ChainControls, Model):
                 yield event
 
     def _restart(self, turn: Turn | None, error: BaseException, stream_data: MessageData) -> tuple[Any, ...]:
-        """Forget what was streamed, and the events that tell a reader to do the same; raises where it is final."""
+        """Forget what was streamed, and return the events that tell a reader so. Raises an error that is final."""
         if turn is None or not isinstance(error, StreamInterruptedError):
             raise error
         left = turn.active
         if not turn.restarts_after(error):
             raise error
-        # What was counted stays counted; all else begins anew.
+        # The tokens so far stay counted. Everything else begins again.
         metrics = stream_data.response_metrics
         stream_data.__dict__.update(MessageData(response_metrics=metrics).__dict__)
         self._config.tell("stream_restarted", turn.active, f"{left.label} broke off: {error}")
@@ -209,14 +208,14 @@ class FallbackChain(ChainControls, Model):
         )
 
     def _save_streaming_responses_to_cache(self, cache_key: str, responses: list[ModelResponse]) -> None:
-        # Of a stream that began again, a part is to be forgotten: it is not one to repeat.
+        # A stream that began again contains a part to be forgotten, so it must not be repeated from a cache.
         if all(response.event != ModelResponseEvent.fallback_model_activated.value for response in responses):
             super()._save_streaming_responses_to_cache(cache_key, responses)
 
     # What Agno asks of a model's class
 
     def parse_tool_calls(self, tool_calls_data: list[Any]) -> list[dict[str, Any]]:
-        """Put the tool calls of a stream together, as the class of whoever streamed them does."""
+        """Put the tool calls of a stream together, as the class of the model that streamed them does."""
         return self._running_turn().active.model.parse_tool_calls(tool_calls_data)
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
@@ -228,8 +227,8 @@ class FallbackChain(ChainControls, Model):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            # What every Agno model has is found before this; the rest is what sets the primary's class apart. Agno
-            # reads the address, the client and the settings for thinking of a model that is to reason.
+            # Attributes of every Agno model are found before this. The others belong to the primary's class: Agno
+            # reads the address, the client and the thinking settings of a reasoning model.
             config = self.__dict__.get("_config")
             if config is None or name.startswith("_"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -258,12 +257,12 @@ class FallbackChain(ChainControls, Model):
                 "process could not find again. Build it with ProviderManager() from the process environment"
             )
         on_interrupt = "restart" if config.restarts else "raise"
-        # Each entry brings its own recipe. How to wait is not sent: it may be anything.
+        # Each entry is pickled by itself. The functions that wait are left out: they may not be picklable.
         return partial(config.rebuild, restore=config.restore, on_interrupt=on_interrupt), self.entries
 
 
-def chain_of(config: ChainConfig) -> FallbackChain:
-    """The chain for a config. Its class has the name of the primary's, by which Agno knows models that can reason."""
+def build_chain(config: ChainConfig) -> FallbackChain:
+    """A chain whose class has the name of the primary's: Agno recognises reasoning models by that name."""
     return _chain_class(type(config.entries[0].model))(config)
 
 
@@ -273,13 +272,13 @@ def _chain_class(primary: type[Model]) -> type[FallbackChain]:
     explicit = type(name, (FallbackChain,), {"__module__": FallbackChain.__module__, "__doc__": FallbackChain.__doc__})
     for base in primary.__mro__:
         if base.__name__ == "OpenAILike":
-            # The one class that Agno asks for by isinstance.
+            # The one class for which Agno uses isinstance.
             base.register(explicit)  # type: ignore[attr-defined]  # Agno's models are ABCs
     return explicit
 
 
 def _shows(delta: ModelResponse) -> bool:
-    """Whether a step of a stream brings something of the answer."""
+    """Whether a step of a stream has a part of the answer."""
     return bool(delta.content or delta.tool_calls or delta.reasoning_content or delta.images or delta.audio)
 
 

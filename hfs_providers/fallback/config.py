@@ -1,4 +1,4 @@
-"""What all turns of a fallback chain share, and what they tell of themselves."""
+"""What all turns of a fallback chain share, and the events about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hfs_providers.fallback.entry import Entry
 Restore = Literal["always", "when_available", "never"]
 
 _WINDOW_SHARE = 0.8
-"""How much of a context window a request may fill: the rest is for the answer, and for what counting misses."""
+"""How much of a context window a request may fill. The rest is for the answer and for errors in counting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class ServedBy:
     Args:
         provider, model: the entry that answered.
         index: its place in the chain, from 0.
-        others: by `provider/model`, why those that were asked or passed over in its favour did not answer.
-        key_id: the key that it answered with; None where it is not one of ours, or its answer came from a cache.
+        others: by `provider/model`, why entries that were asked or passed over before it did not answer.
+        key_id: the key that it answered with; None for a model that does not rotate, and for a cached answer.
     """
 
     provider: str
@@ -39,12 +39,12 @@ class ChainConfig:
 
     Args:
         entries: the chain, the primary first.
-        restore: whether a new turn begins at the primary: `always`, whatever its circuit and its keys say, only
-            `when_available`, or `never`, so that it begins where the last fallback left off.
-        restarts: whether a stream that broke after content is begun again on the next entry.
+        restore: whether a new turn begins at the primary: `always`, even if its circuit is open or its keys are
+            exhausted; only `when_available`; or `never`: it begins where the last fallback left off.
+        restarts: whether a stream that broke after content begins again on the next entry.
         emit: tells the observers.
-        sleep, asleep: how to wait, in seconds.
-        rebuild: a module-level `get_chain` that makes the same chain in another process; None where none can.
+        sleep, async_sleep: how to wait, in seconds.
+        rebuild: a module-level `get_chain` that makes the same chain in another process; None if there is none.
         start: where the next turn begins with `restore="never"`; nothing else is kept from turn to turn.
     """
 

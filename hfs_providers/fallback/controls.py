@@ -1,4 +1,4 @@
-"""What a caller sees of a fallback chain, and the methods to drive one by hand."""
+"""What a caller sees of a fallback chain, and the methods that control it by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger("hfs_providers")
 
 
 class ChainControls:
-    """Mixed into the chain. What it shows and changes is the calling context's running turn, else its last one."""
+    """Mixed into the chain. It shows and changes the turn that runs in this task or thread, or ran there last."""
 
     _config: ChainConfig
 
@@ -35,7 +35,7 @@ class ChainControls:
 
     @property
     def active(self) -> Model:
-        """The model that serves the calling context's running turn, else the one that served its last."""
+        """The model that serves the turn that runs in this task or thread, or that served the last one."""
         return self._config.entries[self.fallback_index].model
 
     @property
@@ -51,7 +51,7 @@ class ChainControls:
 
     @property
     def served_by(self) -> ServedBy | None:
-        """Who answered the calling context's running turn, else its last one, and why the others did not."""
+        """Who answered the turn that runs in this task or thread, or the last one, and why the others did not."""
         turn = current_turn(self)
         return turn.served_by if turn is not None else None
 
@@ -73,14 +73,14 @@ class ChainControls:
             options.setdefault("compact_at_tokens", share_of(min(windows)))
         return Compaction(**options)
 
-    # For callers who drive it by hand
+    # Control by hand
 
     def restore_primary(self) -> bool:
         """Go back to the primary in the turn that `active` shows.
 
         Returns:
-            Whether it did: False where the primary serves already, or cannot answer now (which is logged). With
-            `restore="always"` it is not asked whether it can.
+            False if the primary is active already, or cannot answer now (which is logged). With `restore="always"`
+            it is not checked whether it can.
         """
         turn = current_turn(self)
         try:
@@ -90,7 +90,7 @@ class ChainControls:
             return False
 
     def close_circuit(self, index: int = 0) -> bool:
-        """Close the circuit of an entry, for all chains that have it: the next call may ask it at once.
+        """Close the circuit of an entry, for all chains that have it. The next call may ask it at once.
 
         Args:
             index: the entry's place in the chain; 0 is the primary.
@@ -107,13 +107,13 @@ class ChainControls:
         return was_open
 
     def activate_fallback(self, error: BaseException | None = None) -> bool:
-        """Go on to the next entry in the turn that `active` shows.
+        """Move to the next entry in the turn that `active` shows.
 
         Args:
-            error: why the active one does not do.
+            error: what the active entry failed with.
 
         Returns:
-            Whether it did: False where every entry has failed in that turn.
+            False if every other entry has failed in that turn.
         """
         turn = current_turn(self)
         if turn is None:
@@ -122,17 +122,17 @@ class ChainControls:
         return turn.fall_back(error)
 
     def recover_transport(self, error: BaseException, retry_count: int = 0, max_retries: int = 3) -> bool:
-        """Give the primary a new connection and wait, so that a request may be tried once more.
+        """Give the primary a new connection and wait, before a request is sent once more.
 
         Args:
             error: what the request failed with.
-            retry_count: the failed attempts before the last, so 0 after the first. The wait is
+            retry_count: the failed attempts before the last one: 0 after the first. The wait is
                 `min(3 + retry_count, 8)` seconds.
-            max_retries: how many attempts the caller makes; for the event alone.
+            max_retries: how many attempts the caller makes. Only the event shows it.
 
         Returns:
-            Whether it did: False where the error is none of the transport's, the provider is an aggregator, a
-            fallback is active, or no new connection could be made (which is logged).
+            False if the error is not one of the transport, the provider is an aggregator, a fallback is active, or no
+            new connection could be made (which is logged).
         """
         entry = self._recoverable(error)
         if entry is None or not self._renewed(entry, retry_count, max_retries):

@@ -1,4 +1,4 @@
-"""One entry of a fallback chain: a model, and what is known about whether it can answer now."""
+"""One entry of a fallback chain: a model, and whether it can answer now."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.calls.circuit import Circuit
+from hfs_providers.calls.verdicts import Verdict, judge
+from hfs_providers.contract.error_rules import NO_RULES
 from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Entry:
 
     @property
     def model_id(self) -> str:
-        """The model that serves: its successor where the provider no longer has a defaulted one."""
+        """The model that serves: the successor, if the provider no longer has a model that was only defaulted."""
         if self.rotation is None or self.rotation.options.explicit:
             return self.model.id
         return self.rotation.wrapper.serving(self.model.id)
@@ -64,8 +66,12 @@ class Entry:
         """What the model needs of messages that other models have written."""
         return self.plugin.messages if self.plugin is not None else ANY_MESSAGES
 
+    def judge(self, error: BaseException) -> Verdict:
+        """What an error of its model means. The error of a rotating model brings its verdict."""
+        return judge(error, self.plugin.errors if self.plugin is not None else NO_RULES)
+
     def obstacle(self) -> str | None:
-        """Why it cannot answer now, or None where nothing is known to be in the way. Asks nobody."""
+        """Why it cannot answer now, or None if nothing is known to prevent it. Sends no request."""
         cooldown = self.circuit.cooldown()
         if cooldown > 0:
             return f"left alone for {cooldown:.0f} s more after repeated failures"
@@ -79,7 +85,7 @@ class Entry:
         return f"no key free for {free_in:.0f} s" if free_in > bound else None
 
     def once(self) -> Model:
-        """The model for one more try: its calls are not retried."""
+        """The model for one more attempt: its calls are not retried."""
         if self.rotation is None:
             return self.model
         once = copy.copy(self.model)
@@ -87,9 +93,9 @@ class Entry:
         return once
 
     def renew(self) -> None:
-        """Let the next sync calls use a new client; calls in flight finish on the old one.
+        """Let the next sync calls use a new client. Calls in flight finish on the old one.
 
-        Raises what making the new one raises.
+        An error in making the new client is raised as it is.
         """
         if self.rotation is not None:
             self.rotation.wrapper.clients.renew()
@@ -104,12 +110,12 @@ class Entry:
             self._drop_clients()
 
     def _drop_clients(self) -> None:
-        # A client that was there before is kept, because the caller may have set it. Its transport drops a connection
-        # that broke by itself.
+        # A client that was there before is kept, because the caller may have set it. Its transport drops a broken
+        # connection without help.
         for name in self.renewable:
             client = self.model.__dict__.get(name)
             if client is not None:
-                # Kept for a while: some SDKs close a client when it is collected, under the calls in flight.
+                # Kept for a while: some SDKs close a client when it is collected, while calls still use it.
                 self._retired.append(client)
                 self.model.__dict__[name] = None
 
@@ -140,7 +146,7 @@ def entry_of(
     wrapper = rotation.wrapper
     circuit, window = wrapper.circuit(model.id), wrapper.context_window(model.id)
     rotation = replace(rotation, options=replace(rotation.options, in_chain=True))
-    # A copy: the caller may use the model outside the chain, too.
+    # A copy: the caller may use the model outside the chain too.
     own = copy.copy(model)
     own.__dict__["_hfs"] = rotation
     return Entry(own, wrapper.provider, circuit, rotation, window, wrapper.plugin, wrapper.config.aggregator)

@@ -24,7 +24,7 @@ _END: Any = object()
 _NOTHING = nullcontext()
 
 
-class Request:
+class ChainRequest:
     """One request to a chain, sent to one entry after another until one answers or the turn ends.
 
     Iterate over it with `for` or `async for`: each step is one attempt, and yields the request itself. Enter it
@@ -48,27 +48,27 @@ class Request:
         self._recovered = False
         self._broken: Exception | None = None
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[ChainRequest]:
         return self
 
-    def __next__(self) -> Request:
+    def __next__(self) -> ChainRequest:
         if self._answered:
             raise StopIteration
         with self._turn.runs():
             error = self._broken
             return self._next(error is not None and self._chain.recover_transport(error, *_attempts(error)))
 
-    def __aiter__(self) -> AsyncIterator[Request]:
+    def __aiter__(self) -> AsyncIterator[ChainRequest]:
         return self
 
-    async def __anext__(self) -> Request:
+    async def __anext__(self) -> ChainRequest:
         if self._answered:
             raise StopAsyncIteration
         with self._turn.runs():
             error = self._broken
             return self._next(error is not None and await self._chain.arecover_transport(error, *_attempts(error)))
 
-    def _next(self, renewed: bool) -> Request:
+    def _next(self, renewed: bool) -> ChainRequest:
         error, self._broken = self._broken, None
         if error is not None and not renewed:
             self._move_on(error)

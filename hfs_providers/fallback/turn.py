@@ -1,8 +1,8 @@
-"""A turn on a fallback chain: who serves it, who failed in it, and who serves instead.
+"""A turn of a fallback chain: which entry serves it, which entries have failed, and which is asked next.
 
-A turn is one call of `response`, `aresponse`, `response_stream` or `aresponse_stream` with its whole tool loop. All
-that it knows lives here, never on the chain: a context variable leads from the call to its turn, so any number of turns
-run on one chain at once, one inside another too.
+A turn is one call of `response`, `aresponse`, `response_stream` or `aresponse_stream` with its whole tool loop. Its
+state is kept here and never on the chain. A context variable connects a call with its turn, so any number of turns run
+on one chain at once, even one inside another.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import Any
 
 from agno.exceptions import ModelProviderError
 
-from hfs_providers.calls.errors import ChainExhaustedError, reads_as_overflow, words_of
-from hfs_providers.calls.verdicts import Verdict, judge
+from hfs_providers.calls.errors import ChainExhaustedError, reads_as_overflow, reason_of
 from hfs_providers.clients.attempt import answering
 from hfs_providers.contract.errors import HfsProvidersError
 from hfs_providers.fallback.config import ChainConfig, ServedBy, share_of
 from hfs_providers.fallback.entry import Entry
 
 FALLS_BACK = frozenset({"rate_limited", "dead", "model_gone", "overloaded", "server_error", "transport", "empty"})
-"""Kinds of verdicts after which another provider may do. A context overflow goes to a larger window only."""
+"""Kinds of verdicts after which the next entry is asked. After a context overflow only a larger window is."""
 
 _SPEAKS_AGAINST = frozenset({"model_gone", "overloaded", "server_error", "transport", "empty", "interrupted"})
-"""Kinds that count towards opening a circuit. Limited and dead keys do not: the pool knows of them."""
+"""Kinds that count towards opening a circuit. Limited and dead keys do not: the key pool keeps them."""
 
 _log = logging.getLogger("hfs_providers")
 
@@ -39,9 +38,9 @@ class Turn:
     """The state of one turn.
 
     Args:
-        owner: the chain; only referred to weakly.
+        owner: the chain, of which only a weak reference is kept.
         config: what the chain's turns share.
-        messages, run: of the call; `run` is Agno's output of the run, which is told who served.
+        messages, run: of the call. `run` is Agno's output of the run; who served is written into it.
         compression: the call's compression manager, or None.
     """
 
@@ -71,7 +70,7 @@ class Turn:
         return _Running(self)
 
     def remember(self) -> None:
-        """Be the calling context's last turn of its chain."""
+        """Become the last turn of its chain in the calling context."""
         known = _last.get()
         if not known or known[0] is not self:
             owner = self.owner()
@@ -82,7 +81,7 @@ class Turn:
         """Entered around the whole call."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """The call is over. What it held on to is let go, unless the same call may be made again."""
+        """The call is over. Its messages and run are released, unless Agno may make the same call again."""
         try:
             if isinstance(error, ModelProviderError):
                 known = original_error(self, error)
@@ -92,7 +91,7 @@ class Turn:
                 self._messages = self._run = None
 
     def continues(self, messages: object, run: object) -> bool:
-        """Whether a call with `messages` and `run` goes on with this turn: Agno repeats it after a context overflow."""
+        """Whether a call with `messages` and `run` continues this turn: Agno repeats it after a context overflow."""
         same = self._overflowed and run is not None and run is self._run and messages is self._messages
         if same:
             self._overflowed = False
@@ -108,7 +107,7 @@ class Turn:
 
     @property
     def served_by(self) -> ServedBy | None:
-        """Who answered last, or None where nobody has."""
+        """Which entry answered last, or None if none has."""
         if self._served is None:
             return None
         index = self.config.entries.index(self._served)
@@ -118,12 +117,12 @@ class Turn:
     def reasons(self) -> dict[str, str]:
         """By entry, why it did not answer."""
         return {
-            label: cause if isinstance(cause, str) else words_of(label, cause)
+            label: cause if isinstance(cause, str) else reason_of(label, cause)
             for label, cause in self._causes().items()
         }
 
     def admit(self) -> Entry:
-        """The entry for the next request, past those whose circuit lets nobody in."""
+        """The entry for the next request. Those whose circuit is open are passed over."""
         while True:
             entry = self.active
             if entry is self._served or entry.circuit.enter() or (self.index == 0 and self.config.restore == "always"):
@@ -131,7 +130,7 @@ class Turn:
             self._passed_over[self.index] = entry.obstacle() or "left alone after repeated failures"
             ready = self._next(ready=True)
             if ready is None:
-                # Nobody else is left: better a request that may fail than none.
+                # No other entry is left: a request that may fail is better than none.
                 return entry
             self._switch(ready, self._passed_over[self.index])
 
@@ -145,18 +144,21 @@ class Turn:
         self._attribute()
 
     def left(self) -> None:
-        """A request ended without saying anything about its entry: cancelled, or not the provider's fault."""
+        """A request ended and showed nothing about its entry: cancelled, or to be sent again with guidance."""
         self.active.circuit.leave()
 
     def failed(self, error: Exception, *, shown: bool = False) -> None:
-        """A request has failed: move on to the entry that is asked instead, or raise what ends the turn.
+        """A request has failed: move on to the next entry, or raise the error that ends the turn.
 
         Args:
-            error: what it raised.
+            error: that it raised.
             shown: whether a part of its answer has reached the caller.
         """
-        verdict = judge(error)
-        self._settle(verdict, error)
+        verdict = self.active.judge(error)
+        if verdict.kind in _SPEAKS_AGAINST:
+            self.active.circuit.fail(verdict.retry_after)
+        else:
+            self.active.circuit.leave()
         self.failure = error
         larger: int | None = None
         if verdict.kind == "context_overflow" or (verdict.kind == "bad_request" and reads_as_overflow(verdict.message)):
@@ -172,26 +174,26 @@ class Turn:
             self.failure = exhausted = ChainExhaustedError(self._causes())
             self.config.tell("chain_exhausted", self.config.entries[0], str(exhausted))
             raise exhausted from error
-        self._switch(following, words_of(self.active.label, error))
+        self._switch(following, reason_of(self.active.label, error))
 
     def restarts_after(self, error: BaseException) -> bool:
-        """Whether a stream that broke after content is begun again; then the next entry is active."""
+        """Whether a stream that broke after content begins again. If so, the next entry is active now."""
         if not self.config.restarts:
             return False
         return self.fall_back(error)
 
     def fall_back(self, error: BaseException | None = None) -> bool:
-        """Move to the next entry that has not failed in this turn; whether there was one."""
+        """Move to the next entry that has not failed in this turn; False if there is none."""
         following = self._next()
         if following is None:
             return False
         if error is not None:
             self._failed[self.index] = error
-        self._switch(following, None if error is None else words_of(self.active.label, error))
+        self._switch(following, None if error is None else reason_of(self.active.label, error))
         return True
 
     def restore(self) -> bool:
-        """Go back to the primary; whether it was away, and can answer or is asked in any case."""
+        """Go back to the primary; False if it is active already, or cannot answer now (except with `always`)."""
         if self.index == 0 and self.config.start == 0:
             return False
         primary = self.config.entries[0]
@@ -216,7 +218,7 @@ class Turn:
                 obstacle = self.active.obstacle()
                 ready = self._next(ready=True) if obstacle is not None else None
             except Exception as error:
-                # Not knowing is no reason to ask nobody.
+                # The turn goes on: a request will show it.
                 _log.warning("whether %s can answer is not known: %s", self.active.label, error)
                 obstacle = ready = None
             if obstacle is not None:
@@ -226,7 +228,12 @@ class Turn:
         self._limit_compression()
 
     def _next(self, *, ready: bool = False, larger_than: int | None = None) -> int | None:
-        """The next entry to ask: the first after the active one that can answer, else one before it, else any."""
+        """The place of the next entry to ask: the first after the active one that can answer, else one before it.
+
+        Args:
+            ready: None if no other entry can answer now; otherwise the next that has not failed.
+            larger_than: only entries whose context window has more tokens.
+        """
         count = len(self.config.entries)
         places: list[int] = [*range(self.index + 1, count), *range(self.index)]
         untried = [
@@ -254,15 +261,6 @@ class Turn:
             _log.log(level, "%s could not answer (%s); falling back to %s", left.label, reason, self.active.label)
         self.config.tell("fallback_activated", self.active, f"{left.label}: {reason or 'asked to'}")
 
-    def _settle(self, verdict: Verdict, error: BaseException) -> None:
-        circuit = self.active.circuit
-        if verdict.kind not in _SPEAKS_AGAINST:
-            circuit.leave()
-            return
-        # Our own errors keep the provider's evidence in what they come from.
-        cause = error.__cause__
-        circuit.fail(verdict.retry_after or (judge(cause).retry_after if cause is not None else None))
-
     def _causes(self) -> dict[str, BaseException | str]:
         return {
             self.config.entries[place].label: self._failed.get(place) or self._passed_over[place]
@@ -282,7 +280,7 @@ class Turn:
 
 
 class _Running:
-    """Each entering has a token of its own: tasks that a tool started may be in the same turn at the same time."""
+    """Each entering has its own token: tasks that a tool started may be in the same turn at the same time."""
 
     __slots__ = ("_token", "_turn")
 
@@ -301,12 +299,12 @@ class _Running:
         _running.reset(self._token)
         if _running.get() is not self._turn:
             self._turn.outer = None
-            # A turn inside this one may have come last; this one ends, or pauses, after it.
+            # The last turn may be one inside this one, which ended before.
             self._turn.remember()
 
 
 def running_turn(owner: object) -> Turn | None:
-    """The calling context's innermost running turn of a chain."""
+    """The innermost turn of a chain that runs in the calling context."""
     turn = _running.get()
     while turn is not None and turn.owner() is not owner:
         turn = turn.outer
@@ -314,15 +312,15 @@ def running_turn(owner: object) -> Turn | None:
 
 
 def current_turn(owner: object) -> Turn | None:
-    """The calling context's running turn of a chain, else its last one."""
+    """The turn of a chain that runs in the calling context, or the last one that ran there."""
     return running_turn(owner) or next((turn for turn in _last.get() if turn.owner() is owner), None)
 
 
 def original_error(turn: Turn | None, error: ModelProviderError) -> BaseException:
-    """The error that ended a turn, with its cause: Agno sorts errors again, by status and words, and drops types."""
+    """The error that ended a turn, with its cause: Agno classifies errors again and replaces their types."""
     failure = turn.failure if turn is not None else None
     known = failure if isinstance(failure, HfsProvidersError) else error
     if known.__cause__ is known:
-        # Agno raises an error that it does not retry from itself; what it was raised in is still there.
+        # Agno raises an error that it does not retry from itself. The context still has the true cause.
         known.__cause__ = known.__context__
     return known

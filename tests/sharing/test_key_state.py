@@ -14,7 +14,7 @@ import pytest
 
 from hfs_providers import Event, KeyedProvider, Limits, ModelDefault, ProviderManager
 from hfs_providers.authoring import Credential, ProviderConfig, Secret
-from hfs_providers.calls.circuit import FAILURES, FIRST_COOLDOWN, Circuit
+from hfs_providers.calls.circuit import FAILURES, OPEN_SECONDS, Circuit
 from hfs_providers.keys import KeyPool
 from hfs_providers.sharing.key_state import GONE_FOR, pool_state, restore_key_state
 from hfs_providers.sharing.state_log import StateChange, StateKeeper, apply
@@ -181,9 +181,9 @@ class TestState:
         body = circuit.dump(NOON)
         again = Circuit(lambda: 5.0)
         again.load(json.loads(json.dumps(body)), NOON + 20)
-        assert again.cooldown() == pytest.approx(FIRST_COOLDOWN - 20)
+        assert again.cooldown() == pytest.approx(OPEN_SECONDS - 20)
         again.load({"until": NOON + 1e9, "rest": 1.0, "failures": 3}, NOON)
-        assert again.cooldown() == pytest.approx(FIRST_COOLDOWN - 20)
+        assert again.cooldown() == pytest.approx(OPEN_SECONDS - 20)
 
     def test_a_closed_circuit_leaves_nothing(self) -> None:
         assert Circuit(lambda: 0.0).dump(NOON) is None
@@ -253,7 +253,7 @@ class TestKeeping:
         for _ in range(FAILURES):
             groq.circuit("m").fail()
         groq.services.persistence.flush()
-        assert 50 < self.again(env).circuit("m").cooldown() <= FIRST_COOLDOWN
+        assert 50 < self.again(env).circuit("m").cooldown() <= OPEN_SECONDS
         groq.circuit("m").succeed()
         groq.services.persistence.flush()
         assert self.again(env).circuit("m").cooldown() == 0
