@@ -57,7 +57,7 @@ class Observed:
                 raise UnusableAnswerError("server_error", "the answer is not a completion")
             extra = getattr(first, "__pydantic_extra__", None)
             if extra and (error := extra.get("error")):
-                # OpenRouter's way to say that the provider behind it failed after its own 200.
+                # How an aggregator says that the provider behind it failed after its own 200.
                 raise _failed(error)
         elif fields.get("prompt_feedback") is None:
             if error := _error_in(response, fields):
@@ -133,7 +133,7 @@ def _error_in(response: object, fields: Mapping[str, Any]) -> UnusableAnswerErro
     extra = _extra_of(response)
     if error := extra.get("error") or fields.get("error"):
         return _failed(error)
-    # Flat, as vLLM, Mistral and Cerebras write it.
+    # Flat, as some servers write it.
     return _failed(extra) if isinstance(extra.get("message"), str) else None
 
 

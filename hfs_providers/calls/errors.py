@@ -31,8 +31,8 @@ from hfs_providers.contract.errors import HfsProvidersError, PoolExhaustedError
 def reads_as_overflow(words: str) -> bool:
     """Whether Agno takes a provider's message for a context overflow.
 
-    Gemini has no code for a prompt that does not fit, so Agno, whose compression hangs on it, reads the words. Nothing
-    else is decided by words, and no key depends on it.
+    Some providers have no code for a prompt that does not fit, so Agno, whose compression depends on it, reads the
+    words. Nothing else is decided by words, and no key depends on it.
     """
     return isinstance(ModelProviderError.classify(ModelProviderError(words, 400)), ContextWindowExceededError)
 

@@ -72,7 +72,7 @@ def build_model(wrapper: ProviderWrapper, model_id: str, options: CallOptions, a
 
 
 def load_class(path: str) -> type[Model]:
-    """The Agno class at a dotted path like `agno.models.groq:Groq`. Raises what importing it raises."""
+    """The Agno class at a dotted path like `agno.models.openai:OpenAIChat`. Raises what importing it raises."""
     module, _, name = path.partition(":")
     loaded: type[Model] = getattr(importlib.import_module(module), name)
     return loaded
@@ -354,7 +354,7 @@ def rotating_class(model_class: type[Model], answers: str) -> type[Model]:
 
 
 def _fresh(messages: list[Message]) -> list[Message]:
-    """The messages for one attempt. Agno's JSON mode on Groq appends to the system message each time it formats it."""
+    """The messages for one attempt. The JSON mode of some Agno classes appends to the system message each time."""
     for message in messages:
         if message.role == "system":
             return [each.model_copy() if each.role == "system" else each for each in messages]

@@ -222,7 +222,7 @@ class Clients:
     def model_ids(self, client: Any) -> Iterable[str]:
         """The ids of the provider's models, asked live with a sync client of the SDK."""
         page = client.models.list()
-        # The OpenAI family answers with `data`, google-genai with something to iterate over.
+        # The OpenAI family answers with `data`, others with something to iterate over.
         return (str(getattr(m, "id", None) or m.name).removeprefix("models/") for m in getattr(page, "data", page))
 
     def _found_or_made(self, bound: Any, credential: Credential) -> Any:

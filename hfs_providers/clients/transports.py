@@ -20,7 +20,7 @@ _IDLE = 5.0
 
 
 def newest_backend() -> Any:
-    """httpx2 where it is installed, else httpx: what google-genai takes."""
+    """httpx2 where it is installed, else httpx."""
     return importlib.import_module("httpx2" if importlib.util.find_spec("httpx2") is not None else "httpx")
 
 

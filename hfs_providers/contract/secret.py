@@ -1,7 +1,7 @@
 """API keys that cannot be shown by accident, and the scrubbing of texts that others wrote.
 
 A key leaves this module in one way only: `Secret.reveal()`, called where a request is bound to a key.
-Everything else that names a key uses its id (`groq#3`) or its fingerprint.
+Everything else that names a key uses its id (`acme#3`) or its fingerprint.
 """
 
 from __future__ import annotations

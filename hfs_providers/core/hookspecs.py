@@ -5,7 +5,7 @@ A plugin is any object or module with implementations of these hooks, marked wit
 `hfs_contract = 1`
     the version of this contract that it was written for. A plugin with another version than the library's is a problem
     and is not used.
-`hfs_env_prefixes = ("GOOGLE_API_KEY",)`
+`hfs_env_prefixes = ("ACME_TOKEN",)`
     optional; what it wants to see of the environment besides `X_`, `NUM_X` and `EXPECTED_X`.
 
 `hfs_listening()`

@@ -182,7 +182,7 @@ class ProviderManager:
                 used up. A call whose keys never get free by themselves fails at once in any case.
             max_retries: retries of transient failures, per call.
             request_timeout: seconds, passed to the SDK.
-            key_id: the one key to use: its id (`groq#3`), its fingerprint, the key itself, or its place (from 0).
+            key_id: the one key to use: its id (`acme#3`), its fingerprint, the key itself, or its place (from 0).
             model_params: arguments of the provider's Agno model class that are called like one of the above
                 (`{"provider": ...}`). Retries of the SDK stay off.
             agno_kwargs: its other arguments.

@@ -48,8 +48,8 @@ class KeyedProvider:
         keyless: it takes endpoints rather than keys.
         env_aliases: other variables that may hold a single key.
         client: how the SDK takes a shared HTTP client: `stainless` (the OpenAI family: `http_client`, `api_key`,
-            `max_retries`), `google_genai`, `own` (the model builds its client itself), or a subclass of
-            `hfs_providers.authoring.Clients`, given as the class or as its `module:name`.
+            `max_retries`) or another of `hfs_providers.families`, `own` (the model builds its client itself), or a
+            subclass of `hfs_providers.authoring.Clients`, given as the class or as its `module:name`.
         client_params: further arguments of the SDK's client.
         proof: the cheapest request that proves a key: `models` where the list of the models is given to good keys
             alone, the path of a GET below the base URL (`/key`), or `completion`, which costs one token.

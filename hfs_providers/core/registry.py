@@ -6,6 +6,7 @@ and one raising hook loses the results of the others; here each failure is a nam
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import threading
@@ -37,8 +38,6 @@ from hfs_providers.core.hookspecs import PROJECT
 T = TypeVar("T")
 
 PROVIDER_HOOKS = ("configure_env", "build_wrapper", "default_model", "health")
-BUILT_IN = ("cerebras", "groq", "gemini", "openrouter")
-"""The order in which providers are tried unless `HFS_PROVIDER_ORDER` says otherwise; the others follow by name."""
 
 _log = logging.getLogger("hfs_providers")
 
@@ -115,7 +114,9 @@ class Registry:
     def providers(self) -> list[str]:
         """The names of the provider plugins, in the default order."""
         names = [name for name, plugin in self._plugins.items() if plugin.provider]
-        return sorted(names, key=lambda name: (BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN), name))
+        # By its path: the core knows no provider.
+        first = list(importlib.import_module("hfs_providers.plugins").ORDER)
+        return sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))
 
     def env_prefixes(self, name: str) -> tuple[str, ...]:
         """The prefixes of the variables that a provider's plugin is shown."""

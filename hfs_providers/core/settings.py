@@ -293,7 +293,7 @@ class _ProviderReader:
         params: dict[int, dict[str, str]] = {}
         for name, value in self.env.items():
             match = pattern.fullmatch(name)
-            # `GROQ_EU_API_KEY_1` is a key of the provider groq-eu, and no parameter of groq.
+            # `ACME_EU_API_KEY_1` is a key of the provider acme-eu, and no parameter of acme.
             if match and not match[1].endswith("API_KEY") and value.strip():
                 params.setdefault(int(match[2]), {})[match[1].lower()] = value.strip()
         return params

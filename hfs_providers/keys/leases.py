@@ -87,7 +87,7 @@ class Lease:
 
     @property
     def key_id(self) -> str:
-        """The id of the key, as `groq#3`."""
+        """The id of the key, as `acme#3`."""
         return self._grant.key.credential.id
 
     @property

@@ -94,7 +94,7 @@ class Key:
 
     @property
     def id(self) -> str:
-        """As `groq#3`."""
+        """As `acme#3`."""
         return self.credential.id
 
     def mark_dead(self, now: float, reason: str, probation: float, *, probed: bool) -> float:

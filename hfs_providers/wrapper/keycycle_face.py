@@ -153,7 +153,7 @@ class KeycycleFace(MultiProviderWrapper):
         try:
             import openai
         except ModuleNotFoundError:
-            raise MissingSdkError(self.provider, "openai", "pip install 'hfs-providers[openrouter]'") from None
+            raise MissingSdkError(self.provider, "openai", "pip install openai") from None
         base_url = f"{(self.config.base_url or '').rstrip('/')}{self.plugin.openai_path}"
         # One connection pool for all keys.
         arguments = {"base_url": base_url, "http_client": getattr(openai, transport)(), **given}

@@ -108,7 +108,7 @@ class Probe:
                 if self._asks:
                     self._usage = _one_token(bound)
                 elif self._proof == "models":
-                    # google-genai takes an empty body for an empty list.
+                    # Some SDKs take an empty body for an empty list.
                     if next(iter(clients.model_ids(client)), None) is None:
                         return Verdict("empty", 200, None, "the list of models is empty")
                 else:

@@ -15,7 +15,7 @@ from agno.models.groq import Groq
 from agno.models.message import Message
 from agno.models.openrouter import OpenRouter
 
-from hfs_providers.testing import Ok, RateLimited, Reset, ServerError
+from hfs_providers.testing import Ok, RateLimited, Raw, Reset, ServerError
 from tests.fallback.chains import WAYS, House, ask, house, lookup, seen_by, server
 
 __all__ = ["house", "server"]
@@ -80,6 +80,12 @@ def test_a_model_of_one_s_own_gets_a_schema_as_its_plugin_says(house: House) -> 
     schema = {"type": "json_schema", "json_schema": {"name": "X", "schema": {"type": "object", "title": "Unusual"}}}
     ask(house.chain(bare(house, "gemini")), response_format=schema)
     assert "Unusual" in str(seen[-1].body["systemInstruction"])
+
+
+def test_an_error_of_a_model_of_one_s_own_means_what_its_plugin_says(house: House) -> None:
+    refusal = {"error": {"message": "busy", "type": "x", "code": "capacity_exceeded"}}
+    house.server.script("groq", KEY, [], then=Raw(400, refusal))
+    assert "[openrouter/" in ask(house.chain(bare(house, "groq"), "openrouter"))
 
 
 class TestTheClient:
