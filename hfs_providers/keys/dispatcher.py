@@ -210,12 +210,12 @@ class Dispatcher:
         model_id, tokens, exclude, key_id = waiter.request
         # A key that this call has tried counts by its state like any other; `tried` are those that would be ready.
         keyring, keys = self._keyring, self._keyring.keys
+        tried = [keys[each] for each in exclude if each in keys]
         if key_id is not None:
             states = [keyring.status(keys[key_id], model_id, now, tokens).state] if key_id in keys else []
             limited, cooling, dead = states.count("limited"), states.count("cooling"), states.count("dead")
         else:
             limited, cooling, dead = keyring.count(model_id, tokens, now)
-        tried = [keys[each] for each in exclude if each in keys]
         return PoolExhaustedError(
             self._provider,
             model_id,
@@ -223,8 +223,8 @@ class Dispatcher:
             limited=limited,
             cooling=cooling,
             dead=dead,
-            tried=sum(keyring.status(key, model_id, now, tokens).state == "ready" for key in tried),
-            free_in=keyring.free_in(KeyRequest(model_id, tokens, (), key_id), now),
+            tried=[keyring.status(each, model_id, now, tokens).state for each in tried].count("ready"),
+            free_in=keyring.free_in(waiter.request._replace(exclude=()) if exclude else waiter.request, now),
             waited=waiter.timeout > 0,
             timeout=waiter.timeout,
         )

@@ -160,7 +160,7 @@ class KeyRing:
 
     def find_trial(self, request: KeyRequest, now: float) -> tuple[Slot, Key] | None:
         """A dead key that may be tried now."""
-        if not self._trials:
+        if not self._trials.filed:
             return None
         queue = self.ready_queue(request.model_id, request.tokens)
         if request.key_id is None:
@@ -178,11 +178,12 @@ class KeyRing:
 
     def free_in(self, request: KeyRequest, now: float) -> float | None:
         """Seconds until a key can be leased, for a trial too, if no call ends before; None for never."""
-        return seconds_until(min(self.live_at(request, now), self.trial_at(request, now)), now)
+        live_at = self.live_at(request, now)
+        return seconds_until(min(live_at, self.trial_at(request, now)) if self._trials.filed else live_at, now)
 
     def trial_at(self, request: KeyRequest, now: float) -> float:
         """The earliest instant at which a dead key may be tried, if no call ends before."""
-        if not self._trials:
+        if not self._trials.filed:
             return NEVER
         queue = self.ready_queue(request.model_id, request.tokens)
         if request.key_id is None:
@@ -222,13 +223,16 @@ class KeyRing:
     def look(self) -> float:
         """Monotonic seconds, after a look at both clocks."""
         now = self._clock()
-        self.follow_clocks(now)
+        if self._clocks.moved(now):
+            self._follow_clocks()
         return now
 
     def follow_clocks(self, now: float) -> None:
         """If the clocks moved apart, compute anew what ends when, and examine all slots again."""
-        if not self._clocks.moved(now):
-            return
+        if self._clocks.moved(now):
+            self._follow_clocks()
+
+    def _follow_clocks(self) -> None:
         slept = self._clocks.slept()
         for account in self.accounts:
             account.follow_clocks()
@@ -241,7 +245,7 @@ class KeyRing:
 
     def changed(self, account: Account) -> None:
         """Something about an account changed that is not in its windows."""
-        if account.dead or self._trials:
+        if account.dead or self._trials.filed:
             self._trials.file(account)
         for meter in account.meters.values():
             meter.wake()
@@ -253,7 +257,7 @@ class KeyRing:
         queue = self.ready_queue(model_id, tokens)
         queue.settle(tokens, now)
         queue.thaw(now)
-        return queue.limited, queue.cooling, len(self._trials)
+        return queue.limited, queue.cooling, len(self._trials.filed)
 
     def status(self, key: Key, model_id: str | None, now: float, tokens: int = 1) -> KeyStatus:
         """The state of one key, for one model or (None) for all of them."""

@@ -88,27 +88,39 @@ class Lending:
             with self.lock:
                 yield
         finally:
-            if self.orphans:
-                self._sweep()
+            self._sweep()
 
     # How a lease begins.
 
-    def steps(self, request: KeyRequest, timeout: float, trial: bool, signal: Callable[[], Signal]) -> LeaseSteps:
-        """The steps to a lease, for `KeyPool.acquire` and `aacquire`. To give up, close the generator.
+    def request(self, request: KeyRequest, timeout: float, trial: bool, signal: Callable[[], Signal]) -> Waiter:
+        """A waiter that has a lease, or has to wait for one; `steps` is to follow.
 
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`.
         """
-        # If the pool is joined while the call waits, the call gets no more time.
-        deadline = 0.0 if self._reservations.ledger is None else self._clock() + timeout
-        left = timeout
-        while True:
-            self._keyring.resolve_limits(request.model_id)
+        self._keyring.resolve_limits(request.model_id)
+        if self.orphans:
             self._sweep()
-            with self.held():
+        try:
+            with self.lock:
                 now = self._keyring.look()
-                waiter = Waiter(request, now, left, trial)
+                waiter = Waiter(request, now, timeout, trial)
                 self.dispatcher.admit(waiter, now, signal)
+                return waiter
+        finally:
+            if self.orphans:
+                self._sweep()
+
+    def steps(self, waiter: Waiter, signal: Callable[[], Signal]) -> LeaseSteps:
+        """The steps of a waiter to its lease, for `KeyPool.acquire` and `aacquire`. To give up, close the generator.
+
+        Raises:
+            PoolExhaustedError: no key is free, nor will be in its time.
+        """
+        request = waiter.request
+        # If the pool is joined while the call waits, the call gets no more time.
+        deadline = 0.0 if self._reservations.ledger is None else waiter.deadline
+        while True:
             lease = waiter.lease or (yield from self._naps(waiter))
             if self._reservations.ledger is None or waiter.grant is None:
                 return lease
@@ -128,6 +140,7 @@ class Lending:
             if left == 0:
                 # A call that does not wait, or no longer, asks for each key once.
                 request = request._replace(exclude={*request.exclude, lease.key_id})
+            waiter = self.request(request, left, waiter.trial, signal)
 
     def _naps(self, waiter: Waiter) -> Generator[Nap, object, Lease]:
         try:

@@ -113,8 +113,11 @@ class KeyPool:
         if lease is not None:
             return lease
         request = KeyRequest(model_id, max(0, int(estimated_tokens)), exclude, key_id)
+        waiter = self._lending.request(request, timeout, trial, ThreadSignal)
+        if waiter.lease is not None and self._reservations.ledger is None:
+            return waiter.lease
         answer = None
-        with closing(self._lending.steps(request, timeout, trial, ThreadSignal)) as steps:
+        with closing(self._lending.steps(waiter, ThreadSignal)) as steps:
             while True:
                 try:
                     step = steps.send(answer)
@@ -143,8 +146,11 @@ class KeyPool:
         if lease is not None:
             return lease
         request = KeyRequest(model_id, max(0, int(estimated_tokens)), exclude, key_id)
+        waiter = self._lending.request(request, timeout, trial, LoopSignal)
+        if waiter.lease is not None and self._reservations.ledger is None:
+            return waiter.lease
         answer = None
-        with closing(self._lending.steps(request, timeout, trial, LoopSignal)) as steps:
+        with closing(self._lending.steps(waiter, LoopSignal)) as steps:
             while True:
                 try:
                     step = steps.send(answer)

@@ -17,28 +17,26 @@ from hfs_providers.keys.state import Account, Key
 class Trials:
     """The dead keys, sorted by the end of their probation."""
 
-    __slots__ = ("_filed", "_order")
+    __slots__ = ("_order", "filed")
 
     def __init__(self) -> None:
         self._order: list[tuple[float, int, Key]] = []
-        self._filed: dict[Key, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._filed)
+        self.filed: dict[Key, float] = {}
+        """The same by key."""
 
     def file(self, account: Account) -> None:
         """Note which keys of an account are dead, and when they are due."""
         for key in account.keys:
             due = key.retry_at if key.dead_reason is not None else None
-            filed = self._filed.get(key)
+            filed = self.filed.get(key)
             if filed == due:
                 continue
             if filed is not None:
-                del self._filed[key]
+                del self.filed[key]
                 # A tuple without the key sorts just before the one that has it.
                 del self._order[bisect_left(self._order, (filed, key.index))]
             if due is not None:
-                self._filed[key] = due
+                self.filed[key] = due
                 insort(self._order, (due, key.index, key))
 
     def find(self, queue: ReadyQueue, tokens: int, exclude: Collection[str], now: float) -> tuple[Slot, Key] | None:
