@@ -1,6 +1,6 @@
-"""`usage` and `usage prune`: what was used, by whom and when; and old rows taken out.
+"""`usage` and `usage prune`: what was used, by whom and when; and deleting old rows.
 
-JSON of `usage`: `database` (the file, or null), `since`, `until` (ISO; null is open), `exact` (false where rows of an
+JSON of `usage`: `database` (the file, or null), `since`, `until` (ISO; null is open), `exact` (false if rows of an
 end were pruned and the span is wider, by less than 15 minutes), `by`, `rows` (each with the fields that `by` names, and
 `requests`, `ok`, `tokens_in`, `tokens_out`, `tokens`, `latency` (mean seconds)), `total` (the same without the former).
 CSV: the rows, with a heading.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _DIMENSIONS = ("provider", "model", "key", "fingerprint", "outcome", "hour", "day")
 _BAR = 16
 _LONGEST_TABLE = 400
-"""Rows; nobody reads more, and files take them better."""
+"""Rows; nobody reads more in a terminal."""
 
 
 class _Wanted(NamedTuple):
@@ -99,7 +99,7 @@ def _dimensions(said: Sequence[str]) -> tuple[str, ...]:
 
 
 def _store(quiet: bool = False) -> Store:
-    """The file that the environment names. Ends the command where there is none."""
+    """The file that the environment names. Ends the command if there is none."""
     from hfs_providers.core.inventory import take_inventory
     from hfs_providers.usage import Store
     from hfs_providers.usage.location import Places
@@ -110,7 +110,7 @@ def _store(quiet: bool = False) -> Store:
         assert places.unkept is not None, "there is a reason"
         output.fail(places.unkept.message, places.unkept.remedy)
     if not path.exists():
-        # Not made here: who only looks leaves nothing behind.
+        # A report creates no file.
         output.fail(f"no usage has been kept yet: there is no {path}", "Make a call, such as: hfs-providers ask Hello")
     store = Store(path)
     if store.moved is not None:
@@ -159,7 +159,7 @@ def _print_usage(found: UsageTotals, line: UsageTimeline | None) -> None:
     timed = {"hour", "day"} & set(found.by)
     rows = list(found.rows) if timed else sorted(found.rows, key=lambda row: -row.requests)
     most = max(row.requests for row in rows)
-    # Of times the last ones, of the rest the largest.
+    # Of hours and days the last ones, otherwise the largest.
     more, rows = len(rows) - _LONGEST_TABLE, rows[-_LONGEST_TABLE:] if timed else rows[:_LONGEST_TABLE]
     draw = str if output.draws(SIGNS) else plain
     cells = [[*map(_readable, found.by, row.group), *_cells(row), draw(bar(row.requests, most, _BAR))] for row in rows]
@@ -227,14 +227,14 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many rows there are.")] = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Take out old rows. Their sums stay, so totals by the quarter of an hour remain right.
+    """Delete old rows but keep their totals, by quarters of an hour.
 
     Rows that were not yet forwarded to every database stay, and so do those of the last two days.
     """
     from hfs_providers.core.inventory import take_inventory
     from hfs_providers.core.storage_status import storage_status
     from hfs_providers.usage import prunable
-    from hfs_providers.usage import prune as take_out
+    from hfs_providers.usage import prune as delete
     from hfs_providers.usage.retention import NEEDED
 
     if (before is None) == (keep is None):
@@ -253,7 +253,7 @@ def prune(
     if rows and not dry_run:
         if not yes and not _agreed(rows):
             output.fail("nothing was pruned", "Run it with --yes")
-        rows = take_out(store, cut, targets=targets)
+        rows = delete(store, cut, targets=targets)
     if as_json:
         output.print_json({"before": spans.iso(cut), "pruned": rows, "kept": kept, "done": not dry_run})
     elif rows and not dry_run:
@@ -263,4 +263,4 @@ def prune(
 def _agreed(rows: int) -> bool:
     if not sys.stdin.isatty():
         return False
-    return typer.confirm(f"Take {rows:,} rows out?", err=True)
+    return typer.confirm(f"Delete {rows:,} rows?", err=True)

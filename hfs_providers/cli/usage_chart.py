@@ -26,14 +26,14 @@ _WIDEST = 6
 
 
 def bar(value: float, most: float, width: int) -> str:
-    """A horizontal bar of at most `width` characters; what is more than nothing is seen."""
+    """A horizontal bar of at most `width` characters; any value above zero is visible."""
     eighths = round(value / most * width * 8) if most > 0 else 0
     whole, rest = divmod(max(eighths, 1) if value > 0 else 0, 8)
     return "█" * whole + (_SIDEWAYS[rest] if rest else "")
 
 
 def plain(line: str) -> str:
-    """A line as ASCII, for those who cannot be shown the rest."""
+    """A line as ASCII, for terminals that cannot show the rest."""
     return line.translate(_PLAIN)
 
 
@@ -78,7 +78,7 @@ def _cell(value: int, most: int, level: int, height: int) -> str:
 
 
 def _ticks(starts: Sequence[str], period: str, together: int, wide: int, axis: int) -> str:
-    """The names of some columns below their left ends, as many as have room."""
+    """The names of some columns below their left ends, as many as fit."""
     line, named = "", ""
     for place in range(0, len(starts), together):
         at = place // together * wide
@@ -94,7 +94,7 @@ def tick(start: str, period: str, before: str) -> str:
     Args:
         start: in ISO.
         period: which of them it is.
-        before: the last that was named on its axis; where that was another day, the day is said.
+        before: the last that was named on its axis; if that was another day, the name has the day.
     """
     at = datetime.fromisoformat(start)
     if period == "day":

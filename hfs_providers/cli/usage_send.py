@@ -1,6 +1,6 @@
-"""`usage send`: the rows that no process has sent yet go to the databases that usage is forwarded to.
+"""`usage send`: sends the rows that no process has sent yet to the databases that usage is forwarded to.
 
-JSON: `targets` (`name`, `sent` (rows), `left` (rows that it has not got, or null where that is not known), `error`).
+JSON: `targets` (`name`, `sent` (rows), `left` (rows that it does not have, or null if not known), `error`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def send_rows(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for each database at most.", min=0.1)] = 60.0,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Send the rows of the local file that a database has not got yet. Exit code 1 if any are left."""
+    """Send the rows of the local file that a database does not have yet. Exit code 1 if any are left."""
     from hfs_providers.core.settings import Settings
     from hfs_providers.core.storage_status import storage_status
     from hfs_providers.usage.forwarding.sending import send
@@ -36,4 +36,4 @@ def send_rows(
             print("No usage has been kept yet: there is nothing to send.")
     late = [each for each in sent if each.error or each.left]
     if late:
-        output.fail(late[0].error or f"{late[0].name} has not got all rows", "See: hfs-providers status")
+        output.fail(late[0].error or f"{late[0].name} does not have all rows", "See: hfs-providers status")

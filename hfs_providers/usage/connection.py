@@ -1,4 +1,4 @@
-"""A connection to the file that a process keeps, and what a fork does to it."""
+"""A connection that a process keeps to the usage file, and what happens to it at a fork."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hfs_providers.usage.transaction import BUSY, corrupt
 
 
 class StoreConnection:
-    """One connection for whoever needs one again and again: opened when needed, for one thread at a time.
+    """One connection for repeated use, opened when it is first needed, for one thread at a time.
 
-    It follows the file: where that was deleted or put aside, the next use makes and opens a new one. And it is closed
+    It follows the file: if that was deleted or put aside, the next use makes and opens a new one. And it is closed
     while the process forks, because what SQLite knows of a file's locks is wrong in a child.
 
     Args:
-        store: whose.
+        store: the file.
         durable, patience: as for `Store.connect`.
     """
 
@@ -31,7 +31,7 @@ class StoreConnection:
         self._identity: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self.opened = 0
-        """How often it was opened: what is remembered of the file is only right while this stays the same."""
+        """How often it was opened. What is remembered of the file is valid only while this stays the same."""
         # Whether it is held for the fork under way.
         self._quiet = False
         at_fork(

@@ -1,10 +1,10 @@
-"""The local SQLite file: usage rows, key state, who shares it. Its schema, and what can be wrong with it.
+"""The local SQLite file: usage rows, key state, the processes that share it. Its schema, and what can be wrong with it.
 
-    invariant: ids of `usage` grow in the order of commits and are never given twice, so that whoever forwards rows
-               has forwarded all of them up to the last id that it saw.
+    invariant: ids of `usage` grow in the order of commits and are never used twice, so a forwarder has sent all rows up
+               to the last id that it saw.
     invariant: `quarter` holds the sums of all rows ever written, by quarter of an hour; `usage` may be pruned.
 
-Nothing in it is a key: a key is its id and fingerprint.
+No key is stored in it: a key is named by its id and fingerprint.
 """
 
 from __future__ import annotations
@@ -98,20 +98,20 @@ _MIGRATIONS = {
 
 
 class Store:
-    """A file that is there and has the schema of this version.
+    """The usage file, with the schema of this version.
 
     Args:
-        path: of the file; it is made where it is missing, readable by its owner alone.
-        at_once: False where it may be used later: then `unusable` says why it cannot be yet.
+        path: of the file; it is created if it is missing, and only its owner can read it.
+        at_once: False if it need not be usable yet: then `unusable` says why it is not.
 
     Raises:
-        StoreError: it cannot be used, and why.
+        StoreError: it cannot be used; the error says why.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, at_once: bool = True) -> None:
         self.path = Path(path)
         self.moved: Path | None = None
-        """Where a corrupt file was put that stood in the way."""
+        """Where a corrupt file was moved to."""
         self.source = ""
         """A random name of this file, by which the databases that rows are forwarded to tell them apart."""
         self.unusable: StoreError | None = None
@@ -124,7 +124,7 @@ class Store:
             self.unusable = error
 
     def prepare(self) -> None:
-        """Make the file and its schema where they are missing; a corrupt file is put aside for a new one.
+        """Create the file and its schema if they are missing; a corrupt file is put aside for a new one.
 
         Raises:
             StoreError: the file cannot be used.
@@ -151,7 +151,7 @@ class Store:
             connection.close()
 
     def identity(self) -> tuple[int, int] | None:
-        """What tells the file from another one of that name; None where there is none."""
+        """What distinguishes the file from another one of that name; None if there is none."""
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
@@ -182,7 +182,7 @@ class Store:
         Args:
             durable: False never waits for the disk: a power cut may lose what it wrote last, a crash of the process
                 does not.
-            patience: seconds for which SQLite waits for another's transaction; 0 for those who wait by `begin`.
+            patience: seconds for which SQLite waits for another transaction; 0 for callers that wait by `begin`.
 
         Raises:
             OSError, sqlite3.Error: the file cannot be used.
@@ -193,7 +193,7 @@ class Store:
         try:
             # Changing the mode of a new file may meet another process that does the same.
             connection.execute(f"PRAGMA busy_timeout = {int(BUSY * 1000)}")
-            # SQLite itself does not wait where two processes would wait for each other.
+            # SQLite itself does not wait if two processes would wait for each other.
             patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), BUSY)
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
             connection.execute(f"PRAGMA synchronous = {'NORMAL' if durable else 'OFF'}")

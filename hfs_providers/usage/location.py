@@ -87,7 +87,7 @@ def _path(said: str) -> Path:
 
 
 def default_path() -> Path:
-    """The file that is used where the environment names none."""
+    """The file that is used if the environment names none."""
     import platformdirs
 
     return Path(platformdirs.user_state_path("hfs-providers", appauthor=False)) / "usage.db"

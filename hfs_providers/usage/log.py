@@ -1,6 +1,6 @@
-"""The durable usage log: one row for each request that was sent, in the file soon after and without the call's waiting.
+"""The durable usage log: one row for each request that was sent.
 
-Calls put rows into a queue; a thread of its own writes what has gathered there, many rows in one transaction.
+Calls queue their rows and never wait for the write; a thread writes what has gathered, many rows in one transaction.
 
     invariant: what was put into the queue is committed in that order, each exactly once, or is still in memory, or is
                counted as dropped.
@@ -54,7 +54,7 @@ Work: TypeAlias = Callable[[sqlite3.Connection], object]
 
 
 class _Bell:
-    """Wakes one thread. Unlike an `Event` it may be rung anywhere, also by a finalizer amidst its own waiting."""
+    """Wakes one thread. Unlike an `Event`, a finalizer may ring it even in the thread that waits for it."""
 
     __slots__ = ("_lock",)
 
@@ -63,7 +63,7 @@ class _Bell:
         self._lock.acquire()
 
     def ring(self) -> None:
-        # A bell that was rung and not heard yet stays so.
+        # A bell that was rung and not heard yet stays rung.
         with suppress(RuntimeError):
             self._lock.release()
 
@@ -73,7 +73,7 @@ class _Bell:
 
 
 class _Mark:
-    """Stands in the queue behind what a `flush` waits for."""
+    """Stands in the queue after everything that a `flush` waits for."""
 
     def __init__(self) -> None:
         self.passed = threading.Event()
@@ -87,8 +87,8 @@ class _Mark:
 class UsageLog:
     """Writes rows, and whatever else must come after them, into the store.
 
-    The thread starts with the first row. A child after `fork` begins with an empty queue: what its parent recorded is
-    the parent's to write.
+    The thread starts with the first row. After `fork`, the child begins with an empty queue: its parent writes what it
+    recorded before.
 
     Args:
         store: the file.
@@ -147,7 +147,7 @@ class UsageLog:
     def defer(self, work: Work) -> None:
         """Have `work` done in the writer's transaction, after the rows that were recorded before.
 
-        It is done again where the transaction has failed. Never blocks, never raises.
+        If the transaction fails, it is done again. Never blocks, never raises.
         """
         self._queue.append(work)
         if self._idle:
@@ -160,7 +160,7 @@ class UsageLog:
             timeout: seconds.
 
         Returns:
-            Whether it is; False at once where the file cannot be written.
+            Whether it is; False at once if the file cannot be written.
         """
         if not self._queue and not self._pending and self._idle:
             return True
@@ -202,7 +202,7 @@ class UsageLog:
 
     @property
     def problem(self) -> Problem | None:
-        """Why rows are not being kept at the moment, or what happened to a corrupt file; None where all is well."""
+        """Why rows are not written at the moment, or what happened to a corrupt file; None if all is well."""
         if self._error is not None:
             dropped = f", {self.dropped} were dropped" if self.dropped else ""
             return Problem(f"{self._error} ({self.waiting} rows wait in memory{dropped})", self._remedy)
@@ -253,7 +253,7 @@ class UsageLog:
             if self._write_pending() and self.on_commit is not None:
                 self.on_commit()
             if self._stop and not self._queue:
-                # Whoever records from here on starts another thread; who did so a moment ago did not know.
+                # From here on `record` starts another thread; a row that came a moment earlier did not.
                 self._thread = None
                 self._idle = True
                 if self._queue:
@@ -261,7 +261,7 @@ class UsageLog:
                 return
 
     def _write_pending(self) -> bool:
-        """Write what has gathered; whether rows were written. Where that fails, it is kept for the next time."""
+        """Write what has gathered, or keep it for the next try. Returns whether rows were written."""
         wrote = False
         while True:
             while self._queue and len(self._pending) < self._most + _BATCH:
@@ -299,7 +299,7 @@ class UsageLog:
                 else:
                     patiently(lambda: self._write(connection, rows), _LOCKED)
         except BaseException:
-            # Series that were numbered in a transaction that is undone are not there.
+            # Series that were numbered in this transaction are undone with it.
             self._known.clear()
             raise
         if self._error is not None:
@@ -316,7 +316,7 @@ class UsageLog:
         except (OSError, sqlite3.OperationalError):
             raise
         except Exception:
-            _log.warning("what was to be written with the usage could not be", exc_info=True)
+            _log.warning("deferred work on the usage file could not be done", exc_info=True)
 
     def _fail(self, error: Exception) -> None:
         # The next try begins with nothing that this one left behind.
@@ -324,7 +324,7 @@ class UsageLog:
             self._connection.close()
         words = error.reason if isinstance(error, StoreError) else str(error)
         if self._error is None:
-            _log.warning("usage cannot be kept in %s: %s; it goes on being tried", self.store.path, words)
+            _log.warning("usage cannot be kept in %s: %s; it is tried again", self.store.path, words)
         self._error = f"usage cannot be kept in {self.store.path}: {words}"
         self._remedy = error.remedy if isinstance(error, StoreError) else _remedy(self.store.path)
         marks = [each for each in self._pending if isinstance(each, _Mark)]

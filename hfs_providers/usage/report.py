@@ -4,7 +4,7 @@ Whole quarters of an hour come from the table `quarter`, which is small and comp
 within a quarter come from the rows themselves. Hours and days are those of a time zone: everywhere they begin with a
 quarter.
 
-    invariant: one report is one snapshot of the file; who writes meanwhile neither waits nor is half seen.
+    invariant: one report is one snapshot of the file; writers do not wait for it, and it sees no half of a transaction.
 """
 
 from __future__ import annotations
@@ -134,12 +134,12 @@ class UsageReport:
         """What was used between two moments, in groups.
 
         Args:
-            by: what to divide it by; nothing gives one group, or none where there is nothing.
+            by: what to divide it by; without it there is one group, or none if there are no rows.
             since, until: seconds since the epoch, the first of them included; None is open.
             providers, models, keys: only these (keys by id or fingerprint); none is all.
 
         Raises:
-            ValueError: `by` names what there is not.
+            ValueError: `by` has an unknown name.
             StoreError: the file cannot be read.
         """
         wanted = tuple(dict.fromkeys(by))
@@ -163,7 +163,7 @@ class UsageReport:
         until: float | None = None,
         **only: Iterable[str],
     ) -> UsageTimeline:
-        """Requests by hour where the span is short, else by day.
+        """Requests by hour if the span is short, else by day.
 
         Args:
             by: what makes a line.
@@ -262,7 +262,7 @@ class _Query:
         self._connection.executemany("INSERT INTO part VALUES (?, ?)", part)
 
     def _settle(self, span: _Span) -> tuple[_Span, bool]:
-        """Where the rows of a piece were pruned, its whole quarter is all that is known."""
+        """If the rows of a piece were pruned, only the total of its whole quarter is known."""
         first, last, kept = span.first, span.last, []
         for begin, end in span.pieces:
             quarter = math.floor(begin / QUARTER) * QUARTER

@@ -37,18 +37,18 @@ _UNLESS_NEWER = f"WHERE (SELECT user_version FROM pragma_user_version) <= {SCHEM
 def write_rows(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: dict[Series, int] | None = None) -> int:
     """Write rows; the file sums them up itself.
 
-    All or none where they are at most `AT_ONCE`, or a transaction is under way.
+    All or none, if they are at most `AT_ONCE` or a transaction is under way.
 
-    At each step of a statement SQLite lets go of the interpreter's lock, and where calls keep that busy it has it back
-    after 5 ms at the earliest, at their cost: with seven statements for each group, 100 tasks got a twelfth less done.
+    At each step of a statement SQLite releases the interpreter's lock. If calls keep that busy, it gets it back after
+    5 ms at the earliest, at their cost: with seven statements for each group, 100 tasks had a twelfth less throughput.
 
     Args:
         connection: of the store.
         rows: in the order in which they are to be numbered.
-        known: the numbers of series, remembered from one call to the next; to be cleared by whoever rolls back.
+        known: the numbers of series, remembered from one call to the next; clear it after a rollback.
 
     Returns:
-        How many were written: all of them, or none more once the file has the schema of a later version.
+        How many were written: all of them, or fewer if the file got the schema of a later version.
 
     Raises:
         sqlite3.Error: the file cannot be written.
@@ -60,7 +60,7 @@ def write_rows(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: 
         try:
             written += _insert(connection, part, known)
         except (OverflowError, ValueError, TypeError, sqlite3.IntegrityError):
-            # A number that is none, or text that is none: mended here, so that one such row does not cost the others.
+            # A value that is no number or no text is replaced, so that one such row does not cost the others.
             written += _insert(connection, [_mended(row) for row in part], known)
     return written
 

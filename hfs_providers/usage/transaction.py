@@ -41,7 +41,7 @@ def begin(connection: sqlite3.Connection, seconds: float = BUSY) -> None:
 
 
 def patiently(action: Callable[[], object], seconds: float) -> None:
-    """Do it as soon as others let it be done.
+    """Do something as soon as no other process locks the file.
 
     Args:
         action: a statement that writes, on a connection of patience 0.

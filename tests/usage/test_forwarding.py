@@ -288,7 +288,7 @@ class TestStarting:
         with contextlib.closing(Forwarder(store, target.url, pace=Pace(linger=0, idle=0.0))) as forwarder:
             write(store)
             assert forwarder.flush(DEADLINE)
-            eventually(lambda: not forwarder._remote.connected)
+            eventually(lambda: not forwarder._target.connected)
             write(store)
             assert forwarder.flush(DEADLINE)
         assert target.ids == [1, 2]
@@ -538,7 +538,7 @@ class TestTheUrl:
             shown = (
                 f"{forwarder!r} {forwarder.name} {forwarder.problem} {behind(store)} {vars(forwarder)} {caplog.text}"
             )
-            shown += str(vars(forwarder._address))
+            shown += str(vars(forwarder._url))
         assert "cannot log in as me with [password] ([password]" in shown
         assert "hunter2" not in shown
         assert b"hunter2" not in store.path.read_bytes()

@@ -1,11 +1,12 @@
-"""Usage rows of the local file go to a database of the owner's choice: the file is the outbox.
+"""Sends the usage rows of the local file to a database of the user's choice: the file is the outbox.
 
     invariant: the cursor in `targets` moves after the database has committed, never before, so no row is left out; and
-               a row has one primary key there, so none is counted twice, whoever sends it and how often.
-    invariant: calls never wait for the database: rows are read from the file by a thread of the forwarder's own.
+               a row has one primary key there, so none is counted twice, however often and by whatever process it is
+               sent.
+    invariant: calls never wait for the database: a thread of the forwarder reads the rows from the file.
 
-Of several processes that share the file one forwards at a time. That spares the database work; it is not needed for
-the rows to be right.
+Of the processes that share the file, one forwards at a time. That saves the database work; the rows would be right
+without it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How rows are sent, in seconds but for `batch`.
+    """How rows are sent. All in seconds, except `batch`.
 
     Args:
         batch: rows that are sent in one transaction.
@@ -67,9 +68,9 @@ class Behind:
         name: of the database; it holds no password.
         rows: that it does not have yet.
         oldest: wall-clock time of the oldest of them.
-        at: wall-clock time when rows were last sent, or tried to be; None where that was never.
-        error: why the last try failed, or None where it did not.
-        refused: rows that it refuses for good. They are in the local file alone.
+        at: wall-clock time of the last try to send rows, or None if there was none.
+        error: why the last try failed, or None if it did not.
+        refused: rows that it refuses for good. They are only in the local file.
         refusal: why it refused the last of them.
     """
 
@@ -129,8 +130,8 @@ class Forwarder:
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._address = DatabaseUrl(url)
-        self.name = self._address.name
+        self._url = DatabaseUrl(url)
+        self.name = self._url.name
         """Of the database; it holds no password."""
         self.problem: Problem | None = None
         """Why rows do not arrive at the moment."""
@@ -150,7 +151,7 @@ class Forwarder:
         """All that a child process must not have from its parent."""
         self._turn = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._remote = Target(self._address)
+        self._target = Target(self._url)
         self._next: float | None = None  # when to send, by the monotonic clock; None: nothing is to be sent
         self._hurry = False
         self._begun = self._ended = 0  # rounds
@@ -209,7 +210,7 @@ class Forwarder:
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
-                self._remote.cut()
+                self._target.cut()
 
     def _start(self) -> None:
         self._turn.notify_all()
@@ -222,7 +223,7 @@ class Forwarder:
     def _run(self) -> None:
         while (duty := self._rest()) != "stop":
             if duty == "hang up":
-                self._remote.close()
+                self._target.close()
                 continue
             try:
                 pause = None if self._round() else self._pace.taken
@@ -233,7 +234,7 @@ class Forwarder:
                 if pause is not None:
                     self._next = time.monotonic() + pause
                 self._turn.notify_all()
-        self._remote.close()
+        self._target.close()
         self._local.close()
 
     def _rest(self) -> Literal["send", "hang up", "stop"]:
@@ -245,7 +246,7 @@ class Forwarder:
                     self._hurry, self._next = False, None
                     self._begun += 1
                     return "send"
-                if left is None and self._remote.connected:
+                if left is None and self._target.connected:
                     if not self._turn.wait(self._pace.idle):
                         return "hang up"
                 else:
@@ -279,7 +280,7 @@ class Forwarder:
             ]
 
     def _catch_up(self, local: sqlite3.Connection) -> None:
-        """Learn how far others have come. A cursor that could not be written down is known here alone."""
+        """Learn how far other processes have come. A cursor that could not be written is known only here."""
         if self._source != self._store.source:  # the file was deleted or put aside, and a new one begun
             self._source = self._store.source
             self._cursor = 0
@@ -295,7 +296,7 @@ class Forwarder:
             except (TypeError, ValueError, OverflowError) as error:
                 refused[row["id"]] = f"{type(error).__name__}: {error}"
         if good:
-            refused |= self._remote.send(good)
+            refused |= self._target.send(good)
         self._recovered()
         self._advance(source, batch[-1]["id"], refused)
 
@@ -303,7 +304,7 @@ class Forwarder:
         refusal = next(iter(refused.values()), None)
         if refused:
             logger.warning(
-                "%s refuses %d rows of usage for good (%s): %s. They are kept in %s alone",
+                "%s refuses %d rows of usage for good (%s): %s. They are kept only in %s",
                 self.name,
                 len(refused),
                 ", ".join(map(str, sorted(refused)[:5])) + (", ..." if len(refused) > 5 else ""),
@@ -314,9 +315,9 @@ class Forwarder:
             with self._local.use() as local:
                 if self._store.source == source:
                     local.execute(_SENT, (self.name, last, self._wall(), len(refused), refusal))
-                    if self._remote.product is not None:
+                    if self._target.product is not None:
                         # Known from then on without asking the server.
-                        local.execute(_IS, (f"product {self.name}", self._remote.product))
+                        local.execute(_IS, (f"product {self.name}", self._target.product))
         finally:
             with self._turn:
                 if self._source == source:
@@ -331,21 +332,21 @@ class Forwarder:
 
     def _failed(self, error: Exception) -> float:
         """Note a failure. Returns the seconds until the next try."""
-        words = self._remote.words(error)
+        words = self._target.words(error)
         remedy = error.remedy if isinstance(error, ForwardingError) else "Rows are sent when it answers"
         message = f"usage does not reach {self.name}: {words}. Rows are kept in {self._store.path} meanwhile"
         if not self._failures:
             logger.warning("%s", message)
         self._failures += 1
         self.problem = Problem(message, remedy)
-        self._remote.close()
+        self._target.close()
         with contextlib.suppress(OSError, sqlite3.Error, StoreError), self._local.use() as local:
             local.execute(_FAILED, (self.name, self._wall(), words))
         return self._pace.pause(self._failures, self._chance())
 
     def _after_fork_in_child(self) -> None:
         # The connection is the parent's: the child must neither use it nor say goodbye on it.
-        _orphans.append(self._remote)
+        _orphans.append(self._target)
         self._begin()
 
 

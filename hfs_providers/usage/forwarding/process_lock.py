@@ -1,6 +1,6 @@
-"""A lock that one process of a machine holds at a time, and that ends with its holder, however that ends.
+"""A lock that one process of a machine holds at a time, and that is released however its holder ends.
 
-It is SQLite's, on an empty file of its own, so it works wherever the store does.
+It is a lock of SQLite on an empty file of its own, so it works wherever the store does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hfs_providers.contract.forks import ForkPhase, at_fork
 
 @contextlib.contextmanager
 def try_lock(path: str) -> Iterator[bool]:
-    """Whether nobody else holds the lock, which is held as long as the block lasts. Never waits.
+    """Try to hold the lock as long as the block lasts: True, or False if another process holds it. Never waits.
 
     Args:
         path: of the lock's file; it stays there, empty.

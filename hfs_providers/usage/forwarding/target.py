@@ -2,7 +2,7 @@
 
 invariant: a row's primary key is the source (the file that it comes from) and its number there, so that a batch
            which is sent twice counts once.
-invariant: nothing here waits for the database for longer than `ANSWER`, but the system's look-up of its name.
+invariant: nothing here waits for the database for longer than `ANSWER`, except the system's look-up of its name.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _TIMEOUTS: dict[str, dict[str, Any]] = {
 
 @cache
 def table() -> Table:
-    """The table, as it is made where it is missing."""
+    """The table, as it is created if it is missing."""
     from sqlalchemy import BigInteger, Column, DateTime, Double, Index, MetaData, String, Table
     from sqlalchemy.dialects.mysql import DATETIME
 
@@ -97,7 +97,7 @@ class Target:
         self._engine: Engine | None = None
         self._raw: Any = None
         self.product: str | None = None
-        """What the server says that it is, where it speaks MySQL's protocol and was connected to."""
+        """What the server says that it is, once connected to, if it speaks MySQL's protocol."""
 
     @property
     def connected(self) -> bool:
@@ -141,7 +141,7 @@ class Target:
             engine.dispose()
 
     def cut(self) -> None:
-        """Have a `send` that waits for an answer fail, where the driver has no timeouts of its own. For any thread."""
+        """Make a `send` that waits for an answer fail, if the driver has no timeouts of its own. For any thread."""
         with contextlib.suppress(Exception), socket.fromfd(self._raw.fileno(), socket.AF_INET, socket.SOCK_STREAM) as s:
             s.shutdown(socket.SHUT_RDWR)
 
@@ -261,7 +261,7 @@ class Target:
 
 @cache
 def _once(dialect: str) -> Insert | None:
-    """The statement that leaves rows alone which are there, or None where the dialect has none that we know."""
+    """The statement that skips rows that are already there, or None if we know none of the dialect."""
     from sqlalchemy.dialects import mysql, postgresql, sqlite
 
     match dialect:

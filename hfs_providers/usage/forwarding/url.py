@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote_plus
 from hfs_providers.contract.errors import ForwardingError, MissingDriverError
 from hfs_providers.contract.secret import Secret
 
-# As SQLAlchemy reads a URL, but for an `@` in the password, which it would take for the end of it and show the rest.
+# As SQLAlchemy reads a URL, except that it takes an `@` in the password for its end and shows the rest.
 _URL = re.compile(
     r"(?P<backend>[a-z]\w*)(?:\+(?P<driver>\w+))?://"
     r"(?:(?P<user>[^:/@?]*)(?::(?P<password>[^@]*))?@)?"
@@ -26,7 +26,7 @@ _URL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _BACKENDS = {"postgres": "postgresql", "tidb": "mysql", "mariadb": "mysql"}
-# The driver where the URL names none, and what installs it.
+# The driver if the URL names none, and what installs it.
 _BUILT_IN = ("mssql", "mysql", "oracle", "postgresql", "sqlite")
 _DRIVERS = {"mysql": "pymysql", "postgresql": "psycopg"}
 _EXTRAS = {"pymysql": ("PyMySQL", "mysql"), "psycopg": ("psycopg", "postgres")}
@@ -114,7 +114,7 @@ class DatabaseUrl:
 def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What PyMySQL is given for the TLS options of a URL, in the spellings of TiDB Cloud and MySQL.
 
-    SQLAlchemy and PyMySQL between them drop `ssl_ca` where `ssl_verify_cert` is given as well, take
+    SQLAlchemy and PyMySQL between them drop `ssl_ca` if `ssl_verify_cert` is given as well, take
     `ssl_verify_cert=false` for true, and check no host name without `ssl_ca`; so the context is made here.
 
     Args:
