@@ -1,6 +1,6 @@
 """What a bound copy of a model sees of each raw answer before Agno drops what it does not use.
 
-Mixed into the class of a bound copy, in front of the provider's own: see `models.rotating_class`.
+Mixed into the class of a bound copy, in front of the provider's own: see `model.rotating_class`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from agno.models.response import ModelResponse
 from hfs_providers.calls.verdicts import Verdict
 
 if TYPE_CHECKING:
-    from hfs_providers.calls.model import Rotation
+    from hfs_providers.calls.backend import Rotation
     from hfs_providers.contract.error_rules import Kind
 
 _NO_FIELDS: Mapping[str, Any] = {}
@@ -105,7 +105,7 @@ class Asked:
     _hfs: Rotation
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
-        if not self._hfs.wrapper.clients.usable(response):
+        if not self._hfs.backend.clients.usable(response):
             raise UnusableAnswerError("empty", "the answer has nothing in it")
         parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
         return parsed
@@ -113,7 +113,7 @@ class Asked:
     def _parse_provider_response_delta(self, response: Any = None, *args: Any, **kwargs: Any) -> Any:
         if response is not None:
             args = (response, *args)
-        if self._hfs.wrapper.clients.ends(args[0] if args else next(iter(kwargs.values()))):
+        if self._hfs.backend.clients.ends(args[0] if args else next(iter(kwargs.values()))):
             self.__dict__["_hfs_finished"] = True
         return super()._parse_provider_response_delta(*args, **kwargs)  # type: ignore[misc]
 

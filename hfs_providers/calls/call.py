@@ -7,21 +7,14 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agno.exceptions import ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
 from hfs_providers.calls.answers import UnusableAnswerError
-from hfs_providers.calls.errors import (
-    ContextOverflowError,
-    KeyRejectedError,
-    KeysExhaustedError,
-    ModelCallError,
-    ModelNotFoundError,
-    StreamInterruptedError,
-    reads_as_overflow,
-)
+from hfs_providers.calls.backend import Backend
+from hfs_providers.calls.errors import KeysExhaustedError, ModelCallError, call_error, reads_as_overflow
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.calls.pauses import key_rest, retry_pause
 from hfs_providers.calls.verdict_rules import QUOTES_KEY
@@ -33,12 +26,10 @@ from hfs_providers.contract.usage_row import Counted, UsageRow
 from hfs_providers.keys.leases import Lease
 
 if TYPE_CHECKING:
-    from agno.metrics import MessageMetrics
     from agno.models.message import Message
     from agno.models.response import ModelResponse
 
     from hfs_providers.clients.cache import Clients
-    from hfs_providers.wrapper.wrapper import ProviderWrapper
 
 _NO_KEYS: frozenset[str] = frozenset()
 _log = logging.getLogger("hfs_providers")
@@ -46,15 +37,50 @@ _NO_REFUSALS: Mapping[str, int] = {}
 # Keys that one call asks for a model before it takes the model for gone, and how long one that alone lacks it pauses.
 _MOST_LACKING = 3
 _LACKING_PAUSE = 3600.0
-_STATUS_OF: Mapping[str, int] = {
-    "dead": 401,
-    "model_gone": 404,
-    "context_overflow": 400,
-    "bad_request": 400,
-    "refused": 403,
-    "overloaded": 503,
-    "local": 500,
-}
+
+
+class KeyedAttempt:
+    """One attempt of a call: a block of `with`, or of `async with` where the event loop must not be blocked.
+
+    Entering it leases a key. An error in the block ends the lease. If the call goes on, the block swallows the error
+    and ends after the pause that is due; else it raises the error that ends the call. So a call is
+
+        while True:
+            with call.attempt() as lease:
+                ...
+                return answer
+
+    A block without an error leaves the lease as it is: it calls `answered`, or hands the lease on.
+    """
+
+    __slots__ = ("_call", "_lease")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> Lease:
+        self._lease = self._call.acquire_nowait() or self._call.acquire()
+        return self._lease
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        pause = self._call.settle(self._lease, error) if error is not None else None
+        if pause:
+            self._call.backend.sleep(pause)
+        return pause is not None
+
+    async def __aenter__(self) -> Lease:
+        self._lease = self._call.acquire_nowait() or await self._call.aacquire()
+        return self._lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        pause = self._call.settle(self._lease, error) if error is not None else None
+        if pause:
+            await self._call.backend.async_sleep(pause)
+        return pause is not None
 
 
 class Call(Attempt):
@@ -64,7 +90,7 @@ class Call(Attempt):
     so what ends a call leaves neither answers nor errors in it.
 
     Args:
-        wrapper: the provider's wrapper.
+        backend: the provider's.
         options: how the call is made.
         model_id: the model asked for.
     """
@@ -82,27 +108,28 @@ class Call(Attempt):
         "_text",
         "_trial",
         "_tried",
+        "backend",
         "clients",
         "model_id",
         "options",
         "repeated",
         "usage",
-        "wrapper",
     )
 
-    def __init__(self, wrapper: ProviderWrapper, options: CallOptions, model_id: str) -> None:
+    def __init__(self, backend: Backend, options: CallOptions, model_id: str) -> None:
         # As the base class does, without the call.
         self.responses = []
         self.learns = False
         self._records = None
-        self.wrapper = wrapper
-        self.clients: Clients = wrapper.clients
+        self.backend = backend
+        self.clients: Clients = backend.clients
         self.options = options
-        self.model_id = model_id if options.explicit else wrapper.serving(model_id)
-        self.usage: MessageMetrics | None = None
+        self.model_id = model_id if options.explicit else backend.serving(model_id)
+        self.usage: Any = None
+        """What a stream has told of its usage so far, of Agno's class or `Counted`."""
         self.repeated = False
         """Whether there was more than one attempt."""
-        self._deadline = wrapper.services.clock() + options.timeout
+        self._deadline = backend.services.clock() + options.timeout
         # Nothing is made for what most calls never need.
         self._id: str | None = None
         self._tried = _NO_KEYS
@@ -123,19 +150,23 @@ class Call(Attempt):
             self._id = secrets.token_hex(8)
         return self._id
 
+    def attempt(self) -> KeyedAttempt:
+        """The next attempt, to be entered."""
+        return KeyedAttempt(self)
+
     def acquire_nowait(self) -> Lease | None:
         """The key of the next attempt, where one is to be had without waiting for it or asking for it."""
         self._sent_at = None
         options = self.options
         if options.key_id is not None or self._refusals:
             return None
-        return self.wrapper.pool.acquire_nowait(self.model_id, options.estimated_tokens, self._tried)
+        return self.backend.pool.acquire_nowait(self.model_id, options.estimated_tokens, self._tried)
 
     def acquire(self) -> Lease:
         """Lease the key of the next attempt. Raises KeysExhaustedError."""
         self._sent_at = None
         try:
-            return self.wrapper.pool.acquire(self.model_id, self.options.estimated_tokens, **self._terms())
+            return self.backend.pool.acquire(self.model_id, self.options.estimated_tokens, **self._terms())
         except PoolExhaustedError as error:
             self._exhausted(error)
 
@@ -143,7 +174,7 @@ class Call(Attempt):
         """As `acquire`, without blocking the event loop."""
         self._sent_at = None
         try:
-            return await self.wrapper.pool.aacquire(self.model_id, self.options.estimated_tokens, **self._terms())
+            return await self.backend.pool.aacquire(self.model_id, self.options.estimated_tokens, **self._terms())
         except PoolExhaustedError as error:
             self._exhausted(error)
 
@@ -160,11 +191,11 @@ class Call(Attempt):
         options = self.options
         if not options.wait:
             return 0.0
-        return max(0.0, self._deadline - self.wrapper.services.clock()) if self._attempts else options.timeout
+        return max(0.0, self._deadline - self.backend.services.clock()) if self._attempts else options.timeout
 
     def sending(self, lease: Lease) -> None:
         """The request goes out now."""
-        self.learns = (self.model_id, lease.credential.id) not in self.wrapper.learned
+        self.learns = (self.model_id, lease.credential.id) not in self.backend.learned
         self._sent_at = time.perf_counter()
         if self._attempts == 0:
             self._began = self._sent_at
@@ -202,14 +233,14 @@ class Call(Attempt):
         """The attempt was answered: write it down, end its lease, and learn from the headers of its answer."""
         if self.responses:
             if self.learns:
-                self.wrapper.learn(self.model_id, lease.credential.id, self.responses)
+                self.backend.learn(self.model_id, lease.credential.id, self.responses)
             self.responses.clear()
         if self._cause is not None:
             self._cause = None
             with settling(self.id):
                 for key_id in self._lacking:
                     # Another key has just served the model.
-                    self.wrapper.pool.pause(key_id, self.model_id, _LACKING_PAUSE, "this key lacks the model")
+                    self.backend.pool.pause(key_id, self.model_id, _LACKING_PAUSE, "this key lacks the model")
         charged = (usage.total_tokens if usage is not None else 0) or lease.reserved
         self._record(lease, "ok", usage, charged)
         if self.options.in_chain:
@@ -220,42 +251,40 @@ class Call(Attempt):
         else:
             lease.commit(charged)
 
-    def settle(self, lease: Lease, error: BaseException) -> float:
-        """End the lease of a failed attempt; the seconds to wait before the next, or the error that ends the call.
+    def settle(self, lease: Lease, error: BaseException) -> float | None:
+        """End the lease of a failed attempt.
 
         Args:
             lease: of the attempt.
             error: what it raised.
+
+        Returns:
+            Seconds to wait before the next attempt. None where nobody failed, and `error` goes on to the caller.
+
+        Raises:
+            ModelCallError: the call failed for good.
         """
+        if lease.ended:
+            return None
         self.responses.clear()
         self._cause = None
         verdict = self._verdict(lease, error)
         if verdict is None:
             with settling(self.id):
                 self._abandoned(lease, error)
-            raise error
-        self.wrapper.redactor.scrub_exception(error)
+            return None
+        self.backend.redactor.scrub_exception(error)
         with settling(self.id):
             self._end(lease, verdict)
             pause = self._next(lease, verdict)
         if pause is None:
-            self.let_through(self.wrapper.redactor)
-            raise self._final(lease, verdict, error) from error
+            self.let_through(self.backend.redactor)
+            raise self._failed(lease, verdict, error) from error
         self._cause = error
         self.repeated = True
         self.begin_again()
         self._tell(lease, "call_retried" if verdict.retries else "key_rotated", verdict.kind, pause)
         return pause
-
-    def pause(self, seconds: float) -> None:
-        """Wait before the next attempt."""
-        if seconds > 0:
-            self.wrapper.sleep(seconds)
-
-    async def apause(self, seconds: float) -> None:
-        """As `pause`, without blocking the event loop."""
-        if seconds > 0:
-            await self.wrapper.async_sleep(seconds)
 
     def restore_timer(self, assistant_message: Message) -> None:
         """Let the message's timer count from the first attempt: Agno starts it afresh at each."""
@@ -274,8 +303,8 @@ class Call(Attempt):
         """
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
-        plugin, redactor, secret = self.wrapper.plugin, self.wrapper.redactor, lease.credential.secret
-        verdict = judge(error, plugin.errors)
+        redactor, secret = self.backend.redactor, lease.credential.secret
+        verdict = judge(error, self.backend.traits.errors)
         if verdict.code in QUOTES_KEY and secret is not None and secret.quoted_in(verdict.message):
             verdict = replace(verdict, kind="dead", scope="key")
         code = verdict.code and redactor.scrub(verdict.code)
@@ -331,15 +360,8 @@ class Call(Attempt):
         if verdict.kind == "rate_limited" or (verdict.rotates and self.options.key_id is None):
             # Where there is no other key, the pool says so, and when the next is free.
             return 0.0
-        if verdict.kind == "model_gone":
-            if self._served_elsewhere(lease, verdict):
-                return 0.0
-            successor = None if self.options.explicit else self.wrapper.replace_model(self.model_id)
-            if successor is not None:
-                self.model_id = successor
-                self._tried -= self._lacking
-                self._lacking = _NO_KEYS
-                return 0.0
+        if verdict.kind == "model_gone" and (self._served_elsewhere(lease, verdict) or self._succeeded()):
+            return 0.0
         if verdict.retries and self._retries < self.options.max_retries:
             self._retries += 1
             if verdict.kind == "transport" and self._retries == 1:
@@ -348,56 +370,52 @@ class Call(Attempt):
             return retry_pause(self._retries, verdict.retry_after)
         return None
 
+    def _succeeded(self) -> bool:
+        """Whether a successor serves from now on for a defaulted model that is gone."""
+        successor = None if self.options.explicit else self.backend.replace_model(self.model_id)
+        if successor is None:
+            return False
+        self.model_id = successor
+        self._tried -= self._lacking
+        self._lacking = _NO_KEYS
+        return True
+
     def _served_elsewhere(self, lease: Lease, verdict: Verdict) -> bool:
         """Whether another key may have the model that this one lacks. If so, this one is not asked again."""
-        wrapper = self.wrapper
-        if self.options.key_id is not None or not (verdict.scope == "key" or wrapper.plugin.keyless):
+        backend = self.backend
+        if self.options.key_id is not None or not (verdict.scope == "key" or backend.traits.keyless):
             return False
         self._lacking |= {lease.key_id}
         self._tried |= {lease.key_id}
         if len(self._lacking) >= _MOST_LACKING:
             return False
-        keys = wrapper.pool.statuses(self.model_id)
+        keys = backend.pool.statuses(self.model_id)
         return any(key.state == "ready" and key.id not in self._tried for key in keys)
 
-    def _final(self, lease: Lease, verdict: Verdict, error: BaseException) -> BaseException:
-        provider = self.wrapper.provider
-        words = verdict.message or type(error).__name__
-        fields: dict[str, Any] = {
-            "provider": provider,
-            "model_id": self.model_id,
-            "verdict": verdict,
-            "key_id": lease.key_id,
-            "attempts": self._attempts,
-        }
-        status = verdict.status if verdict.status and 400 <= verdict.status < 600 and verdict.status != 529 else None
-        fields["status_code"] = status or _STATUS_OF.get(verdict.kind, 502)
-        message = f"{provider}/{self.model_id}: {words}"
-        if verdict.kind == "model_gone":
-            return ModelNotFoundError(words, successor=self.wrapper.successor(self.model_id), **fields)
-        if self._text:
-            fields |= {"verdict": replace(verdict, kind="interrupted"), "status_code": 502}
-            return StreamInterruptedError(message, received="".join(self._text), **fields)
-        if verdict.kind == "context_overflow":
-            return ContextOverflowError(message, **fields)
-        if verdict.kind == "dead":
-            return KeyRejectedError(f"{provider} refused {lease.key_id}: {words}", **fields)
-        if verdict.kind == "local" and isinstance(error, ModelProviderError):
-            return ModelCallError(f"{message} (raised on this side of the connection)", **fields)
-        return ModelCallError(message, **fields)
+    def _failed(self, lease: Lease, verdict: Verdict, error: BaseException) -> ModelCallError:
+        return call_error(
+            verdict,
+            error,
+            provider=self.backend.provider,
+            model_id=self.model_id,
+            key_id=lease.key_id,
+            attempts=self._attempts,
+            successor=self.backend.successor(self.model_id),
+            received=None if self._text is None else "".join(self._text),
+        )
 
     def _exhausted(self, error: PoolExhaustedError) -> NoReturn:
         exhausted = KeysExhaustedError(error)
-        self.wrapper.services.emit(
-            Event("keys_exhausted", self.wrapper.provider, self.model_id, reason=error.describe(), call_id=self.id)
+        self.backend.services.emit(
+            Event("keys_exhausted", self.backend.provider, self.model_id, reason=error.describe(), call_id=self.id)
         )
         cause, self._cause = self._cause or error, None
         raise exhausted from cause
 
     def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
-        wrapper = self.wrapper
+        backend = self.backend
         row = UsageRow.of(
-            wrapper.provider,
+            backend.provider,
             self.model_id,
             lease.credential.id,
             lease.credential.fingerprint,
@@ -406,15 +424,15 @@ class Call(Attempt):
             latency=time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
             charged=charged,
         )
-        wrapper.manager.count(row)
-        wrapper.services.record(row, self)
+        backend.count(row)
+        backend.services.record(row, self)
 
     def _tell(self, lease: Lease, kind: EventKind, reason: str, pause: float) -> None:
         """That the call goes on after a failed attempt."""
-        wrapper = self.wrapper
+        backend = self.backend
         follows = f"retry in {pause:.1f} s" if kind == "call_retried" else "trying the next key"
-        said = (wrapper.provider, self.model_id, reason, lease.key_id, follows, self.id)
+        said = (backend.provider, self.model_id, reason, lease.key_id, follows, self.id)
         _log.debug("%s/%s: %s with %s; %s [call %s]", *said)
-        wrapper.services.emit(
-            Event(kind, wrapper.provider, self.model_id, lease.key_id, reason, pause, call_id=self.id)
+        backend.services.emit(
+            Event(kind, backend.provider, self.model_id, lease.key_id, reason, pause, call_id=self.id)
         )

@@ -17,6 +17,7 @@ Apart from `errors`, because importing Agno's exceptions takes 0.3 s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agno.exceptions import ContextWindowExceededError, ModelProviderError, ModelRateLimitError
@@ -232,3 +233,60 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
 def reason_of(entry: str, error: BaseException) -> str:
     """What an error of a chain's entry says, without the entry's name in front."""
     return str(error).removeprefix(f"{entry}: ") or type(error).__name__
+
+
+_STATUS_OF: Mapping[Kind, int] = {
+    "dead": 401,
+    "model_gone": 404,
+    "context_overflow": 400,
+    "bad_request": 400,
+    "refused": 403,
+    "overloaded": 503,
+    "local": 500,
+}
+
+
+def call_error(
+    verdict: Verdict,
+    error: BaseException,
+    *,
+    provider: str,
+    model_id: str,
+    key_id: str,
+    attempts: int,
+    successor: str | None,
+    received: str | None,
+) -> ModelCallError:
+    """The error of a call that failed for good.
+
+    Args:
+        verdict: on the last attempt, scrubbed of keys.
+        error: what the last attempt raised.
+        provider, model_id, key_id: who was asked last.
+        attempts: requests sent.
+        successor: the model that follows in the plugin's list, or None.
+        received: the text that had been passed on to the caller; None where nothing had.
+    """
+    words = verdict.message or type(error).__name__
+    message = f"{provider}/{model_id}: {words}"
+    status = verdict.status if verdict.status and 400 <= verdict.status < 600 and verdict.status != 529 else None
+    fields: dict[str, Any] = {
+        "provider": provider,
+        "model_id": model_id,
+        "verdict": verdict,
+        "key_id": key_id,
+        "attempts": attempts,
+        "status_code": status or _STATUS_OF.get(verdict.kind, 502),
+    }
+    if verdict.kind == "model_gone":
+        return ModelNotFoundError(words, successor=successor, **fields)
+    if received is not None:
+        fields |= {"verdict": replace(verdict, kind="interrupted"), "status_code": 502}
+        return StreamInterruptedError(message, received=received, **fields)
+    if verdict.kind == "context_overflow":
+        return ContextOverflowError(message, **fields)
+    if verdict.kind == "dead":
+        return KeyRejectedError(f"{provider} refused {key_id}: {words}", **fields)
+    if verdict.kind == "local" and isinstance(error, ModelProviderError):
+        message += " (raised on this side of the connection)"
+    return ModelCallError(message, **fields)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agno.models.base import Model
 
-    from hfs_providers.calls.model import Rotation
+    from hfs_providers.calls.backend import Rotation
 
 KEY_FIELDS = frozenset({"api_key", "client", "async_client"})
 """Attributes of Agno's classes that hold a key, or what was made with one."""
@@ -65,7 +65,7 @@ class Copies:
 
     def __reduce__(self) -> tuple[Any, ...]:
         rotation = self._hfs
-        rebuild = rotation.wrapper.services.rebuild
+        rebuild = rotation.backend.services.rebuild
         if rebuild is None:
             raise TypeError(
                 f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
@@ -74,13 +74,13 @@ class Copies:
         left = {"_hfs", "api_key", *self._client_fields()}
         state = {name: value for name, value in self.__dict__.items() if name not in left}
         model_id = state["id"] if rotation.options.explicit else None
-        return (_Recipe(rebuild, rotation.wrapper.provider, model_id, rotation.options.arguments()), (), state)
+        return (_Recipe(rebuild, rotation.backend.provider, model_id, rotation.options.arguments()), (), state)
 
     def _client_fields(self) -> frozenset[str]:
         rotation = self.__dict__.get("_hfs")
         own = {"client", "async_client"}
         if rotation is not None:
-            own |= {rotation.wrapper.clients.client_field, rotation.wrapper.clients.async_client_field}
+            own |= {rotation.backend.clients.client_field, rotation.backend.clients.async_client_field}
         return frozenset(own)
 
 

@@ -122,6 +122,7 @@ def retire(
 def _rule(key: str, reason: str | None, as_json: bool) -> None:
     """Revive a key, or with a reason retire it."""
     from hfs_providers import ProviderManager
+    from hfs_providers.contract.redaction import Redactor
     from hfs_providers.usage import usage_path
     from hfs_providers.wrapper.probe import RETIRED
 
@@ -132,8 +133,7 @@ def _rule(key: str, reason: str | None, as_json: bool) -> None:
         if kept and reason is None:
             wrapper.pool.revive(credential.id)
         elif kept and reason is not None:
-            redactor = getattr(wrapper, "redactor", None)
-            why = redactor.scrub(reason) if redactor is not None else reason
+            why = Redactor.of(wrapper.pool.credentials).scrub(reason)
             wrapper.pool.retire(credential.id, f"{RETIRED}: {why}")
         status = next(each for each in wrapper.pool.statuses() if each.id == credential.id)
     if not kept:

@@ -98,16 +98,16 @@ def default_source(found: Inventory, name: str) -> str:
 
 def _ask_live(manager: ProviderManager, name: str) -> tuple[list[str] | None, str | None]:
     from hfs_providers import HfsProvidersError
+    from hfs_providers.contract.redaction import Redactor
 
     try:
         return sorted(manager.wrapper(name).list_models()), None
     except HfsProvidersError as error:
         return None, str(error)
     except Exception as error:
-        # An SDK's message can echo the key, so it is shown only where the wrapper can take the keys out of it.
-        redactor = getattr(manager.wrappers.get(name), "redactor", None)
-        words = f": {redactor.scrub(str(error))}" if redactor is not None else ""
-        return None, f"{type(error).__name__}{words}"
+        # An SDK's message can echo the key.
+        words = Redactor.of(manager.wrapper(name).pool.credentials).scrub(str(error))
+        return None, f"{type(error).__name__}: {words}"
 
 
 def _print_models(records: Sequence[dict[str, Any]], live: bool) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfs_providers.authoring import ProviderConfig
+from hfs_providers.calls.shown_limits import limits_of
 from hfs_providers.keys import KeyPool, KeyStatus
 from hfs_providers.usage import usage_path
-from hfs_providers.wrapper.shown_limits import limits_of
 
 if TYPE_CHECKING:
     from hfs_providers.core.inventory import Inventory

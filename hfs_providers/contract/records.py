@@ -321,6 +321,12 @@ class Identified(Protocol):
         """The id."""
 
 
+def call_finished(row: UsageRow, call: Identified | None) -> Event:
+    """The event of one request that was sent, and of the call that it belongs to."""
+    given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
+    return Event("call_finished", *given, call.id if call is not None else None)
+
+
 class Services(Protocol):
     """What the manager lends to a provider's wrapper."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from hfs_providers.contract.records import Credential
 from hfs_providers.contract.secret import Secret
 
 _MASKED = re.compile(r"([A-Za-z0-9_\-]{0,64})(\*{3,}|•{2,}|…|\.{3})([A-Za-z0-9_\-*•…]{0,64})")
@@ -38,6 +39,11 @@ class Redactor:
         )
         self._ids = dict(known)
         self._pattern = re.compile("|".join(re.escape(value) for value, _ in known)) if known else None
+
+    @classmethod
+    def of(cls, credentials: Iterable[Credential]) -> Redactor:
+        """The redactor of these keys."""
+        return cls((each.id, each.secret) for each in credentials if each.secret is not None)
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._ids)} keys)"

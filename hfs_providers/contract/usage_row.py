@@ -9,9 +9,12 @@ from typing import NamedTuple, Protocol
 class Counted(Protocol):
     """Tokens as a provider counted them."""
 
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def total_tokens(self) -> int: ...
 
 
 class UsageRow(NamedTuple):

@@ -21,7 +21,7 @@ from hfs_providers.contract.errors import (
     UnknownProviderError,
 )
 from hfs_providers.contract.protocols import KeepsCircuits
-from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, Wrapper
+from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, Wrapper, call_finished
 from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.core.announce import announce
 from hfs_providers.core.deadline import within_deadline
@@ -320,8 +320,7 @@ class ProviderManager:
         if log is not None:
             log.record(row)
         if self.inventory.registry.observed:
-            given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
-            self.emit(Event("call_finished", *given, call.id if call is not None else None))
+            self.emit(call_finished(row, call))
 
     def shutdown(self) -> None:
         """Write down what is left of usage and close every provider's clients.

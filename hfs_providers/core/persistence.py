@@ -147,8 +147,8 @@ class Persistence:
         pools = {name: pool for name in models if (pool := _pool(wrappers.get(name))) is not None}
         if self.places.redis is None or not pools:
             return None
+        from hfs_providers.calls.shown_limits import limits_of
         from hfs_providers.sharing.redis_view import take_over
-        from hfs_providers.wrapper.shown_limits import limits_of
 
         def shared(provider: str, model: str, key_id: str) -> bool:
             limits = limits_of(configs[provider], model, key_id)

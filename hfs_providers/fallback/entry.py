@@ -16,7 +16,7 @@ from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
 if TYPE_CHECKING:
     from agno.models.base import Model
 
-    from hfs_providers.calls.model import Rotation
+    from hfs_providers.calls.backend import Rotation
     from hfs_providers.contract.protocols import ProviderTraits
 
 
@@ -54,7 +54,7 @@ class Entry:
         """The model that serves: the successor, if the provider no longer has a model that was only defaulted."""
         if self.rotation is None or self.rotation.options.explicit:
             return self.model.id
-        return self.rotation.wrapper.serving(self.model.id)
+        return self.rotation.backend.serving(self.model.id)
 
     @property
     def label(self) -> str:
@@ -78,7 +78,7 @@ class Entry:
         if self.rotation is None:
             return None
         options = self.rotation.options
-        free_in = self.rotation.wrapper.pool.next_free(self.model_id, options.estimated_tokens)
+        free_in = self.rotation.backend.pool.next_free(self.model_id, options.estimated_tokens)
         if free_in is None:
             return "no key will be free by itself"
         bound = options.timeout if options.wait else 0.0
@@ -98,14 +98,14 @@ class Entry:
         An error in making the new client is raised as it is.
         """
         if self.rotation is not None:
-            self.rotation.wrapper.clients.renew()
+            self.rotation.backend.clients.renew()
         else:
             self._drop_clients()
 
     async def arenew(self) -> None:
         """As `renew`, for the running event loop."""
         if self.rotation is not None:
-            await self.rotation.wrapper.clients.arenew()
+            await self.rotation.backend.clients.arenew()
         else:
             self._drop_clients()
 
@@ -143,10 +143,10 @@ def entry_of(
             aggregator,
             tuple(name for name in _CLIENTS if model.__dict__.get(name, model) is None),
         )
-    wrapper = rotation.wrapper
-    circuit, window = wrapper.circuit(model.id), wrapper.context_window(model.id)
+    backend = rotation.backend
+    circuit, window = backend.circuit(model.id), backend.context_window(model.id)
     rotation = replace(rotation, options=replace(rotation.options, in_chain=True))
     # A copy: the caller may use the model outside the chain too.
     own = copy.copy(model)
     own.__dict__["_hfs"] = rotation
-    return Entry(own, wrapper.provider, circuit, rotation, window, wrapper.plugin, wrapper.config.aggregator)
+    return Entry(own, backend.provider, circuit, rotation, window, backend.traits, backend.config.aggregator)

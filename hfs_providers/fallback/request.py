@@ -101,7 +101,7 @@ class ChainRequest:
 
     def _move_on(self, error: Exception) -> None:
         rotation = self._turn.active.rotation
-        redactor = rotation.wrapper.redactor if rotation is not None else Redactor()
+        redactor = rotation.backend.redactor if rotation is not None else Redactor()
         try:
             self._turn.failed(error, shown=self.shown)
         except BaseException:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from hfs_providers.wrapper.wrapper import ProviderWrapper
+from hfs_providers.calls.backend import Backend
+from hfs_providers.calls.options import CallOptions
+from hfs_providers.contract.records import Credential
 
 
 def seconds(timeout: float | None) -> float:
@@ -16,7 +17,7 @@ def seconds(timeout: float | None) -> float:
 
 
 def class_arguments(
-    wrapper: ProviderWrapper,
+    backend: Backend,
     given: Mapping[str, Any],
     model_params: Mapping[str, Any] | None,
     request_timeout: float | None,
@@ -24,7 +25,7 @@ def class_arguments(
     """The arguments of the Agno class.
 
     Args:
-        wrapper: the provider's wrapper; its plugin's own arguments come first.
+        backend: the provider's; its plugin's own arguments come first.
         given: what `get_model` does not know itself.
         model_params: the same, for arguments that are called like those of `get_model`.
         request_timeout: seconds, passed to the SDK; None is the SDK's own.
@@ -42,7 +43,27 @@ def class_arguments(
         if "timeout" in explicit:
             raise TypeError("get_model got the SDK's timeout twice: as request_timeout and in model_params")
         explicit["timeout"] = request_timeout
-    arguments = {**wrapper.plugin.model_params, **given, **explicit}
-    if wrapper.config.base_url is not None and wrapper.clients.url_field is not None:
-        arguments.setdefault(wrapper.clients.url_field, wrapper.config.base_url)
+    arguments = {**backend.traits.model_params, **given, **explicit}
+    if backend.config.base_url is not None and backend.clients.url_field is not None:
+        arguments.setdefault(backend.clients.url_field, backend.config.base_url)
     return arguments
+
+
+def bound_model(
+    backend: Backend, credential: Credential, model_id: str | None = None, timeout: float | None = None
+) -> Any:
+    """A model without rotation that uses one key, and no lease.
+
+    Args:
+        backend: the provider's.
+        credential: the key.
+        model_id: the provider's model id, or None for the default.
+        timeout: seconds, for the SDK.
+    """
+    from hfs_providers.calls.model import build_model
+
+    arguments = class_arguments(backend, {}, None, timeout)
+    model: Any = build_model(backend, model_id or backend.default_model_id, CallOptions(), arguments)
+    bound = model.bare_copy()
+    backend.clients.bind(bound, credential)
+    return bound

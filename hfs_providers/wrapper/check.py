@@ -7,13 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from hfs_providers.contract.records import Credential, KeyProbe, Wrapper
+from hfs_providers.contract.redaction import Redactor
 from hfs_providers.wrapper.probe import PROBE_TIMEOUT
-
-if TYPE_CHECKING:
-    from hfs_providers.contract.redaction import Redactor
 
 MOST = 64
 MOST_OF_ONE = 32
@@ -88,9 +85,8 @@ def _start(
             result = wrapper.probe(credential, timeout=timeout, ask=ask)
         except Exception as error:
             # An SDK that does not import, a plugin's own fault: it says nothing about the key, and may quote it.
-            redactor: Redactor | None = getattr(wrapper, "redactor", None)
-            words = f": {redactor.scrub(str(error))}" if redactor is not None else ""
-            result = _unknown(credential, f"{type(error).__name__}{words}")
+            words = Redactor.of(wrapper.pool.credentials).scrub(str(error))
+            result = _unknown(credential, f"{type(error).__name__}: {words}")
         done.put((number, result))
 
     # A daemon: a request that never ends must not keep the process.

@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.calls._keycycle import MultiProviderWrapper
+from hfs_providers.calls.backend import Backend
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.contract.errors import MissingSdkError, ProviderUnavailableError
-from hfs_providers.contract.protocols import ProviderTraits
-from hfs_providers.contract.records import Credential, Event, Identified, ProviderConfig, Services
+from hfs_providers.contract.records import Credential
 from hfs_providers.contract.secret import fingerprint
-from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.wrapper.arguments import seconds
 
 if TYPE_CHECKING:
     from hfs_providers.wrapper.rotating_client import AsyncRotatingClient, RotatingClient
     from hfs_providers.wrapper.statistics import PoolManager
-    from hfs_providers.wrapper.wrapper import ProviderWrapper
-
-
-class Untracked:
-    """`Services` that tell the observers of a request, and do not write it down.
-
-    Args:
-        services: the manager's.
-    """
-
-    def __init__(self, services: Services) -> None:
-        self.tracked = services
-        self.clock = services.clock
-        self.rebuild = services.rebuild
-        self.emit = services.emit
-
-    def record(self, row: UsageRow, call: Identified | None = None) -> None:
-        """Tell the observers of one request that was sent."""
-        given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
-        self.emit(Event("call_finished", *given, call.id if call is not None else None))
 
 
 class KeycycleFace(MultiProviderWrapper):
     """What keycycle's users call on a wrapper and that needs nothing but its pool and its clients."""
 
-    plugin: ProviderTraits
-    config: ProviderConfig
-    services: Services
+    backend: Backend
     manager: PoolManager  # type: ignore[assignment]  # over our pool
 
     @property
@@ -56,32 +32,11 @@ class KeycycleFace(MultiProviderWrapper):
         What is not written down still counts against the limits in this process; other processes, and later ones, do
         not know of it.
         """
-        return not isinstance(self.services, Untracked)
+        return self.backend.tracks_usage
 
     @track_usage.setter
     def track_usage(self, enabled: bool) -> None:
-        self.services = self._services(enabled)
-
-    def tracking(self, enabled: bool) -> ProviderWrapper:
-        """This wrapper, or one over the same pool whose requests are written down, or not.
-
-        Args:
-            enabled: as `track_usage` of a single call.
-        """
-        if bool(enabled) == self.track_usage:
-            return self._wrapper
-        other = copy.copy(self._wrapper)
-        other.services = self._services(enabled)
-        return other
-
-    def _services(self, enabled: bool) -> Services:
-        services = self.services.tracked if isinstance(self.services, Untracked) else self.services
-        return services if enabled else Untracked(services)
-
-    @property
-    def _wrapper(self) -> ProviderWrapper:
-        wrapper: Any = self
-        return wrapper  # type: ignore[no-any-return]
+        self.backend.tracks_usage = enabled
 
     def get_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
         """An `openai.OpenAI` for the provider's OpenAI-compatible endpoint, each of whose calls has a key of its own.
@@ -132,6 +87,7 @@ class KeycycleFace(MultiProviderWrapper):
             client_kwargs: arguments of its constructor.
         """
         from hfs_providers.wrapper import rotating_client as rotating
+        from hfs_providers.wrapper.client_plan import ClientPlan
 
         given = {"max_retries": 0, **client_kwargs} if _retries(client_class) else client_kwargs
         arguments = rotating.accepted(client_class, given, excluded_kwargs or ())
@@ -141,27 +97,27 @@ class KeycycleFace(MultiProviderWrapper):
             return client_class(**key, **arguments)
 
         options = CallOptions(estimated_tokens, True, seconds(timeout), max_retries)
-        plan = rotating.ClientPlan(self._wrapper, make, options, model_param, usage_extractor, client_class)
+        plan = ClientPlan(self.backend, make, options, model_param, usage_extractor, client_class)
         wanted = rotating.is_async(client_class) if is_async is None else is_async
         return rotating.AsyncRotatingClient(plan) if wanted else rotating.RotatingClient(plan)
 
     def _openai(
         self, client: str, transport: str, estimated_tokens: int, max_retries: int, given: dict[str, Any]
     ) -> RotatingClient | AsyncRotatingClient:
-        if self.plugin.openai_path is None:
+        if self.backend.traits.openai_path is None:
             raise ProviderUnavailableError(self.provider, ("it has no OpenAI-compatible endpoint",))
         try:
             import openai
         except ModuleNotFoundError:
             raise MissingSdkError(self.provider, "openai", "pip install openai") from None
-        base_url = f"{(self.config.base_url or '').rstrip('/')}{self.plugin.openai_path}"
+        base_url = f"{(self.backend.config.base_url or '').rstrip('/')}{self.backend.traits.openai_path}"
         # One connection pool for all keys.
         arguments = {"base_url": base_url, "http_client": getattr(openai, transport)(), **given}
         client_class = getattr(openai, client)
         rotating = self.get_rotating_client(
             client_class, estimated_tokens=estimated_tokens, max_retries=max_retries, **arguments
         )
-        return rotating._completing()
+        return rotating._completing()  # noqa: SLF001  a public name would hide one of the SDK's client
 
     def print_key_stats(self, identifier: int | str) -> None:
         """Print one key by model.

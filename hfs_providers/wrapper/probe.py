@@ -10,17 +10,18 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from hfs_providers.calls.backend import Backend
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.attempt import Attempt
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Credential, KeyProbe, KeyStatus, ProbeOutcome
 from hfs_providers.contract.usage_row import UsageRow
+from hfs_providers.wrapper.arguments import bound_model
 
 if TYPE_CHECKING:
     from agno.metrics import MessageMetrics
 
     from hfs_providers.keys.leases import Lease
-    from hfs_providers.wrapper.wrapper import ProviderWrapper
 
 PROBE_TIMEOUT = 10.0
 """Seconds that a key's probe waits for an answer, if nothing else is said."""
@@ -40,23 +41,23 @@ class Probe:
     """The trial of one key.
 
     Args:
-        wrapper: the provider's.
+        backend: the provider's.
         credential: the key.
         timeout: seconds, for the SDK.
         ask: ask the model for one token, even where something cheaper proves the key.
     """
 
-    def __init__(self, wrapper: ProviderWrapper, credential: Credential, timeout: float, ask: bool) -> None:
-        self._wrapper = wrapper
-        self._pool = wrapper.pool
+    def __init__(self, backend: Backend, credential: Credential, timeout: float, ask: bool) -> None:
+        self._backend = backend
+        self._pool = backend.pool
         self._credential = credential
         self._timeout = timeout
-        self._proof = wrapper.plugin.proof
+        self._proof = backend.traits.proof
         self._asks = ask or self._proof == "completion"
         self._reserve = _TOKENS if self._asks else 0
         self._began = 0.0
         self._usage: MessageMetrics | None = None
-        self._model_id = wrapper.serving(wrapper.default_model_id)
+        self._model_id = backend.serving(backend.default_model_id)
 
     def run(self) -> KeyProbe:
         """Try the key and tell the pool."""
@@ -86,8 +87,8 @@ class Probe:
         finally:
             if lease is not None:
                 lease.release()
-        if verdict is not None and verdict.kind == "model_gone" and self._wrapper.config.default_model is None:
-            successor = self._wrapper.replace_model(self._model_id)
+        if verdict is not None and verdict.kind == "model_gone" and self._backend.config.default_model is None:
+            successor = self._backend.replace_model(self._model_id)
             if successor is not None:
                 self._model_id = successor
                 return None
@@ -98,8 +99,8 @@ class Probe:
 
     def _request(self) -> Verdict | None:
         """Send it; None where the key was accepted."""
-        clients = self._wrapper.clients
-        bound = self._wrapper.bound(self._credential, self._model_id, self._timeout)
+        clients = self._backend.clients
+        bound = bound_model(self._backend, self._credential, self._model_id, self._timeout)
         client = bound.__dict__[clients.client_field]
         # The first of a provider's probes imports its SDK; that is not the provider's latency.
         self._began = time.perf_counter()
@@ -114,21 +115,22 @@ class Probe:
                 else:
                     client.get(self._proof, cast_to=object)
         except Exception as error:
-            return judge(error, self._wrapper.plugin.errors)
+            return judge(error, self._backend.traits.errors)
         return None
 
     def _record(self, latency: float, outcome: str) -> None:
+        backend, credential = self._backend, self._credential
         row = UsageRow.of(
-            self._wrapper.provider,
+            backend.provider,
             self._model_id,
-            self._credential.id,
-            self._credential.fingerprint,
+            credential.id,
+            credential.fingerprint,
             outcome,
             counted=self._usage,
             latency=latency,
             charged=self._charged if outcome == "ok" else 0,
         )
-        self._wrapper.services.record(row)
+        backend.services.record(row)
 
     @property
     def _charged(self) -> int:
@@ -144,7 +146,7 @@ class Probe:
                 self._pool.revive(key_id)
             return "works", None
         said = verdict.code or (f"HTTP {verdict.status}" if verdict.status else verdict.kind)
-        words = " ".join(self._wrapper.redactor.scrub(verdict.message).split())[:_LONGEST_REASON]
+        words = " ".join(self._backend.redactor.scrub(verdict.message).split())[:_LONGEST_REASON]
         reason = f"{said}: {words}" if words and words != said else said
         if verdict.kind == "dead":
             if lease is not None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import reduce
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import Any, Self
 
-from hfs_providers.calls.call import Call
-from hfs_providers.calls.options import CallOptions
-from hfs_providers.keys.leases import Lease
+from hfs_providers.contract.records import Credential
+from hfs_providers.wrapper.client_plan import ClientPlan, ClientRequest, client_of
 from hfs_providers.wrapper.rotating_streams import (
     AsyncOpening,
     AsyncRawStream,
@@ -25,59 +23,6 @@ from hfs_providers.wrapper.rotating_streams import (
     told,
     told_async,
 )
-
-if TYPE_CHECKING:
-    from hfs_providers.contract.records import Credential
-    from hfs_providers.wrapper.wrapper import ProviderWrapper
-
-
-@dataclass(slots=True)
-class Usage:
-    """Tokens of one call, under the names that Agno uses."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class ClientPlan:
-    """How the clients of a rotating client are made and read.
-
-    Args:
-        wrapper: where the keys come from.
-        make: builds the SDK's client for a credential; called once for each key.
-        options: how calls are made.
-        model_param: the argument of a call that names its model.
-        tokens: reads the tokens of an answer, or None for the usual places.
-        client_class: what `make` builds.
-        completes: whether a call is completed as keycycle's OpenAI client does it: with the default model where it
-            names none, and with the usage of a stream where it does not say.
-    """
-
-    wrapper: ProviderWrapper
-    make: Callable[[Credential], Any]
-    options: CallOptions
-    model_param: str = "model"
-    tokens: Callable[[Any], int] | None = None
-    client_class: Any = object
-    completes: bool = False
-    taken: dict[tuple[str, ...], frozenset[str]] = field(default_factory=dict)
-    """By path, the keywords of its method that were looked up already."""
-
-    def usage(self, answer: Any) -> Usage | None:
-        """What the provider counted, where the answer says it."""
-        if self.tokens is not None:
-            return Usage(total_tokens=int(self.tokens(answer) or 0))
-        found = _field(answer, "usage")
-        if found is None:
-            # The events of OpenAI's Responses streams have it one step further in, Cohere's answers call it so.
-            found = _field(_field(answer, "response"), "usage") or _field(_field(answer, "meta"), "billed_units")
-        if found is None:
-            return None
-        given = _first(found, "prompt_tokens", "input_tokens")
-        taken = _first(found, "completion_tokens", "output_tokens")
-        return Usage(given, taken, _first(found, "total_tokens") or given + taken)
 
 
 class _Rotating:
@@ -91,7 +36,7 @@ class _Rotating:
         self._clients: dict[str, Any] = {} if clients is None else clients
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._plan.wrapper.provider}{''.join(f'.{name}' for name in self._path)})"
+        return f"{type(self).__name__}({self._plan.backend.provider}{''.join(f'.{name}' for name in self._path)})"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -111,13 +56,13 @@ class _Rotating:
     def _derived(self, **changes: Any) -> Any:
         """A rotating client over SDK clients with other options; their retries are still this library's."""
         if "api_key" in changes:
-            raise TypeError(f"the keys are those of {self._plan.wrapper.provider}: a rotating client takes no api_key")
+            raise TypeError(f"the keys are those of {self._plan.backend.provider}: a rotating client takes no api_key")
         options = self._plan.options
         if "max_retries" in changes:
             options = replace(options, max_retries=changes.pop("max_retries"))
 
         def make(credential: Credential) -> Any:
-            return self._client(credential).with_options(**changes)
+            return client_of(self._plan, self._clients, credential).with_options(**changes)
 
         return type(self)(replace(self._plan, make=make, options=options))
 
@@ -130,37 +75,8 @@ class _Rotating:
         late = self._path[-1:] == ("stream",) or "with_streaming_response" in self._path
         return late and hasattr(self._plan.client_class, "with_options")
 
-    def _begin(self, kwargs: dict[str, Any]) -> Call:
-        """A call; what only keycycle understands is taken out of its arguments."""
-        plan, tracked = self._plan, kwargs.pop("track_usage", None)
-        wrapper = plan.wrapper if tracked is None else plan.wrapper.tracking(tracked)
-        model = kwargs.get(plan.model_param)
-        options = plan.options
-        if model is None and plan.completes and wrapper.config.default_model is None:
-            options = replace(options, explicit=False)
-        return Call(wrapper, options, model or wrapper.default_model_id)
-
-    def _client(self, credential: Credential) -> Any:
-        client = self._clients.get(credential.id)
-        if client is None:
-            client = self._clients[credential.id] = self._plan.make(credential)
-        return client
-
-    def _target(self, lease: Lease, call: Call, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """What to call with the key of a lease, and with what."""
-        target = reduce(getattr, self._path, self._client(lease.credential))
-        if not self._plan.completes:
-            return target, kwargs
-        plan, path, given = self._plan, self._path, dict(kwargs)
-        taken = plan.taken.get(path)
-        if taken is None:
-            taken = plan.taken[path] = _keywords(target)
-        if plan.model_param in taken and given.get(plan.model_param) is None:
-            given[plan.model_param] = call.model_id
-        streams = given.get("stream") or path[-1] == "stream"
-        if streams and "completions" in path and "stream_options" in taken:
-            given.setdefault("stream_options", {"include_usage": True})
-        return target, given
+    def _request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ClientRequest:
+        return ClientRequest(self._plan, self._path, self._clients, args, kwargs)
 
 
 class RotatingClient(_Rotating):
@@ -169,31 +85,25 @@ class RotatingClient(_Rotating):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request, plan = self._request(args, kwargs), self._plan
         if self._opens():
-            return Opening(self, args, kwargs)
-        call = self._begin(kwargs)
+            return Opening(request)
+        call = request.begin()
         while True:
-            lease = call.acquire_nowait() or call.acquire()
-            try:
-                target, given = self._target(lease, call, kwargs)
+            with call.attempt() as lease:
+                send = request.target(call, lease)
                 call.sending(lease)
                 with call:
-                    answer = target(*args, **given)
-            except BaseException as error:
-                call.pause(call.settle(lease, error))
-                continue
-            if _sends_later(answer, "__enter__"):
-                lease.release()
-                return Opening(self, args, kwargs)
-            if _streams(answer):
-                return Stream(answer, self._plan, call, lease)
-            if given.get("stream") and "with_raw_response" in self._path:
-                return RawStream(answer, self._plan, call, lease)
-            call.answered(lease, self._usage(answer))
-            return answer
-
-    def _usage(self, answer: Any) -> Usage | None:
-        return told(self._plan, answer) if "with_raw_response" in self._path else self._plan.usage(answer)
+                    answer = send()
+                if _sends_later(answer, "__enter__"):
+                    lease.release()
+                    return Opening(request)
+                if _streams(answer):
+                    return Stream(answer, plan, call, lease)
+                if request.raw_stream:
+                    return RawStream(answer, plan, call, lease)
+                call.answered(lease, told(plan, answer) if request.raw else plan.usage(answer))
+                return answer
 
 
 class AsyncRotatingClient(_Rotating):
@@ -202,37 +112,32 @@ class AsyncRotatingClient(_Rotating):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._opens():
-            return AsyncOpening(self, args, kwargs)
-        return self._ask(args, kwargs)
+        request = self._request(args, kwargs)
+        return AsyncOpening(request, _ask) if self._opens() else _ask(request)
 
     async def _close(self) -> None:
         for client in self._clients.values():
             await client.close()
 
-    async def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = self._begin(kwargs)
-        while True:
-            lease = call.acquire_nowait() or await call.aacquire()
-            try:
-                target, given = self._target(lease, call, kwargs)
-                call.sending(lease)
-                with call:
-                    answer = target(*args, **given)
-                    if inspect.isawaitable(answer):
-                        answer = await answer
-            except BaseException as error:
-                await call.apause(call.settle(lease, error))
-                continue
+
+async def _ask(request: ClientRequest) -> Any:
+    call, plan = request.begin(), request.plan
+    while True:
+        async with call.attempt() as lease:
+            send = request.target(call, lease)
+            call.sending(lease)
+            with call:
+                answer = send()
+                if inspect.isawaitable(answer):
+                    answer = await answer
             if _sends_later(answer, "__aenter__"):
                 lease.release()
-                return AsyncOpening(self, args, kwargs)
+                return AsyncOpening(request, _ask)
             if _streams(answer):
-                return AsyncStream(answer, self._plan, call, lease)
-            if given.get("stream") and "with_raw_response" in self._path:
-                return AsyncRawStream(answer, self._plan, call, lease)
-            raw = "with_raw_response" in self._path
-            call.answered(lease, await told_async(self._plan, answer) if raw else self._plan.usage(answer))
+                return AsyncStream(answer, plan, call, lease)
+            if request.raw_stream:
+                return AsyncRawStream(answer, plan, call, lease)
+            call.answered(lease, await told_async(plan, answer) if request.raw else plan.usage(answer))
             return answer
 
 
@@ -261,21 +166,3 @@ def _sends_later(answer: Any, enter: str) -> bool:
     """Whether an answer is none, but sends its request when its `with` block is entered."""
     kind = type(answer)
     return hasattr(kind, enter) and not any(hasattr(kind, name) for name in ("__iter__", "__aiter__", "http_response"))
-
-
-def _keywords(target: Any) -> frozenset[str]:
-    """The keywords that a method takes, but for those that can be given by place."""
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):
-        return frozenset()
-    return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
-
-
-def _field(found: Any, name: str) -> Any:
-    return found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
-
-
-def _first(found: Any, *names: str) -> int:
-    values = (_field(found, name) for name in names)
-    return next((value for value in values if isinstance(value, int)), 0)

@@ -10,18 +10,17 @@ import inspect
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from hfs_providers.calls.backend import Tokens
 from hfs_providers.calls.call import Call
 from hfs_providers.calls.verdicts import judge
 from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.keys.leases import Lease
-
-if TYPE_CHECKING:
-    from hfs_providers.wrapper.rotating_client import AsyncRotatingClient, ClientPlan, RotatingClient, Usage
+from hfs_providers.wrapper.client_plan import ClientPlan, ClientRequest
 
 
 class Held:
@@ -167,75 +166,60 @@ class AsyncRawStream(RawStream):
 class Opening:
     """A request that the SDK sends when its `with` block is entered: `stream(...)`, `with_streaming_response`."""
 
-    def __init__(self, client: RotatingClient, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._client = client
-        self._args = args
-        self._kwargs = dict(kwargs)
+    def __init__(self, request: ClientRequest) -> None:
+        self._request = request
 
     def __enter__(self) -> Any:
-        call = self._client._begin(self._kwargs)
+        self._call = call = self._request.begin()
         while True:
-            lease = call.acquire_nowait() or call.acquire()
-            try:
-                target, given = self._client._target(lease, call, self._kwargs)
-                self._manager = target(*self._args, **given)
-                call.sending(lease)
+            with call.attempt() as self._lease:
+                self._manager = self._request.target(call, self._lease)()
+                call.sending(self._lease)
                 with call:
                     self._entered = self._manager.__enter__()
-            except BaseException as error:
-                call.pause(call.settle(lease, error))
-                continue
-            self._call, self._lease = call, lease
-            return self._entered
+                return self._entered
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            _count(self._call, told(self._client._plan, self._entered))
+            _count(self._call, told(self._request.plan, self._entered))
             self._manager.__exit__(kind, error, trace)
         finally:
             _end(self._call, self._lease, error)
 
 
 class AsyncOpening:
-    """As `Opening`, for tasks. One that is awaited is made as any other call."""
+    """As `Opening`, for tasks. One that is awaited is made as any other call, by `ask`."""
 
-    def __init__(self, client: AsyncRotatingClient, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._client = client
-        self._args = args
-        self._kwargs = dict(kwargs)
+    def __init__(self, request: ClientRequest, ask: Callable[[ClientRequest], Coroutine[Any, Any, Any]]) -> None:
+        self._request = request
+        self._ask = ask
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self._client._ask(self._args, self._kwargs).__await__()
+        return self._ask(self._request).__await__()
 
     async def __aenter__(self) -> Any:
-        call = self._client._begin(self._kwargs)
+        self._call = call = self._request.begin()
         while True:
-            lease = call.acquire_nowait() or await call.aacquire()
-            try:
-                target, given = self._client._target(lease, call, self._kwargs)
-                self._manager = target(*self._args, **given)
-                call.sending(lease)
+            async with call.attempt() as self._lease:
+                self._manager = self._request.target(call, self._lease)()
+                call.sending(self._lease)
                 with call:
                     self._entered = await self._manager.__aenter__()
-            except BaseException as error:
-                await call.apause(call.settle(lease, error))
-                continue
-            self._call, self._lease = call, lease
-            return self._entered
+                return self._entered
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            _count(self._call, await told_async(self._client._plan, self._entered))
+            _count(self._call, await told_async(self._request.plan, self._entered))
             await self._manager.__aexit__(kind, error, trace)
         finally:
             _end(self._call, self._lease, error)
 
 
-def told(plan: ClientPlan, answer: Any) -> Usage | None:
+def told(plan: ClientPlan, answer: Any) -> Tokens | None:
     """The usage that an SDK's object has heard of so far, behind a raw response as well; nothing is read for it."""
     try:
         return plan.usage(_content(answer))
@@ -244,7 +228,7 @@ def told(plan: ClientPlan, answer: Any) -> Usage | None:
         return None
 
 
-async def told_async(plan: ClientPlan, answer: Any) -> Usage | None:
+async def told_async(plan: ClientPlan, answer: Any) -> Tokens | None:
     """As `told`, of an async SDK, whose raw responses are parsed by a coroutine."""
     try:
         content = _content(answer)
@@ -261,11 +245,10 @@ def _content(answer: Any) -> Any:
     return answer.parse() if response is not None and response.is_stream_consumed else answer
 
 
-def _count(call: Call, usage: Usage | None) -> None:
+def _count(call: Call, usage: Tokens | None) -> None:
     """Keep the last usage that a stream tells: providers repeat it."""
     if usage is not None and (usage.total_tokens or call.usage is None):
-        holder: Any = call  # which knows Agno's class of these fields
-        holder.usage = usage
+        call.usage = usage
 
 
 def _end(call: Call, lease: Lease, error: BaseException | None) -> None:
@@ -274,7 +257,7 @@ def _end(call: Call, lease: Lease, error: BaseException | None) -> None:
         call.answered(lease, call.usage)
         return
     call.passed_on()
-    if isinstance(error, Exception) and judge(error, call.wrapper.plugin.errors).kind != "local":
+    if isinstance(error, Exception) and judge(error, call.backend.traits.errors).kind != "local":
         call.settle(lease, error)
     else:
         # Raised by the block itself: the request was sent, and its caller left.
@@ -282,8 +265,7 @@ def _end(call: Call, lease: Lease, error: BaseException | None) -> None:
 
 
 def _abandon(call: Call, lease: Lease) -> None:
-    with suppress(GeneratorExit):
-        call.settle(lease, GeneratorExit())
+    call.settle(lease, GeneratorExit())
 
 
 # Streams that were dropped before their end: what is left to be closed, the call, its lease.

@@ -30,8 +30,8 @@ class Shop:
         self.events: list[Event] = []
         self.manager.observe(self.events.append)
         wrapper: Any = self.manager.wrappers["groq"]
-        wrapper.sleep = lambda seconds: None
-        wrapper.async_sleep = lambda seconds: asyncio.sleep(0)
+        wrapper.backend.sleep = lambda seconds: None
+        wrapper.backend.async_sleep = lambda seconds: asyncio.sleep(0)
         self.model: Any = self.manager.get_model("groq", "m")
 
 

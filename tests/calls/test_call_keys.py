@@ -195,7 +195,7 @@ class TestDeadKeys:
     def test_one_is_tried_where_a_trial_was_cut_short(self, server: LoopbackServer) -> None:
         place = self.dead(server, 3, 3)
         with place.manager:
-            place.wrapper.sleep = lambda seconds: None
+            place.wrapper.backend.sleep = lambda seconds: None
             for number in (1, 2, 3):
                 place.script(then=Reset(), number=number)
             with pytest.raises(KeysExhaustedError):

@@ -114,7 +114,7 @@ def ours(server: LoopbackServer, keys: list[str]) -> Iterator[Callable[..., Any]
         env = {**server.env({provider: keys[:count]}), "HFS_USAGE_DB": "off", **env}
         managers.append(ProviderManager(env=env))
         made: Any = managers[-1].wrappers[provider]
-        made.sleep = lambda seconds: None
+        made.backend.sleep = lambda seconds: None
         return made
 
     yield make
@@ -457,7 +457,7 @@ class TestTheOpenAIClient:
         server.script("groq", keys[0], [RateLimited(retry_after=600)])
         wrapper = ours(count=2)
         slept: list[float] = []
-        wrapper.sleep = slept.append
+        wrapper.backend.sleep = slept.append
         client = wrapper.get_openai_client()
         answer = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hello"}])
         assert "hello" in answer.choices[0].message.content

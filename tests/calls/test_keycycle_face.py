@@ -34,7 +34,7 @@ def manager(server: LoopbackServer) -> Iterator[ProviderManager]:
 @pytest.fixture
 def wrapper(manager: ProviderManager) -> Any:
     made: Any = manager.wrappers["groq"]
-    made.sleep = lambda seconds: None
+    made.backend.sleep = lambda seconds: None
     return made
 
 

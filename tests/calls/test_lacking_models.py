@@ -40,7 +40,7 @@ class House:
         self.manager = ProviderManager(env=self.env, plugins=[self.provider])
         self.manager.__enter__()
         self.manager.observe(self.events.append)
-        self.manager.wrappers["corp"].sleep = lambda seconds: None  # type: ignore[attr-defined]
+        self.manager.wrappers["corp"].backend.sleep = lambda seconds: None  # type: ignore[attr-defined]
         return self
 
     def __exit__(self, *_: object) -> None:

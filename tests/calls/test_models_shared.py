@@ -120,7 +120,7 @@ def provider(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def model(manager: ProviderManager, provider: str) -> Any:
-    wrapper(manager, provider).sleep = lambda seconds: None
+    wrapper(manager, provider).backend.sleep = lambda seconds: None
     return manager.get_model(provider)
 
 
@@ -307,7 +307,7 @@ class TestEventLoops:
         # It keeps the contexts of cancelled timers and of open connections, and whatever is in these.
         kinds = (httpx.Response, httpx2.Response, aiohttp.ClientResponse, ModelCallError, KeysExhaustedError)
         server.script(provider, "*", [ServerError(), BadRequest()] * 4)
-        wrapper(manager, provider).async_sleep = lambda seconds: asyncio.sleep(0)
+        wrapper(manager, provider).backend.async_sleep = lambda seconds: asyncio.sleep(0)
 
         async def crowd() -> int:
             # With a timer that goes off before the cancelled ones would, as any program has one, these stay.
@@ -442,7 +442,7 @@ class TestCopies:
             assert "hello" in agent.run("hello").content
 
     def test_a_client_set_by_hand_stays_with_the_model_that_it_was_set_on(self, model: Any, provider: str) -> None:
-        clients = wrapper(model._hfs.wrapper.services, provider).clients
+        clients = wrapper(model._hfs.backend.services, provider).backend.clients
         for name in (clients.client_field, clients.async_client_field):
             setattr(model, name, object())
         copied = copy.deepcopy(model)
@@ -555,7 +555,7 @@ class TestMessages:
         self, manager: ProviderManager, model: Any, provider: str, server: WatchingServer
     ) -> None:
         server.script(provider, "*", [ServerError(500), ServerError(500), Ok()])
-        wrapper(manager, provider).sleep = lambda seconds: time.sleep(0.1)
+        wrapper(manager, provider).backend.sleep = lambda seconds: time.sleep(0.1)
         messages = saying("hello")
         model.response(messages=messages)
         assert messages[-1].role == "assistant"
@@ -565,7 +565,7 @@ class TestMessages:
         self, manager: ProviderManager, model: Any, provider: str, server: WatchingServer
     ) -> None:
         server.script(provider, "*", [ServerError(500), ServerError(500), Ok()])
-        wrapper(manager, provider).sleep = lambda seconds: time.sleep(0.1)
+        wrapper(manager, provider).backend.sleep = lambda seconds: time.sleep(0.1)
         messages = saying("hello")
         list(model.response_stream(messages=messages))
         assert messages[-1].role == "assistant"

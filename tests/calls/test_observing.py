@@ -28,7 +28,7 @@ def server() -> Iterator[LoopbackServer]:
 def manager(server: LoopbackServer) -> Iterator[ProviderManager]:
     with ProviderManager(env=server.env(dict.fromkeys((*PROVIDERS, "gemini"), 2))) as manager:
         for wrapper in manager.wrappers.values():
-            wrapper.sleep = lambda seconds: None  # type: ignore[attr-defined]
+            wrapper.backend.sleep = lambda seconds: None  # type: ignore[attr-defined]
         yield manager
 
 

@@ -34,8 +34,8 @@ class House:
             self.manager = ProviderManager(env=self.env)
         self.manager.observe(self.events.append)
         for wrapper in self.manager.wrappers.values():
-            wrapper.sleep = self._sleep  # type: ignore[attr-defined]
-            wrapper.async_sleep = self._async_sleep  # type: ignore[attr-defined]
+            wrapper.backend.sleep = self._sleep  # type: ignore[attr-defined]
+            wrapper.backend.async_sleep = self._async_sleep  # type: ignore[attr-defined]
 
     def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -49,7 +49,7 @@ class House:
 
     def rules(self, provider: str) -> MessageRules:
         """What the provider's plugin says of messages."""
-        rules: MessageRules = self.manager.wrappers[provider].plugin.messages  # type: ignore[attr-defined]
+        rules: MessageRules = self.manager.wrappers[provider].backend.traits.messages  # type: ignore[attr-defined]
         return rules
 
     def script(self, provider: str, *steps: Step, then: Step | None = None) -> None:

@@ -56,7 +56,7 @@ class TestAHiccupOnTheWire:
     ) -> None:
         chain = house.chain("groq", "cerebras")
         ask(chain, way)
-        clients: Any = house.manager.wrappers["groq"].clients  # type: ignore[attr-defined]
+        clients: Any = house.manager.wrappers["groq"].backend.clients  # type: ignore[attr-defined]
         name = "make_transport" if way in ("sync", "stream") else "make_async_transport"
         whole = getattr(clients, name)
         # The loop of an async call is new, so there the first transport is made and the second is not.
@@ -116,7 +116,7 @@ class TestRenewal:
     def test_happens_once_where_many_calls_fail_together(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         chain = house.chain("groq", "cerebras")
         ask(chain)
-        clients: Any = house.manager.wrappers["groq"].clients  # type: ignore[attr-defined]
+        clients: Any = house.manager.wrappers["groq"].backend.clients  # type: ignore[attr-defined]
         made: list[Any] = []
         whole = clients.make_transport
         monkeypatch.setattr(clients, "make_transport", lambda: made.append(1) or whole())

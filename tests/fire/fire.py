@@ -201,7 +201,7 @@ class Fire:
         for name in PROVIDERS:
             wrapper: Any = manager.wrappers[name]
             wrapper.pool = self._pools[name] = WatchedPool(wrapper.pool)
-            wrapper.sleep, wrapper.async_sleep = _short_sleep, _short_asleep
+            wrapper.backend.sleep, wrapper.backend.async_sleep = _short_sleep, _short_asleep
             # A named one, so that an id that is gone is an error and not replaced.
             self._models[name] = manager.get_model(
                 name,

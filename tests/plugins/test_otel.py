@@ -97,7 +97,7 @@ def server() -> Iterator[LoopbackServer]:
 def manager(server: LoopbackServer) -> Iterator[ProviderManager]:
     with ProviderManager({**server.env(dict.fromkeys(FOUR, 3)), "HFS_USAGE_DB": "off"}) as manager:
         for wrapper in manager.wrappers.values():
-            wrapper.sleep = lambda seconds: None  # type: ignore[attr-defined]
+            wrapper.backend.sleep = lambda seconds: None  # type: ignore[attr-defined]
         yield manager
 
 

@@ -346,7 +346,7 @@ class TestCheckingAll:
     def test_says_what_a_plugin_s_own_fault_was_and_shows_no_key(self) -> None:
         broken: Any = Broken("broken", 1)
         ((_, probe),) = check_keys({"broken": broken})
-        assert (probe.outcome, probe.reason) == ("unknown", "RuntimeError")
+        assert (probe.outcome, probe.reason) == ("unknown", "RuntimeError: the key is [broken#1]")
 
     def test_leaves_the_rest_alone_where_it_is_stopped(self) -> None:
         slow: Any = Slow("slow", 100)

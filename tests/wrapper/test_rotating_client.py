@@ -29,7 +29,7 @@ def manager(server: LoopbackServer) -> Iterator[ProviderManager]:
     env = server.env({"groq": 3, "cerebras": 3, "openrouter": 3})
     with ProviderManager(env=env) as manager:
         for wrapper in manager.wrappers.values():
-            wrapper.sleep = lambda seconds: None  # type: ignore[attr-defined]
+            wrapper.backend.sleep = lambda seconds: None  # type: ignore[attr-defined]
         yield manager
 
 

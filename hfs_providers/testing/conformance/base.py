@@ -100,7 +100,7 @@ class Base:
     def manager(self, env: dict[str, str]) -> Iterator[ProviderManager]:
         """A manager with this provider alone. A pause before a retry takes no time."""
         with ProviderManager(env=env, plugins=[self.plugin]) as manager:
-            self._wrapper(manager).sleep = lambda seconds: None
+            self._wrapper(manager).backend.sleep = lambda seconds: None
             yield manager
 
     @pytest.fixture

@@ -1,0 +1,137 @@
+"""One call of a rotating client: which method of the SDK's client it calls, with what, and how its answer is read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from typing import Any
+
+from hfs_providers.calls.backend import Backend, Tokens
+from hfs_providers.calls.call import Call
+from hfs_providers.calls.options import CallOptions
+from hfs_providers.contract.records import Credential
+from hfs_providers.keys.leases import Lease
+
+
+@dataclass(frozen=True)
+class ClientPlan:
+    """How the clients of a rotating client are made and read.
+
+    Args:
+        backend: where the keys come from.
+        make: builds the SDK's client for a credential; called once for each key.
+        options: how calls are made.
+        model_param: the argument of a call that names its model.
+        tokens: reads the tokens of an answer, or None for the usual places.
+        client_class: what `make` builds.
+        completes: whether a call is completed as keycycle's OpenAI client does it: with the default model where it
+            names none, and with the usage of a stream where it does not say.
+    """
+
+    backend: Backend
+    make: Callable[[Credential], Any]
+    options: CallOptions
+    model_param: str = "model"
+    tokens: Callable[[Any], int] | None = None
+    client_class: Any = object
+    completes: bool = False
+    taken: dict[tuple[str, ...], frozenset[str]] = field(default_factory=dict)
+    """By path, the keywords of its method that were looked up already."""
+
+    def usage(self, answer: Any) -> Tokens | None:
+        """What the provider counted, where the answer says it."""
+        if self.tokens is not None:
+            return Tokens(total_tokens=int(self.tokens(answer) or 0))
+        found = _field(answer, "usage")
+        if found is None:
+            # The events of OpenAI's Responses streams have it one step further in, Cohere's answers call it so.
+            found = _field(_field(answer, "response"), "usage") or _field(_field(answer, "meta"), "billed_units")
+        if found is None:
+            return None
+        given = _first(found, "prompt_tokens", "input_tokens")
+        taken = _first(found, "completion_tokens", "output_tokens")
+        return Tokens(given, taken, _first(found, "total_tokens") or given + taken)
+
+
+class ClientRequest:
+    """One call of a method of the SDK's client.
+
+    Args:
+        plan: of the rotating client.
+        path: the attributes that lead to the method.
+        clients: the SDK's clients by key id; those that are missing are made.
+        args, kwargs: of the method. What only keycycle understands is taken out of `kwargs`.
+    """
+
+    def __init__(
+        self,
+        plan: ClientPlan,
+        path: tuple[str, ...],
+        clients: dict[str, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.plan = plan
+        self._path = path
+        self._clients = clients
+        self._tracked = kwargs.pop("track_usage", None)
+        self._args = args
+        self._kwargs = kwargs
+        self.raw = "with_raw_response" in path
+        """Whether the answer is the SDK's raw response."""
+        self.raw_stream = self.raw and bool(kwargs.get("stream"))
+        """Whether it is one whose `parse()` is a stream."""
+
+    def begin(self) -> Call:
+        """The call, to be made."""
+        plan = self.plan
+        backend = plan.backend if self._tracked is None else plan.backend.tracking(bool(self._tracked))
+        model = self._kwargs.get(plan.model_param)
+        options = plan.options
+        if model is None and plan.completes and backend.config.default_model is None:
+            options = replace(options, explicit=False)
+        return Call(backend, options, model or backend.default_model_id)
+
+    def target(self, call: Call, lease: Lease) -> Callable[[], Any]:
+        """What sends the request with the key of a lease."""
+        plan, path, given = self.plan, self._path, dict(self._kwargs)
+        target = reduce(getattr, path, client_of(plan, self._clients, lease.credential))
+        if not plan.completes:
+            return partial(target, *self._args, **given)
+        taken = plan.taken.get(path)
+        if taken is None:
+            taken = plan.taken[path] = _keywords(target)
+        if plan.model_param in taken and given.get(plan.model_param) is None:
+            given[plan.model_param] = call.model_id
+        streams = given.get("stream") or path[-1] == "stream"
+        if streams and "completions" in path and "stream_options" in taken:
+            given.setdefault("stream_options", {"include_usage": True})
+        return partial(target, *self._args, **given)
+
+
+def client_of(plan: ClientPlan, clients: dict[str, Any], credential: Credential) -> Any:
+    """The SDK's client of a key, made where it is not among `clients`."""
+    client = clients.get(credential.id)
+    if client is None:
+        client = clients[credential.id] = plan.make(credential)
+    return client
+
+
+def _keywords(target: Any) -> frozenset[str]:
+    """The keywords that a method takes, but for those that can be given by place."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset()
+    return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
+
+
+def _field(found: Any, name: str) -> Any:
+    return found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+
+
+def _first(found: Any, *names: str) -> int:
+    values = (_field(found, name) for name in names)
+    return next((value for value in values if isinstance(value, int)), 0)
