@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from hfs_providers.contract.records import ProviderHealth as ProviderHealth
     from hfs_providers.core.hookspecs import hookimpl as hookimpl
     from hfs_providers.core.hookspecs import hookspec as hookspec
-    from hfs_providers.core.manager import PROVIDER_CONFIGS as PROVIDER_CONFIGS
     from hfs_providers.core.manager import ProviderManager as ProviderManager
     from hfs_providers.core.manager import get_any_model as get_any_model
     from hfs_providers.core.manager import get_cerebras_model as get_cerebras_model
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from hfs_providers.core.manager import get_provider_manager as get_provider_manager
     from hfs_providers.core.manager import list_available_providers as list_available_providers
     from hfs_providers.core.provider import KeyedProvider as KeyedProvider
+    from hfs_providers.core.provider_configs import PROVIDER_CONFIGS as PROVIDER_CONFIGS
     from hfs_providers.fallback.chain import FallbackChain as FallbackChain
     from hfs_providers.fallback.config import ServedBy as ServedBy
 else:
@@ -63,10 +63,11 @@ else:
             "hfs_providers.contract.records": "Event Limits ModelDefault Problem ProviderHealth",
             "hfs_providers.core.hookspecs": "hookimpl hookspec",
             "hfs_providers.core.manager": (
-                "PROVIDER_CONFIGS ProviderManager get_any_model get_cerebras_model get_chain get_gemini_model "
+                "ProviderManager get_any_model get_cerebras_model get_chain get_gemini_model "
                 "get_groq_model get_model get_openrouter_model get_provider_manager list_available_providers"
             ),
             "hfs_providers.core.provider": "KeyedProvider",
+            "hfs_providers.core.provider_configs": "PROVIDER_CONFIGS",
             "hfs_providers.fallback.chain": "FallbackChain",
             "hfs_providers.fallback.config": "ServedBy",
         },

@@ -13,6 +13,7 @@ import pytest
 
 import hfs_providers
 from hfs_providers import agents, authoring, errors, keys, testing, usage
+from tests import public_surface
 
 PACKAGE = Path(hfs_providers.__file__).parent
 EXPORTING = [hfs_providers, agents, authoring, errors, keys, testing, usage]
@@ -146,3 +147,8 @@ def test_the_package_is_typed() -> None:
 
 def test_the_version_is_that_of_the_distribution() -> None:
     assert hfs_providers.__version__ == importlib.metadata.version("hfs-providers")
+
+
+def test_the_public_surface_is_what_it_was() -> None:
+    """Where a change is meant: `python -m tests.public_surface` writes the file anew."""
+    assert public_surface.text() == public_surface.FILE.read_text(encoding="utf-8")

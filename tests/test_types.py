@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 PROGRAM = """
 from hfs_providers import ProviderManager
@@ -21,7 +24,9 @@ with ProviderManager() as manager:
     print(model.id, name, any_model.id)
 """
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+CONSUMER = ROOT / "tests" / "typing" / "consumer.py"
 
 
 def test_programs_pass_mypy(tmp_path: Path) -> None:
@@ -32,6 +37,14 @@ def test_programs_pass_mypy(tmp_path: Path) -> None:
     for path, program in zip(paths, [PROGRAM, *blocks], strict=True):
         path.write_text(program)
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path)]
-    place = Path(__file__).parents[1]
-    done = subprocess.run([*command, *map(str, paths)], cwd=place, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, *map(str, [*paths, CONSUMER])], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyright") is None, reason="pyright is not installed")
+def test_the_consumer_s_program_passes_pyright() -> None:
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "-p", str(CONSUMER.parent)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
+from hfs_providers.contract.deadline import AbandonedError, within_deadline
 from hfs_providers.contract.errors import PluginContractError, PluginLoadError
 from hfs_providers.contract.records import CONTRACT_VERSION
-from hfs_providers.core.deadline import AbandonedError, within_deadline
 from hfs_providers.core.hookspecs import PROJECT
 
 LIBRARY = "hfs-providers"
@@ -36,6 +36,10 @@ class Candidate:
     def aliases(self) -> set[str]:
         """What disables it: its name, or its name at its distribution."""
         return {self.name, f"{self.name}@{normal(self.distribution)}"}
+
+    def breach(self, words: str, remedy: str | None = None) -> PluginContractError:
+        """The error for a plugin that does not keep to the contract."""
+        return PluginContractError(self.name, self.distribution, words, remedy)
 
 
 def installed() -> list[Candidate]:
@@ -110,7 +114,7 @@ def check_contract(candidate: Candidate, plugin: object) -> None:
         remedy = f"pip install -U {outdated}"
         ours = f"this {LIBRARY} has contract {CONTRACT_VERSION}"
         words = f"it was written for contract {written}, and {ours}. Run: {remedy}"
-    raise PluginContractError(candidate.name, candidate.distribution, words, remedy)
+    raise candidate.breach(words, remedy)
 
 
 def describe(error: BaseException) -> str:

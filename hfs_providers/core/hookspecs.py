@@ -26,9 +26,6 @@ from hfs_providers.contract.records import Event, ModelDefault, ProviderConfig, 
 PROJECT = "hfs_providers"
 """The pluggy project name, and the entry-point group."""
 
-HOOK_TIMEOUT = 5.0
-"""Seconds after which a hook is abandoned at assembly."""
-
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

@@ -12,12 +12,12 @@ from datetime import date
 from functools import partial
 from typing import Any
 
+from hfs_providers.contract.deadline import within_deadline
 from hfs_providers.contract.environment import DISABLED, ORDER, env_name
 from hfs_providers.contract.errors import PluginConflictError, PluginError, PluginLoadError, nearest
 from hfs_providers.contract.records import ModelDefault, Problem, ProviderConfig, sdk_version
 from hfs_providers.contract.succession import default_model, successor_of
 from hfs_providers.core.config_file import FileConfig, load_file_config
-from hfs_providers.core.deadline import within_deadline
 from hfs_providers.core.registry import Plugin, Registry
 from hfs_providers.core.settings import Settings
 

@@ -7,24 +7,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import date
-from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial, wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
-from hfs_providers.contract.environment import env_name
-from hfs_providers.contract.errors import (
-    MissingKeyError,
-    MissingSdkError,
-    ProviderUnavailableError,
-    UnknownProviderError,
-)
+from hfs_providers.contract.deadline import within_deadline
 from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, Wrapper, call_finished
 from hfs_providers.contract.usage_row import UsageRow
-from hfs_providers.core.announce import announce
-from hfs_providers.core.deadline import within_deadline
+from hfs_providers.core.availability import find_provider, unbuilt, why_unusable
 from hfs_providers.core.inventory import InstalledProvider, Inventory, take_inventory
 from hfs_providers.core.persistence import Persistence
 from hfs_providers.core.provider import KeyedProvider
@@ -37,6 +30,9 @@ if TYPE_CHECKING:
     from hfs_providers.fallback.chain import FallbackChain
     from hfs_providers.fallback.config import Restore
     from hfs_providers.wrapper.wrapper import ProviderWrapper
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = logging.getLogger("hfs_providers")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -74,7 +70,7 @@ class ProviderManager:
         self.persistence = Persistence(self.inventory.settings.env)
         self._build()
         self.persistence.start(self.wrappers)
-        announce(self)
+        _announce(self)
         atexit.register(self.shutdown)
 
     def __repr__(self) -> str:
@@ -136,20 +132,10 @@ class ProviderManager:
             UnknownProviderError: no plugin has that name.
             MissingKeyError, MissingSdkError, ProviderUnavailableError: why it cannot be used.
         """
-        found = self._known(name)
-        wrapper = self.wrappers.get(name)
-        if wrapper is not None:
-            return wrapper
-        requirement = found.config.requirement
-        if requirement is not None and found.sdk is None:
-            raise MissingSdkError(name, requirement.distribution, requirement.install)
-        upper = env_name(name)
-        if not found.config.credentials and found.config.declared is not None and found.config.declared > 0:
-            raise MissingKeyError(name, (f"{upper}_API_KEY_1",))
-        errors = [problem for problem in self.problems if problem.provider == name and problem.level == "error"]
-        if found.config.configured or errors:
-            raise self._unavailable(name) from self._failures.get(name)
-        raise MissingKeyError(name, (f"NUM_{upper}", f"{upper}_API_KEY_1"))
+        self._known(name)
+        if name not in self.wrappers:
+            raise why_unusable(self.inventory, self.problems, name) from self._failures.get(name)
+        return self.wrappers[name]
 
     def default_model(self, name: str) -> str:
         """The model id that `get_model` uses where none is named."""
@@ -159,6 +145,7 @@ class ProviderManager:
 
     def get_model(
         self,
+        /,
         provider: str,
         model_id: str | None = None,
         *,
@@ -213,6 +200,7 @@ class ProviderManager:
 
     def get_any_model(
         self,
+        /,
         estimated_tokens: int = 1000,
         wait: bool = True,
         timeout: float | None = 10.0,
@@ -235,14 +223,22 @@ class ProviderManager:
         Raises:
             KeysExhaustedError: none has a key free in time; says why for each provider.
         """
-        from hfs_providers.core.selection import select_provider
+        from hfs_providers.core.selection import Selection
 
-        return select_provider(
-            self, model_id, estimated_tokens=estimated_tokens, wait=wait, timeout=seconds(timeout), **kwargs
-        )
+        def build(name: str) -> Model:
+            return self.get_model(
+                name, model_id, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs
+            )
+
+        def model_of(name: str) -> str:
+            return model_id or self.default_model(name)
+
+        selection = Selection(self.wrappers, model_of, estimated_tokens, wait, seconds(timeout), self.clock)
+        return selection.select(build, lambda: unbuilt(self.inventory, self.problems, self.wrappers))
 
     def get_chain(
         self,
+        /,
         *entries: ChainEntry,
         tier: str | None = None,
         restore: Restore = "when_available",
@@ -291,8 +287,8 @@ class ProviderManager:
             options={"timeout": timeout, "max_retries": max_retries, **kwargs},
         )
 
-    def list_available_providers(self) -> list[str]:
-        """As `available_providers`."""
+    def list_available_providers(self, /) -> list[str]:
+        """The providers that were built, in fallback order."""
         return self.available_providers
 
     def get_status_summary(self) -> str:
@@ -343,31 +339,17 @@ class ProviderManager:
     def __enter__(self) -> ProviderManager:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.shutdown()
 
     async def __aenter__(self) -> ProviderManager:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         self.shutdown()
 
     def _known(self, name: str) -> InstalledProvider:
-        found = self.inventory.providers.get(name)
-        if found is None:
-            if name in self.inventory.registry.plugins and self.inventory.registry.plugins[name].provider:
-                raise self._unavailable(name)
-            raise UnknownProviderError(name, self.installed_providers)
-        return found
-
-    def _unavailable(self, name: str) -> ProviderUnavailableError:
-        problems = [problem for problem in self.problems if problem.provider == name]
-        remedy = next((problem.remedy for problem in problems if problem.level == "error"), None)
-        return ProviderUnavailableError(name, [problem.message for problem in problems], remedy)
+        return find_provider(self.inventory, self.problems, name)
 
     def _build(self) -> None:
         registry = self.inventory.registry
@@ -388,6 +370,22 @@ class ProviderManager:
                 self.emit(Event("provider_built", name))
 
 
+def _announce(manager: ProviderManager) -> None:
+    """Log, at INFO, which providers were built, whether anything is persisted, and how many are healthy."""
+    if not _log.isEnabledFor(logging.INFO):
+        # Health is asked of the plugins, which takes time.
+        return
+    for name in manager.wrappers:
+        count = len(manager.inventory.providers[name].config.credentials)
+        _log.info("Initialized %s with %d %s", name, count, "key" if count == 1 else "keys")
+    if manager.persistence.places.path is None:
+        _log.info("Nothing is persisted: HFS_USAGE_DB is off")
+    healthy = sum(manager.is_provider_healthy(name) for name in manager.wrappers)
+    installed = len(manager.inventory.registry.providers)
+    _log.info("Provider initialization complete: %d/%d providers healthy", healthy, installed)
+    _log.info("%s", manager.get_status_summary())
+
+
 _manager: ProviderManager | None = None
 _manager_lock = threading.Lock()
 
@@ -401,24 +399,25 @@ def get_provider_manager() -> ProviderManager:
         return _manager
 
 
-def get_model(provider: str, model_id: str | None = None, **kwargs: Any) -> Model:
-    """`ProviderManager.get_model` of the process's manager."""
-    return get_provider_manager().get_model(provider, model_id, **kwargs)
+def _of_the_process(method: Callable[Concatenate[ProviderManager, P], T]) -> Callable[P, T]:
+    """A method of `ProviderManager` as a function: the same method of the process's manager."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = getattr(get_provider_manager(), method.__name__)(*args, **kwargs)
+        return result
+
+    # A pickle finds it by this name.
+    call.__qualname__ = method.__name__
+    parameters = list(signature(method).parameters.values())
+    call.__dict__["__signature__"] = signature(method).replace(parameters=parameters[1:])
+    return call
 
 
-def get_any_model(*args: Any, **kwargs: Any) -> tuple[str, Model]:
-    """`ProviderManager.get_any_model` of the process's manager."""
-    return get_provider_manager().get_any_model(*args, **kwargs)
-
-
-def get_chain(*entries: ChainEntry, **kwargs: Any) -> FallbackChain:
-    """`ProviderManager.get_chain` of the process's manager."""
-    return get_provider_manager().get_chain(*entries, **kwargs)
-
-
-def list_available_providers() -> list[str]:
-    """The providers of the process's manager that were built, in fallback order."""
-    return get_provider_manager().available_providers
+get_model = _of_the_process(ProviderManager.get_model)
+get_any_model = _of_the_process(ProviderManager.get_any_model)
+get_chain = _of_the_process(ProviderManager.get_chain)
+list_available_providers = _of_the_process(ProviderManager.list_available_providers)
 
 
 def get_cerebras_model(model_id: str | None = None, **kwargs: Any) -> Model:
@@ -439,16 +438,3 @@ def get_gemini_model(model_id: str | None = None, **kwargs: Any) -> Model:
 def get_openrouter_model(model_id: str | None = None, **kwargs: Any) -> Model:
     """`get_model("openrouter", ...)`."""
     return get_model("openrouter", model_id, **kwargs)
-
-
-if TYPE_CHECKING:
-    PROVIDER_CONFIGS: Sequence[tuple[str, str]] = ()
-    """`(name, first default model id)` of each installed provider; read afresh each time."""
-
-
-def __getattr__(name: str) -> Any:
-    if name == "PROVIDER_CONFIGS":
-        from hfs_providers.core.provider_configs import provider_configs
-
-        return provider_configs()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -102,21 +102,14 @@ class KeyedProvider:
 
     @hookimpl
     def configure_env(self, env: Mapping[str, str]) -> ProviderConfig:
-        settings = read_provider(self.name, env, aliases=self.env_aliases, keyless=self.keyless)
-        limits = self.limits if settings.limits is None else {"*": settings.limits}
-        return ProviderConfig(
-            name=self.name,
-            credentials=settings.credentials,
-            declared=settings.declared,
-            expected=settings.expected,
-            base_url=settings.base_url or self.base_url,
-            default_model=settings.model,
-            limits=limits,
+        found = read_provider(self.name, env, aliases=self.env_aliases, keyless=self.keyless)
+        return replace(
+            found,
+            base_url=found.base_url or self.base_url,
+            limits=found.limits or self.limits,
             windows=self.windows,
             aggregator=self.aggregator,
             requirement=self.requirement,
-            problems=settings.problems,
-            configured=settings.configured,
         )
 
     @hookimpl

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 import pluggy
 
+from hfs_providers.contract.deadline import AbandonedError, bounded
 from hfs_providers.contract.environment import env_prefixes
 from hfs_providers.contract.errors import PluginConflictError, PluginContractError, PluginError, PluginLoadError
 from hfs_providers.contract.records import (
@@ -31,7 +32,6 @@ from hfs_providers.contract.records import (
 from hfs_providers.contract.redaction import Redactor
 from hfs_providers.contract.secret import Secret
 from hfs_providers.core import hookspecs
-from hfs_providers.core.deadline import AbandonedError, bounded
 from hfs_providers.core.discovery import Candidate, check_contract, describe, given, installed, load, normal
 from hfs_providers.core.hookspecs import PROJECT
 
@@ -231,14 +231,10 @@ class Registry:
         hooks = _hooks(candidate, target)
         provider = any(not _wraps(implementation) for name in PROVIDER_HOOKS for implementation in hooks.get(name, ()))
         if provider and (missing := [name for name in PROVIDER_HOOKS if name not in hooks]):
-            raise PluginContractError(
-                candidate.name, candidate.distribution, f"it does not implement {', '.join(missing)}"
-            )
+            raise candidate.breach(f"it does not implement {', '.join(missing)}")
         called = getattr(target, "name", candidate.name)
         if provider and isinstance(called, str) and called != candidate.name:
-            raise PluginContractError(
-                candidate.name, candidate.distribution, f"it calls itself {called!r}, unlike its entry point"
-            )
+            raise candidate.breach(f"it calls itself {called!r}, unlike its entry point")
         observers = _observers(candidate, target, hooks.get("on_event", ()))
         self._manager.register(target, name=candidate.name)
         self._observers += observers
@@ -311,11 +307,11 @@ def _hooks(candidate: Candidate, target: object) -> dict[str, list[Any]]:
         trial.check_pending()
     except Exception as error:
         words = str(error).replace("\n", " ")
-        raise PluginContractError(candidate.name, candidate.distribution, words) from error
+        raise candidate.breach(words) from error
     hooks = {caller.name: caller.get_hookimpls() for caller in trial.get_hookcallers(target) or () if caller.has_spec()}
     if not hooks:
         words = "it implements no hook. Mark its functions with hfs_providers.hookimpl"
-        raise PluginContractError(candidate.name, candidate.distribution, words)
+        raise candidate.breach(words)
     return hooks
 
 
@@ -336,7 +332,7 @@ def _observers(candidate: Candidate, target: object, implementations: Iterable[A
         if _wraps(implementation) or inspect.iscoroutinefunction(function):
             # Called as it is, either would silently do nothing.
             words = "its on_event is a wrapper or a coroutine function, and observers are plain functions"
-            raise PluginContractError(candidate.name, candidate.distribution, words)
+            raise candidate.breach(words)
         call = function if implementation.argnames else partial(_without_event, function)
         found.append(_Observing(candidate.name, call, listening) if listening else _Observing(candidate.name, call))
     return tuple(found)

@@ -1,111 +1,87 @@
-"""Whichever provider has a key free: the first in order, else the earliest, else why none has."""
+"""Chooses the provider of a model that any may serve: the first in order with a free key, else the earliest."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from hfs_providers.calls.errors import KeysExhaustedError
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Wrapper
 
-if TYPE_CHECKING:
-    from agno.models.base import Model
+M = TypeVar("M")
 
-    from hfs_providers.core.manager import ProviderManager
-
+_STATES = ("total", "limited", "cooling", "dead")
 _log = logging.getLogger("hfs_providers")
 
 
-def select_provider(
-    manager: ProviderManager, model_id: str | None, *, estimated_tokens: int, wait: bool, timeout: float, **kwargs: Any
-) -> tuple[str, Model]:
-    """What `ProviderManager.get_any_model` does.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a caller asks of whichever provider it is.
 
     Args:
-        manager: whose providers are asked, in their order.
-        model_id: the model, or None for each provider's default.
+        wrappers: the providers that were built, in order.
+        model_of: the model id to ask of a provider.
         estimated_tokens: tokens that the key must have free.
         wait, timeout: whether to wait for the earliest key, and for how many seconds.
-        kwargs: as for `get_model`.
-
-    Raises:
-        KeysExhaustedError: none has a key free in time.
+        clock: monotonic seconds.
     """
-    deadline = manager.clock() + (timeout if wait else 0.0)
-    broken: dict[str, str] = {}
-    while True:
-        free = {
-            name: wrapper.pool.next_free(model_id or manager.default_model(name), estimated_tokens)
-            for name, wrapper in manager.wrappers.items()
-            if name not in broken
-        }
-        ready = next((name for name, seconds in free.items() if seconds == 0), None)
-        if ready is not None:
-            try:
-                return ready, manager.get_model(
-                    ready, model_id, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs
-                )
-            except TypeError:
-                # An argument that no provider's model takes is the caller's mistake.
-                raise
-            except Exception as error:
-                # An SDK that is there and does not import must not stand in the way of the next provider.
-                broken[ready] = f"{ready}: {type(error).__name__}: {error}"
-                _log.warning("%s gives no model: %s: %s", ready, type(error).__name__, error)
-                continue
-        earliest = min((seconds for seconds in free.values() if seconds is not None), default=None)
-        if earliest is None or manager.clock() + earliest > deadline:
-            raise _nobody(manager, model_id, broken, earliest, wait, timeout)
-        time.sleep(earliest)
 
+    wrappers: Mapping[str, Wrapper]
+    model_of: Callable[[str], str]
+    estimated_tokens: int
+    wait: bool
+    timeout: float
+    clock: Callable[[], float]
 
-def _nobody(
-    manager: ProviderManager,
-    model_id: str | None,
-    broken: Mapping[str, str],
-    earliest: float | None,
-    wait: bool,
-    timeout: float,
-) -> KeysExhaustedError:
-    pools = [
-        _exhausted(name, model_id or manager.default_model(name), wrapper, wait, timeout)
-        for name, wrapper in manager.wrappers.items()
-    ]
-    together = PoolExhaustedError(
-        "all",
-        "any",
-        total=sum(pool.total for pool in pools),
-        limited=sum(pool.limited for pool in pools),
-        cooling=sum(pool.cooling for pool in pools),
-        dead=sum(pool.dead for pool in pools),
-        free_in=earliest,
-        waited=wait,
-        timeout=timeout,
-    )
-    reasons = {pool.provider: pool.describe() for pool in pools} | dict(broken)
-    for name, found in manager.inventory.providers.items():
-        if name not in manager.wrappers:
-            missing = found.config.requirement if found.sdk is None else None
-            why = "; ".join(p.message for p in manager.problems if p.provider == name and p.level == "error")
-            reasons[name] = f"{name}: " + (
-                f"missing SDK; run: {missing.install}" if missing else why or "not configured"
-            )
-    return KeysExhaustedError(together, reasons=reasons)
+    def select(self, build: Callable[[str], M], unbuilt: Callable[[], Mapping[str, str]]) -> tuple[str, M]:
+        """The provider and its model.
 
+        Args:
+            build: makes the model of a provider.
+            unbuilt: by provider that was not built, why it cannot be used.
 
-def _exhausted(name: str, model_id: str, wrapper: Wrapper, wait: bool, timeout: float) -> PoolExhaustedError:
-    counts = wrapper.pool.counts(model_id)
-    return PoolExhaustedError(
-        name,
-        model_id,
-        total=counts.total,
-        limited=counts.limited,
-        cooling=counts.cooling,
-        dead=counts.dead,
-        free_in=counts.free_in,
-        waited=wait,
-        timeout=timeout,
-    )
+        Raises:
+            KeysExhaustedError: none has a key free in time.
+        """
+        deadline = self.clock() + (self.timeout if self.wait else 0.0)
+        broken: dict[str, str] = {}
+        while True:
+            free = {
+                name: wrapper.pool.next_free(self.model_of(name), self.estimated_tokens)
+                for name, wrapper in self.wrappers.items()
+                if name not in broken
+            }
+            ready = next((name for name, seconds in free.items() if seconds == 0), None)
+            if ready is not None:
+                try:
+                    return ready, build(ready)
+                except TypeError:
+                    # An argument that no provider's model takes is the caller's mistake.
+                    raise
+                except Exception as error:
+                    # An SDK that is there and does not import must not stand in the way of the next provider.
+                    broken[ready] = f"{ready}: {type(error).__name__}: {error}"
+                    _log.warning("%s gives no model: %s: %s", ready, type(error).__name__, error)
+                    continue
+            earliest = min((seconds for seconds in free.values() if seconds is not None), default=None)
+            if earliest is None or self.clock() + earliest > deadline:
+                raise self._exhausted(earliest, {**broken, **unbuilt()})
+            time.sleep(earliest)
+
+    def _exhausted(self, earliest: float | None, reasons: Mapping[str, str]) -> KeysExhaustedError:
+        pools = [self._pool_error(name, wrapper) for name, wrapper in self.wrappers.items()]
+        states: dict[str, Any] = {state: sum(getattr(pool, state) for pool in pools) for state in _STATES}
+        together = PoolExhaustedError("all", "any", **states, free_in=earliest, waited=self.wait, timeout=self.timeout)
+        return KeysExhaustedError(together, reasons={pool.provider: pool.describe() for pool in pools} | dict(reasons))
+
+    def _pool_error(self, name: str, wrapper: Wrapper) -> PoolExhaustedError:
+        model_id = self.model_of(name)
+        counts = wrapper.pool.counts(model_id)
+        states: dict[str, Any] = {state: getattr(counts, state) for state in _STATES}
+        return PoolExhaustedError(
+            name, model_id, **states, free_in=counts.free_in, waited=self.wait, timeout=self.timeout
+        )

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from hfs_providers.contract.environment import ENV_FILE, env_name
-from hfs_providers.contract.records import Credential, Level, Limits, Problem
+from hfs_providers.contract.records import Credential, Level, Limits, Problem, ProviderConfig
 from hfs_providers.contract.secret import Secret
 
 _DATABASES = ("HFS_USAGE_DB", "HFS_FORWARD_DB", "TIDB_DB_URL")
@@ -135,24 +135,10 @@ def _read_env_file(
     return values, problems
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderSettings:
-    """The variables of one provider, typed. The fields are those of `ProviderConfig`."""
-
-    credentials: Sequence[Credential]
-    declared: int | None
-    expected: int | None
-    base_url: str | None
-    model: str | None
-    limits: Limits | None
-    problems: Sequence[Problem]
-    configured: bool
-
-
 def read_provider(
     provider: str, env: Mapping[str, str], *, aliases: Sequence[str] = (), keyless: bool = False
-) -> ProviderSettings:
-    """Read one provider's variables.
+) -> ProviderConfig:
+    """Read one provider's variables. `limits` stays empty where `X_LIMITS` does not name any.
 
     Args:
         provider: its name.
@@ -173,20 +159,22 @@ class _ProviderReader:
         self.aliases = (self.main, *aliases)
         self.problems: list[Problem] = []
 
-    def read(self) -> ProviderSettings:
+    def read(self) -> ProviderConfig:
         found = self._credentials()
         declared, valid = self._count(f"NUM_{self.upper}")
         expected, _ = self._count(f"EXPECTED_{self.upper}", "warning")
         used = self._select(found, declared, valid)
         if expected is not None and expected != len(used):
             self._problem(f"EXPECTED_{self.upper} is {expected}, but {_keys(len(used))} can be used")
-        return ProviderSettings(
+        limits = self._limits()
+        return ProviderConfig(
+            name=self.provider,
             credentials=tuple(used),
             declared=declared,
             expected=expected,
             base_url=self._base_url(),
-            model=self.env.get(f"{self.upper}_MODEL", "").strip() or None,
-            limits=self._limits(),
+            default_model=self.env.get(f"{self.upper}_MODEL", "").strip() or None,
+            limits={} if limits is None else {"*": limits},
             problems=tuple(self.problems),
             configured=bool(used),
         )

@@ -16,8 +16,8 @@ import pytest
 from hfs_providers import Event, ModelDefault, ProviderHealth, ProviderManager, hookimpl
 from hfs_providers.authoring import ProviderConfig
 from hfs_providers.contract import records
+from hfs_providers.contract.deadline import bounded, within_deadline
 from hfs_providers.core import hookspecs, registry
-from hfs_providers.core.deadline import bounded, within_deadline
 from hfs_providers.core.inventory import Inventory, take_inventory
 from hfs_providers.core.registry import Registry
 from hfs_providers.errors import PluginConflictError, PluginContractError, PluginLoadError
@@ -545,7 +545,7 @@ class TestSlowHook:
             assert manager.is_provider_healthy("acme")
 
     def test_the_limit_is_five_seconds(self) -> None:
-        from hfs_providers.core.hookspecs import HOOK_TIMEOUT
+        from hfs_providers.contract.deadline import HOOK_TIMEOUT
 
         assert HOOK_TIMEOUT == 5.0
 

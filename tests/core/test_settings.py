@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfs_providers import Limits, Problem, ProviderManager
+from hfs_providers.authoring import ProviderConfig
 from hfs_providers.contract.environment import env_name, env_prefixes
-from hfs_providers.core.settings import ProviderSettings, Settings, read_provider
+from hfs_providers.core.settings import Settings, read_provider
 
 
 def key(number: int) -> str:
@@ -25,19 +26,19 @@ def keys(*numbers: int, provider: str = "GROQ") -> dict[str, str]:
     return {f"{provider}_API_KEY_{number}": key(number) for number in numbers}
 
 
-def read(env: Mapping[str, str], provider: str = "groq") -> ProviderSettings:
+def read(env: Mapping[str, str], provider: str = "groq") -> ProviderConfig:
     return read_provider(provider, env)
 
 
-def ids(settings: ProviderSettings) -> list[str]:
+def ids(settings: ProviderConfig) -> list[str]:
     return [credential.id for credential in settings.credentials]
 
 
-def revealed(settings: ProviderSettings) -> list[str]:
+def revealed(settings: ProviderConfig) -> list[str]:
     return [credential.secret.reveal() for credential in settings.credentials if credential.secret is not None]
 
 
-def said(settings: ProviderSettings | Settings) -> str:
+def said(settings: ProviderConfig | Settings) -> str:
     return "\n".join(f"{problem.level}: {problem.message} [{problem.remedy}]" for problem in settings.problems)
 
 
@@ -319,11 +320,11 @@ class TestBaseUrlAndModel:
         assert "GROQ_BASE_URL" in said(found)
 
     def test_the_model_is_taken_over(self) -> None:
-        assert read({"GROQ_MODEL": " qwen/qwen3-32b "}).model == "qwen/qwen3-32b"
+        assert read({"GROQ_MODEL": " qwen/qwen3-32b "}).default_model == "qwen/qwen3-32b"
 
     @pytest.mark.parametrize("env", [{}, {"GROQ_MODEL": ""}, {"GROQ_MODEL": "  "}])
     def test_no_model_is_none(self, env: dict[str, str]) -> None:
-        assert read(env).model is None
+        assert read(env).default_model is None
 
 
 class TestLimits:
@@ -331,37 +332,37 @@ class TestLimits:
 
     def test_all_of_them(self) -> None:
         found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": "rpm=30,rph=1000,rpd=14400,tpm=6000,tph=7,tpd=8"})
-        assert found.limits == Limits(rpm=30, rph=1000, rpd=14400, tpm=6000, tph=7, tpd=8)
+        assert found.limits["*"] == Limits(rpm=30, rph=1000, rpd=14400, tpm=6000, tph=7, tpd=8)
         assert found.problems == ()
 
     def test_what_is_not_named_is_unlimited(self) -> None:
-        assert read({"GROQ_LIMITS": "rpm=30"}).limits == Limits(rpm=30)
+        assert read({"GROQ_LIMITS": "rpm=30"}).limits["*"] == Limits(rpm=30)
 
     @pytest.mark.parametrize("text", [" RPM=30 , TPM=6_000 ", "rpm=30,,tpm=6000,", "rpm=30 tpm=6000"])
     def test_writing_it_loosely_is_fine(self, text: str) -> None:
         found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": text})
-        assert (found.limits, found.problems) == (Limits(rpm=30, tpm=6000), ())
+        assert (found.limits, found.problems) == ({"*": Limits(rpm=30, tpm=6000)}, ())
 
     @pytest.mark.parametrize("text", ["none", "None", " NONE "])
     def test_none_switches_the_plugin_s_own_off(self, text: str) -> None:
         found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": text})
-        assert (found.limits, found.problems) == (Limits(), ())
+        assert (found.limits, found.problems) == ({"*": Limits()}, ())
 
     @pytest.mark.parametrize("env", [{}, {"GROQ_LIMITS": ""}])
     def test_unset_leaves_them_to_the_plugin(self, env: dict[str, str]) -> None:
         found = read(env)
-        assert found.limits is None
+        assert found.limits == {}
 
     @pytest.mark.parametrize("part", ["rps=3", "tpm", "tpm=", "tpm=lots", "tpm=-5", "tpm=0", "tpm=1.5", "=5", "tpm=__"])
     def test_a_bad_part_is_reported_and_the_good_ones_count(self, part: str) -> None:
         found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": f"rpm=30,{part}"})
-        assert (found.limits, found.configured) == (Limits(rpm=30), True)
+        assert (found.limits, found.configured) == ({"*": Limits(rpm=30)}, True)
         assert [p.level for p in found.problems] == ["warning"]
         assert "GROQ_LIMITS" in found.problems[0].message
 
     def test_garbage_alone_leaves_them_to_the_plugin(self) -> None:
         found = read({"NUM_GROQ": "1", **keys(1), "GROQ_LIMITS": "garbage"})
-        assert (found.limits, len(found.problems)) == (None, 1)
+        assert (found.limits, len(found.problems)) == ({}, 1)
 
 
 class TestNames:
@@ -372,7 +373,7 @@ class TestNames:
 
     def test_such_a_provider_is_read_like_any(self) -> None:
         found = read({"NUM_ACME_CLOUD": "1", **keys(1, provider="ACME_CLOUD"), "ACME_CLOUD_MODEL": "m"}, "acme-cloud")
-        assert (ids(found), found.model, found.problems) == (["acme-cloud#1"], "m", ())
+        assert (ids(found), found.default_model, found.problems) == (["acme-cloud#1"], "m", ())
 
     def test_its_missing_count_names_the_variable_as_it_is_written(self) -> None:
         assert read({}, "acme-cloud").problems[0].message == "Missing NUM_ACME_CLOUD environment variable"

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from hfs_providers.core.hookspecs import HOOK_TIMEOUT
+HOOK_TIMEOUT = 5.0
+"""Seconds after which a plugin's hook is abandoned at assembly."""
 
 T = TypeVar("T")
 
