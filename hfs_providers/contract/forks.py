@@ -74,9 +74,10 @@ def at_fork(
 
 def _finds(hook: Hook | None, number: int) -> _Finds:
     if isinstance(hook, MethodType):
-        # Bound here, because the module may be gone when the last objects are.
-        pop = _registered.pop
-        return weakref.WeakMethod(hook, lambda _: pop(number, None))
+        # Bound here, because the module may be gone when the last objects are. A `WeakMethod` would print errors then.
+        pop, function = _registered.pop, hook.__func__
+        owner = weakref.ref(hook.__self__, lambda _: pop(number, None))
+        return lambda: MethodType(function, found) if (found := owner()) is not None else None
     return lambda: hook
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import weakref
 from functools import partial
 from pathlib import Path
@@ -64,6 +66,17 @@ def test_methods_go_with_their_object() -> None:
     assert there() is None
     assert not forks._registered
     assert fork_and_tell(said) == ["hook"]
+
+
+def test_a_program_that_ends_with_a_registered_object_prints_nothing() -> None:
+    program = (
+        "from hfs_providers.contract.records import Credential\n"
+        "from hfs_providers.keys import KeyPool\n"
+        "pool = KeyPool('p', [Credential('p#1', None)])\n"
+        "pool.acquire('m').commit(1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_what_fails_is_logged_and_keeps_nobody_else_from_it(caplog: pytest.LogCaptureFixture) -> None:
