@@ -87,9 +87,8 @@ def _number(connection: sqlite3.Connection, name: Series) -> int:
 
 
 def _mended(row: UsageRow) -> UsageRow:
-    values = (_MEND[COLUMNS[name]](value) for name, value in zip(COLUMNS, row, strict=True))
-    mended = UsageRow._make(values)
-    return mended if 0 <= row.at < _MOST else mended._replace(at=time.time())
+    mended = UsageRow._make(_MEND[COLUMNS[name]](value) for name, value in row._asdict().items())
+    return mended if mended.at else mended._replace(at=time.time())
 
 
 def _count(value: Any) -> int:

@@ -89,6 +89,43 @@ class TestWriteRows:
         found = ask(store, "SELECT tokens, tokens_in, latency FROM usage ORDER BY id")
         assert found == [(5, 2, 0.25), (2**53, 0, 0.0), (5, 2, 0.25)]
 
+    @pytest.mark.parametrize("at", [math.nan, -0.5, 2.0**53, "never", None])
+    def test_a_row_without_a_time_has_that_of_its_writing(self, store: Store, at: Any) -> None:
+        began = time.time()
+        with closing(store.connect()) as connection:
+            assert write_rows(connection, [ROW._replace(at=at)]) == 1
+        ((found,),) = ask(store, "SELECT at FROM usage")
+        assert isinstance(found, float)
+        assert began <= found <= time.time()
+
+    @pytest.mark.parametrize("at", [0.0, 0.5, 2.0**53 - 1])
+    def test_any_time_that_can_be_is_kept(self, store: Store, at: float) -> None:
+        with closing(store.connect()) as connection:
+            write_rows(connection, [ROW._replace(at=at)])
+        assert ask(store, "SELECT at FROM usage") == [(at,)]
+
+    @pytest.mark.parametrize(
+        ("column", "value", "kept"),
+        [
+            *[
+                ("tokens", 0, 0),
+                ("tokens", -1, 0),
+                ("tokens", "many", 0),
+                ("tokens", None, 0),
+                ("tokens", 2**53, 2**53),
+            ],
+            *[("tokens", 2**53 + 1, 2**53), ("tokens", math.inf, 0), ("latency", 0.25, 0.25), ("latency", -0.25, 0.0)],
+            *[("latency", "slow", 0.0), ("latency", None, 0.0), ("latency", 2.0**53, 0.0), ("outcome", "ok", "ok")],
+            *[("outcome", None, "None"), ("outcome", "\ud800", "?")],
+        ],
+    )
+    def test_other_values_of_a_mended_row_are_such_as_fit(
+        self, store: Store, column: str, value: Any, kept: object
+    ) -> None:
+        with closing(store.connect()) as connection:
+            write_rows(connection, [ROW._replace(at=math.nan, **{column: value})])
+        assert ask(store, f"SELECT {column} FROM usage") == [(kept,)]
+
     def test_it_is_part_of_the_transaction_that_is_under_way(self, store: Store) -> None:
         with closing(store.connect()) as connection:
             connection.execute("BEGIN")
