@@ -81,8 +81,10 @@ def test_so_do_those_of_a_database_that_never_got_any(connection: Connection) ->
 
 def test_a_database_that_is_not_used_any_more_holds_nothing_back(connection: Connection) -> None:
     write(connection, 40, 3)
-    target(connection, 1, days=36)
-    assert prune_step(connection, Retention(), NOW).rows == 3
+    target(connection, 1, days=34.9)
+    assert prune_step(connection, Retention(), NOW).rows == 1
+    connection.execute("UPDATE targets SET at = at - ?", (0.2 * DAY,))
+    assert prune_step(connection, Retention(), NOW).rows == 2
 
 
 def test_one_that_is_used_again_goes_on_where_it_was(connection: Connection) -> None:
@@ -133,6 +135,91 @@ def test_sums_go_after_more_than_a_year(connection: Connection) -> None:
 
 def test_an_empty_file_has_nothing_to_prune(connection: Connection) -> None:
     assert prune_step(connection, Retention(), NOW) == Pruned(0, 0, more=False)
+
+
+def test_state_is_forgotten_after_sixty_days(connection: Connection) -> None:
+    for days in (59, 61):
+        connection.execute("INSERT INTO state VALUES ('p', 'key', ?, '{}', ?)", (str(days), NOW - days * DAY))
+    write(connection, 1)
+    prune_step(connection, Retention(), NOW)
+    assert connection.execute("SELECT name FROM state").fetchall() == [("59",)]
+
+
+def test_the_size_of_the_file_is_that_of_what_is_in_it(connection: Connection) -> None:
+    write(connection, 3, 3 * STEP)
+    (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    assert prune_step(connection, Retention(megabytes=pages * size / 1e6), NOW).rows == 0
+    connection.execute("DELETE FROM usage WHERE id > 1")
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    assert free > 0
+    used = (pages - free) * size / 1e6
+    assert prune_step(connection, Retention(megabytes=used), NOW).rows == 0
+    assert prune_step(connection, Retention(megabytes=used - 0.0001), NOW).rows == 1
+
+
+def test_the_documented_figures_hold() -> None:
+    assert Retention.of({}) == (Retention(35.0, 20_000_000, 8_000.0), [])
+    assert (retention.NEEDED, retention.SUMS, retention.STATE) == (2 * DAY, 400 * DAY, 60 * DAY)
+    # SQLite takes no greater number.
+    assert Retention.of({"HFS_USAGE_ROWS": "inf"})[0].rows < 2**63
+
+
+class TestWhenItPrunes:
+    @pytest.fixture
+    def clock(self) -> list[float]:
+        return [1000.0]
+
+    @pytest.fixture
+    def pruner(self, store: Store, clock: list[float]) -> Iterator[Pruner]:
+        pruner = Pruner(store, Retention(), wall=lambda: NOW, clock=lambda: clock[0])
+        yield pruner
+        pruner.close()
+
+    def at(self, pruner: Pruner, clock: list[float], seconds: float, connection: Connection) -> int:
+        clock[0] = 1000.0 + seconds
+        pruner.step()
+        return len(left(connection))
+
+    def test_not_in_the_first_ten_seconds(self, pruner: Pruner, clock: list[float], connection: Connection) -> None:
+        write(connection, 40)
+        assert self.at(pruner, clock, 9.9, connection) == 1
+        assert self.at(pruner, clock, 10.0, connection) == 0
+
+    def test_then_every_ten_minutes(self, pruner: Pruner, clock: list[float], connection: Connection) -> None:
+        pruner_sees = [self.at(pruner, clock, 10.0, connection)]
+        write(connection, 40)
+        pruner_sees += [self.at(pruner, clock, seconds, connection) for seconds in (609.9, 610.0)]
+        assert pruner_sees == [0, 1, 0]
+
+    def test_soon_again_while_there_is_more(self, pruner: Pruner, clock: list[float], connection: Connection) -> None:
+        write(connection, 40, STEP + 1)
+        assert [self.at(pruner, clock, seconds, connection) for seconds in (10.0, 10.1, 10.3)] == [1, 1, 0]
+
+    def test_after_a_failure_as_late_as_ever(
+        self, pruner: Pruner, clock: list[float], connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(connection, 40)
+        monkeypatch.setattr(retention, "prune_step", lambda *_: (_ for _ in ()).throw(OSError("no disk")))
+        assert self.at(pruner, clock, 10.0, connection) == 1
+        monkeypatch.undo()
+        assert self.at(pruner, clock, 609.9, connection) == 1
+        assert self.at(pruner, clock, 610.0, connection) == 0
+
+    def test_what_is_dropped_unforwarded_is_counted_and_logged_once(
+        self, store: Store, connection: Connection, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clock = [0.0]
+        pruner = Pruner(store, Retention(megabytes=0.001), ["t"], lambda: NOW, lambda: clock[0])
+        for number in (1, 2):
+            write(connection, 3)
+            clock[0] += 700.0
+            pruner.step()
+            assert pruner.unforwarded == number
+        clock[0] += 700.0
+        pruner.step()
+        assert pruner.unforwarded == 2
+        assert caplog.text.count("outgrown its bound") == 1
+        pruner.close()
 
 
 def test_a_file_that_cannot_be_pruned_stops_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
