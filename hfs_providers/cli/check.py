@@ -53,7 +53,7 @@ def check(
             _print_costs([_cost(manager, name, errors[name], ask) for name in names], as_json)
             return
         # What other hosts were told: a key that is dead for them is asked as one that is dead here.
-        problem = manager.persistence.consult(manager.wrappers, dict.fromkeys(wrappers, ()), {})
+        problem = manager.persistence.consult(manager.wrappers, dict.fromkeys(wrappers, ()))
         began = time.monotonic()
         found, complete = _tried(wrappers, timeout, ask)
         seconds = time.monotonic() - began

@@ -78,8 +78,7 @@ def _show(providers: Sequence[str], model: str | None, as_json: bool) -> None:
         names = list(dict.fromkeys(names))
         asked = {name: _asked(manager, name) if model is None else {} for name in names}
         shown = {name: _models(manager, name, model, asked[name]) for name in names}
-        configs = {name: found.config for name, found in manager.inventory.providers.items()}
-        problem = manager.persistence.consult(manager.wrappers, shown, configs)
+        problem = manager.persistence.consult(manager.wrappers, shown)
         records = []
         for name in names:
             try:

@@ -17,7 +17,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from hfs_providers.contract.errors import HfsProvidersError
-from hfs_providers.contract.records import Event, Problem, ProviderConfig, Wrapper
+from hfs_providers.contract.records import Event, Problem, Wrapper
 from hfs_providers.core.storage_status import named_target, nothing_to_forward, persistence_line
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.usage.location import Places
@@ -128,18 +128,12 @@ class Persistence:
         for observe in self._observers:
             observe(event)
 
-    def consult(
-        self,
-        wrappers: Mapping[str, Wrapper],
-        models: Mapping[str, Collection[str]],
-        configs: Mapping[str, ProviderConfig],
-    ) -> Problem | None:
+    def consult(self, wrappers: Mapping[str, Wrapper], models: Mapping[str, Collection[str]]) -> Problem | None:
         """Put what Redis holds of the keys into the pools, for somebody who looks at them.
 
         Args:
             wrappers: by provider.
             models: by provider, the models whose counts are wanted; other providers are left out.
-            configs: by provider.
 
         Returns:
             Why Redis cannot be read, or None. Without Redis nothing is done.
@@ -147,14 +141,9 @@ class Persistence:
         pools = {name: pool for name in models if (pool := _pool(wrappers.get(name))) is not None}
         if self.places.redis is None or not pools:
             return None
-        from hfs_providers.calls.shown_limits import limits_of
         from hfs_providers.sharing.redis_view import take_over
 
-        def shared(provider: str, model: str, key_id: str) -> bool:
-            limits = limits_of(configs[provider], model, key_id)
-            return limits is not None and limits.shared
-
-        return take_over(self.places.redis, pools, models, shared, self._wall)
+        return take_over(self.places.redis, pools, models, self._wall)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait up to `timeout` seconds until everything recorded is in the file; whether it is."""

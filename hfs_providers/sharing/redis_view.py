@@ -21,23 +21,20 @@ from hfs_providers.sharing.redis_connection import RedisConnection, ScriptCall
 from hfs_providers.sharing.redis_messages import CountedScope, told_key
 from hfs_providers.usage.database import QUARTER
 
-Shared = Callable[[str, str, str], bool]
-"""Whether all models of a key count together, by provider, model and key id."""
 
-
-class _Asked(NamedTuple):
-    """An account, and a model whose counts are wanted, or None."""
+class _Question(NamedTuple):
+    """What is asked of an account: the counts of a model, or with None what was told of its keys."""
 
     provider: str
     account: str
     model: str | None
+    call: ScriptCall
 
 
 def take_over(
     url: str,
     pools: Mapping[str, KeyPool],
     models: Mapping[str, Collection[str]],
-    shared: Shared,
     wall: Callable[[], float] = time.time,
 ) -> Problem | None:
     """Tell pools which of their keys are dead or cooling on any host, and what all hosts have used.
@@ -46,7 +43,6 @@ def take_over(
         url: of Redis.
         pools: by provider.
         models: by provider, the models whose counts are wanted.
-        shared: whether all models of a key count together.
         wall: seconds since the epoch.
 
     Returns:
@@ -59,8 +55,8 @@ def take_over(
         return None
     try:
         server.open()
-        asked = list(_asked(pools, models))
-        answers = server.run([_call(each, pools, shared) for each in asked])
+        asked = [each for name, pool in pools.items() for each in _questions(pool, models.get(name, ()))]
+        answers = server.run([each.call for each in asked])
     except server.errors as error:
         return server.problem(error)
     finally:
@@ -80,20 +76,17 @@ def take_over(
     return None
 
 
-def _asked(pools: Mapping[str, KeyPool], models: Mapping[str, Collection[str]]) -> Iterator[_Asked]:
-    for provider, pool in pools.items():
-        for account in dict.fromkeys(credential.account for credential in pool.credentials):
-            for model in (None, *models.get(provider, ())):
-                yield _Asked(provider, account, model)
-
-
-def _call(asked: _Asked, pools: Mapping[str, KeyPool], shared: Shared) -> ScriptCall:
-    provider, account, model = asked
-    keys = [told_key(provider, account)]
-    if model is not None:
-        together = any(shared(provider, model, each.id) for each in _of(pools[provider], account))
-        keys += CountedScope(provider, account, "" if together else model).keys[:3]
-    return ScriptCall("look", keys, [])
+def _questions(pool: KeyPool, models: Collection[str]) -> Iterator[_Question]:
+    for model in models:
+        # Makes the pool look up the limits of the model, and so the scope that it counts in.
+        pool.used(model)
+    scopes = {(each.account, each.scope) for each in pool.spent()}
+    for account in dict.fromkeys(credential.account for credential in pool.credentials):
+        told = told_key(pool.provider, account)
+        yield _Question(pool.provider, account, None, ScriptCall("look", [told], []))
+        for model in models:
+            scope = CountedScope(pool.provider, account, model if (account, model) in scopes else "")
+            yield _Question(pool.provider, account, model, ScriptCall("look", [told, *scope.keys[:3]], []))
 
 
 def _of(pool: KeyPool, account: str) -> list[Credential]:
