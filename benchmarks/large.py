@@ -10,7 +10,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from sqlite3 import Connection
 from types import SimpleNamespace
 
 from rich.console import Console
@@ -65,38 +67,39 @@ def main() -> None:
     keys = [Credential(f"p#{number}", Secret(f"a-key-{number}")) for number in range(1, _KEYS + 1)]
     with tempfile.TemporaryDirectory() as directory:
         store = Store(Path(directory) / "usage.db")
-        connection = store.connect()
-        begin = time.perf_counter()
-        for rows in _rows(count, keys, now):
-            with transaction(connection):
-                write_rows(connection, rows)
-        wrote = time.perf_counter() - begin
-        size = store.path.stat().st_size / 1e6
-        console.print(f"{count} rows: written in {wrote:.0f} s, {wrote / count * 1e6:.1f} us each; {size:.0f} MB")
-        pool = KeyPool("p", keys, limits=lambda *_: _LIMITS)
-        wrappers = {"p": SimpleNamespace(pool=pool)}
-        start = _timed(lambda: restore_key_state(connection, wrappers, now), 5)  # type: ignore[arg-type]  # all it needs
-        console.print(f"hydration: {start:.0f} ms")
-        log = UsageLog(store)
-        ledgers = [FileLedger(log, wall=lambda: now) for _ in "12"]
-        for ledger in ledgers:
-            ledger.start({"p": pool})
-        mark = keys[0].fingerprint
-        reservation = Reservation("p", mark, (mark,), mark, "m", _LIMITS, 10)
-        console.print(f"a reservation: {_timed(lambda: ledgers[1].reserve(reservation), 50):.2f} ms")
-        by_day = (
-            "SELECT provider, model, start / 86400, SUM(requests), SUM(tokens) FROM quarter"
-            " JOIN series ON series.id = series GROUP BY 1, 2, 3"
-        )
-        console.print(
-            f"a report of {_DAYS} days by day: {_timed(lambda: connection.execute(by_day).fetchall(), 5):.0f} ms"
-        )
-        keep = Retention(days=_DAYS - 1)
-        console.print(f"a step of pruning: {_timed(lambda: prune_step(connection, keep, now), 20):.1f} ms")
-        for ledger in ledgers:
-            ledger.close()
-        log.close()
-        connection.close()
+        with closing(store.connect()) as connection:
+            begin = time.perf_counter()
+            for rows in _rows(count, keys, now):
+                with transaction(connection):
+                    write_rows(connection, rows)
+            wrote = time.perf_counter() - begin
+            size = store.path.stat().st_size / 1e6
+            console.print(f"{count} rows: written in {wrote:.0f} s, {wrote / count * 1e6:.1f} us each; {size:.0f} MB")
+            _measure(console, store, connection, keys, now)
+
+
+def _measure(console: Console, store: Store, connection: Connection, keys: list[Credential], now: float) -> None:
+    pool = KeyPool("p", keys, limits=lambda *_: _LIMITS)
+    wrappers = {"p": SimpleNamespace(pool=pool)}
+    start = _timed(lambda: restore_key_state(connection, wrappers, now), 5)  # type: ignore[arg-type]  # all it needs
+    console.print(f"state restored: {start:.0f} ms")
+    log = UsageLog(store)
+    ledgers = [FileLedger(log, wall=lambda: now) for _ in "12"]
+    for ledger in ledgers:
+        ledger.start({"p": pool})
+    mark = keys[0].fingerprint
+    reservation = Reservation("p", mark, (mark,), mark, "m", _LIMITS, 10)
+    console.print(f"a reservation: {_timed(lambda: ledgers[1].reserve(reservation), 50):.2f} ms")
+    by_day = (
+        "SELECT provider, model, start / 86400, SUM(requests), SUM(tokens) FROM quarter"
+        " JOIN series ON series.id = series GROUP BY 1, 2, 3"
+    )
+    console.print(f"a report of {_DAYS} days by day: {_timed(lambda: connection.execute(by_day).fetchall(), 5):.0f} ms")
+    keep = Retention(days=_DAYS - 1)
+    console.print(f"a step of pruning: {_timed(lambda: prune_step(connection, keep, now), 20):.1f} ms")
+    for ledger in ledgers:
+        ledger.close()
+    log.close()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, Final, Protocol
 
 from pydantic import JsonValue
@@ -53,61 +54,90 @@ async def run_pipeline(
     """
     if not 0 <= min_confidence <= 1:
         raise ValueError("min_confidence is from 0 to 1")
-    item = read_item(item)
-    begun, attempt = time.monotonic(), 0
-    made: dict[str, JsonValue] = {}
+    run = _Run(supervisor, read_item(item), min_confidence)
+    try:
+        return await run.through(attempts)
+    except _StepFailedError as failed:
+        last = failed.result
+        return run.ended(last, CANCELLED if last.error == CANCELLED else f"the {failed.role} failed: {last.error}")
 
-    async def step(role: Role, phase: Phase, **changes: object) -> WorkResult:
-        return await supervisor.work(role, item.model_copy(update={"phase": phase, **changes}))
 
-    def ended(last: WorkResult, error: str | None) -> WorkResult:
+class _StepFailedError(Exception):
+    """A step ended without what the next one needs."""
+
+    def __init__(self, role: Role, result: WorkResult) -> None:
+        super().__init__(role)
+        self.role = role
+        self.result = result
+
+
+class _Run:
+    """One piece of work on its way."""
+
+    def __init__(self, supervisor: Works, item: WorkItem, min_confidence: float) -> None:
+        self._supervisor = supervisor
+        self._item = item
+        self._min_confidence = min_confidence
+        self._begun = time.monotonic()
+        self._made: dict[str, JsonValue] = {}
+
+    async def through(self, attempts: int) -> WorkResult:
+        """Plan, carry out and review it, up to so many times."""
+        item, made = self._item, self._made
+        planned = await self._step("orchestrator", "full_spec_to_plan", review_feedback=None, review_attempt=None)
+        made["plan"] = planned.data
+        feedback, turned_down = item.review_feedback, item.review_attempt
+        for attempt in count(1):
+            context: dict[str, JsonValue] = {**item.context, "plan": planned.data}
+            if "artifacts" in made:
+                context["artifacts"] = made["artifacts"]
+            done = await self._step(
+                "executor", "plan_to_artifacts", context=context, review_feedback=feedback, review_attempt=turned_down
+            )
+            made["artifacts"], made["attempts"] = done.data, attempt
+            reviewed, verdict, confident = await self._review({**context, "artifacts": done.data})
+            approved = verdict.get("approved") is True
+            if approved and confident:
+                return self.ended(reviewed, None)
+            feedback, turned_down = _feedback(verdict), (turned_down or 0) + 1
+            if approved:
+                doubt = f"The reviewer approved this with a confidence below {self._min_confidence:g}."
+                feedback = f"{doubt}\n{feedback}"[:_MOST_FEEDBACK]
+            if attempt == attempts:
+                break
+        return self.ended(reviewed, f"the reviewer turned down {attempts} attempts, the last with: {feedback}")
+
+    def ended(self, last: WorkResult, error: str | None) -> WorkResult:
+        """The result of the whole, after its last step."""
         return WorkResult(
-            item_id=item.id,
+            item_id=self._item.id,
             success=error is None,
-            data=made,
+            data=self._made,
             error=error,
-            duration=time.monotonic() - begun,
+            duration=time.monotonic() - self._begun,
             served_by=last.served_by,
         )
 
-    def broken(role: Role, last: WorkResult) -> WorkResult:
-        return ended(last, CANCELLED if last.error == CANCELLED else f"the {role} failed: {last.error}")
-
-    planned = await step("orchestrator", "full_spec_to_plan", review_feedback=None, review_attempt=None)
-    if not planned.success:
-        return broken("orchestrator", planned)
-    made["plan"] = planned.data
-    feedback, turned_down = item.review_feedback, item.review_attempt
-    while True:
-        context: dict[str, JsonValue] = {**item.context, "plan": planned.data}
-        if "artifacts" in made:
-            context["artifacts"] = made["artifacts"]
-        done = await step(
-            "executor", "plan_to_artifacts", context=context, review_feedback=feedback, review_attempt=turned_down
-        )
-        if not done.success:
-            return broken("executor", done)
-        made["artifacts"] = done.data
-        made["attempts"] = attempt = attempt + 1
-        context = {**item.context, "plan": planned.data, "artifacts": done.data}
+    async def _review(self, context: dict[str, JsonValue]) -> tuple[WorkResult, dict[str, Any], bool]:
+        """The reviewer's result, its verdict, and whether it is confident."""
         for _ in range(MOST_REVIEWS):
-            reviewed = await step("reviewer", "complete", context=context, review_feedback=None, review_attempt=None)
-            if not reviewed.success or reviewed.data is None:
-                return broken("reviewer", reviewed)
-            made["verdict"] = verdict = reviewed.data
-            confident = _confidence(verdict) >= min_confidence
+            reviewed = await self._step(
+                "reviewer", "complete", context=context, review_feedback=None, review_attempt=None
+            )
+            if reviewed.data is None:
+                raise _StepFailedError("reviewer", reviewed)
+            self._made["verdict"] = verdict = reviewed.data
+            confident = _confidence(verdict) >= self._min_confidence
             if confident:
                 break
             context = {**context, "earlier_verdict": verdict}
-        approved = verdict.get("approved") is True
-        if approved and confident:
-            return ended(reviewed, None)
-        feedback, turned_down = _feedback(verdict), (turned_down or 0) + 1
-        if approved:
-            doubt = f"The reviewer approved this with a confidence below {min_confidence:g}."
-            feedback = f"{doubt}\n{feedback}"[:_MOST_FEEDBACK]
-        if attempt == attempts:
-            return ended(reviewed, f"the reviewer turned down {attempts} attempts, the last with: {feedback}")
+        return reviewed, verdict, confident
+
+    async def _step(self, role: Role, phase: Phase, **changes: object) -> WorkResult:
+        result = await self._supervisor.work(role, self._item.model_copy(update={"phase": phase, **changes}))
+        if not result.success:
+            raise _StepFailedError(role, result)
+        return result
 
 
 def _confidence(verdict: Mapping[str, Any]) -> float:

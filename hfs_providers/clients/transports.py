@@ -80,62 +80,13 @@ def spread(make: Callable[[], Any], most: int, each: int = EACH) -> Any:
     first = make()
     base = type(first)
     method = _sender(base)
-    sends = getattr(base, method)
-    places = asyncio.Semaphore(most)
-    rooms = [_Room(first)]
-
-    def enter() -> _Room:
-        for room in rooms:
-            if room.requests < each:
-                break
-        else:
-            room = _Room(make())
-            rooms.append(room)
-        room.requests += 1
-        return room
-
-    async def send(self: Any, request: Any, **options: Any) -> Any:
-        if len(rooms) > 1 and rooms[-1].deserted():
-            await close_last()
-        if places.locked():
-            await _wait(places, request, backend_of(base).PoolTimeout)
-        else:
-            await places.acquire()
-        room = None
-        try:
-            room = enter()
-            response = await sends(room.client, request, **options)
-        except BaseException:
-            _leave(room, places)
-            raise
-        if response.is_closed:
-            _leave(room, places)
-        else:
-            response.aclose = _leaving(response.aclose, room, places)
-        return response
-
-    async def close_last() -> None:
-        # One that does not close cleanly costs neither the others nor the request that came by.
-        with suppress(Exception):
-            await rooms.pop().client.aclose()
-
-    async def close_others() -> None:
-        while len(rooms) > 1:
-            await close_last()
-
-    async def aclose(self: Any) -> None:
-        await close_others()
-        await base.aclose(self)
-
-    async def aexit(self: Any, *error: Any) -> None:
-        await close_others()
-        await base.__aexit__(self, *error)
-
-    first.__class__ = type(base.__name__, (base,), {method: send, "aclose": aclose, "__aexit__": aexit})
+    members = _Members(first, getattr(base, method), make, most, each)
+    own = {method: members.send, "aclose": members.aclose, "__aexit__": members.aexit}
+    first.__class__ = type(base.__name__, (base,), own)
     return first
 
 
-class _Room:
+class _Member:
     """One of the clients that requests are spread over."""
 
     __slots__ = ("client", "left", "requests")
@@ -150,10 +101,71 @@ class _Room:
         return not self.requests and time.monotonic() - self.left > _IDLE
 
 
-def _leave(room: _Room | None, places: asyncio.Semaphore) -> None:
-    if room is not None:
-        room.requests -= 1
-        room.left = time.monotonic()
+class _Members:
+    """The clients that requests are spread over: the first, which stands for all, and those that it needs besides."""
+
+    def __init__(self, first: Any, sends: Callable[..., Any], make: Callable[[], Any], most: int, each: int) -> None:
+        self._first = first
+        self._base = type(first)
+        self._sends = sends
+        self._make = make
+        self._each = each
+        self._places = asyncio.Semaphore(most)
+        self._all = [_Member(first)]
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        if len(self._all) > 1 and self._all[-1].deserted():
+            await self._close_last()
+        places = self._places
+        if places.locked():
+            await _wait(places, request, backend_of(self._base).PoolTimeout)
+        else:
+            await places.acquire()
+        member = None
+        try:
+            member = self._enter()
+            response = await self._sends(member.client, request, **options)
+        except BaseException:
+            _leave(member, places)
+            raise
+        if response.is_closed:
+            _leave(member, places)
+        else:
+            response.aclose = _leaving(response.aclose, member, places)
+        return response
+
+    async def aclose(self) -> None:
+        await self._close_others()
+        await self._base.aclose(self._first)
+
+    async def aexit(self, *error: Any) -> None:
+        await self._close_others()
+        await self._base.__aexit__(self._first, *error)
+
+    def _enter(self) -> _Member:
+        for member in self._all:
+            if member.requests < self._each:
+                break
+        else:
+            member = _Member(self._make())
+            self._all.append(member)
+        member.requests += 1
+        return member
+
+    async def _close_others(self) -> None:
+        while len(self._all) > 1:
+            await self._close_last()
+
+    async def _close_last(self) -> None:
+        # One that does not close cleanly costs neither the others nor the request that came by.
+        with suppress(Exception):
+            await self._all.pop().client.aclose()
+
+
+def _leave(member: _Member | None, places: asyncio.Semaphore) -> None:
+    if member is not None:
+        member.requests -= 1
+        member.left = time.monotonic()
     places.release()
 
 
@@ -165,7 +177,7 @@ async def _wait(places: asyncio.Semaphore, request: Any, error: Callable[..., Ex
         raise error("no connection was free in time", request=request) from late
 
 
-def _leaving(close: Callable[[], Any], room: _Room, places: asyncio.Semaphore) -> Callable[[], Any]:
+def _leaving(close: Callable[[], Any], member: _Member, places: asyncio.Semaphore) -> Callable[[], Any]:
     """`close`, which ends the request the first time."""
     held = [True]
 
@@ -175,7 +187,7 @@ def _leaving(close: Callable[[], Any], room: _Room, places: asyncio.Semaphore) -
         finally:
             if held:
                 held.clear()
-                _leave(room, places)
+                _leave(member, places)
 
     return aclose
 

@@ -83,18 +83,13 @@ class Connection(asyncio.Protocol):
             # The Cerebras SDK's, at each client's construction: a connection, no request.
             self._write(Reply(200, b"{}", {"content-type": "application/json"}))
             return
-        try:
-            decoded = json.loads(body) if body else {}
-        except ValueError:
-            decoded = None
-        readable = isinstance(decoded, dict)
-        given: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
-        found = self._server.read(method, path, headers, given)
+        given = _decoded(body)
+        found = self._server.read(method, path, headers, given or {})
         if found is None:
             self._write(_failed(404, f"the loopback server has no such path: {method} {path}"))
             return
         dialect, request = found
-        step = self._server.next_step(request) if readable else BadRequest()
+        step = self._server.next_step(request) if given is not None else BadRequest()
         if isinstance(step, Ok) and method == "POST" and step.text is None and step.tool_calls is None:
             step = self._server.thought(request, step)
         if method == "POST":
@@ -111,6 +106,10 @@ class Connection(asyncio.Protocol):
             reply = dialect.reply(request, step)
             if isinstance(step, Ok):
                 reply = self._server.with_allowance(dialect, request, reply)
+        await self._reply(request, step, reply)
+
+    async def _reply(self, request: Request, step: Step, reply: Reply) -> None:
+        """Send a reply, and write down whether the whole of it was sent."""
         finished = False
         try:
             if reply.delay:
@@ -214,3 +213,12 @@ def _head(status: int, headers: Mapping[str, Any], length: int | None) -> bytes:
     framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
     rows = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}\r\n{rows}{framing}\r\n\r\n".encode("latin-1")
+
+
+def _decoded(body: bytes) -> dict[str, Any] | None:
+    """The JSON object in a request's body; None if there is something else."""
+    try:
+        decoded = json.loads(body) if body else {}
+    except ValueError:
+        return None
+    return decoded if isinstance(decoded, dict) else None
