@@ -141,7 +141,12 @@ plugin = KeyedProvider(
         fields={"details.reason": _REASONS, "status": _STATUSES},
         # google.rpc.RetryInfo
         wait_fields=("details.retryDelay",),
-        readers=("_from_response", "_load_json_from_response"),
+        readers=(
+            "_from_response",
+            "_load_json_from_response",
+            "_GenerateContentResponse_from_mldev",
+            "_GenerateContentResponse_from_vertex",
+        ),
     ),
     # Agno's class takes a pydantic class as a schema, and nothing else.
     messages=MessageRules(tool_calls=sign_tool_calls, json_schemas=False),

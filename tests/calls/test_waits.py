@@ -73,6 +73,8 @@ def test_what_is_no_duration_is_no_evidence(text: object) -> None:
         ("86400", MAX_WAIT),
         ("86401", MAX_WAIT),
         ("720h", MAX_WAIT),
+        ("2678399", 86_400.0),
+        ("2678400", None),
         (str(int(NOT_A_WAIT)), None),
         (str(int(NOW)), None),
         ("9" * 300, None),
@@ -118,6 +120,10 @@ def test_a_retry_after_that_cannot_be_read_is_no_evidence(text: object) -> None:
         (str((int(NOW) + 60) * 1000), 60.0),
         (str(int(NOW) - 60), 0.0),
         (str((int(NOW) + 90_000) * 1000), MAX_WAIT),
+        ("999999999", None),
+        ("1000000000", 0.0),
+        ("99999999999", None),
+        ("100000000000", 0.0),
         ("33011.382867", 33011.382867),
         ("1m26.4s", 86.4),
         ("12", 12.0),
@@ -152,6 +158,13 @@ def test_a_reset_is_a_duration_seconds_or_an_epoch_of_seconds_or_milliseconds(te
         ({"X-RateLimit-Reset": str((int(NOW) + 30) * 1000), "X-RateLimit-Remaining": "0"}, 30.0),
         ({"X-RateLimit-Reset": str((int(NOW) + 30) * 1000), "X-RateLimit-Remaining": "3"}, None),
         ({"x-ratelimit-reset-requests": "-1s"}, None),
+        ({"x-ratelimit-reset": "9s", "x-ratelimit-remaining": ["3", "0"]}, 9.0),
+        ({"x-ratelimit-reset": "9s", "x-ratelimit-remaining": ["3", "0.5"]}, None),
+        ({"x-ratelimit-reset": ["9s", "soon", "7s"]}, 9.0),
+        ({"llm_provider-retry-after-ms": "1500", "llm_provider-retry-after": "9"}, 1.5),
+        ({"retry-after": "3", "llm_provider-retry-after-ms": "9000"}, 3.0),
+        ({"llm_provider-retry-after": "3", "x-ratelimit-reset": "9s"}, 3.0),
+        ({"retry-after": "0", "x-ratelimit-reset": "9s"}, 0.0),
         ({b"Retry-After": b"4"}, 4.0),
         ({"retry-after": ["4", "5"]}, 5.0),
     ],
@@ -163,6 +176,20 @@ def test_the_wait_of_an_answers_headers(headers: dict[Any, Any], seconds: float 
 def test_every_value_of_a_repeated_header_is_seen() -> None:
     headers = httpx.Headers([("Retry-After", "3"), ("retry-after", "8")])
     assert wait_from_headers(headers, NOW) == 8.0
+
+
+def test_no_more_than_five_hundred_headers_are_read() -> None:
+    headers = {f"x-{number}": "1" for number in range(499)} | {"retry-after": "3"}
+    assert wait_from_headers(headers, NOW) == 3.0
+    assert wait_from_headers({"x-first": "1"} | headers, NOW) is None
+
+
+def test_no_more_than_256_characters_of_a_value_are_read() -> None:
+    assert lower_headers({"x": "1" * 257, "y": b"1" * 257}) == {"x": ["1" * 256], "y": ["1" * 256]}
+
+
+def test_headers_without_a_text_are_left_out() -> None:
+    assert lower_headers({"": "3", "a": None, "b": [None, "4"], "c": 5, "d": True}) == {"b": ["4"], "c": ["5"]}
 
 
 class Broken:
@@ -226,6 +253,12 @@ def test_a_wait_in_a_body(value: object, seconds: float | None) -> None:
 def test_the_limits_that_an_answer_shows(headers: dict[str, str], limits: Limits | None) -> None:
     assert limits_from_headers(headers, GROQ) == limits
     assert limits_from_headers(httpx.Headers(headers), GROQ) == limits
+
+
+def test_a_header_that_names_its_period_counts_before_one_that_the_plugin_explains() -> None:
+    headers = {"x-ratelimit-limit-requests": "7", "x-ratelimit-limit-requests-day": "500"}
+    assert limits_from_headers(headers, GROQ) == Limits(rpd=500)
+    assert limits_from_headers({"x-ratelimit-limit-tokens": ["5", "9"]}, GROQ) == Limits(tpm=9)
 
 
 def test_a_name_without_a_period_means_nothing_by_itself() -> None:
