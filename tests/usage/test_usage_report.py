@@ -199,6 +199,27 @@ class TestTimeline:
         assert [start[11:16] for start in line.starts] == ["12:00", "13:00", "14:00", "15:00"]
         assert line.lines == {"groq": [1, 0, 0, 1], "gemini": [0, 0, 0, 1]}
 
+    def test_shows_the_hours_of_a_zone_that_begin_at_a_quarter(self, store: Store) -> None:
+        kathmandu = ZoneInfo("Asia/Kathmandu")  # 5:45 before UTC
+        write(store, [row(NOON + 14 * 60), row(NOON + 15 * 60)])
+        line = UsageReport(store, kathmandu).timeline("provider")
+        assert [start[11:16] for start in line.starts] == ["17:00", "18:00"]
+        assert line.lines == {"groq": [1, 1]}
+
+    @pytest.mark.parametrize(("more", "period"), [(0, "hour"), (1, "day")])
+    def test_has_hours_for_three_days_at_most(self, store: Store, more: float, period: str) -> None:
+        write(store, [row(NOON), row(NOON + 86_400)])
+        line = UsageReport(store, UTC).timeline("provider", since=NOON, until=NOON + 3 * 86_400 + more)
+        assert line.period == period
+
+    @pytest.mark.parametrize(("days", "count"), [(399, 400), (401, 1)])
+    def test_begins_where_it_was_told_if_anything_could_be_kept_of_it(
+        self, store: Store, days: int, count: int
+    ) -> None:
+        write(store, [row(NOON)])
+        assert len(UsageReport(store, UTC).timeline("provider", since=NOON - days * 86_400).starts) == count
+        assert len(UsageReport(store, UTC).timeline("provider", until=NOON + days * 86_400).starts) in (count, count + 1)
+
     def test_has_days_where_it_is_long(self, store: Store) -> None:
         write(store, [row(NOON), row(NOON + 4 * 86_400)])
         line = UsageReport(store, UTC).timeline("outcome")

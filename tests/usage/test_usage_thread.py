@@ -118,6 +118,14 @@ def test_rows_gather_before_they_are_written(slow: UsageLog, store: Store) -> No
     assert not eventually(lambda: count(store) > 0, seconds=0.1)
 
 
+def test_a_close_waits_for_whoever_is_told_of_the_last_rows(store: Store) -> None:
+    told: list[bool] = []
+    log = UsageLog(store, on_commit=lambda: told.append(time.sleep(0.05) is None), group=0.0)
+    log.record(ROW)
+    log.close(20)
+    assert told == [True]
+
+
 class TestDoesNotWait:
     def test_for_more_rows_where_somebody_flushes(self, slow: UsageLog, store: Store) -> None:
         slow.record(ROW)
