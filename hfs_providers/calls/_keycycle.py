@@ -1,8 +1,8 @@
 """The one guarded import of keycycle.
 
 Importing keycycle replaces the handlers of the root logger and opens `app.log` in the working directory (which fails
-in a read-only one). Both happen in its module `keycycle.config.log_config`. An inert module of that name, put in its
-place beforehand, leaves logging and the directory as they were; nothing process-wide is patched.
+in a read-only one). Both happen in its module `keycycle.config.log_config`. A module of that name that does nothing is
+put in its place first, so logging and the directory stay as they were. Nothing process-wide is patched.
 
 keycycle's OpenAI adapter imports the openai SDK, which takes as long again as keycycle itself. It is imported when it
 is used.

@@ -1,6 +1,6 @@
-"""What a bound copy of a model sees of each raw answer before Agno drops what it does not use.
+"""How a bound copy of a model checks each raw answer, before Agno drops the fields that it does not use.
 
-Mixed into the class of a bound copy, in front of the provider's own: see `model.rotating_class`.
+The classes are mixed in before the provider's own: see `model.rotating_class`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FAILED_EVENTS = frozenset({"response.failed", "error"})
 
 
 class UnusableAnswerError(Exception):
-    """An answer with status 200 that is none: empty, an error, not a completion, or a stream without its end.
+    """An answer with status 200 that cannot be used: empty, an error, not a completion, or a stream that was cut off.
 
     Args:
         kind: what it means for the call.
@@ -46,7 +46,7 @@ class Observed:
             # Read from the instance: for a field that a pydantic model lacks, getattr is slow.
             fields = response.__dict__
         except AttributeError:
-            # An SDK hands a body that is no JSON object through as it is, and Agno would fail on it as on a bug.
+            # An SDK returns a body that is no JSON object as it is. Agno would fail on it as if there were a bug.
             raise UnusableAnswerError(
                 "server_error" if response else "empty", "the answer is not a completion"
             ) from None
@@ -92,7 +92,7 @@ class Observed:
         return parsed
 
     def _event_seen(self, kind: object, fields: Mapping[str, Any]) -> None:
-        """Note what an event of the Responses API says of the stream's end."""
+        """Note whether an event of the Responses API ends the stream."""
         if kind in _LAST_EVENTS:
             self.__dict__["_hfs_finished"] = True
         elif kind in _FAILED_EVENTS:

@@ -16,7 +16,7 @@ from hfs_providers.calls.answers import UnusableAnswerError
 from hfs_providers.calls.backend import Backend
 from hfs_providers.calls.errors import KeysExhaustedError, ModelCallError, call_error, reads_as_overflow
 from hfs_providers.calls.options import CallOptions
-from hfs_providers.calls.pauses import key_rest, retry_pause
+from hfs_providers.calls.pauses import key_cooldown, retry_pause
 from hfs_providers.calls.verdict_rules import QUOTES_KEY
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.attempt import Attempt, answering, settling
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _NO_KEYS: frozenset[str] = frozenset()
 _log = logging.getLogger("hfs_providers")
 _NO_REFUSALS: Mapping[str, int] = {}
-# Keys that one call asks for a model before it takes the model for gone, and how long one that alone lacks it pauses.
+# After so many keys without the model a call takes the model for gone. A key that alone lacks it pauses for this long.
 _MOST_LACKING = 3
 _LACKING_PAUSE = 3600.0
 
@@ -86,8 +86,8 @@ class KeyedAttempt:
 class Call(Attempt):
     """The state of one call over all its attempts; as an `Attempt`, what is seen of the one that runs.
 
-    An event loop keeps the contexts of cancelled timers and of open connections, and in them calls that ended long ago:
-    so what ends a call leaves neither answers nor errors in it.
+    An event loop keeps the contexts of cancelled timers and of open connections, and with them calls that ended long
+    ago. So a call that has ended holds neither answers nor errors.
 
     Args:
         backend: the provider's.
@@ -126,7 +126,7 @@ class Call(Attempt):
         self.options = options
         self.model_id = model_id if options.explicit else backend.serving(model_id)
         self.usage: Any = None
-        """What a stream has told of its usage so far, of Agno's class or `Counted`."""
+        """The usage that a stream has reported so far: Agno's class, or `Counted`."""
         self.repeated = False
         """Whether there was more than one attempt."""
         self._deadline = backend.services.clock() + options.timeout
@@ -155,7 +155,7 @@ class Call(Attempt):
         return KeyedAttempt(self)
 
     def acquire_nowait(self) -> Lease | None:
-        """The key of the next attempt, where one is to be had without waiting for it or asking for it."""
+        """Lease the key of the next attempt if one is ready now and nothing restricts the choice; else None."""
         self._sent_at = None
         options = self.options
         if options.key_id is not None or self._refusals:
@@ -181,8 +181,8 @@ class Call(Attempt):
     def _terms(self) -> dict[str, Any]:
         """Which keys will do for the next attempt, and how long it may wait for one."""
         left = self._left()
-        # A key that told the call to wait is asked again within the call's time, not after it: else a provider that
-        # is slow to refuse would never be done.
+        # A key that refused this call is asked again only within the call's time. Otherwise a call would never end if
+        # its provider is slow to refuse.
         exclude = self._tried if left > 0 or not self._refusals else self._tried.union(self._refusals)
         return {"timeout": left, "exclude": exclude, "key_id": self.options.key_id, "trial": self._trial}
 
@@ -215,14 +215,14 @@ class Call(Attempt):
             self.passed_on()
 
     def passed_on(self, text: str = "") -> None:
-        """Something of the answer has reached the caller: this call is not repeated any more."""
+        """A part of the answer has reached the caller, so the call is not repeated any more."""
         if self._text is None:
             self._text = [text]
         elif text:
             self._text.append(text)
 
     def check_finished(self, bound: Any) -> None:
-        """Raise where a stream ended without a finish reason: the SDKs let a body that was cut off pass as whole."""
+        """Raise if a stream ended without a finish reason. The SDKs do not notice that a body was cut off."""
         if bound.__dict__.get("_hfs_finished") or not self.clients.detects_truncation:
             return
         if not self._text:
@@ -259,7 +259,7 @@ class Call(Attempt):
             error: what it raised.
 
         Returns:
-            Seconds to wait before the next attempt. None where nobody failed, and `error` goes on to the caller.
+            Seconds to wait before the next attempt. None if the provider did not fail: `error` is for the caller.
 
         Raises:
             ModelCallError: the call failed for good.
@@ -297,7 +297,7 @@ class Call(Attempt):
             timer.elapsed_time = metrics.duration = timer.end_time - self._began
 
     def _verdict(self, lease: Lease, error: BaseException) -> Verdict | None:
-        """What the error means, or None where nobody failed: the caller stopped, or Agno asks for another try.
+        """What the error means. None if the provider did not fail: the caller stopped, or Agno asks for another try.
 
         Tools that capture the locals of a traceback show the verdict, so it holds no key.
         """
@@ -325,7 +325,7 @@ class Call(Attempt):
             lease.commit(charged)
 
     def _estimate(self, lease: Lease) -> int:
-        """What a stream that was not read to its end is charged."""
+        """The tokens that a stream is charged if it was not read to its end."""
         return max(self.usage.total_tokens if self.usage is not None else 0, lease.reserved)
 
     def _end(self, lease: Lease, verdict: Verdict) -> None:
@@ -337,11 +337,11 @@ class Call(Attempt):
             # Before the lease ends: whoever shares the key must find the request counted once it is not in flight.
             self._record(lease, verdict.kind, self.usage, charged)
         if verdict.kind == "rate_limited":
-            # It may be asked again by this very call when it has rested.
+            # This call may ask it again after its cooldown.
             refusals = self._refusals.get(lease.key_id, 0)
             self._refusals = {**self._refusals, lease.key_id: refusals + 1}
-            rest = key_rest(refusals, verdict.retry_after)
-            lease.rate_limited(rest, verdict.scope, verdict.code or "rate limited")
+            cooldown = key_cooldown(refusals, verdict.retry_after)
+            lease.rate_limited(cooldown, verdict.scope, verdict.code or "rate limited")
         elif verdict.kind == "dead":
             lease.dead(verdict.code or f"HTTP {verdict.status}", credits=verdict.credits)
             self._tried |= {lease.key_id}
@@ -353,12 +353,12 @@ class Call(Attempt):
             lease.failed()
 
     def _next(self, lease: Lease, verdict: Verdict) -> float | None:
-        """Seconds to the next attempt, or None where there is none."""
+        """Seconds until the next attempt, or None if there is none."""
         if self._text:
-            # Content has been passed on: to repeat the attempt would be to say something twice.
+            # Content has been passed on, and another attempt would repeat it.
             return None
         if verdict.kind == "rate_limited" or (verdict.rotates and self.options.key_id is None):
-            # Where there is no other key, the pool says so, and when the next is free.
+            # If there is no other key, the pool says so, and when the next is free.
             return 0.0
         if verdict.kind == "model_gone" and (self._served_elsewhere(lease, verdict) or self._succeeded()):
             return 0.0
@@ -381,7 +381,7 @@ class Call(Attempt):
         return True
 
     def _served_elsewhere(self, lease: Lease, verdict: Verdict) -> bool:
-        """Whether another key may have the model that this one lacks. If so, this one is not asked again."""
+        """Whether another key may have the model that this one lacks. This call does not ask this key again."""
         backend = self.backend
         if self.options.key_id is not None or not (verdict.scope == "key" or backend.traits.keyless):
             return False
@@ -428,7 +428,7 @@ class Call(Attempt):
         backend.services.record(row, self)
 
     def _tell(self, lease: Lease, kind: EventKind, reason: str, pause: float) -> None:
-        """That the call goes on after a failed attempt."""
+        """Log and emit that the call goes on after a failed attempt."""
         backend = self.backend
         follows = f"retry in {pause:.1f} s" if kind == "call_retried" else "trying the next key"
         said = (backend.provider, self.model_id, reason, lease.key_id, follows, self.id)

@@ -11,7 +11,7 @@
 
     KeyNotFoundError (keycycle): ours says which keys there are
 
-Apart from `errors`, because importing Agno's exceptions takes 0.3 s.
+They are not in `contract/errors.py` because importing Agno's exceptions takes 0.3 s.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
 
     Args:
         pool: the state of the provider's keys; its counts and `free_in` are fields of this error, too.
-        reasons: by provider, why it could not serve (several where every provider was asked).
-        provider, model_id: `all` and `any` where every provider was asked.
+        reasons: by provider, why it could not serve (several if every provider was asked).
+        provider, model_id: `all` and `any` if every provider was asked.
     """
 
     def __init__(
@@ -163,8 +163,8 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
     ) -> None:
         self.reasons = dict(reasons or {pool.provider: pool.describe()})
         text = "; ".join(self.reasons.values())
-        # keycycle's and Agno's __init__ call super() with arguments that the other does not take, so neither runs:
-        # the fields that their handlers read are set here.
+        # keycycle's and Agno's __init__ call super() with arguments that the other does not take. So neither is called,
+        # and the fields that their handlers read are set here.
         Exception.__init__(self, text)
         self.message = text
         self.status_code = 429
@@ -188,14 +188,14 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
 
 
 class KeyNotFoundError(HfsProvidersError, _keycycle.KeyNotFoundError):
-    """A key that was asked for by its id, its place or itself, and that the provider does not have.
+    """A caller named a key, by its id, its place or itself, that the provider does not have.
 
-    What was asked for is shown only where it cannot be a key.
+    The identifier is shown only if it cannot be a key.
 
     Args:
         provider: its name.
-        key_ids: the ids that there are.
-        identifier: what was asked for, where it can be shown.
+        key_ids: the ids of the provider's keys.
+        identifier: what the caller gave, if it can be shown.
     """
 
     def __init__(self, provider: str, key_ids: Sequence[str], identifier: int | str | None = None) -> None:
@@ -212,7 +212,7 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
     """No entry of a fallback chain could answer.
 
     Args:
-        causes: by entry (`provider/model`), in the order asked, what it failed with; a text where it was not asked.
+        causes: by entry (`provider/model`), in the order of the requests, its error; a text if it was not asked.
     """
 
     def __init__(self, causes: Mapping[str, BaseException | str]) -> None:
@@ -225,7 +225,7 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
         ModelProviderError.__init__(self, f"no entry of the chain could answer: {listed}", 503, "chain", first)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As with any error, what it comes from stays behind: an SDK's may hold a connection. The reasons go along.
+        # The causes are left out, because an SDK's error may hold a connection. The reasons are kept.
         rebuild, (cls, args, fields) = super().__reduce__()
         return rebuild, (cls, args, {**fields, "causes": {}})
 

@@ -24,7 +24,7 @@ _SHARED = frozenset({"_hfs", "http_client", "response_format", "_tools", "_funct
 
 @dataclass(init=False, repr=False, eq=False)
 class _Replaced:
-    """Its one field says that `dataclasses.replace` hands the rotation on; as an `InitVar` it is in no `fields()`."""
+    """Its one field makes `dataclasses.replace` pass the rotation on. As an `InitVar` it is not among `fields()`."""
 
     _hfs: InitVar[Any] = None
 
@@ -52,7 +52,7 @@ class Copies:
         return new  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
-        # As Agno's own: without clients, and what cannot be copied is shared.
+        # As Agno's own: without clients. A value that cannot be copied is shared.
         new: Any = object.__new__(type(self))
         memo[id(self)] = new
         clients = self._client_fields()
@@ -86,7 +86,7 @@ class Copies:
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """How to make the model again in another process, out of that process's own environment. It holds no key."""
+    """How to make the model again in another process, from that process's environment. It holds no key."""
 
     rebuild: Callable[..., Model]
     provider: str

@@ -1,30 +1,30 @@
-"""How long a call waits before it asks again: the provider, or a key that told it to wait."""
+"""How long a call waits before it sends again, and how long a key that refused it cools down."""
 
 from __future__ import annotations
 
 import random
 
-_FIRST_REST = 0.1
+_FIRST_COOLDOWN = 0.1
 _FIRST_PAUSE = 0.5
 _LONGEST = 8.0
 
 
-def retry_pause(retry: int, told: float | None) -> float:
-    """Seconds before a retry of what failed for a while.
+def retry_pause(retry: int, retry_after: float | None) -> float:
+    """Seconds before a transient failure is retried.
 
     Args:
-        retry: which one it is, from 1.
-        told: seconds that the provider said.
+        retry: the number of the retry, from 1.
+        retry_after: seconds that the provider named, or None.
     """
     pause = min(_LONGEST, _FIRST_PAUSE * 2.0 ** (retry - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  jitter
-    return pause if told is None else min(max(pause, told), _LONGEST)
+    return pause if retry_after is None else min(max(pause, retry_after), _LONGEST)
 
 
-def key_rest(refusals: int, told: float | None) -> float | None:
-    """Seconds for which a limited key rests: as the provider says, but longer each time where it says too little.
+def key_cooldown(refusals: int, retry_after: float | None) -> float | None:
+    """Seconds for which a limited key cools down: as the provider says, but longer each time if that is too short.
 
     Args:
         refusals: how often the key has refused this call before.
-        told: seconds that the provider said; `Retry-After: 0` would have the call ask without a pause.
+        retry_after: seconds that the provider named. With `Retry-After: 0` alone, the call would ask without a pause.
     """
-    return None if told is None else max(told, min(_LONGEST, _FIRST_REST * 2.0**refusals))
+    return None if retry_after is None else max(retry_after, min(_LONGEST, _FIRST_COOLDOWN * 2.0**refusals))

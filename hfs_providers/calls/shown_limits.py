@@ -1,4 +1,4 @@
-"""Limits that the headers of answers show, beside those that plugin and user name."""
+"""The limits of models and keys: those that plugin and user name, and those that the headers of answers show."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hfs_providers.calls.retry_after import limits_from_headers
+from hfs_providers.contract.environment import env_name
 from hfs_providers.contract.records import Limits, ProviderConfig
 from hfs_providers.keys.pool import KeyPool
 
@@ -18,7 +19,7 @@ _NUMBERS = ("rpm", "rph", "rpd", "tpm", "tph", "tpd")
 class ShownLimits:
     """The limits of a provider's models and keys.
 
-    What a user says of a model's limits is all there is to say; what a plugin says is filled up from headers.
+    Limits that the user sets are final. Headers may add to those of a plugin what it leaves open.
 
     Args:
         config: the provider's configuration.
@@ -31,14 +32,14 @@ class ShownLimits:
         self._published = published
         self._names = names
         self._filled: dict[tuple[str, str], Limits] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def of(self, model_id: str, key_id: str) -> Limits | None:
-        """The limits of a model on a key, or None where neither plugin nor user names any."""
+        """The limits of a model on a key, or None if neither plugin nor user names any."""
         return self._filled.get((model_id, key_id)) or limits_of(self._config, model_id, key_id)
 
     def learn(self, pool: KeyPool, model_id: str, key_id: str, headers: object) -> None:
-        """Let the pool know what an answer's headers show.
+        """Tell the pool the limits that an answer's headers show.
 
         Args:
             pool: of the provider.
@@ -55,18 +56,18 @@ class ShownLimits:
         if known is None:
             pool.learn(model_id, key_id, shown)
             return
-        told = {name: value for name in _NUMBERS if (value := getattr(shown, name)) is not None}
-        missing = {name: value for name, value in told.items() if getattr(known, name) is None}
-        others = {name: value for name, value in told.items() if getattr(known, name) not in (None, value)}
-        if others and model_id not in self._told:
-            self._told.add(model_id)
+        shown_numbers = {name: value for name in _NUMBERS if (value := getattr(shown, name)) is not None}
+        missing = {name: value for name, value in shown_numbers.items() if getattr(known, name) is None}
+        others = {name: value for name, value in shown_numbers.items() if getattr(known, name) not in (None, value)}
+        if others and model_id not in self._reported:
+            self._reported.add(model_id)
             _log.info(
                 "%s: the answers of %s show other limits (%s) than its plugin; the plugin's count unless %s_LIMITS "
                 "says otherwise",
                 self._config.name,
                 model_id,
                 ", ".join(f"{name}={value}" for name, value in others.items()),
-                self._config.name.upper().replace("-", "_"),
+                env_name(self._config.name),
             )
         if missing:
             self._filled[model_id, key_id] = replace(known, **missing)
@@ -74,7 +75,7 @@ class ShownLimits:
 
 
 def limits_of(config: ProviderConfig, model_id: str, key_id: str) -> Limits | None:
-    """What a provider's configuration says of a model on a key: of the key first, then of all keys."""
+    """The limits that a provider's configuration sets for a model on a key. Those of the key come first."""
     for table in (config.key_limits.get(key_id, {}), config.limits):
         for pattern, limits in table.items():
             if fnmatch.fnmatchcase(model_id, pattern):

@@ -19,13 +19,13 @@ _LOGGERS = ("agno", "agno-team", "agno-workflow")
 
 
 class Attempt:
-    """Enter it around each step that may log or open a response; it can be entered many times, not within itself."""
+    """Enter it around each step that may log or open a response. It can be entered many times, but not nested."""
 
     __slots__ = ("_records", "_token", "learns", "responses")
 
     def __init__(self) -> None:
         self.responses: list[Any] = []
-        """Those that are open, and (where it `learns` from their headers) those that were read to their end."""
+        """Open responses and, if it `learns` from their headers, those that were read to their end."""
         self.learns = False
         self._records: list[logging.LogRecord] | None = None
         self._token: Token[Attempt | None] | None = None
@@ -38,7 +38,7 @@ class Attempt:
         running.reset(self._token)
 
     def begin_again(self) -> None:
-        """Forget what was seen: what follows is another attempt."""
+        """Forget what was seen: another attempt follows."""
         self._records = None
 
     def hold(self, record: logging.LogRecord) -> None:
@@ -66,7 +66,7 @@ answering: ContextVar[str | None] = ContextVar("hfs_answering", default=None)
 
 @contextmanager
 def settling(call_id: str) -> Iterator[None]:
-    """Inside it, what the pool tells of its keys belongs to that call."""
+    """Inside it, changes of keys that the pool reports belong to that call."""
     token = settled.set(call_id)
     try:
         yield

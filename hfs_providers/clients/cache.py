@@ -46,11 +46,11 @@ class Clients:
     """The attribute where the model class keeps its sync client."""
 
     async_client_field = "async_client"
-    """The attribute where the model class keeps its async client; that of the sync one where it has only one."""
+    """The attribute where the model class keeps its async client. It may be the same one."""
 
     answers: Literal["unknown", "choices", "asked"] = "unknown"
-    """How a broken answer is told from a whole one: not at all; by the `choices` or `candidates` that the SDK's
-    pydantic models have; or by asking `usable` and `ends`."""
+    """How a broken answer is recognised: not at all; by the `choices` or `candidates` that the SDK's pydantic models
+    have; or by calling `usable` and `ends`."""
 
     def __init__(self, provider: ProviderTraits, config: ProviderConfig) -> None:
         self.provider = provider
@@ -74,14 +74,14 @@ class Clients:
         """Give `bound`, a model of one call, the sync client of a key."""
         state = bound.__dict__
         try:
-            # The way of most calls: most settings are None or text, and make a key as they are.
+            # Most calls end here: most settings are None or text, and are hashable as they are.
             client = self._sync[credential.id, self._settings_of(state)]
         except (LookupError, TypeError):
             client = self._found_or_made(bound, credential)
         state[self.client_field] = client
 
     def bind_known(self, bound: Any, credential: Credential) -> bool:
-        """As `abind`, where the client is there: the way of most calls, short. Whether it was."""
+        """As `abind`, if the client exists already, as for most calls. Returns whether it does."""
         state = bound.__dict__
         try:
             clients = self._async[asyncio.get_running_loop()].clients
@@ -154,7 +154,7 @@ class Clients:
 
     @property
     def detects_truncation(self) -> bool:
-        """Whether a stream that was cut off can be told from a whole one."""
+        """Whether a stream that was cut off can be recognised."""
         return self.answers != "unknown"
 
     def shared(self, base: type[Any], most_connections: int = 100, **options: Any) -> Any:
@@ -207,7 +207,7 @@ class Clients:
         return bound.get_async_client()
 
     def unrepeating(self, client: Any) -> Any:
-        """An SDK's new client, its own retries off where the SDK is known to have any."""
+        """An SDK's new client with its own retries turned off, if the SDK is known to have any."""
         turn_off_retries(client)
         return client
 

@@ -1,4 +1,4 @@
-"""Async generators that whoever reads them closes himself."""
+"""Async generators that their reader closes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def first_of(steps: AsyncIterator[Any], default: Any) -> Awaitable[Any]:
 
     Args:
         steps: not begun yet.
-        default: what is given where it has none. Await the result at once.
+        default: returned if it has no step. Await the result at once.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)

@@ -65,12 +65,12 @@ def spread(make: Callable[[], Any], most: int, each: int = EACH) -> Any:
     """An async client that sends through several of its kind, each with a few connections of its own.
 
     httpcore looks at every connection of a pool when a request begins and again when it ends: with 100 in flight that
-    is a quarter of the time of a call. A second client is only made while the first has its share to do.
+    is a quarter of the time of a call. A further client is made only when those before it have `each` requests.
 
-    And it lets no more requests into a pool than that may have connections. httpcore 1.0.9 makes a connection for a
-    request that waits in its queue and hands it over in the next step of the loop. Is the request cancelled or out of
-    time in between, nobody ever uses the connection, and it counts for ever: a pool that all keys share would be used
-    up for good. So nothing waits in that queue; it waits here.
+    It also lets no more requests into a pool than the pool may have connections. httpcore 1.0.9 makes a connection for
+    a request in its queue and hands the connection over in the next step of the loop. If the request is cancelled or
+    times out in between, nobody ever uses the connection, and it counts for ever: in time, a pool that all keys share
+    has none left. So requests wait here and not in that queue.
 
     Args:
         make: makes an `AsyncClient`, or an `AsyncHTTPTransport`, of httpx or httpx2.
@@ -157,7 +157,7 @@ class _Members:
             await self._close_last()
 
     async def _close_last(self) -> None:
-        # One that does not close cleanly costs neither the others nor the request that came by.
+        # If one does not close cleanly, neither the others nor the request that came by fail.
         with suppress(Exception):
             await self._all.pop().client.aclose()
 

@@ -1,4 +1,4 @@
-"""Every key tried for real, many at a time: `check_keys`."""
+"""`check_keys`: try every key with a real request, many at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_OF_ONE = 32
 """Requests at a time, in all and to one provider."""
 
 _PATIENCE = 10.0
-"""Seconds beyond twice the timeout after which a probe is given up: SDKs count theirs anew with each byte."""
+"""Seconds beyond twice the timeout after which a probe is given up. An SDK's own timeout starts anew with each byte."""
 
 Numbered = tuple[int, KeyProbe]
 
@@ -33,12 +33,12 @@ def check_keys(
 ) -> Iterator[tuple[str, KeyProbe]]:
     """Try every key for real; provider and result of each, as they come. What they show goes into the pools.
 
-    Whoever stops to iterate leaves the rest untried.
+    If the caller stops iterating, the remaining keys are not tried.
 
     Args:
         wrappers: by provider.
         timeout: seconds for one request; a probe that has no result in twice the time and 10 s more is given up.
-        ask: ask for one token, even where something cheaper proves the key.
+        ask: ask for one token, even if a cheaper request proves the key.
         most, most_of_one: requests at a time, in all and to one provider.
         clock: monotonic seconds.
     """
@@ -48,9 +48,9 @@ def check_keys(
     started = 0
     while running or any(waiting.values()):
         # One of each provider in turn, so that none waits for another's keys.
-        room = True
-        while room and len(running) < most:
-            room = False
+        started_one = True
+        while started_one and len(running) < most:
+            started_one = False
             for name, keys in waiting.items():
                 busy = sum(1 for other, _, _ in running.values() if other == name)
                 if keys and busy < most_of_one and len(running) < most:
@@ -58,7 +58,7 @@ def check_keys(
                     started += 1
                     running[started] = (name, credential, clock() + 2 * timeout + _PATIENCE)
                     _start(started, wrappers[name], credential, timeout, ask, done)
-                    room = True
+                    started_one = True
         earliest = min(until for _, _, until in running.values())
         try:
             number, result = done.get(timeout=max(0.0, earliest - clock()))
@@ -67,7 +67,7 @@ def check_keys(
                 name, credential, _ = running.pop(number)
                 yield name, _unknown(credential, "given up: no result in time")
             continue
-        # What was given up may still come to an end.
+        # A probe that was given up may still finish.
         if number in running:
             yield running.pop(number)[0], result
 
@@ -84,7 +84,7 @@ def _start(
         try:
             result = wrapper.probe(credential, timeout=timeout, ask=ask)
         except Exception as error:
-            # An SDK that does not import, a plugin's own fault: it says nothing about the key, and may quote it.
+            # An SDK that cannot be imported, or a bug of the plugin. It says nothing about the key, and may quote it.
             words = Redactor.of(wrapper.pool.credentials).scrub(str(error))
             result = _unknown(credential, f"{type(error).__name__}: {words}")
         done.put((number, result))

@@ -26,8 +26,8 @@ class ClientPlan:
         model_param: the argument of a call that names its model.
         tokens: reads the tokens of an answer, or None for the usual places.
         client_class: what `make` builds.
-        completes: whether a call is completed as keycycle's OpenAI client does it: with the default model where it
-            names none, and with the usage of a stream where it does not say.
+        completes: whether the arguments of a call are completed as keycycle's OpenAI client does it: with the default
+            model if it names none, and with the usage of a stream unless it says otherwise.
     """
 
     backend: Backend
@@ -41,12 +41,12 @@ class ClientPlan:
     """By path, the keywords of its method that were looked up already."""
 
     def usage(self, answer: Any) -> Tokens | None:
-        """What the provider counted, where the answer says it."""
+        """The provider's count, or None if the answer has none."""
         if self.tokens is not None:
             return Tokens(total_tokens=int(self.tokens(answer) or 0))
         found = _field(answer, "usage")
         if found is None:
-            # The events of OpenAI's Responses streams have it one step further in, Cohere's answers call it so.
+            # The events of OpenAI's Responses streams have it one level deeper; Cohere's answers have another name.
             found = _field(_field(answer, "response"), "usage") or _field(_field(answer, "meta"), "billed_units")
         if found is None:
             return None
@@ -62,7 +62,7 @@ class ClientRequest:
         plan: of the rotating client.
         path: the attributes that lead to the method.
         clients: the SDK's clients by key id; those that are missing are made.
-        args, kwargs: of the method. What only keycycle understands is taken out of `kwargs`.
+        args, kwargs: of the method. Arguments that only keycycle knows are taken out of `kwargs`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ClientRequest:
 
 
 def client_of(plan: ClientPlan, clients: dict[str, Any], credential: Credential) -> Any:
-    """The SDK's client of a key, made where it is not among `clients`."""
+    """The SDK's client of a key; if it is not among `clients`, it is made and added."""
     client = clients.get(credential.id)
     if client is None:
         client = clients[credential.id] = plan.make(credential)
@@ -120,7 +120,7 @@ def client_of(plan: ClientPlan, clients: dict[str, Any], credential: Credential)
 
 
 def _keywords(target: Any) -> frozenset[str]:
-    """The keywords that a method takes, but for those that can be given by place."""
+    """The keyword-only arguments of a method."""
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""keycycle's face of a provider's wrapper: its clients, its tables, its switch for tracking."""
+"""The part of keycycle's interface that needs no model: rotating clients, tables, the switch for tracking."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class KeycycleFace(MultiProviderWrapper):
-    """What keycycle's users call on a wrapper and that needs nothing but its pool and its clients."""
+    """keycycle's methods for rotating clients and statistics tables, over our backend."""
 
     backend: Backend
     manager: PoolManager  # type: ignore[assignment]  # over our pool
 
     @property
     def track_usage(self) -> bool:
-        """Whether the requests of this wrapper are written down, where usage is (`HFS_USAGE_DB`).
+        """Whether the requests of this wrapper are written to the usage database (`HFS_USAGE_DB`).
 
-        What is not written down still counts against the limits in this process; other processes, and later ones, do
-        not know of it.
+        A request that is not written still counts against the limits in this process. Other and later processes do not
+        know of it.
         """
         return self.backend.tracks_usage
 
@@ -77,10 +77,10 @@ class KeycycleFace(MultiProviderWrapper):
         Args:
             client_class: of the SDK.
             api_key_param: the argument of its constructor that takes the key.
-            is_async: whether its methods are coroutines; None looks at its name.
+            is_async: whether its methods are coroutines; None decides by its name.
             usage_extractor: reads the tokens of an answer; None looks in the usual places.
             estimated_tokens: tokens to reserve for a call.
-            max_retries: retries of transient failures per call; the SDK's own are turned off where it has any.
+            max_retries: retries of transient failures per call. The SDK's own are turned off.
             model_param: the argument of a call that names its model.
             excluded_kwargs: arguments that its constructor must not be given.
             timeout: seconds that a call waits for a key; None is as long as it takes.
@@ -137,7 +137,7 @@ class KeycycleFace(MultiProviderWrapper):
         super().print_granular_stats(self._shown(identifier), model_id)
 
     def _shown(self, identifier: int | str) -> int | str:
-        """What names a key and may be printed: keycycle's tables print what they do not find."""
+        """A form of the identifier that may be printed: keycycle's tables print an identifier that they do not find."""
         place = self.manager.place(identifier)
         if place is not None or isinstance(identifier, int):
             return identifier if place is None else place

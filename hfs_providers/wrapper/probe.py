@@ -1,7 +1,7 @@
-"""One key tried for real: with what request, what its answer says, and what the pool is told.
+"""Try one key with a real request, and tell the pool what the answer means for the key.
 
-invariant: a live key is tried with a lease, so no limit is passed; a dead one, which has no leases, without: nobody
-           else sends anything with it.
+invariant: a live key is tried with a lease, so no limit is exceeded. A dead key has no leases and is tried without one:
+           nothing else is sent with it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PROBE_TIMEOUT = 10.0
 """Seconds that a key's probe waits for an answer, if nothing else is said."""
 
 RETIRED = "retired"
-"""How the reason of a key begins that its owner took out of rotation: it is not tried, because it may well work."""
+"""Beginning of a key's reason if its owner took it out of rotation. It is not tried, because it may well work."""
 
 _ABOUT_THE_KEY = "models"
-"""The pool's name for what asks no model."""
+"""What the pool takes for the model of a request that asks no model."""
 
 _LONGEST_REASON = 200
 _TOKENS = 16
@@ -44,7 +44,7 @@ class Probe:
         backend: the provider's.
         credential: the key.
         timeout: seconds, for the SDK.
-        ask: ask the model for one token, even where something cheaper proves the key.
+        ask: ask the model for one token, even if a cheaper request proves the key.
     """
 
     def __init__(self, backend: Backend, credential: Credential, timeout: float, ask: bool) -> None:
@@ -67,17 +67,17 @@ class Probe:
                 return found
 
     def _try(self) -> KeyProbe | None:
-        """The result, or None where the model turned out to be gone and its successor is to be asked."""
+        """The result, or None if the model is gone and its successor must be asked."""
         lease: Lease | None = None
         before = self._status()
-        if before.state == "dead" and ((before.reason or "").startswith(RETIRED) or self._account_rests()):
-            return self._said("dead", before.reason, before.free_in)
+        if before.state == "dead" and ((before.reason or "").startswith(RETIRED) or self._account_waits()):
+            return self._result("dead", before.reason, before.free_in)
         if before.state != "dead":
             asked = self._model_id if self._asks else _ABOUT_THE_KEY
             try:
                 lease = self._pool.acquire(asked, self._reserve, timeout=0, key_id=self._credential.id)
             except PoolExhaustedError as error:
-                return self._said("limited", self._status().reason or "its allowance is used up", error.free_in)
+                return self._result("limited", self._status().reason or "its allowance is used up", error.free_in)
         try:
             verdict = self._request()
             latency = time.perf_counter() - self._began
@@ -95,10 +95,10 @@ class Probe:
         status = self._status()
         if outcome == "works" and status.state in ("cooling", "limited"):
             outcome, reason = "limited", f"for {self._model_id}: {status.reason}"
-        return self._said(outcome, reason, status.free_in if outcome in ("limited", "dead") else None, latency)
+        return self._result(outcome, reason, status.free_in if outcome in ("limited", "dead") else None, latency)
 
     def _request(self) -> Verdict | None:
-        """Send it; None where the key was accepted."""
+        """Send the request. None if the key was accepted."""
         clients = self._backend.clients
         bound = bound_model(self._backend, self._credential, self._model_id, self._timeout)
         client = bound.__dict__[clients.client_field]
@@ -156,7 +156,7 @@ class Probe:
             return "dead", reason
         if verdict.kind == "rate_limited":
             if lease is None:
-                # A key that is told to wait was recognised: it lives.
+                # A provider that tells a key to wait knows the key, so it is not dead.
                 self._pool.revive(key_id)
                 with suppress(PoolExhaustedError):
                     lease = self._pool.acquire(_ABOUT_THE_KEY, 0, timeout=0, key_id=key_id)
@@ -172,13 +172,13 @@ class Probe:
     def _status(self) -> KeyStatus:
         return next(each for each in self._pool.statuses(self._model_id) if each.id == self._credential.id)
 
-    def _account_rests(self) -> bool:
-        """Whether another key of the account has to wait: then so has this one, which asks for no lease."""
+    def _account_waits(self) -> bool:
+        """Whether another key of the account has to wait. Then this one must too, although it needs no lease."""
         account, own = self._credential.account, self._credential.id
         others = {each.id for each in self._pool.credentials if each.account == account and each.id != own}
         return any(each.id in others and each.state in ("cooling", "limited") for each in self._pool.statuses())
 
-    def _said(
+    def _result(
         self, outcome: ProbeOutcome, reason: str | None, free_in: float | None = None, latency: float | None = None
     ) -> KeyProbe:
         return KeyProbe(self._credential.id, self._credential.fingerprint, outcome, reason, free_in, latency)

@@ -1,7 +1,7 @@
 """Any SDK's client over a provider's keys: `client.chat.completions.create(...)`, each call with a key of its own.
 
-It stands in for keycycle's rotating clients, which sleep between keys, kill keys on a word in a message and log parts
-of them.
+It replaces keycycle's rotating clients, which sleep between keys, take a key for dead because of a word in a message,
+and log parts of keys.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from hfs_providers.wrapper.rotating_streams import (
     Opening,
     RawStream,
     Stream,
-    told,
-    told_async,
+    usage_of,
+    usage_of_async,
 )
 
 
@@ -42,7 +42,7 @@ class _Rotating:
         if name.startswith("_"):
             raise AttributeError(name)
         if not self._path and hasattr(self._plan.client_class, name):
-            # What a client does without a request.
+            # Methods that send no request.
             if name in ("with_options", "copy"):
                 return self._derived
             if name == "close":
@@ -50,7 +50,7 @@ class _Rotating:
         return type(self)(self._plan, (*self._path, name), self._clients)
 
     def _completing(self) -> Self:
-        """This client, whose calls are completed as keycycle's OpenAI client does it: see `ClientPlan`."""
+        """This client, with completed calls: see `ClientPlan.completes`."""
         return type(self)(replace(self._plan, completes=True))
 
     def _derived(self, **changes: Any) -> Any:
@@ -102,7 +102,7 @@ class RotatingClient(_Rotating):
                     return Stream(answer, plan, call, lease)
                 if request.raw_stream:
                     return RawStream(answer, plan, call, lease)
-                call.answered(lease, told(plan, answer) if request.raw else plan.usage(answer))
+                call.answered(lease, usage_of(plan, answer) if request.raw else plan.usage(answer))
                 return answer
 
 
@@ -137,7 +137,7 @@ async def _ask(request: ClientRequest) -> Any:
                 return AsyncStream(answer, plan, call, lease)
             if request.raw_stream:
                 return AsyncRawStream(answer, plan, call, lease)
-            call.answered(lease, await told_async(plan, answer) if request.raw else plan.usage(answer))
+            call.answered(lease, await usage_of_async(plan, answer) if request.raw else plan.usage(answer))
             return answer
 
 
@@ -163,6 +163,6 @@ def _streams(answer: Any) -> bool:
 
 
 def _sends_later(answer: Any, enter: str) -> bool:
-    """Whether an answer is none, but sends its request when its `with` block is entered."""
+    """Whether it is not an answer yet: the request is sent when its `with` block is entered."""
     kind = type(answer)
     return hasattr(kind, enter) and not any(hasattr(kind, name) for name in ("__iter__", "__aiter__", "http_response"))

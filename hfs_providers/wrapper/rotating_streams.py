@@ -1,7 +1,7 @@
 """What a rotating client hands out while its request runs on: streams, raw responses, and `with` blocks that send.
 
-Each holds the lease of its request. Whatever ends it (its end, `close`, an error, or being dropped half read) ends the
-lease and leaves a row.
+Each holds the lease of its request. However it ends (at its end, by `close`, by an error, or because it is dropped half
+read), the lease ends and a row is written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Held:
     def __del__(self) -> None:
         lease = self.__dict__.get("_lease")
         if lease is not None and not lease.ended:
-            # A finaliser may run in the midst of anything, so it takes no lock: the watching thread ends the lease.
+            # A finaliser may run at any point, so it must take no lock. The watching thread ends the lease.
             _dropped.put((self._inner, self._call, lease))
 
     def _seen(self, chunk: Any) -> None:
@@ -50,7 +50,7 @@ class Held:
 
     def _failed(self, error: BaseException) -> NoReturn:
         self._call.settle(self._lease, error)
-        # Nothing had been passed on, so the call could be made again; but the caller has the stream already.
+        # Nothing was passed on, so the call could be repeated, but the caller holds the stream already.
         raise error
 
     def _ended(self) -> None:
@@ -183,7 +183,7 @@ class Opening:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            _count(self._call, told(self._request.plan, self._entered))
+            _count(self._call, usage_of(self._request.plan, self._entered))
             self._manager.__exit__(kind, error, trace)
         finally:
             _end(self._call, self._lease, error)
@@ -213,14 +213,14 @@ class AsyncOpening:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            _count(self._call, await told_async(self._request.plan, self._entered))
+            _count(self._call, await usage_of_async(self._request.plan, self._entered))
             await self._manager.__aexit__(kind, error, trace)
         finally:
             _end(self._call, self._lease, error)
 
 
-def told(plan: ClientPlan, answer: Any) -> Tokens | None:
-    """The usage that an SDK's object has heard of so far, behind a raw response as well; nothing is read for it."""
+def usage_of(plan: ClientPlan, answer: Any) -> Tokens | None:
+    """The usage that an SDK's object has received so far, also behind a raw response. Nothing is read for it."""
     try:
         return plan.usage(_content(answer))
     except Exception:
@@ -228,8 +228,8 @@ def told(plan: ClientPlan, answer: Any) -> Tokens | None:
         return None
 
 
-async def told_async(plan: ClientPlan, answer: Any) -> Tokens | None:
-    """As `told`, of an async SDK, whose raw responses are parsed by a coroutine."""
+async def usage_of_async(plan: ClientPlan, answer: Any) -> Tokens | None:
+    """As `usage_of`, of an async SDK, whose raw responses are parsed by a coroutine."""
     try:
         content = _content(answer)
         return plan.usage(await content if inspect.isawaitable(content) else content)
@@ -246,7 +246,7 @@ def _content(answer: Any) -> Any:
 
 
 def _count(call: Call, usage: Tokens | None) -> None:
-    """Keep the last usage that a stream tells: providers repeat it."""
+    """Keep the last usage that a stream reports: providers repeat it."""
     if usage is not None and (usage.total_tokens or call.usage is None):
         call.usage = usage
 
@@ -260,7 +260,7 @@ def _end(call: Call, lease: Lease, error: BaseException | None) -> None:
     if isinstance(error, Exception) and judge(error, call.backend.traits.errors).kind != "local":
         call.settle(lease, error)
     else:
-        # Raised by the block itself: the request was sent, and its caller left.
+        # Raised by the block itself: the request was sent, and the caller did not read its answer.
         _abandon(call, lease)
 
 

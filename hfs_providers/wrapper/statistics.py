@@ -46,7 +46,7 @@ class PoolManager:
         """Does nothing: the pool has no thread."""
 
     def count(self, row: UsageRow) -> None:
-        """Count one request that was sent. It is sorted into its windows later: this is on the way of every call."""
+        """Count one request that was sent. Its windows are updated later, because every call comes through here."""
         self._pending.append(row)
         if len(self._pending) >= _BATCH:
             with self._lock:
@@ -100,13 +100,13 @@ class PoolManager:
         return ModelAggregatedStats(model_id, sum((key.snapshot for key in keys), UsageSnapshot()), keys)
 
     def get_granular_stats(self, identifier: int | str, model_id: str) -> KeySummary | None:
-        """One key and model; its snapshot is None where it was not used."""
+        """One key and model. The snapshot is None if they were not used."""
         place = self.place(identifier)
         if place is None:
             return None
         credential = self._pool.credentials[place]
         used = (credential.id, model_id) in self._counted
-        # keycycle's tables tell "not used" by None, which its own annotation does not know.
+        # keycycle's tables take None for "not used", although its annotation does not allow it.
         snapshot: Any = self._snapshot(credential, model_id) if used else None
         return KeySummary(place, credential.fingerprint, snapshot)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ProviderWrapper(KeycycleFace):
-    """What hands out the models of one provider.
+    """Gives out the models and keys of one provider.
 
     Args:
         provider: the plugin's data.
@@ -82,7 +82,7 @@ class ProviderWrapper(KeycycleFace):
             explicit: whether the caller chose the model; by default, whether `model_id` is given or `X_MODEL` is set.
                 A model that was only defaulted is replaced when the provider no longer has it.
             estimated_tokens: tokens to reserve for a call.
-            wait, timeout: whether a call waits for a key, and for how many seconds; None is as long as it takes.
+            wait, timeout: whether a call waits for a key, and for how many seconds; None is without limit.
             max_retries: retries of transient failures per call.
             request_timeout: seconds, for the SDK.
             key_id: the one key to use: its id, its fingerprint, the key itself, or its place (from 0).
@@ -110,12 +110,12 @@ class ProviderWrapper(KeycycleFace):
         timeout: float | None = 10.0,
         key_id: int | str | None = None,
     ) -> Lease:
-        """Lease a key. Whoever takes the lease ends it.
+        """Lease a key. The caller must end the lease.
 
         Args:
             model_id: the model that it is for, or None for the default.
             estimated_tokens: tokens to reserve.
-            wait, timeout: whether to wait for a key, and for how many seconds; None is as long as it takes.
+            wait, timeout: whether to wait for a key, and for how many seconds; None is without limit.
             key_id: the one key to take: its id, its fingerprint, the key itself, or its place (from 0).
 
         Raises:
@@ -136,9 +136,9 @@ class ProviderWrapper(KeycycleFace):
         timeout: float | None = 10.0,
         key_id: int | str | None = None,
     ) -> str:
-        """A key itself, for use elsewhere; it is counted at once as one request of `estimated_tokens`.
+        """A key itself, for use elsewhere. It is counted at once as one request of `estimated_tokens`.
 
-        See `get_key_usage` for the arguments and errors, and use that where you can say how the request ended.
+        See `get_key_usage` for the arguments and errors. Use that method if you can say how the request ended.
         """
         key, lease = self.get_api_key_with_context(model_id, estimated_tokens, wait, timeout, key_id)
         lease.commit(estimated_tokens)
@@ -160,7 +160,7 @@ class ProviderWrapper(KeycycleFace):
     def record_key_usage(
         self, api_key: str, model_id: str | None = None, actual_tokens: int = 0, estimated_tokens: int = 1000
     ) -> None:
-        """Write down what a request with a key of `get_api_key` cost; its limits were charged when it was handed out.
+        """Record the cost of a request with a key of `get_api_key`. The limits were charged when the key was given out.
 
         Raises:
             KeyNotFoundError: the key is none of this provider's.
@@ -178,7 +178,7 @@ class ProviderWrapper(KeycycleFace):
             return self.config.credentials[place]
         from hfs_providers.calls.errors import KeyNotFoundError
 
-        # A key that is not found is not shown: it may be one, mistyped.
+        # An identifier that is not found is not shown, because it may be a mistyped key.
         shown = isinstance(key_id, int) or re.fullmatch(rf"{re.escape(self.provider)}#\d{{1,9}}", key_id)
         ids = [credential.id for credential in self.config.credentials]
         raise KeyNotFoundError(self.provider, ids, key_id if shown else None)
@@ -211,7 +211,7 @@ class ProviderWrapper(KeycycleFace):
         Args:
             credential: the key.
             timeout: seconds, for the SDK.
-            ask: ask the default model for one token, even where something cheaper proves the key.
+            ask: ask the default model for one token, even if a cheaper request proves the key.
 
         Raises:
             MissingSdkError: the provider's SDK is not installed.
