@@ -63,7 +63,7 @@ class Dispatcher:
             if found is not None:
                 return self._give(waiter, *found)
             if waiter.timeout <= 0:
-                raise self._exhausted(waiter, now)
+                raise self._exhausted(waiter, now, taken=not request.exclude)
         waiter.signal = signal()
         queue = self.wait_queues.setdefault(request.model_id, WaitQueue())
         queue.join(waiter)
@@ -206,7 +206,7 @@ class Dispatcher:
         )
         return min((found for found in fitting if found), key=lambda found: found[1].last_used, default=None)
 
-    def _exhausted(self, waiter: Waiter, now: float) -> PoolExhaustedError:
+    def _exhausted(self, waiter: Waiter, now: float, *, taken: bool = False) -> PoolExhaustedError:
         model_id, tokens, exclude, key_id = waiter.request
         # A key that this call has tried counts by its state like any other; `tried` are those that would be ready.
         keyring, keys = self._keyring, self._keyring.keys
@@ -224,7 +224,9 @@ class Dispatcher:
             cooling=cooling,
             dead=dead,
             tried=[keyring.status(each, model_id, now, tokens).state for each in tried].count("ready"),
-            free_in=keyring.free_in(waiter.request._replace(exclude=()) if exclude else waiter.request, now),
+            free_in=keyring.free_in(
+                waiter.request._replace(exclude=()) if exclude else waiter.request, now, taken=taken
+            ),
             waited=waiter.timeout > 0,
             timeout=waiter.timeout,
         )

@@ -176,9 +176,15 @@ class KeyRing:
         key = self.keys.get(request.key_id or "")
         return key if key is not None and request.admits(key.id) and (key.dead_reason is not None) == dead else None
 
-    def free_in(self, request: KeyRequest, now: float) -> float | None:
-        """Seconds until a key can be leased, for a trial too, if no call ends before; None for never."""
-        live_at = self.live_at(request, now)
+    def free_in(self, request: KeyRequest, now: float, *, taken: bool = False) -> float | None:
+        """Seconds until a key can be leased, for a trial too, if no call ends before; None for never.
+
+        Args:
+            request: for a key.
+            now: monotonic seconds.
+            taken: `find` has just shown that no live key is free.
+        """
+        live_at = self._next_live_at(request, now) if taken else self.live_at(request, now)
         return seconds_until(min(live_at, self.trial_at(request, now)) if self._trials.filed else live_at, now)
 
     def trial_at(self, request: KeyRequest, now: float) -> float:
@@ -193,8 +199,9 @@ class KeyRing:
 
     def live_at(self, request: KeyRequest, now: float) -> float:
         """The earliest instant at which a live key can be leased, if no call ends before."""
-        if self.find(request, now) is not None:
-            return now
+        return now if self.find(request, now) is not None else self._next_live_at(request, now)
+
+    def _next_live_at(self, request: KeyRequest, now: float) -> float:
         tokens, exclude = request.tokens, request.exclude
         queue = self.ready_queue(request.model_id, tokens)
         if request.key_id is not None:

@@ -5,9 +5,9 @@ slot in it. A slot is either in the turn order, because the account may have roo
 slot is examined when it is first in the turn order or when its instant has come. Whatever frees an account earlier (a
 call that ends, a key that is revived) wakes its slots. So an account without room costs nothing until it may have room.
 
-    invariant: a slot that is asleep has no room before `until` for an estimate of `low` tokens or more. For an
-               estimate from `low` to `high` it has room at `until`, if no call ends before and nothing was leased
-               from its meter since (`leased`).
+    invariant: a slot that is asleep has no room before its alarm for the estimate for which it fell asleep, nor for a
+               larger one. For an estimate from that one to `high` it has room at its alarm, if no call ends before and
+               nothing was leased from its meter since (`leased`).
 """
 
 from __future__ import annotations
@@ -30,20 +30,7 @@ _LOOK = 1.0
 class Slot:
     """The place of one account in one ready queue."""
 
-    __slots__ = (
-        "account",
-        "allowance",
-        "asleep",
-        "high",
-        "hope",
-        "label",
-        "leased",
-        "low",
-        "queue",
-        "until",
-        "version",
-        "weight",
-    )
+    __slots__ = ("account", "allowance", "asleep", "high", "label", "leased", "queue", "version", "weight")
 
     def __init__(self, queue: ReadyQueue, account: Account, allowance: Allowance) -> None:
         self.queue = queue
@@ -52,10 +39,7 @@ class Slot:
         self.asleep = False
         # Counts how often it fell asleep or woke: an entry of a heap with an older version is void.
         self.version = 0
-        self.until = 0.0
-        self.low = 0
         self.high = NEVER
-        self.hope = NEVER
         self.leased = 0
         self.label = ""
         self.weight = 0
@@ -283,20 +267,20 @@ class ReadyQueue:
         apart = max(now, open_at, cool_until, room.requests)
         slot.asleep = True
         slot.version += 1
-        slot.until = max(apart, room.tokens)
-        slot.low = tokens if room.tokens > apart else 0
+        until = max(apart, room.tokens)
+        low = tokens if room.tokens > apart else 0
         slot.high = tokens if allowance.token_rules else NEVER
         slot.leased = allowance.meter.leased
         allowance.meter.sleepers.add(slot)
         self._count(slot, cooldown.state if cool_until > now else "limited")
         # A slot that time alone never frees is in no heap: a call that ends wakes it.
-        if slot.until != NEVER:
-            self._alarms.push(slot.until, slot)
-        if slot.low:
-            self._tight.push(-slot.low, slot)
-        if now < cool_until < slot.until:
+        if until != NEVER:
+            self._alarms.push(until, slot)
+        if low:
+            self._tight.push(-low, slot)
+        if now < cool_until < until:
             self._thaws.push(cool_until, slot)
         # For the smallest estimate of the queue: an instant that is too early costs a wait, too late would fail a call.
-        slot.hope = slot.earliest_if_idle(self._floor, now, open_at)
-        if slot.hope < slot.until:
-            self._hopes.push(slot.hope, slot)
+        hope = slot.earliest_if_idle(self._floor, now, open_at)
+        if hope < until:
+            self._hopes.push(hope, slot)

@@ -91,9 +91,6 @@ class SlidingWindow:
         self.tokens = 0
         self.expires = NEVER
 
-    def __len__(self) -> int:
-        return len(self._stamps) - self._head
-
     def add(self, now: float, tokens: int) -> None:
         """Count one request that ended `now`."""
         # Without a limit on requests, an entry without tokens changes nothing.
