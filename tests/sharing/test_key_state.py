@@ -227,7 +227,7 @@ class TestKeeping:
     def test_cooling_and_dead_keys(self, groq: Any, env: dict[str, str]) -> None:
         groq.pool.acquire("m", key_id="groq#1").rate_limited(500, reason="slow down")
         groq.pool.acquire("m", key_id="groq#2").dead("401")
-        groq.services.persistence.flush()
+        groq.backend.services.persistence.flush()
         statuses = self.again(env).pool.statuses("m")
         assert [(status.state, status.reason) for status in statuses] == [
             ("cooling", "slow down"),
@@ -239,37 +239,37 @@ class TestKeeping:
         first, second = groq.pool.acquire("m", key_id="groq#1"), groq.pool.acquire("m", key_id="groq#1")
         first.rate_limited(500)
         second.rate_limited(100)
-        groq.services.persistence.flush()
+        groq.backend.services.persistence.flush()
         assert 490 < left(self.again(env).pool, key="groq#1") <= 500
 
     def test_a_revived_key_lives(self, groq: Any, env: dict[str, str]) -> None:
         groq.pool.acquire("m", key_id="groq#1").rate_limited(500, scope="key")
         groq.pool.retire("groq#1", "out")
         groq.pool.revive("groq#1")
-        groq.services.persistence.flush()
+        groq.backend.services.persistence.flush()
         assert self.again(env).pool.statuses("m")[0].state == "ready"
 
     def test_circuits(self, groq: Any, env: dict[str, str]) -> None:
         for _ in range(FAILURES):
             groq.circuit("m").fail()
-        groq.services.persistence.flush()
+        groq.backend.services.persistence.flush()
         assert 50 < self.again(env).circuit("m").cooldown() <= OPEN_SECONDS
         groq.circuit("m").succeed()
-        groq.services.persistence.flush()
+        groq.backend.services.persistence.flush()
         assert self.again(env).circuit("m").cooldown() == 0
 
     def test_retired_models(self, groq: Any, env: dict[str, str]) -> None:
-        successor = groq.replace_model("llama-3.3-70b-versatile")
-        groq.services.persistence.flush()
-        assert self.again(env).serving("llama-3.3-70b-versatile") == successor
+        successor = groq.backend.replace_model("llama-3.3-70b-versatile")
+        groq.backend.services.persistence.flush()
+        assert self.again(env).backend.serving("llama-3.3-70b-versatile") == successor
 
     def test_windows(self, groq: Any, env: dict[str, str]) -> None:
         credential = groq.pool.credentials[0]
         for _ in range(2):
-            groq.services.record(
+            groq.backend.services.record(
                 UsageRow(time.time(), "groq", "m", "groq#1", credential.fingerprint, 1, 1, 2, 0.1, "ok", 2)
             )
-        groq.services.persistence.flush()
+        groq.backend.services.persistence.flush()
         assert [status.state for status in self.again(env).pool.statuses("m")] == ["limited", "ready", "ready"]
 
     def test_no_key_is_in_the_file(self, groq: Any, env: dict[str, str], tmp_path: Path) -> None:
