@@ -218,7 +218,10 @@ class TestTimeline:
     ) -> None:
         write(store, [row(NOON)])
         assert len(UsageReport(store, UTC).timeline("provider", since=NOON - days * 86_400).starts) == count
-        assert len(UsageReport(store, UTC).timeline("provider", until=NOON + days * 86_400).starts) in (count, count + 1)
+        assert len(UsageReport(store, UTC).timeline("provider", until=NOON + days * 86_400).starts) in (
+            count,
+            count + 1,
+        )
 
     def test_has_days_where_it_is_long(self, store: Store) -> None:
         write(store, [row(NOON), row(NOON + 4 * 86_400)])
