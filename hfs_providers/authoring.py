@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from hfs_providers.clients.cache import Clients as Clients
     from hfs_providers.contract.error_rules import ErrorRules as ErrorRules
     from hfs_providers.contract.error_rules import Evidence as Evidence
+    from hfs_providers.contract.error_rules import Kind as Kind
     from hfs_providers.contract.error_rules import Meaning as Meaning
+    from hfs_providers.contract.instants import next_midnight as next_midnight
     from hfs_providers.contract.message_rules import MessageRules as MessageRules
     from hfs_providers.contract.records import CONTRACT_VERSION as CONTRACT_VERSION
     from hfs_providers.contract.records import Credential as Credential
@@ -35,7 +37,8 @@ else:
         __name__,
         {
             "hfs_providers.clients.cache": "Clients",
-            "hfs_providers.contract.error_rules": "ErrorRules Evidence Meaning",
+            "hfs_providers.contract.error_rules": "ErrorRules Evidence Kind Meaning",
+            "hfs_providers.contract.instants": "next_midnight",
             "hfs_providers.contract.message_rules": "MessageRules",
             "hfs_providers.contract.records": (
                 "CONTRACT_VERSION Credential Event KeyProbe KeyStatus Limits ModelDefault Problem ProviderConfig "

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hfs_providers
+from hfs_providers.contract import environment
 
 PACKAGE = Path(hfs_providers.__file__).parent
 HEAVY = ["agno", "keycycle", "pydantic", "openai", "groq", "google", "cerebras", "sqlalchemy", "httpx", "typer", "rich"]
@@ -216,7 +217,8 @@ def below(modules: set[str], *packages: str) -> set[str]:
 
 
 PUBLIC = {"hfs_providers", *(f"hfs_providers.{name}" for name in ("authoring", "errors", "keys", "usage"))}
-PUBLIC |= {"hfs_providers.contract.lazy"}  # what makes modules of public names
+# What makes modules of public names, and the names of variables.
+PUBLIC |= {"hfs_providers.contract.environment", "hfs_providers.contract.lazy"}
 
 
 class TestWhoKnowsWhom:
@@ -230,20 +232,12 @@ class TestWhoKnowsWhom:
     @pytest.mark.parametrize("module", inside("testing"))
     def test_the_kit_for_authors_sees_no_more_than_they_do(self, module: str) -> None:
         seen = own(IMPORTS[module].all) - below(IMPORTS[module].all, "hfs_providers.testing")
-        assert seen <= PUBLIC | {"hfs_providers.core.inventory"}
+        assert seen <= PUBLIC | {"hfs_providers.core.inventory", "hfs_providers.calls.verdicts"}
 
-    @pytest.mark.parametrize("package", ["cli", "agents"])
-    def test_commands_and_agents_use_the_public_names(self, package: str) -> None:
-        # What the commands show of an installation and of its keys is of no use to an application.
-        inner = (
-            below(set(MODULES), *(f"hfs_providers.{p}" for p in ("core", "usage", "wrapper")))
-            if package == "cli"
-            else set()
-        )
-        for module in inside(package):
-            allowed = below(IMPORTS[module].all, f"hfs_providers.{package}", "hfs_providers.testing")
-            seen = own(IMPORTS[module].all) - allowed
-            assert seen <= PUBLIC | inner | {"hfs_providers.agents", "hfs_providers.core.inventory"}, module
+    @pytest.mark.parametrize("module", inside("agents"))
+    def test_agents_use_the_public_names(self, module: str) -> None:
+        seen = own(IMPORTS[module].all) - below(IMPORTS[module].all, "hfs_providers.agents")
+        assert seen <= PUBLIC | {"hfs_providers.core.inventory"}
 
     def test_no_modules_import_one_another(self) -> None:
         graph = {module: own(IMPORTS[module].eager) - {module} for module in MODULES}
@@ -266,8 +260,8 @@ class TestWhoKnowsWhom:
 
     def test_agno_s_model_classes_are_bound_in_one_place(self) -> None:
         users = {module for module, imports in IMPORTS.items() if "agno.models.base" in imports.all}
-        # The chain is an Agno model itself, and what makes it asks whether an entry is one. Neither binds any.
-        others = {"hfs_providers.fallback.chain", "hfs_providers.fallback.builder"}
+        # The chain is an Agno model itself, and what makes it asks whether an entry is one. None of these binds any.
+        others = {f"hfs_providers.{name}" for name in ("calls.agno_retries", "fallback.chain", "fallback.builder")}
         assert {module for module in users if not module.startswith("hfs_providers.agents.")} == {
             "hfs_providers.calls.model",
             *others,
@@ -284,8 +278,16 @@ class TestWhoKnowsWhom:
         third = {name.partition(".")[0] for name in IMPORTS["hfs_providers.keys.pool"].all} - sys.stdlib_module_names
         assert third <= {"hfs_providers"}
 
+    def test_the_name_of_a_variable_is_written_in_one_place(self) -> None:
+        names = {value for name, value in vars(environment).items() if name.isupper()}
+        for module, path in MODULES.items():
+            texts = {
+                node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)
+            }
+            assert module == environment.__name__ or not texts & names, module
+
     def test_the_errors_need_nothing_else(self) -> None:
         third = {
             name.partition(".")[0] for name in IMPORTS["hfs_providers.contract.errors"].all
         } - sys.stdlib_module_names
-        assert third == set()
+        assert third <= {"hfs_providers"}

@@ -32,7 +32,7 @@ ELSEWHERE = {
     usage: "UsageRow",
 }
 CONSTANTS = {
-    *("AgentState", "CANCELLED", "CONTRACT_VERSION", "PIPELINE", "PROVIDER_CONFIGS", "ROLES", "Role"),
+    *("AgentState", "CANCELLED", "Kind", "CONTRACT_VERSION", "PIPELINE", "PROVIDER_CONFIGS", "ROLES", "Role"),
     *("hookimpl", "hookspec"),
 }
 NAMES = [(module, name) for module in EXPORTING for name in module.__all__]

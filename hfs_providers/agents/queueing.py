@@ -12,10 +12,10 @@ from typing import Final
 from hfs_providers import SettingsError
 from hfs_providers.agents.contract import Role, WorkItem, WorkResult
 from hfs_providers.agents.state import Clock
+from hfs_providers.contract.environment import AGENTS_AT_ONCE
 
 MAX_CONCURRENT_AGENTS: Final = 4
 """Items at work at once over all agents, where nothing else is said."""
-MAX_CONCURRENT_AGENTS_VARIABLE: Final = "HFS_MAX_CONCURRENT_AGENTS"
 SECONDS_PER_PRIORITY: Final = 10.0
 """How much longer waiting makes up for one step of priority: so nothing waits for ever behind what is more urgent."""
 
@@ -30,11 +30,11 @@ def max_concurrent_agents(env: Mapping[str, str], given: int | None = None) -> i
     Raises:
         SettingsError: the variable is no number from 1 on.
     """
-    text = env.get(MAX_CONCURRENT_AGENTS_VARIABLE, "").strip()
+    text = env.get(AGENTS_AT_ONCE, "").strip()
     if given is not None or not text:
         return given or MAX_CONCURRENT_AGENTS
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) >= 1):
-        raise SettingsError(f"{MAX_CONCURRENT_AGENTS_VARIABLE} is not a number from 1 to 9999")
+        raise SettingsError(f"{AGENTS_AT_ONCE} is not a number from 1 to 9999")
     return int(text)
 
 

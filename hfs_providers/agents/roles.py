@@ -38,6 +38,7 @@ from hfs_providers.agents.contract import (
     timed_out,
 )
 from hfs_providers.agents.structures import Artifacts, Improvement, Plan, Verdict
+from hfs_providers.contract.environment import TIER
 
 if TYPE_CHECKING:
     from agno.agent import Agent
@@ -316,7 +317,7 @@ def _ignored(stage: str, message: str) -> None:
 
 def _has_tier(manager: ProviderManager, name: str) -> bool:
     tiers = {tier.lower() for tier in manager.inventory.file.tiers}
-    variable = manager.inventory.settings.env.get(f"HFS_TIER_{name.upper()}", "")
+    variable = manager.inventory.settings.env.get(f"{TIER}{name.upper()}", "")
     return name in tiers or bool(variable.strip())
 
 

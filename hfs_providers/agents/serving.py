@@ -25,13 +25,12 @@ from hfs_providers import HfsProvidersError, SettingsError
 from hfs_providers.agents.contract import ROLES, ContractError, Role, WorkItem, WorkResult, read_item
 from hfs_providers.agents.queueing import MAX_CONCURRENT_AGENTS, max_concurrent_agents
 from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
+from hfs_providers.contract.environment import AGENTS_DATABASE, AGENTS_KEY
 from hfs_providers.core.inventory import take_inventory
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-DATABASE: Final = "HFS_AGENTS_DB"
-KEY: Final = "HFS_AGENTS_KEY"
 TIMEOUT: Final = 60
 """Seconds that a job may take."""
 
@@ -94,16 +93,16 @@ def checked_key(key: str, host: str) -> str | None:
     """
     ignored = [name for name in _JWT if os.environ.get(name)]
     if ignored:
-        raise SettingsError(f"with {ignored[0]} set AgentOS would ignore {KEY}. Unset {ignored[0]}")
+        raise SettingsError(f"with {ignored[0]} set AgentOS would ignore {AGENTS_KEY}. Unset {ignored[0]}")
     if key:
         if _USABLE_KEY.fullmatch(key) is None:
             raise SettingsError(
-                f"{KEY} cannot be used: it is at least 16 letters, digits and signs of ASCII without a blank, and does "
-                "not begin with agno_pat_"
+                f"{AGENTS_KEY} cannot be used: it is at least 16 letters, digits and signs of ASCII without a blank, "
+                "and does not begin with agno_pat_"
             )
         return key
     if not _is_loopback(host):
-        raise SettingsError(f"others reach {host}, so a key is needed. Set {KEY}, or leave out --host")
+        raise SettingsError(f"others reach {host}, so a key is needed. Set {AGENTS_KEY}, or leave out --host")
     return None
 
 
@@ -128,7 +127,9 @@ def database_url(text: str) -> str:
 
     example = "postgresql://user@host/name"
     if not text:
-        raise SettingsError(f"the queue needs a PostgreSQL database. Set {DATABASE} or give --database ({example})")
+        raise SettingsError(
+            f"the queue needs a PostgreSQL database. Set {AGENTS_DATABASE} or give --database ({example})"
+        )
     try:
         url = make_url(re.sub(r"^postgres://", "postgresql://", text))
     except (ArgumentError, ValueError):
@@ -160,7 +161,7 @@ def check_database(url: str) -> None:
         why = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
         raise ServingError(
             f"the database {where.database} at {where.host or 'localhost'}:{where.port or 5432} cannot be used: {why}. "
-            f"Look at {DATABASE} or --database"
+            f"Look at {AGENTS_DATABASE} or --database"
         ) from None
     finally:
         engine.dispose()
@@ -347,14 +348,14 @@ def serve(
     import uvicorn
 
     env = take_inventory().settings.env
-    key = checked_key(env.get(KEY, "").strip(), host)
+    key = checked_key(env.get(AGENTS_KEY, "").strip(), host)
     at_once = max_concurrent_agents(env, max_concurrent)
-    url = database_url((database or env.get(DATABASE, "")).strip())
+    url = database_url((database or env.get(AGENTS_DATABASE, "")).strip())
     check_database(url)
     with listen(host, port) as listening:
         if key is None:
             key = secrets.token_urlsafe(32)
-            say(f"{KEY} is not set. The key until this server ends: {key}")
+            say(f"{AGENTS_KEY} is not set. The key until this server ends: {key}")
 
         def started(reasons: Mapping[Role, str | None]) -> None:
             for role, reason in reasons.items():

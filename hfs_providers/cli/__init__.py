@@ -16,10 +16,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hfs_providers.cli import (
-    agents,
     ask,
     check,
-    demo,
     doctor,
     keys,
     models,
@@ -29,6 +27,8 @@ from hfs_providers.cli import (
     usage,
     usage_send,
 )
+from hfs_providers.cli.agents.command import app as agents_app
+from hfs_providers.cli.demo.command import demo as demo_command
 
 
 class _LightHelp:
@@ -129,14 +129,14 @@ for _command in (
     models.models,
     check.check,
     ask.ask,
-    demo.demo,
+    demo_command,
     doctor.doctor,
     new_plugin.new_plugin,
 ):
     app.command(cls=_Command)(_command)
-for _made in agents.app.registered_commands:
+for _made in agents_app.registered_commands:
     _made.cls = _Command
-app.add_typer(agents.app, name="agents", cls=_SubGroup)
+app.add_typer(agents_app, name="agents", cls=_SubGroup)
 
 
 class _Unquoted:

@@ -13,6 +13,7 @@ import typer
 
 from hfs_providers.cli import output
 from hfs_providers.cli.model_class import ModelClass, UnknownModelClassError, look_at
+from hfs_providers.contract.environment import env_name
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _RESERVED = {
@@ -101,7 +102,7 @@ def _values(
 ) -> dict[str, str]:
     from hfs_providers import __version__
 
-    upper = name.upper().replace("-", "_")
+    upper = env_name(name)
     given = found.defaults.get("id", "not-provided")
     client = "stainless" if found.speaks_openai else _CLIENTS.get(sdk, "own")
     more = [f'client="{client}"'] if client != "stainless" else []

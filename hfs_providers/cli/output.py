@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from hfs_providers.cli.table import Column
+from hfs_providers.contract.environment import DEBUG
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +119,7 @@ def fail(message: str, remedy: str | None = None, code: int = 1) -> NoReturn:
 
 def debugging() -> bool:
     """Whether tracebacks are wanted: `HFS_DEBUG=1`."""
-    return os.environ.get("HFS_DEBUG", "").strip() not in ("", "0")
+    return os.environ.get(DEBUG, "").strip() not in ("", "0")
 
 
 def explain(error: Exception) -> int:
@@ -133,7 +134,7 @@ def explain(error: Exception) -> int:
         note(f"Error: {error}")
     else:
         words = " ".join(str(error).split())
-        note(f"Error: {type(error).__name__}: {words} (HFS_DEBUG=1 shows the traceback)")
+        note(f"Error: {type(error).__name__}: {words} ({DEBUG}=1 shows the traceback)")
     return 2 if isinstance(error, UnknownProviderError) else 1
 
 

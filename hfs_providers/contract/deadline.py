@@ -10,7 +10,7 @@ from typing import TypeVar
 HOOK_TIMEOUT = 5.0
 """Seconds after which a plugin's hook is abandoned at assembly."""
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class AbandonedError(TimeoutError):
@@ -18,8 +18,8 @@ class AbandonedError(TimeoutError):
 
 
 def within_deadline(
-    calls: Mapping[str, Callable[[], T]], seconds: float = HOOK_TIMEOUT, *, head_start: float = 0.0
-) -> dict[str, T | Exception]:
+    calls: Mapping[str, Callable[[], _T]], seconds: float = HOOK_TIMEOUT, *, head_start: float = 0.0
+) -> dict[str, _T | Exception]:
     """Run each call on a daemon thread of its own and give its result or its error.
 
     A call that takes longer than `seconds` is abandoned to its thread and becomes an `AbandonedError`: a plugin
@@ -30,10 +30,10 @@ def within_deadline(
         seconds: for how long all of them may take, from the start of the last.
         head_start: seconds for which the next one waits for each to end: so quick calls run one at a time.
     """
-    results: dict[str, T | BaseException] = {}
+    results: dict[str, _T | BaseException] = {}
 
-    def run(name: str, call: Callable[[], T]) -> None:
-        outcome: T | BaseException
+    def run(name: str, call: Callable[[], _T]) -> None:
+        outcome: _T | BaseException
         try:
             outcome = call()
         except SystemExit as error:
@@ -55,7 +55,7 @@ def within_deadline(
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
             results.setdefault(name, AbandonedError(f"it took longer than {seconds:g} s and was abandoned"))
-    given: dict[str, T | Exception] = {}
+    given: dict[str, _T | Exception] = {}
     for name in calls:
         result = results[name]
         if isinstance(result, BaseException) and not isinstance(result, Exception):
@@ -65,7 +65,7 @@ def within_deadline(
     return given
 
 
-def bounded(call: Callable[[], T], seconds: float = HOOK_TIMEOUT) -> T:
+def bounded(call: Callable[[], _T], seconds: float = HOOK_TIMEOUT) -> _T:
     """The result of one call. Raises its error, or AbandonedError after `seconds`."""
     result = within_deadline({"call": call}, seconds)["call"]
     if isinstance(result, Exception):

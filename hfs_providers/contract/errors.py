@@ -20,6 +20,8 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from hfs_providers.contract.environment import env_name
+
 _LONGEST_NAME = 30
 
 
@@ -157,7 +159,7 @@ class PoolExhaustedError(ProviderError):
     def describe(self) -> str:
         """The state of the keys in one sentence."""
         if self.total == 0:
-            upper = self.provider.upper().replace("-", "_")
+            upper = env_name(self.provider)
             return f"{self.provider} has no keys. Set NUM_{upper} and {upper}_API_KEY_1 and so on"
         states = [
             f"{count} {word}"

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from hfs_providers.fallback.config import Restore
     from hfs_providers.wrapper.wrapper import ProviderWrapper
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _log = logging.getLogger("hfs_providers")
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -399,12 +399,12 @@ def get_provider_manager() -> ProviderManager:
         return _manager
 
 
-def _of_the_process(method: Callable[Concatenate[ProviderManager, P], T]) -> Callable[P, T]:
+def _of_the_process(method: Callable[Concatenate[ProviderManager, _P], _T]) -> Callable[_P, _T]:
     """A method of `ProviderManager` as a function: the same method of the process's manager."""
 
     @wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = getattr(get_provider_manager(), method.__name__)(*args, **kwargs)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        result: _T = getattr(get_provider_manager(), method.__name__)(*args, **kwargs)
         return result
 
     # A pickle finds it by this name.

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import pluggy
 
 from hfs_providers.contract.deadline import AbandonedError, bounded
-from hfs_providers.contract.environment import env_prefixes
+from hfs_providers.contract.environment import DISABLED, env_prefixes
 from hfs_providers.contract.errors import PluginConflictError, PluginContractError, PluginError, PluginLoadError
 from hfs_providers.contract.records import (
     Event,
@@ -35,7 +35,7 @@ from hfs_providers.core import hookspecs
 from hfs_providers.core.discovery import Candidate, check_contract, describe, given, installed, load, normal
 from hfs_providers.core.hookspecs import PROJECT
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 PROVIDER_HOOKS = ("configure_env", "build_wrapper", "default_model", "health")
 
@@ -220,7 +220,7 @@ class Registry:
                     candidate.name,
                     candidate.distribution,
                     f"{' and '.join(others)} claims the same name, so neither is loaded. Uninstall one, or set "
-                    f"HFS_DISABLED_PLUGINS={candidate.name}@{others[0]} to use this one",
+                    f"{DISABLED}={candidate.name}@{others[0]} to use this one",
                 )
             )
 
@@ -242,7 +242,7 @@ class Registry:
             candidate.name, candidate.distribution, candidate.version, tuple(sorted(hooks)), provider, target
         )
 
-    def _call(self, name: str, hook: str, kind: type[T], **arguments: Any) -> T:
+    def _call(self, name: str, hook: str, kind: type[_T], **arguments: Any) -> _T:
         """Call one provider's own hook, inside the hook wrappers of plugins that are not providers."""
         others = [p.target for p in self._plugins.values() if p.provider and p.name != name]
         wrappers = [

@@ -12,7 +12,7 @@ from hfs_providers.calls.errors import KeysExhaustedError
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Wrapper
 
-M = TypeVar("M")
+_M = TypeVar("_M")
 
 _STATES = ("total", "limited", "cooling", "dead")
 _log = logging.getLogger("hfs_providers")
@@ -37,7 +37,7 @@ class Selection:
     timeout: float
     clock: Callable[[], float]
 
-    def select(self, build: Callable[[str], M], unbuilt: Callable[[], Mapping[str, str]]) -> tuple[str, M]:
+    def select(self, build: Callable[[str], _M], unbuilt: Callable[[], Mapping[str, str]]) -> tuple[str, _M]:
         """The provider and its model.
 
         Args:

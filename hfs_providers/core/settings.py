@@ -16,11 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from hfs_providers.contract.environment import ENV_FILE, env_name
+from hfs_providers.contract.environment import ENV_FILE, FORWARD, TIDB, USAGE, env_name
 from hfs_providers.contract.records import Credential, Level, Limits, Problem, ProviderConfig
 from hfs_providers.contract.secret import Secret
 
-_DATABASES = ("HFS_USAGE_DB", "HFS_FORWARD_DB", "TIDB_DB_URL")
+_DATABASES = (USAGE, FORWARD, TIDB)
 # Three slashes: a relative path, unless it is a drive's or `:memory:`.
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/|file:)(.+)", re.IGNORECASE | re.DOTALL)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -90,7 +90,7 @@ def _here(env: dict[str, str]) -> Mapping[str, str]:
         found = _SQLITE.fullmatch(value)
         head, path = found.groups() if found else ("", "" if "://" in value else value)
         # Without a URL, only `HFS_USAGE_DB` is a path.
-        if path and path[0] not in "~:" and path.lower() != "off" and (found or name == "HFS_USAGE_DB"):
+        if path and path[0] not in "~:" and path.lower() != "off" and (found or name == USAGE):
             with suppress(OSError):
                 env[name] = head + os.path.abspath(path)
     return MappingProxyType(env)

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta, timezone, tzinfo
 from typing import Any
 
-from hfs_providers.authoring import ErrorRules, Evidence, KeyedProvider, Meaning, MessageRules, ModelDefault
-from hfs_providers.contract.instants import next_midnight
+from hfs_providers.authoring import (
+    ErrorRules,
+    Evidence,
+    KeyedProvider,
+    Meaning,
+    MessageRules,
+    ModelDefault,
+    next_midnight,
+)
 
 _DAY = 86_400.0
 

@@ -20,6 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Literal
 
+from hfs_providers.contract.environment import REDIS
 from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.records import Event, Problem
 from hfs_providers.keys.ledger import Refusal, Reservation
@@ -73,9 +74,9 @@ class RedisLedger:
             self._server = RedisConnection(url)
             self.name = self._server.name
         except ImportError:
-            self._say(Problem("HFS_REDIS_URL needs redis-py", "Run: pip install 'hfs-providers[redis]'", "error"))
+            self._say(Problem(f"{REDIS} needs redis-py", "Run: pip install 'hfs-providers[redis]'", "error"))
         except ValueError as error:
-            self._say(Problem(f"HFS_REDIS_URL: {error}", "Set HFS_REDIS_URL to redis://host:port/0", "error"))
+            self._say(Problem(f"{REDIS}: {error}", f"Set {REDIS} to redis://host:port/0", "error"))
         at_fork(ForkPhase.LEDGERS, child=self._after_fork_in_child)
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any
 
+from hfs_providers.contract.environment import USAGE, env_name
 from hfs_providers.testing.answers import Request, think
 from hfs_providers.testing.connection import Connection
 from hfs_providers.testing.dialects import Dialect
@@ -207,9 +208,9 @@ class LoopbackServer:
         Args:
             keys: by provider, how many keys (or endpoints of a keyless provider) to make up, or the keys.
         """
-        env = {"HFS_USAGE_DB": "off"}
+        env = {USAGE: "off"}
         for provider, wanted in keys.items():
-            upper = provider.upper().replace("-", "_")
+            upper = env_name(provider)
             given = [self.new_key(provider) for _ in range(wanted)] if isinstance(wanted, int) else list(wanted)
             env[f"NUM_{upper}"] = str(len(given))
             if self._dialects[provider].keyless:

@@ -16,16 +16,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hfs_providers.contract.environment import USAGE_DAYS, USAGE_MEGABYTES, USAGE_ROWS
 from hfs_providers.contract.errors import StoreError
 from hfs_providers.contract.instants import DAY
 from hfs_providers.contract.records import Problem
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.transaction import transaction
-
-DAYS = "HFS_USAGE_DAYS"
-ROWS = "HFS_USAGE_ROWS"
-MEGABYTES = "HFS_USAGE_MB"
 
 NEEDED = 2 * DAY
 """Seconds for which every row stays."""
@@ -140,7 +137,7 @@ class Retention:
         """Read it from an environment; a value that cannot be read is a problem, and the default counts."""
         problems = []
         found: dict[str, float] = {}
-        for variable, name in ((DAYS, "days"), (ROWS, "rows"), (MEGABYTES, "megabytes")):
+        for variable, name in ((USAGE_DAYS, "days"), (USAGE_ROWS, "rows"), (USAGE_MEGABYTES, "megabytes")):
             text = env.get(variable, "").strip()
             try:
                 number = float(text or "inf")
@@ -278,7 +275,7 @@ class Pruner:
         return Problem(
             f"{self.unforwarded} rows of usage were dropped before a database had them: the file had outgrown"
             f" {self._keep.megabytes:g} MB",
-            f"See why rows are not forwarded, or set {MEGABYTES}",
+            f"See why rows are not forwarded, or set {USAGE_MEGABYTES}",
         )
 
     def step(self) -> None:

@@ -300,7 +300,7 @@ class TestWatch:
         from rich.console import Console
 
         from hfs_providers.agents import AgentEvent
-        from hfs_providers.cli.agents_watch import View
+        from hfs_providers.cli.agents.watch import View
 
         view = View()
         for data in (

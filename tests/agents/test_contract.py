@@ -19,7 +19,7 @@ from hfs_providers.agents import (
     json_schema,
 )
 from hfs_providers.agents.contract import json_schema_text, state_after
-from hfs_providers.cli.agents import RoleName
+from hfs_providers.cli.agents.command import RoleName
 from tests.agents.workers import item, nested
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "agents.schema.json"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from hfs_providers.cli.demo_report import collect
-from hfs_providers.cli.demo_runs import Runs
-from hfs_providers.cli.demo_stage import Stage
+from hfs_providers.cli.demo.report import collect
+from hfs_providers.cli.demo.runs import Runs
+from hfs_providers.cli.demo.stage import Stage
 from hfs_providers.testing import LoopbackServer
 
 PROVIDERS = ["cerebras", "groq", "gemini", "openrouter"]
@@ -122,7 +122,7 @@ def test_without_any_sdk_exit_code_1_with_the_command(cli, without):
 
 def test_counts_that_differ_are_noticed():
     from hfs_providers import ProviderManager
-    from hfs_providers.cli.demo_progress import Progress
+    from hfs_providers.cli.demo.progress import Progress
 
     with (
         Stage(1) as stage,

@@ -14,6 +14,7 @@ from agno.run.base import RunStatus
 
 from hfs_providers import ProviderManager
 from hfs_providers.authoring import Event, ModelDefault
+from hfs_providers.contract.environment import env_name
 from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.server import LoopbackServer
 from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect, built_in
@@ -121,7 +122,7 @@ class Base:
     @property
     def upper(self) -> str:
         """The provider's name as it stands in variables."""
-        return self.name.upper().replace("-", "_")
+        return env_name(self.name)
 
     def _defaults(self) -> Sequence[ModelDefault]:
         empty: Any = self.plugin.configure_env({})

@@ -9,9 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from hfs_providers import ProviderManager
-from hfs_providers.authoring import ErrorRules, Evidence, Meaning
+from hfs_providers.authoring import ErrorRules, Evidence, Kind, Meaning
 from hfs_providers.calls.verdicts import Verdict, judge
-from hfs_providers.contract.error_rules import Kind
 from hfs_providers.errors import KeysExhaustedError, ModelCallError
 from hfs_providers.testing.conformance.base import Base, ask, needs
 from hfs_providers.testing.scripts import Raw

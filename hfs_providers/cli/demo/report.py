@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.cli import output
-from hfs_providers.cli.demo_runs import Runs
-from hfs_providers.cli.demo_stage import Stage
+from hfs_providers.cli.demo.runs import Runs
+from hfs_providers.cli.demo.stage import Stage
 from hfs_providers.cli.table import Column
 
 if TYPE_CHECKING:

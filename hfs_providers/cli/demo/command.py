@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hfs_providers.cli import demo_report, output
-from hfs_providers.cli.demo_progress import Progress
-from hfs_providers.cli.demo_runs import Runs
-from hfs_providers.cli.demo_stage import Stage
+from hfs_providers.cli import output
+from hfs_providers.cli.demo import report as reporting
+from hfs_providers.cli.demo.progress import Progress
+from hfs_providers.cli.demo.runs import Runs
+from hfs_providers.cli.demo.stage import Stage
+from hfs_providers.contract.environment import CONFIG, DISABLED, USAGE
 
 if TYPE_CHECKING:
     from hfs_providers import ProviderManager
@@ -48,7 +50,7 @@ def demo(
             output.fail("no provider has an SDK that can be used", "pip install 'hfs-providers[all]'")
         # Built without those, or `get_any_model` would choose one that is installed but broken.
         absent = ",".join(entry["provider"] for entry in skipped)
-        with _manager({**stage.env, "HFS_DISABLED_PLUGINS": absent}) as manager:
+        with _manager({**stage.env, DISABLED: absent}) as manager:
             output.set_up_agno_logging()
             runs = Runs(manager, stage, providers, progress)
             remove = manager.observe(runs.observe)
@@ -57,7 +59,7 @@ def demo(
                     runs.play(calls)
             finally:
                 remove()
-            report = demo_report.collect(manager, stage, runs)
+            report = reporting.collect(manager, stage, runs)
     report = {
         "simulated": SIMULATED,
         "seed": seed,
@@ -69,7 +71,7 @@ def demo(
     if as_json:
         output.print_json(report)
     else:
-        demo_report.show(report)
+        reporting.show(report)
         print(SIMULATED)
     if not report["check"]["equal"] or report["errors"]:
         raise typer.Exit(1)
@@ -79,7 +81,7 @@ def _manager(env: Mapping[str, str]) -> ProviderManager:
     from hfs_providers import ProviderManager
 
     # The demo is the same everywhere: no file of the user's counts, and nothing of it is written down.
-    return ProviderManager(env={**env, "HFS_CONFIG": os.devnull, "HFS_USAGE_DB": "off"})
+    return ProviderManager(env={**env, CONFIG: os.devnull, USAGE: "off"})
 
 
 def _pass_proxies_by() -> None:

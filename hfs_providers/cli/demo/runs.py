@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.cli.demo_progress import Progress
-from hfs_providers.cli.demo_stage import Stage
+from hfs_providers.cli.demo.progress import Progress
+from hfs_providers.cli.demo.stage import Stage
 
 if TYPE_CHECKING:
     from hfs_providers import Event, ProviderManager

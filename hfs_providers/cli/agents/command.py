@@ -78,20 +78,20 @@ def run(
 
     Exit code: 0 all succeeded, 1 some failed, 2 wrong usage or unreadable input, 3 no agent is available for it.
     """
-    from hfs_providers.cli import agents_run
+    from hfs_providers.cli.agents import run
 
-    options = agents_run.Options(
+    options = run.Options(
         None if pipeline else role.value, workers, at_once, min_confidence, events=events, resume=resume
     )
-    raise typer.Exit(agents_run.run(source, options))
+    raise typer.Exit(run.run(source, options))
 
 
 @app.command()
 def watch(events: Annotated[Path, typer.Argument(help="The file that `run --events` writes.")]) -> None:
     """Watch the agents of a `run` in another terminal: their states and what happens, until it ends."""
-    from hfs_providers.cli import agents_watch
+    from hfs_providers.cli.agents import watch
 
-    raise typer.Exit(agents_watch.watch(events))
+    raise typer.Exit(watch.watch(events))
 
 
 @app.command()
@@ -119,6 +119,6 @@ def serve(
 
     Callers send the key in HFS_AGENTS_KEY as a bearer token. Where it is not set, one is made up and printed.
     """
-    from hfs_providers.cli import agents_serve
+    from hfs_providers.cli.agents import serve
 
-    agents_serve.serve(database, host, port, at_once)
+    serve.serve(database, host, port, at_once)

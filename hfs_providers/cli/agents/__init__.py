@@ -1,0 +1,1 @@
+"""`agents`: agents under supervision, from the command line."""

@@ -1,0 +1,1 @@
+"""`demo`: what rotation and fallback do, shown against a simulated provider."""
