@@ -216,9 +216,7 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
     """
 
     def __init__(self, causes: Mapping[str, BaseException | str]) -> None:
-        self.reasons = {
-            entry: cause if isinstance(cause, str) else reason_of(entry, cause) for entry, cause in causes.items()
-        }
+        self.reasons = {entry: reason_of(entry, cause) for entry, cause in causes.items()}
         self.causes = {entry: cause for entry, cause in causes.items() if isinstance(cause, BaseException)}
         listed = "; ".join(f"{entry}: {reason}" for entry, reason in self.reasons.items())
         first = next(iter(self.reasons), None)
@@ -230,9 +228,9 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
         return rebuild, (cls, args, {**fields, "causes": {}})
 
 
-def reason_of(entry: str, error: BaseException) -> str:
-    """What an error of a chain's entry says, without the entry's name in front."""
-    return str(error).removeprefix(f"{entry}: ") or type(error).__name__
+def reason_of(entry: str, cause: BaseException | str) -> str:
+    """What an error of a chain's entry says, or why it was not asked, without the entry's name in front."""
+    return str(cause).removeprefix(f"{entry}: ") or type(cause).__name__
 
 
 _STATUS_OF: Mapping[Kind, int] = {

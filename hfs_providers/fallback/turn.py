@@ -116,10 +116,7 @@ class Turn:
 
     def reasons(self) -> dict[str, str]:
         """By entry, why it did not answer."""
-        return {
-            label: cause if isinstance(cause, str) else reason_of(label, cause)
-            for label, cause in self._causes().items()
-        }
+        return {label: reason_of(label, cause) for label, cause in self._causes().items()}
 
     def admit(self) -> Entry:
         """The entry for the next request. Those whose circuit is open are passed over."""

@@ -83,7 +83,7 @@ def test_an_open_circuit_survives_a_restart_until_it_is_closed(server: LoopbackS
 
 
 @pytest.mark.parametrize("slept", [(0.0, 60.0), (60.0, 0.0), (60.0, -3600.0)])
-def test_a_circuit_s_rest_ends_by_whichever_clock_says_so_first(slept: tuple[float, float]) -> None:
+def test_a_circuit_s_cooldown_ends_by_whichever_clock_says_so_first(slept: tuple[float, float]) -> None:
     now = {"monotonic": 1000.0, "wall": 1e9}
     circuit = Circuit(lambda: now["monotonic"], wall=lambda: now["wall"])
     for _ in range(3):
