@@ -24,11 +24,12 @@ from hfs_providers.cli import (
     new_plugin,
     output,
     status,
-    usage,
-    usage_send,
 )
 from hfs_providers.cli.agents.command import app as agents_app
 from hfs_providers.cli.demo.command import demo as demo_command
+from hfs_providers.cli.usage.command import prune as prune_command
+from hfs_providers.cli.usage.command import usage as usage_command
+from hfs_providers.cli.usage.send import send_rows
 
 
 class _LightHelp:
@@ -178,9 +179,9 @@ class _KeysCommand(_Unquoted, _Command):
 
 
 _usage = typer.Typer(cls=_SubGroup, invoke_without_command=True)
-_usage.callback(help=usage.usage.__doc__)(usage.usage)
-_usage.command("prune", cls=_Command)(usage.prune)
-_usage.command("send", cls=_Command)(usage_send.send_rows)
+_usage.callback(help=usage_command.__doc__)(usage_command)
+_usage.command("prune", cls=_Command)(prune_command)
+_usage.command("send", cls=_Command)(send_rows)
 app.add_typer(_usage, name="usage")
 
 _OF = "PROVIDER..."

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from hfs_providers.cli.usage_chart import bar, columns
-from hfs_providers.cli.usage_plot import draw, lines_of
+from hfs_providers.cli.usage.chart import bar, columns
+from hfs_providers.cli.usage.plot import draw, lines_of
 from hfs_providers.usage import Store, UsageReport
 from hfs_providers.usage.report import UsageTimeline
 from tests.cli.conftest import Cli

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.cli.usage_chart import tick
+from hfs_providers.cli.usage.chart import tick
 
 if TYPE_CHECKING:
     from hfs_providers.usage import UsageTimeline

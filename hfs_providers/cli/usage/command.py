@@ -22,7 +22,7 @@ import typer
 
 from hfs_providers.cli import output, spans
 from hfs_providers.cli.table import Column
-from hfs_providers.cli.usage_chart import SIGNS, bar, columns, plain
+from hfs_providers.cli.usage.chart import SIGNS, bar, columns, plain
 
 if TYPE_CHECKING:
     from hfs_providers.usage import Store, UsageReport, UsageTimeline, UsageTotal, UsageTotals
@@ -207,10 +207,10 @@ def _check_plot(path: Path) -> None:
 
 
 def _draw(path: Path, found: UsageTotals, line: UsageTimeline) -> None:
-    from hfs_providers.cli import usage_plot
+    from hfs_providers.cli.usage.plot import draw
 
     try:
-        usage_plot.draw(path, line, f"Requests by {line.period}", f"{found.total.requests:,} {_when(found)}")
+        draw(path, line, f"Requests by {line.period}", f"{found.total.requests:,} {_when(found)}")
     except OSError as error:
         output.fail(f"{path} cannot be written: {error.strerror}", "Name another file with --plot")
     output.note(f"Drawn: {path}")

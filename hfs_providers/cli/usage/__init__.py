@@ -1,0 +1,1 @@
+"""`usage`: reports, charts, pruning and sending of what was used, from the command line."""
