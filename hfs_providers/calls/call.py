@@ -14,7 +14,7 @@ from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
 from hfs_providers.calls.answers import UnusableAnswerError
 from hfs_providers.calls.backend import Backend
-from hfs_providers.calls.errors import KeysExhaustedError, ModelCallError, call_error, reads_as_overflow
+from hfs_providers.calls.errors import KeysExhaustedError, call_error, reads_as_overflow
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.calls.pauses import key_cooldown, retry_pause
 from hfs_providers.calls.verdict_rules import QUOTES_KEY
@@ -164,7 +164,6 @@ class Call(Attempt):
 
     def acquire(self) -> Lease:
         """Lease the key of the next attempt. Raises KeysExhaustedError."""
-        self._sent_at = None
         try:
             return self.backend.pool.acquire(self.model_id, self.options.estimated_tokens, **self._terms())
         except PoolExhaustedError as error:
@@ -172,7 +171,6 @@ class Call(Attempt):
 
     async def aacquire(self) -> Lease:
         """As `acquire`, without blocking the event loop."""
-        self._sent_at = None
         try:
             return await self.backend.pool.aacquire(self.model_id, self.options.estimated_tokens, **self._terms())
         except PoolExhaustedError as error:
@@ -279,7 +277,16 @@ class Call(Attempt):
             pause = self._next(lease, verdict)
         if pause is None:
             self.let_through(self.backend.redactor)
-            raise self._failed(lease, verdict, error) from error
+            raise call_error(
+                verdict,
+                error,
+                provider=self.backend.provider,
+                model_id=self.model_id,
+                key_id=lease.key_id,
+                attempts=self._attempts,
+                successor=self.backend.successor(self.model_id),
+                received=None if self._text is None else "".join(self._text),
+            ) from error
         self._cause = error
         self.repeated = True
         self.begin_again()
@@ -391,18 +398,6 @@ class Call(Attempt):
             return False
         keys = backend.pool.statuses(self.model_id)
         return any(key.state == "ready" and key.id not in self._tried for key in keys)
-
-    def _failed(self, lease: Lease, verdict: Verdict, error: BaseException) -> ModelCallError:
-        return call_error(
-            verdict,
-            error,
-            provider=self.backend.provider,
-            model_id=self.model_id,
-            key_id=lease.key_id,
-            attempts=self._attempts,
-            successor=self.backend.successor(self.model_id),
-            received=None if self._text is None else "".join(self._text),
-        )
 
     def _exhausted(self, error: PoolExhaustedError) -> NoReturn:
         exhausted = KeysExhaustedError(error)
