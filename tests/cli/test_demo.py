@@ -69,26 +69,18 @@ def test_print_says_what_is_simulated_at_both_ends_and_shows_no_key(cli):
         assert not [start for start in range(len(body) - 5) if body[start : start + 6] in done.stdout]
 
 
-def test_same_seed_same_play(cli):
-    first, second, other = (
-        _without_times(json.loads(cli("demo", "--json", "--calls", "8", "--seed", seed).stdout)) for seed in "223"
-    )
-    assert first == second
-    assert [key["plays"] for key in first["keys"]] != [key["plays"] for key in other["keys"]]
+def test_same_seed_same_play_and_nothing_of_the_user_counts(cli, tmp_path):
+    def play(seed, **env):
+        return _without_times(json.loads(cli("demo", "--json", "--calls", "8", "--seed", seed, env=env).stdout))
 
-
-def test_calls_is_the_number_of_runs(cli):
-    assert json.loads(cli("demo", "--json", "--calls", "5").stdout)["runs"] == 5
-
-
-def test_nothing_of_the_user_counts(cli, tmp_path):
+    first, other = play("2"), play("3")
     (tmp_path / ".env").write_text("GROQ_API_KEY=gsk_users\n")
     (tmp_path / "hfs-providers.toml").write_text('order = ["gemini"]\n')
-    env = {"GROQ_MODEL": "users", "HTTP_PROXY": "http://127.0.0.1:9", "HFS_DISABLED_PLUGINS": "groq"}
-    report = json.loads(cli("demo", "--json", "--calls", "8", env=env).stdout)
-    assert report["answered"] == 8
-    assert report["providers"] == PROVIDERS
-    assert "users" not in json.dumps(report)
+    second = play("2", GROQ_MODEL="users", HTTP_PROXY="http://127.0.0.1:9", HFS_DISABLED_PLUGINS="groq")
+    assert first == second
+    assert [key["plays"] for key in first["keys"]] != [key["plays"] for key in other["keys"]]
+    assert (second["runs"], second["answered"], second["providers"]) == (8, 8, PROVIDERS)
+    assert "users" not in json.dumps(second)
 
 
 def test_provider_without_sdk_is_skipped_with_its_command(cli, without):

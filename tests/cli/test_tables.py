@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,24 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield env
 
 
+@pytest.fixture(scope="module")
+def printed() -> dict[tuple[str, ...], str]:
+    """What commands printed without a terminal; each is run once."""
+    return {}
+
+
+@pytest.fixture
+def wide(cli: Cli, env: dict[str, str], printed: dict[tuple[str, ...], str]) -> Callable[..., str]:
+    """What a command prints without a terminal."""
+
+    def run(*command: str) -> str:
+        if command not in printed:
+            printed[command] = cli(*command, env=env).stdout
+        return printed[command]
+
+    return run
+
+
 COMMANDS = [
     ["status"],
     ["plugins"],
@@ -106,31 +124,29 @@ WHOLE = re.compile(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_every_table_fits_and_keeps_its_words(cli: Cli, env: dict[str, str], command: list[str], width: int) -> None:
+def test_every_table_fits_and_keeps_its_words(
+    cli: Cli, env: dict[str, str], wide: Callable[..., str], command: list[str], width: int
+) -> None:
     narrow = cli(*command, env={**env, "COLUMNS": str(width)}).stdout
-    wide = cli(*command, env=env).stdout
     # Remedies are not wrapped, so that a command can be copied whole.
     tables = narrow.partition("\nProblems")[0]
     assert max(len(line) for line in tables.splitlines() if "usage.db" not in line) <= width
     dropped = {"cerebras-cloud-sdk"} if command == ["status"] else set()
-    assert set(WHOLE.findall(wide)) - dropped <= set(WHOLE.findall(narrow))
+    assert set(WHOLE.findall(wide(*command))) - dropped <= set(WHOLE.findall(narrow))
 
 
 @pytest.mark.parametrize("command", [["keys"], ["check"]], ids=" ".join)
-def test_in_a_pipe_every_row_is_one_line(cli: Cli, env: dict[str, str], command: list[str]) -> None:
-    found = cli(*command, env=env).stdout
-    assert re.search(r"^groq#2 .* dead .*invalid_api_key", found, re.MULTILINE)
+def test_in_a_pipe_every_row_is_one_line(wide: Callable[..., str], command: list[str]) -> None:
+    assert re.search(r"^groq#2 .* dead .*invalid_api_key", wide(*command), re.MULTILINE)
 
 
-def test_the_headings_of_usage_name_what_they_count(cli: Cli, env: dict[str, str]) -> None:
-    assert re.search(
-        r"provider +model +requests +failed +tokens in +tokens out +tokens +mean ms\n", cli("usage", env=env).stdout
-    )
+def test_the_headings_of_usage_name_what_they_count(wide: Callable[..., str]) -> None:
+    assert re.search(r"provider +model +requests +failed +tokens in +tokens out +tokens +mean ms\n", wide("usage"))
 
 
 @pytest.mark.parametrize("command", [["keys"], ["check"]], ids=" ".join)
-def test_when_a_key_is_free_has_its_heading(cli: Cli, env: dict[str, str], command: list[str]) -> None:
-    assert "free at" in cli(*command, env=env).stdout.splitlines()[0]
+def test_when_a_key_is_free_has_its_heading(wide: Callable[..., str], command: list[str]) -> None:
+    assert "free at" in wide(*command).splitlines()[0]
 
 
 @pytest.mark.parametrize("command", [["agents", "run"], ["agents", "worker"]], ids=" ".join)
