@@ -59,7 +59,18 @@ class TestTheStatus:
 
     @pytest.mark.parametrize(
         ("status", "read_as"),
-        [(99, None), (100, 100), (599, 599), (600, None), ("429", 429), (True, None), ("4299999", None), ("٤٢٩", None)],
+        [
+            ("00429", 429),
+            ("000429", None),
+            (99, None),
+            (100, 100),
+            (599, 599),
+            (600, None),
+            ("429", 429),
+            (True, None),
+            ("4299999", None),
+            ("٤٢٩", None),
+        ],
     )
     def test_is_one_of_http(self, status: Any, read_as: int | None) -> None:
         assert read(status).status == read_as
@@ -133,6 +144,12 @@ class TestTheBody:
         fitting = large.replace("x" * 1_000_000, "x" * 900_000)
         assert read(400, fitting).error["code"] == "x"
 
+    def test_of_a_million_characters_is_read(self) -> None:
+        head = '{"code": "x", "fill": "'
+        fitting = head + "x" * (1_000_000 - len(head) - 2) + '"}'
+        assert read(400, fitting).error["code"] == "x"
+        assert read(400, fitting + " ").body is None
+
     def test_of_an_sdk_that_keeps_a_part_as_text_is_the_whole_one_of_the_response(self) -> None:
         class Response:
             content = b'{"code": "known", "error": "words"}'
@@ -155,6 +172,14 @@ class TestTheMessage:
         assert verdict(400, "plain text").message == "plain text"
         assert verdict(400, " ").message == "in the SDK's words"
         assert verdict(400, {"error": {"message": ""}}).message == "in the SDK's words"
+        assert verdict(400, {"error": {"message": ["no text"]}}).message == "in the SDK's words"
+        assert verdict(400, {"error": {"message": ["no text"]}}).kind == "bad_request"
+
+    @pytest.mark.parametrize(("given", "shown"), [("told", "told"), ("", "words"), (5, "words"), (None, "words")])
+    def test_of_an_error_is_what_it_gives_as_its_message(self, given: Any, shown: str) -> None:
+        error = RuntimeError("words")
+        error.message = given  # type: ignore[attr-defined]
+        assert judge(error).message == shown
 
     def test_has_an_end(self) -> None:
         long = "x" * (MAX_MESSAGE + 1)

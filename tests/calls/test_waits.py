@@ -43,6 +43,7 @@ def at(seconds: float) -> str:
         ("0.25", 0.25),
         (" 7 ", 7.0),
         ("120ms", 0.12),
+        ("500ns", 5e-7),
         ("7.66s", 7.66),
         ("1m2.5s", 62.5),
         ("7m12s", 432.0),
@@ -247,6 +248,7 @@ def test_a_wait_in_a_body(value: object, seconds: float | None) -> None:
         ({"X-RateLimit-Limit": "50"}, None),
         ({"x-ratelimit-limit-requests": "many", "x-ratelimit-limit-tokens": "-1"}, None),
         ({"x-ratelimit-limit-requests": "0"}, None),
+        ({"x-ratelimit-limit-requests": "1"}, Limits(rpd=1)),
         ({}, None),
     ],
 )
