@@ -402,7 +402,7 @@ class Wrapper(Protocol):
 
         Args:
             model_id: the provider's model id, or None for the default.
-            named: whether the caller named it; one that was only defaulted may be replaced by its successor.
+            explicit: whether the caller named it; one that was only defaulted may be replaced by its successor.
                 None: whether it is given.
             estimated_tokens: tokens to reserve for a call.
             wait, timeout: whether to wait for a key, and for how many seconds per call.

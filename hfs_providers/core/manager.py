@@ -261,7 +261,7 @@ class ProviderManager:
                 the next entry after an event that says so.
             timeout: seconds for which an entry waits for a key before the next is asked; None is as long as it takes.
             max_retries: an entry's own retries of 5xx and transport errors before the next is asked.
-            sleep, asleep: how to wait in a transport recovery, in seconds; by default `time.sleep` and `asyncio.sleep`.
+            sleep, async_sleep: wait for some seconds in a transport recovery; by default `time.sleep`, `asyncio.sleep`.
             kwargs: as for `get_model`, for every entry that is not a model already.
 
         Raises:
