@@ -7,22 +7,52 @@ import json
 import socket
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from hfs_providers.testing.answers import Request
+from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.scripts import BadRequest, Ok, Reply, Reset, Stall, Step
 
-if TYPE_CHECKING:
-    from hfs_providers.testing.server import LoopbackServer
-
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
+
+
+class Serves(Protocol):
+    """What a connection needs of its server."""
+
+    connections: int
+    in_flight: int
+    max_in_flight: int
+    open_connections: set[Connection]
+
+    def read(
+        self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]
+    ) -> tuple[Dialect, Request] | None:
+        """Whose request it is, and what it asks for; None if no dialect knows the path."""
+
+    def next_step(self, request: Request) -> Step:
+        """How it is answered."""
+
+    def thought(self, request: Request, step: Ok) -> Ok:
+        """The step with something to say."""
+
+    async def wait_at_gate(self) -> None:
+        """Return when answers are no longer held back."""
+
+    def models(self, provider: str) -> tuple[str, ...]:
+        """The provider's models."""
+
+    def with_allowance(self, dialect: Dialect, request: Request, reply: Reply) -> Reply:
+        """The reply with what is left of the key's limits."""
+
+    def note(self, request: Request, step: Step, reply: Reply, connection: int, finished: bool) -> None:
+        """Write down how it was answered, and whether the whole answer was sent."""
 
 
 class Connection(asyncio.Protocol):
     """HTTP/1.1 with keep-alive, as much of it as HTTP clients send: one request after the other, bodies by length or
     chunked."""
 
-    def __init__(self, server: LoopbackServer) -> None:
+    def __init__(self, server: Serves) -> None:
         self._server = server
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None

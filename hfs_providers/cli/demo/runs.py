@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hfs_providers import Event, ProviderManager
     from hfs_providers.usage import UsageRow
 
-ANY = "any provider"
+ANY_PROVIDER = "any provider"
 # One round over the providers each; the plain runs come first in every phase's share.
 _PATTERN = ("sync", "stream", "tool", "async", "async", "sync", "sync", "async")
 _SCENES = {
@@ -130,8 +130,8 @@ class Runs:
         if len(self.providers) > 1:
             self._progress.say(f"  (from here on, every key of {first} answers 429)")
             self._stage.run_out(first)
-        _running.set(ANY)
-        self.agents[ANY] = AgentLog()
+        _running.set(ANY_PROVIDER)
+        self.agents[ANY_PROVIDER] = AgentLog()
         for _ in range(runs):
             error: str | None = None
             for provider, model in self._choices():
@@ -139,7 +139,7 @@ class Runs:
                 if error is None:
                     break
                 self._progress.say(f"  {provider} could not serve; asking for any model again")
-            self._count(ANY, error)
+            self._count(ANY_PROVIDER, error)
             self._progress.advance()
 
     def _choices(self) -> Iterator[tuple[str, Any]]:
