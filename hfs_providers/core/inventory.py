@@ -123,9 +123,11 @@ def take_inventory(
     wanted = settings.names(ORDER)
     order, unknown = _ordered(list(found), wanted or list(file.order))
     known = [*registry.plugins, *registry.disabled]
-    strangers = [(ORDER if wanted else f"order in {file.path}", name) for name in unknown if name not in known]
-    strangers += [(DISABLED, name) for name in registry.unknown]
-    strangers += [(f"[providers] in {file.path}", name) for name in file.providers if name not in known]
+    strangers = [
+        *((ORDER if wanted else f"order in {file.path}", name) for name in unknown if name not in known),
+        *((DISABLED, name) for name in registry.unknown),
+        *((f"[providers] in {file.path}", name) for name in file.providers if name not in known),
+    ]
     problems.extend(_unknown(where, name, known) for where, name in strangers)
     return Inventory(registry, settings, file, {name: found[name] for name in order}, tuple(problems))
 

@@ -164,6 +164,11 @@ def _mode(tls: Mapping[str, str], host: str) -> str:
         return mode
     if _is(tls, "ssl_disabled") or any(_is(tls, key) is False for key in ("ssl", "use_ssl")):
         return "DISABLED"
+    return _implied_mode(tls, host)
+
+
+def _implied_mode(tls: Mapping[str, str], host: str) -> str:
+    """The mode that options other than `ssl_mode` ask for."""
     identity = _is(tls, "ssl_verify_identity", "ssl_check_hostname")
     certificate = _is(tls, "ssl_verify_cert")
     if identity:
