@@ -8,6 +8,7 @@ begins with the error that said so.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from agno.exceptions import RetryableModelProviderError as GuidedRetry
 from agno.models.base import Model
 
 from hfs_providers.calls.errors import ModelCallError
-from hfs_providers.clients.owned import first_of
+from hfs_providers.clients.async_generators import first_of
 
 if TYPE_CHECKING:
     from agno.models.response import ModelResponse
@@ -71,8 +72,12 @@ class AgnoRetries(Model):
             finally:
                 await steps.aclose()
         with _OWN_ERRORS:
-            async for step in super()._ainvoke_stream_with_retry(**kwargs):
-                yield step
+            looped: Any = super()._ainvoke_stream_with_retry(**kwargs)
+            async with aclosing(looped):
+                step = await first_of(looped, None)
+                while step is not None:
+                    yield step
+                    step = await anext(looped, None)
 
     def _needs_loop(self, kwargs: Mapping[str, Any]) -> bool:
         return bool(self.retries) or "retries_with_guidance_count" in kwargs

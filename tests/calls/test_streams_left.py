@@ -14,6 +14,7 @@ from hfs_providers import Event, ProviderManager
 from hfs_providers.testing import LoopbackServer
 
 RUNS = 20
+RETRIED = "a model with retries of Agno's"
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def of_an_agent(model: Any) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["and the program ends", "and the program goes on"])
 @pytest.mark.parametrize("stream", [of_a_model, of_an_agent])
-@pytest.mark.parametrize("model", ["groq", "gemini", "a chain"])
+@pytest.mark.parametrize("model", ["groq", "gemini", "a chain", RETRIED])
 def test_break(
     manager: ProviderManager, model: str, stream: Callable[[Any], AsyncIterator[Any]], goes_on: bool
 ) -> None:
@@ -55,7 +56,11 @@ def test_break(
         if goes_on:
             await asyncio.sleep(0.01)
 
-    asked: Any = manager.get_chain("groq", "gemini") if model == "a chain" else manager.get_model(model)
+    made = {
+        "a chain": lambda: manager.get_chain("groq", "gemini"),
+        RETRIED: lambda: manager.get_model("groq", retries=1),
+    }
+    asked: Any = made.get(model, lambda: manager.get_model(model))()
     manager.observe(note)
     for _ in range(RUNS):
         asyncio.run(leave())
