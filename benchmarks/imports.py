@@ -75,7 +75,7 @@ def _write_history(path: Path, env: Mapping[str, str]) -> None:
     from hfs_providers.keys import fingerprint
     from hfs_providers.usage import UsageRow
     from hfs_providers.usage.database import Store
-    from hfs_providers.usage.rows import write_rows
+    from hfs_providers.usage.row_writer import write_rows
 
     keys = [
         (name, f"{name}#{number}", fingerprint(env[f"{name.upper()}_API_KEY_{number}"]))

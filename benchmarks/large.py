@@ -27,7 +27,7 @@ from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.retention import Retention, prune_step
-from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.row_writer import write_rows
 from hfs_providers.usage.transaction import transaction
 
 _KEYS, _DAYS, _DAY = 208, 30, 86_400.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from hfs_providers.usage import Store, UsageRow
-from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.row_writer import write_rows
 
 
 def row(

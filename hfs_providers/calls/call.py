@@ -16,7 +16,7 @@ from hfs_providers.calls.answers import UnusableAnswerError
 from hfs_providers.calls.backend import Backend
 from hfs_providers.calls.errors import KeysExhaustedError, call_error, reads_as_overflow
 from hfs_providers.calls.options import CallOptions
-from hfs_providers.calls.pauses import key_cooldown, retry_pause
+from hfs_providers.calls.retry_pauses import key_cooldown, retry_pause
 from hfs_providers.calls.verdict_rules import QUOTES_KEY
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.attempt import Attempt, answering, settling

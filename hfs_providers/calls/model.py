@@ -21,7 +21,7 @@ from hfs_providers.calls.backend import Backend, Rotation
 from hfs_providers.calls.call import Call
 from hfs_providers.calls.model_copies import KEY_FIELDS, Copies, fields_of
 from hfs_providers.calls.options import CallOptions
-from hfs_providers.clients.owned import first_of
+from hfs_providers.clients.async_generators import first_of
 from hfs_providers.contract.usage_row import Counted
 from hfs_providers.keys.leases import Lease
 

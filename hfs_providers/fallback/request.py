@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
 from hfs_providers.calls.errors import StreamInterruptedError
+from hfs_providers.clients.async_generators import first_of
 from hfs_providers.clients.attempt import Attempt
-from hfs_providers.clients.owned import first_of
 from hfs_providers.contract.redaction import Redactor
 from hfs_providers.fallback.controls import ChainControls
 from hfs_providers.fallback.messages import converted

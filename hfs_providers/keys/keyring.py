@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Sequence
 from hfs_providers.contract.instants import NEVER, seconds_until
 from hfs_providers.contract.records import Credential, KeyState, KeyStatus, Limits, WindowUse
 from hfs_providers.keys.clocks import Clocks
+from hfs_providers.keys.dead_key_trials import Trials
 from hfs_providers.keys.limits import Allowance, Meter, strictest
 from hfs_providers.keys.request import KeyRequest
 from hfs_providers.keys.scheduler import ReadyQueue, Slot
 from hfs_providers.keys.state import Account, Key
-from hfs_providers.keys.trials import Trials
 
 Resolver = Callable[[str, str], "Limits | None"]
 """The limits of a model on a key, by (model id, key id); None if none are known."""

@@ -27,7 +27,7 @@ from hfs_providers.contract.records import Problem
 from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store
-from hfs_providers.usage.rows import AT_ONCE, Series, write_rows
+from hfs_providers.usage.row_writer import AT_ONCE, Series, write_rows
 from hfs_providers.usage.transaction import patiently, transaction
 
 __all__ = ["UsageLog", "Work", "write_rows"]

@@ -19,7 +19,7 @@ from hfs_providers.usage.database import Store
 from hfs_providers.usage.forwarding import target
 from hfs_providers.usage.forwarding.forwarder import Forwarder, Pace, behind
 from hfs_providers.usage.log import UsageLog
-from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.row_writer import write_rows
 from tests.services.databases import DEADLINE, MariaDb, Postgres, Proxy, Server, proxy_to
 
 QUICK = Pace(batch=200, linger=0.0, first=0.05, longest=0.2, taken=0.02)

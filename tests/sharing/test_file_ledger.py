@@ -24,7 +24,7 @@ from hfs_providers.sharing.state_log import StateKeeper
 from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
-from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.row_writer import write_rows
 
 KEYS = [Credential("p#1", Secret("a-secret-1")), Credential("p#2", Secret("a-secret-2"))]
 KEYLESS = [Credential("p#1", None), Credential("p#2", None)]

@@ -20,7 +20,7 @@ from hfs_providers.sharing.key_state import GONE_FOR, pool_state, restore_key_st
 from hfs_providers.sharing.state_log import StateChange, StateKeeper, apply
 from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
-from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.row_writer import write_rows
 from hfs_providers.wrapper.wrapper import ProviderWrapper
 
 Make = Callable[..., Any]

@@ -32,7 +32,7 @@ from hfs_providers.usage.forwarding.forwarder import Forwarder, Pace, behind
 from hfs_providers.usage.forwarding.process_lock import try_lock
 from hfs_providers.usage.forwarding.url import DatabaseUrl, mysql_tls
 from hfs_providers.usage.log import UsageLog
-from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.row_writer import write_rows
 
 DEADLINE = 60.0
 QUICK = Pace(batch=100, linger=0.0, first=0.01, longest=0.05, taken=0.01)

@@ -13,7 +13,7 @@ from hfs_providers import ProviderManager
 from hfs_providers.usage import UsageRow, retention
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.retention import STEP, SUMS, Pruned, Pruner, Retention, prune_step
-from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.row_writer import write_rows
 
 NOW = 1_700_049_600.0
 DAY = 86_400.0

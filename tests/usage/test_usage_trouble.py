@@ -18,7 +18,7 @@ from hfs_providers.errors import StoreError
 from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import QUARTER, SCHEMA_VERSION, Store
 from hfs_providers.usage.log import UsageLog
-from hfs_providers.usage.rows import write_rows
+from hfs_providers.usage.row_writer import write_rows
 
 ROW = UsageRow(1_700_000_000.0, "groq", "llama", "groq#1", "ab12cd34", 2, 3, 5, 0.25, "ok", 5)
 

@@ -30,7 +30,7 @@ from hfs_providers.usage.database import Store
 from hfs_providers.usage.forwarding.process_lock import try_lock
 from hfs_providers.usage.forwarding.target import Target, fitted
 from hfs_providers.usage.forwarding.url import DatabaseUrl
-from hfs_providers.usage.rows import COLUMNS, SELECT
+from hfs_providers.usage.row_writer import COLUMNS, SELECT
 
 logger = logging.getLogger(__name__)
 

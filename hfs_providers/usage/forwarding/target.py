@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfs_providers.contract.errors import ForwardingError
 from hfs_providers.usage.forwarding.url import DatabaseUrl, mysql_tls
-from hfs_providers.usage.rows import COLUMNS
+from hfs_providers.usage.row_writer import COLUMNS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
