@@ -5,8 +5,8 @@ Pure Python, no third-party import; the clocks are injected.
 
 Its parts, each in a module of its own: `state` (a key or account is live, cooling or dead), `windows` and `limits`
 (how much is left), `scheduler` and `dead_key_trials` (which key is next), `keyring` (all keys), `waiters` and
-`dispatcher` (who waits, who is served), `leases` (what an outcome does), `lending` (the lock; how a lease begins and ends),
-`reservations` and `ledger` (what others who use the keys must agree to), `snapshot` (what outlives the process).
+`dispatcher` (who waits, who is served), `leases` (what an outcome does), `lending` (the lock; how a lease begins and
+ends), `reservations` and `ledger` (what others who use the keys must agree to), `snapshot` (what outlives the process).
 
     invariant: under the lock, a lease is open exactly if it is counted in its meter and its key.
     invariant: whatever may free an account before its known instant wakes its slots and serves the waiters.
