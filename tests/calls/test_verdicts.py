@@ -864,18 +864,18 @@ def test_a_message_is_bounded() -> None:
 # -- the table and the documentation ----------------------------------------------------------------------------------
 
 WHAT_WE_DO = {
-    "rate_limited model": "key pauses for this model; another key at once",
-    "rate_limited key": "key pauses for all models; another key at once",
-    "dead": "key leaves for an hour; another key at once",
-    "dead, credits": "key leaves for a day; another key at once",
-    "model_gone": "key stays; a defaulted id gives way to its successor, a named one is reported",
-    "model_gone key": "another key at once; if three lack it, as above",
-    "context_overflow": "key stays; an entry with a larger window may take over",
-    "bad_request": "key stays; raised at once",
-    "refused": "key stays; raised at once",
-    "overloaded": "key stays; the same again, with a pause",
-    "server_error": "key stays; the same again, with a pause",
-    "empty": "key stays; the same again, with a pause",
+    "rate_limited model": "key cools down for this model; another key is used at once",
+    "rate_limited key": "key cools down for all models; another key is used at once",
+    "dead": "key counts as dead for an hour; another key is used at once",
+    "dead, credits": "key counts as dead for a day; another key is used at once",
+    "model_gone": "key stays in use; a default model is replaced by its successor, a model that the caller named raises an error",
+    "model_gone key": "another key is used at once; if three keys lack the model, as for `model_gone`",
+    "context_overflow": "key stays in use; a chain entry with a larger window may answer",
+    "bad_request": "key stays in use; the error is raised at once",
+    "refused": "key stays in use; the error is raised at once",
+    "overloaded": "key stays in use; the request is repeated after a pause",
+    "server_error": "key stays in use; the request is repeated after a pause",
+    "empty": "key stays in use; the request is repeated after a pause",
 }
 
 
