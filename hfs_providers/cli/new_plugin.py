@@ -80,7 +80,7 @@ def new_plugin(
     if not found.speaks_openai:
         output.note(
             f"{model_class} is not known to speak like OpenAI: its tests need a `dialect`, and maybe `client`. "
-            "See docs/plugins.md, A wire of its own"
+            "See docs/plugins.md, A protocol of its own"
         )
 
 
