@@ -199,9 +199,9 @@ class Fire:
     def _prepare(self, manager: ProviderManager) -> None:
         manager.observe(_write_down)
         for name in PROVIDERS:
-            wrapper: Any = manager.wrappers[name]
-            wrapper.pool = self._pools[name] = WatchedPool(wrapper.pool)
-            wrapper.backend.sleep, wrapper.backend.async_sleep = _short_sleep, _short_asleep
+            backend: Any = manager.wrapper(name).backend
+            backend.pool = self._pools[name] = WatchedPool(backend.pool)
+            backend.sleep, backend.async_sleep = _short_sleep, _short_asleep
             # A named one, so that an id that is gone is an error and not replaced.
             self._models[name] = manager.get_model(
                 name,
