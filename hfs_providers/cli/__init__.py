@@ -96,7 +96,7 @@ class _SubGroup(_Verbose, _Group):
 app = typer.Typer(
     cls=_Group,
     name="hfs-providers",
-    help="One LLM model out of all your API keys: status, checks and a demo.",
+    help="Turn all your API keys into one LLM model: status, checks, usage and a demo.",
     no_args_is_help=True,
     add_completion=False,
     # Typer's own would show local variables, and those can hold keys.
@@ -120,7 +120,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """One LLM model out of all your API keys: status, checks and a demo."""
+    """Turn all your API keys into one LLM model: status, checks, usage and a demo."""
     output.set_up_logging(verbose)
 
 

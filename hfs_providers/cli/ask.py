@@ -19,7 +19,7 @@ ANY = "any"
 def ask(
     prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
     provider: Annotated[
-        str, typer.Option("--provider", "-p", help="A provider's name, or any: the first that has a key free.")
+        str, typer.Option("--provider", "-p", help="A provider's name, or any: the first that has a free key.")
     ] = ANY,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The provider's own model id.", show_default=False)

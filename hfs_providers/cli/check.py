@@ -36,13 +36,15 @@ _TOKENS = 16
 def check(
     providers: Annotated[list[str] | None, typer.Argument(help="Only these providers.", show_default=False)] = None,
     as_json: output.JsonOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what the check would cost, and send nothing.")
+    ] = False,
     ask: Annotated[
-        bool, typer.Option("--ask", help="Ask each key's default model for one token, which proves its quota too.")
+        bool, typer.Option("--ask", help="Ask each key for one token of the default model, which also tests its quota.")
     ] = False,
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Seconds to wait for each answer.")] = 10.0,
 ) -> None:
-    """Try every key for real. Exit code 1 if a provider has no key that works."""
+    """Try every key with a real request. Exit code 1 if a provider has no key that works."""
     from hfs_providers import ProviderManager
 
     with ProviderManager() as manager:
@@ -64,7 +66,7 @@ def check(
     else:
         _print_check(records, seconds)
     if problem is not None:
-        output.note(f"What other hosts know was left out: {problem.message}")
+        output.note(f"What other hosts know is not included: {problem.message}")
     if not complete:
         output.note("Interrupted: the other keys were not tried.")
         raise typer.Exit(130)

@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with this installation and environment, each with its remedy.
+"""`doctor`: problems of this installation and environment, each with its remedy.
 
 JSON: `ok` (whether there is no error), `findings` (`level` (`ok`, `info`, `warning`, `error`), `topic`, `message`,
 `remedy`, `provider`). Topics: `python`, `packages`, `plugins`, `sdk`, `environment`, `keys`, `files`, `models`,
@@ -41,7 +41,7 @@ class Finding:
         level: how bad it is; `ok` and `info` need nothing done.
         topic: what it is about.
         message: what was found.
-        remedy: the command or the variable that mends it.
+        remedy: the command or the variable that fixes it.
         provider: the provider or plugin that it concerns.
     """
 
@@ -53,7 +53,7 @@ class Finding:
 
 
 def doctor(as_json: output.JsonOption = False) -> None:
-    """Look for what is wrong here, and say what mends it. Exit code 1 if there is an error."""
+    """Look for problems of this installation and show how to fix them. Exit code 1 if there is an error."""
     from hfs_providers.core.inventory import take_inventory
 
     found = take_inventory()
@@ -143,7 +143,7 @@ def _problems(found: Inventory) -> Iterator[Finding]:
         yield Finding(problem.level, topic, problem.message, problem.remedy, provider)
     for name in found.registry.disabled:
         message = f"{name} is disabled by HFS_DISABLED_PLUGINS"
-        yield Finding("info", "plugins", message, "Remove it there to use it", name)
+        yield Finding("info", "plugins", message, "Remove it from that variable to use it", name)
 
 
 def _built(found: Inventory) -> Iterator[Finding]:
@@ -235,8 +235,8 @@ def _models(found: Inventory) -> Iterator[Finding]:
                 name,
             )
         elif model.retires - today <= _SOON:
-            message = f"{name}: the model {default} is retired on {model.retires}.{next_one}"
-            automatic = "Nothing: the successor is used from that day on" if successor else change
+            message = f"{name}: the model {default} retires on {model.retires}.{next_one}"
+            automatic = "None needed: the successor is used from that day on" if successor else change
             yield Finding("warning", "models", message, automatic if source == "plugin" else change, name)
 
 

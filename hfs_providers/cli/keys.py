@@ -34,14 +34,15 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{8}")
 _DAY = 86_400.0
 _LONGEST_REASON = 200
 
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as groq#3, or its fingerprint.")]
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id, such as groq#3, or its fingerprint.")]
 
 
 def keys(
     context: typer.Context,
     provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
     model: Annotated[
-        str | None, typer.Option(help="For this model, not the default and those in use.", show_default=False)
+        str | None,
+        typer.Option(help="For this model only, not for the default model and those in use.", show_default=False),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -56,7 +57,8 @@ def of(
     providers: Annotated[list[str], typer.Argument(metavar="PROVIDER...", help="Only these providers.")],
     provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
     model: Annotated[
-        str | None, typer.Option(help="For this model, not the default and those in use.", show_default=False)
+        str | None,
+        typer.Option(help="For this model only, not for the default model and those in use.", show_default=False),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -90,7 +92,7 @@ def _show(providers: Sequence[str], model: str | None, as_json: bool) -> None:
     else:
         _print_keys(records)
     if problem is not None:
-        output.note(f"Shown is what this host knows: {problem.message}")
+        output.note(f"Only what this host knows is shown: {problem.message}")
 
 
 def _provider(manager: ProviderManager, said: str) -> str:
@@ -111,7 +113,7 @@ def revive(key: KeyArgument, as_json: output.JsonOption = False) -> None:
 
 def retire(
     key: KeyArgument,
-    reason: Annotated[str, typer.Option(help="Why, for people.")] = "by hand",
+    reason: Annotated[str, typer.Option(help="The reason, shown with the key.")] = "by hand",
     as_json: output.JsonOption = False,
 ) -> None:
     """Take a key out of rotation, in all processes that share the usage file."""
@@ -146,7 +148,7 @@ def _rule(key: str, reason: str | None, as_json: bool) -> None:
     else:
         again = output.local_time(_until(status.free_in))
         print(f"{status.id} is out of rotation ({status.reason}). From {again} on, one call may try it.")
-        print("To keep it out for good, take it out of the environment.")
+        print("To keep it out for good, remove it from the environment.")
 
 
 def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
@@ -155,8 +157,8 @@ def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
     found = _KEY_ID.fullmatch(wanted)
     if found is None and not _FINGERPRINT.fullmatch(wanted):
         output.fail(
-            "that is no key's id (it is not shown here: it may be a key)",
-            "Use an id, as groq#3, or a fingerprint: hfs-providers keys",
+            "that is not a key's id (it is not shown here: it may be a key)",
+            "Use an id, such as groq#3, or a fingerprint: hfs-providers keys",
             code=2,
         )
     matching = [

@@ -38,7 +38,7 @@ def new_plugin(
         str | None, typer.Option(help="The distribution that the model class needs.", show_default=False)
     ] = None,
     model_class: Annotated[str, typer.Option(help="The Agno model class, as agno.models.x:X.")] = _OPENAI_LIKE,
-    keyless: Annotated[bool, typer.Option("--keyless", help="It takes endpoints rather than keys.")] = False,
+    keyless: Annotated[bool, typer.Option("--keyless", help="The provider takes endpoints rather than keys.")] = False,
     base_url: Annotated[str | None, typer.Option(help="The provider's address.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="The default model.", show_default=False)] = None,
     into: Annotated[Path, typer.Option(help="The directory to write the package's directory into.")] = Path("."),
@@ -58,17 +58,17 @@ def new_plugin(
             code=2,
         )
     if sdk is not None and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", sdk):
-        output.fail(f"--sdk: {sdk!r} is no name of a distribution", "Give its name on the package index", code=2)
+        output.fail(f"--sdk: {sdk!r} is not the name of a distribution", "Give its name on the package index", code=2)
     if base_url is not None and not re.fullmatch(r"https?://[^\s\"\\]+", base_url):
         output.fail(
-            f"--base-url: {base_url!r} is no http(s) address", "Give one like https://api.example.com/v1", code=2
+            f"--base-url: {base_url!r} is not an http(s) address", "Give one like https://api.example.com/v1", code=2
         )
     if model is not None and not re.fullmatch(r"[^\s\"\\]+", model):
-        output.fail(f"--model: {model!r} is no model id", "Give the provider's own id of a model", code=2)
+        output.fail(f"--model: {model!r} is not a model id", "Give the provider's own id of a model", code=2)
     values = _values(name, sdk or "openai", model_class, keyless, base_url, model, found)
     target = into / values["distribution"]
     if target.exists() or target.is_symlink():
-        output.fail(f"{target} is there already", "Remove it, or give another directory: --into DIRECTORY")
+        output.fail(f"{target} exists already", "Remove it, or give another directory: --into DIRECTORY")
     try:
         _write(target, values)
     except OSError as error:
@@ -88,7 +88,7 @@ def check_name(name: str) -> None:
     """End the program where `name` cannot be a new provider's."""
     if not _NAME.fullmatch(name) or len(name) > 40:
         near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:40].strip("-")
-        hint = f"Try {near}" if _NAME.fullmatch(near) else "Try one like acme"
+        hint = f"Try {near}" if _NAME.fullmatch(near) else "Use one like acme"
         output.fail(f"{name!r} cannot be a provider's name: small letters, digits and single dashes", hint, code=2)
     if name in _RESERVED:
         output.fail(f"{name!r} cannot be a provider's name: {_RESERVED[name]}", "Try another", code=2)

@@ -108,7 +108,7 @@ def fail(message: str, remedy: str | None = None, code: int = 1) -> NoReturn:
 
     Args:
         message: what failed.
-        remedy: the command or the variable that mends it.
+        remedy: the command or the variable that fixes it.
         code: the exit code.
     """
     note(f"Error: {message}")

@@ -1,4 +1,4 @@
-"""Moments and spans of time as they are written on a command line."""
+"""Times and spans of time, as they are written on the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def seconds(said: str, option: str) -> float:
     """`90m`, `24h`, `7d`, `2w` in seconds, maybe infinite. Ends the command where it is none of these."""
     found = _SPAN.fullmatch(said.strip().lower())
     if found is None:
-        output.fail(f"{option}: {said!r} is no span of time", "Write it as 90m, 24h, 7d or 2w", code=2)
+        output.fail(f"{option}: {said!r} is not a span of time", "Write it as 90m, 24h, 7d or 2w", code=2)
     return float(found[1]) * _SECONDS[found[2]]
 
 
@@ -26,7 +26,7 @@ def ago(said: str, option: str) -> float:
     try:
         datetime.fromtimestamp(at).astimezone()
     except (ValueError, OverflowError, OSError):
-        output.fail(f"{option}: {said!r} is longer than any calendar goes back", "Write a shorter span", code=2)
+        output.fail(f"{option}: {said!r} goes back too far", "Write a shorter span", code=2)
     return at
 
 
@@ -40,7 +40,7 @@ def moment(said: str | None, option: str) -> float | None:
         return datetime.fromisoformat(said.strip()).astimezone().timestamp()
     except (ValueError, OverflowError, OSError):
         remedy = "Write it as 24h, 7d, 2026-01-31 or 2026-01-31T14:00"
-        output.fail(f"{option}: {said!r} is no moment", remedy, code=2)
+        output.fail(f"{option}: {said!r} is not a date, time or span", remedy, code=2)
 
 
 def iso(at: float | None) -> str | None:

@@ -1,4 +1,4 @@
-"""`status` and `plugins`: what is installed and what the environment says of it.
+"""`status` and `plugins`: what is installed and configured.
 
 JSON of `status`: `version`, `usable` (whether any provider is), `providers` (in fallback order: `name`, `configured`,
 `usable`, `initialized` (null without `--build`), `keys`, `free` (keys that could be used now for the default model, as

@@ -10,7 +10,7 @@
 
 `model_errors` holds those that are also Agno's `ModelProviderError`.
 
-Each says what failed, for whom, and the command or variable that mends it. Each carries fields, can be pickled and
+Each says what failed, for whom, and the command or variable that fixes it. Each carries fields, can be pickled and
 holds no key.
 """
 
@@ -52,7 +52,7 @@ class PluginError(HfsProvidersError):
         plugin: its entry-point name.
         distribution: the installed package that it comes from, where known.
         message: what is wrong.
-        remedy: the command that mends it, where it is not an upgrade of the plugin.
+        remedy: the command that fixes it, if that is not an upgrade of the plugin.
     """
 
     def __init__(self, plugin: str, distribution: str | None, message: str, remedy: str | None = None) -> None:
@@ -64,7 +64,7 @@ class PluginError(HfsProvidersError):
 
 
 class PluginLoadError(PluginError):
-    """A plugin whose module could not be imported or whose hook raised or took too long."""
+    """A plugin whose module could not be imported, or whose hook raised or took too long."""
 
 
 class PluginConflictError(PluginError):
@@ -86,7 +86,7 @@ class UnknownProviderError(ProviderError, ValueError):
 
     Args:
         provider: the name that was given.
-        installed: the names that there are.
+        installed: the names of the installed plugins.
     """
 
     def __init__(self, provider: str, installed: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ class ProviderUnavailableError(ProviderError, ValueError):
     Args:
         provider: its name.
         reasons: why.
-        remedy: what mends it, where known.
+        remedy: what fixes it, if known.
     """
 
     def __init__(self, provider: str, reasons: Sequence[str], remedy: str | None = None) -> None:
@@ -172,7 +172,9 @@ class PoolExhaustedError(ProviderError):
             if count
         ]
         when = (
-            f"the next is free in {self.free_in:.1f} s" if self.free_in is not None else "none will be free by itself"
+            f"the next is free in {self.free_in:.1f} s"
+            if self.free_in is not None
+            else "none will become free by itself"
         )
         return f"{self.provider}/{self.model_id}: no key free of {self.total} ({', '.join(states) or 'busy'}); {when}"
 
@@ -194,12 +196,12 @@ class MissingSdkError(ProviderError, ImportError, ValueError):
 
 
 class StoreError(HfsProvidersError):
-    """A file for usage and key state that cannot be used. The library goes on without it.
+    """A file for usage and key state that cannot be used. The library continues without it.
 
     Args:
         path: of the file.
         reason: what is wrong with it.
-        remedy: what mends it.
+        remedy: what fixes it.
     """
 
     def __init__(self, path: object, reason: str, remedy: str = "") -> None:
@@ -213,9 +215,9 @@ class ForwardingError(HfsProvidersError):
     """A database that usage cannot be forwarded to. The rows wait in the local file.
 
     Args:
-        target: its name, without the password, or what stands for it where its URL cannot be read.
+        target: its name without the password, or the variable if its URL cannot be read.
         reason: what is wrong.
-        remedy: what mends it.
+        remedy: what fixes it.
     """
 
     def __init__(self, target: str, reason: str, remedy: str) -> None:
@@ -234,7 +236,7 @@ class SettingsError(HfsProvidersError):
 
 
 class MissingKeyError(SettingsError, ValueError):
-    """A provider that is asked for without any key in the environment.
+    """A provider was asked for, but the environment has no key for it.
 
     Args:
         provider: its name.

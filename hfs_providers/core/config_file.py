@@ -1,4 +1,4 @@
-"""The TOML file with what an environment says badly: order, tiers, limits per model and key. No key is read from it."""
+"""The TOML file for settings that are awkward as variables: order, tiers, limits. No key is read from it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def load_file_config(settings: Settings) -> tuple[FileConfig, list[Problem]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:
         # ValueError: not UTF-8, or a name that no file can have; RuntimeError: a home directory that is not known.
-        why = (error.strerror if isinstance(error, OSError) else None) or "it is no UTF-8 text or no name of a file"
+        why = (
+            error.strerror if isinstance(error, OSError) else None
+        ) or "it is not UTF-8 text, or its name is not valid"
         remedy = f"Create it, or correct {CONFIG}" if named else "Correct or remove it"
         return FileConfig(), [Problem(f"{path} cannot be read: {why}", remedy, "error")]
     try:

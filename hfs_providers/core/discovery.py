@@ -92,7 +92,7 @@ def _unloadable(candidate: Candidate, error: Exception) -> PluginLoadError:
 
 
 def _of_another_version(candidate: Candidate, error: Exception) -> str | None:
-    """The command for a plugin that wants what this version of the library has not."""
+    """The command for a plugin that needs something that this version of the library lacks."""
     ours = isinstance(error, ImportError) and str(error.name).partition(".")[0] == PROJECT
     # `KeyedProvider(...)` and the records of the contract, with a field that is not in them.
     field = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)

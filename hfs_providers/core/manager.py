@@ -78,7 +78,7 @@ class ProviderManager:
 
     @property
     def problems(self) -> list[Problem]:
-        """What is wrong with the environment, the installation, and at the moment with what usage is kept in."""
+        """The problems of the environment, the installation and, at the moment, of the places where usage is stored."""
         return [*self._problems, *self.persistence.problems]
 
     @property

@@ -1,7 +1,7 @@
 """Finds the installed plugins, one guarded load at a time, and calls their hooks.
 
 The only user of `pluggy.PluginManager`. pluggy's own walk over entry points stops at the first that fails to import,
-and one raising hook loses the results of the others; here each failure is a named problem and the rest work on.
+and one raising hook loses the results of the others; here each failure is a named problem, and the others keep working.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Registry:
             except _BROKEN as error:
                 # An object that fails when it is looked at.
                 self.problems.append(
-                    PluginLoadError(candidate.name, candidate.distribution, f"looking at it raised {describe(error)}")
+                    PluginLoadError(candidate.name, candidate.distribution, f"inspecting it raised {describe(error)}")
                 )
 
     def __repr__(self) -> str:
@@ -128,7 +128,7 @@ class Registry:
         self._redactors[name] = Redactor(secrets)
         config = self._call(name, "configure_env", ProviderConfig, env=env)
         if config.name != name:
-            raise self._contract(name, f"configure_env gave the name {config.name!r}")
+            raise self._contract(name, f"configure_env returned the name {config.name!r}")
         return config
 
     def build_wrapper(self, name: str, config: ProviderConfig, services: Services) -> Wrapper:
@@ -136,7 +136,7 @@ class Registry:
         wrapper = self._call(name, "build_wrapper", object, config=config, services=services)
         missing = [attr for attr in ("pool", "get_model", "close") if not hasattr(wrapper, attr)]
         if missing:
-            raise self._contract(name, f"build_wrapper gave an object without {', '.join(missing)}")
+            raise self._contract(name, f"build_wrapper returned an object without {', '.join(missing)}")
         return cast(Wrapper, wrapper)
 
     def default_model(self, name: str, config: ProviderConfig) -> list[ModelDefault]:
@@ -147,7 +147,7 @@ class Registry:
             or not models
             or not all(isinstance(model, ModelDefault) for model in models)
         ):
-            raise self._contract(name, "default_model gave no sequence of ModelDefault")
+            raise self._contract(name, "default_model did not return a sequence of ModelDefault")
         return list(models)
 
     def health(self, name: str, config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth:
@@ -183,7 +183,7 @@ class Registry:
                 if observer not in self._reported:
                     self._reported.add(observer)
                     _log.warning(
-                        "observer %s raised %s; it goes on being called, and is not reported again",
+                        "observer %s raised %s; it is still called, but not reported again",
                         observer.name,
                         type(error).__name__,
                     )
@@ -267,7 +267,7 @@ class Registry:
             raise failure from (None if failure is error else error)
         if result is None or not isinstance(result, kind):
             got = "nothing" if result is None else type(result).__name__
-            raise self._contract(name, f"{hook} gave {got} instead of {kind.__name__}")
+            raise self._contract(name, f"{hook} returned {got} instead of {kind.__name__}")
         return result
 
     def _leave_out(self, wrappers: Sequence[Plugin], hook: str, name: str, error: BaseException) -> None:
@@ -331,7 +331,7 @@ def _observers(candidate: Candidate, target: object, implementations: Iterable[A
         function = implementation.function
         if _wraps(implementation) or inspect.iscoroutinefunction(function):
             # Called as it is, either would silently do nothing.
-            words = "its on_event is a wrapper or a coroutine function, and observers are plain functions"
+            words = "its on_event is a wrapper or a coroutine function, but an observer must be a plain function"
             raise candidate.breach(words)
         call = function if implementation.argnames else partial(_without_event, function)
         found.append(_Observing(candidate.name, call, listening) if listening else _Observing(candidate.name, call))

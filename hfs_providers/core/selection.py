@@ -65,7 +65,7 @@ class Selection:
                 except Exception as error:
                     # An SDK that is there and does not import must not stand in the way of the next provider.
                     broken[ready] = f"{ready}: {type(error).__name__}: {error}"
-                    _log.warning("%s gives no model: %s: %s", ready, type(error).__name__, error)
+                    _log.warning("no model of %s can be made: %s: %s", ready, type(error).__name__, error)
                     continue
             earliest = min((seconds for seconds in free.values() if seconds is not None), default=None)
             if earliest is None or self.clock() + earliest > deadline:

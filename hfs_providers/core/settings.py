@@ -112,7 +112,7 @@ def _read_env_file(
         return None, [problem]
     except (OSError, ValueError, RuntimeError) as error:
         # ValueError: a name that no file can have; RuntimeError: a home directory that is not known.
-        why = (error.strerror if isinstance(error, OSError) else None) or "it is no name of a file"
+        why = (error.strerror if isinstance(error, OSError) else None) or "its name is not valid"
         return None, [Problem(f"The environment file {path} cannot be read: {why}", f"Make {path} readable", "error")]
     from dotenv import dotenv_values
     from dotenv.parser import parse_stream
@@ -256,7 +256,7 @@ class _ProviderReader:
         for index, variable, raw in candidates:
             endpoint = raw.strip().strip(_QUOTES).strip()
             if not re.fullmatch(r"(?:https?://|(?!\w+://))[^\s/]+\S*", endpoint):
-                self._problem(f"{variable} is no address and is dropped", f"Set {variable} to http://host:port")
+                self._problem(f"{variable} is not an address and is dropped", f"Set {variable} to http://host:port")
                 continue
             if endpoint in first_with:
                 self._problem(f"{variable} repeats {first_with[endpoint]} and is dropped", f"Remove {variable}")

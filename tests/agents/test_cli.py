@@ -168,7 +168,7 @@ class TestRun:
         out, err = process.communicate(timeout=DEADLINE)
         assert process.returncode == 2
         assert sorted(json.loads(line)["item_id"] for line in out.splitlines()) == ["0", "1"]
-        assert b"Error: stdin cannot be read to its end: Input/output error" in err
+        assert b"Error: stdin cannot be read to the end: Input/output error" in err
 
     @pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX's closes it")
     def test_says_that_stdin_is_closed(self, env: Mapping[str, str], tmp_path: Path) -> None:

@@ -868,7 +868,7 @@ WHAT_WE_DO = {
     "rate_limited key": "key cools down for all models; another key is used at once",
     "dead": "key counts as dead for an hour; another key is used at once",
     "dead, credits": "key counts as dead for a day; another key is used at once",
-    "model_gone": "key stays in use; a default model is replaced by its successor, a model that the caller named raises an error",
+    "model_gone": "key stays in use; a default model is replaced by its successor, a named one raises an error",
     "model_gone key": "another key is used at once; if three keys lack the model, as for `model_gone`",
     "context_overflow": "key stays in use; a chain entry with a larger window may answer",
     "bad_request": "key stays in use; the error is raised at once",

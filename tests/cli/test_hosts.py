@@ -106,7 +106,7 @@ class TestKeys:
         done = cli("keys", "groq", env={**here, "HFS_REDIS_URL": "redis://127.0.0.1:1/0"})
         assert done.returncode == 0
         assert "groq#1" in done.stdout
-        assert "Shown is what this host knows: Redis at 127.0.0.1:1/0" in done.stderr
+        assert "Only what this host knows is shown: Redis at 127.0.0.1:1/0" in done.stderr
 
 
 class TestCheck:

@@ -169,7 +169,7 @@ class TestRuling:
         done = cli("keys", "retire", "groq#2", "--reason", "leaked", env=env)
         assert done.returncode == 0, done.stderr
         assert "groq#2 is out of rotation (retired: leaked)." in done.stdout
-        assert "take it out of the environment" in done.stdout
+        assert "remove it from the environment" in done.stdout
 
     def test_a_key_is_revived_by_its_fingerprint(self, cli: Cli, env: dict[str, str]) -> None:
         listed = json.loads(cli("keys", "--json", env=env).stdout)["providers"]

@@ -164,7 +164,7 @@ def test_interrupt_of_the_demo_is_exit_code_130(bare_env, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while "rests" not in process.stdout.readline():
+    while "cools down" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

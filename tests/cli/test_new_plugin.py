@@ -110,9 +110,9 @@ def test_a_wire_that_is_not_known_is_said_so(cli: Cli) -> None:
         (["acme", "--model-class", "agno.models.groq"], "not of the form agno.models.x:X"),
         (["acme", "--model-class", "sys:exit"], "no module 'sys' that can be read"),
         (["acme", "--model-class", "agno.models.groq:Groq"], "--sdk DISTRIBUTION"),
-        (["acme", "--sdk", "a b; rm"], "no name of a distribution"),
-        (["acme", "--base-url", 'x"'], "no http(s) address"),
-        (["acme", "--model", 'a"b'], "no model id"),
+        (["acme", "--sdk", "a b; rm"], "is not the name of a distribution"),
+        (["acme", "--base-url", 'x"'], "is not an http(s) address"),
+        (["acme", "--model", 'a"b'], "is not a model id"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words_and_nothing_is_written(
@@ -132,7 +132,7 @@ def test_a_directory_that_is_there_is_left_alone(cli: Cli, tmp_path: Path) -> No
     (mine / "mine").write_text("mine")
     done = cli("new-plugin", "acme")
     assert (done.returncode, [path.name for path in mine.iterdir()]) == (1, ["mine"])
-    assert "is there already" in done.stderr
+    assert "exists already" in done.stderr
 
 
 def test_a_place_that_cannot_be_written_is_said(cli: Cli, tmp_path: Path) -> None:

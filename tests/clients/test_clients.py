@@ -108,7 +108,7 @@ class TestEndpoints:
         env = {"NUM_VLLM": "1", "VLLM_ENDPOINT_1": value, "VLLM_ENDPOINT_2": "http://gpu-2:8000"}
         found = read_provider("vllm", env, keyless=True)
         assert [credential.id for credential in found.credentials] == ["vllm#2"]
-        assert "VLLM_ENDPOINT_1 is no address and is dropped" in [problem.message for problem in found.problems]
+        assert "VLLM_ENDPOINT_1 is not an address and is dropped" in [problem.message for problem in found.problems]
 
     def test_one_that_is_there_twice_counts_once(self) -> None:
         env = {"NUM_VLLM": "1", "VLLM_ENDPOINT_1": "http://gpu:8000", "VLLM_ENDPOINT_2": "http://gpu:8000"}

@@ -231,7 +231,7 @@ class TestExhausted:
         )
 
     def test_a_pool_s_error_says_when_none_will_be_free(self) -> None:
-        assert "none will be free by itself" in str(exhausted(dead=16, cooling=0, limited=0, free_in=None))
+        assert "none will become free by itself" in str(exhausted(dead=16, cooling=0, limited=0, free_in=None))
 
     def test_an_empty_pool_s_error_names_the_variables(self) -> None:
         text = str(PoolExhaustedError("acme-cloud", "m", total=0))

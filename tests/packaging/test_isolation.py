@@ -66,7 +66,7 @@ BAD = {
     "raising": Bad(good("raising", configure_env="raise ValueError('bad day')"), "ValueError: bad day"),
     "slow": Bad(good("slow", configure_env="import time; time.sleep(30)"), "took longer than 5 s"),
     "hanging": Bad("import threading\nthreading.Event().wait()", "importing it hangs"),
-    "nonsense": Bad(good("nonsense", configure_env="return 42"), "configure_env gave int"),
+    "nonsense": Bad(good("nonsense", configure_env="return 42"), "configure_env returned int"),
     "wrapping": Bad(
         OTHER + "@hookimpl(wrapper=True)\ndef configure_env(env):\n    yield\n    raise ValueError('bad day')",
         "its wrapper of configure_env failed for groq (ValueError)",

@@ -24,7 +24,7 @@ AtOnceOption = Annotated[
         "--max-concurrent-agents",
         metavar="N",
         min=1,
-        help="Items at work at once; HFS_MAX_CONCURRENT_AGENTS, or 4, otherwise.",
+        help="Items worked on at once; by default HFS_MAX_CONCURRENT_AGENTS, or 4.",
         show_default=False,
     ),
 ]
@@ -40,15 +40,15 @@ app = typer.Typer(
 
 @app.command()
 def run(
-    source: Annotated[str, typer.Argument(help="A file of work items, one JSON object a line; - reads stdin.")] = "-",
+    source: Annotated[str, typer.Argument(help="A file of work items, one JSON object per line; - reads stdin.")] = "-",
     role: Annotated[
-        RoleName, typer.Option("--role", "-r", metavar="ROLE", help=f"Whose work it is: {_ROLES}.")
+        RoleName, typer.Option("--role", "-r", metavar="ROLE", help=f"The role that does the work: {_ROLES}.")
     ] = RoleName.executor,
     pipeline: Annotated[
-        bool, typer.Option("--pipeline", help="Instead: each item is planned, carried out and reviewed.")
+        bool, typer.Option("--pipeline", help="Plan, carry out and review each item, instead of one role.")
     ] = False,
     workers: Annotated[
-        int, typer.Option("--workers", "-w", metavar="N", min=1, max=4, help="Processes of each role.")
+        int, typer.Option("--workers", "-w", metavar="N", min=1, max=4, help="Worker processes per role.")
     ] = 1,
     at_once: AtOnceOption = None,
     min_confidence: Annotated[
@@ -58,23 +58,26 @@ def run(
             metavar="N",
             min=0,
             max=1,
-            help="With --pipeline: the reviewer's confidence under which it is asked again; 0.5 otherwise.",
+            help="With --pipeline: ask the reviewer again if its confidence is below this; by default 0.5.",
             show_default=False,
         ),
     ] = None,
     events: Annotated[
-        Path | None, typer.Option("--events", help="Write what happens to this file, for `watch`.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--events", help="Write the events to this file, for `watch`; it is overwritten.", show_default=False
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
             "--resume",
-            help="Results of an earlier run: skip the items that are answered there.",
+            help="Results of an earlier run: skip the items that have one.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Have work done, with a result a line on stdout as they come.
+    """Run work items and print one result per line, in order of completion.
 
     Exit code: 0 all succeeded, 1 some failed, 2 wrong usage or unreadable input, 3 no agent is available for it.
     """
@@ -96,10 +99,10 @@ def watch(events: Annotated[Path, typer.Argument(help="The file that `run --even
 
 @app.command()
 def worker(
-    role: Annotated[RoleName, typer.Option("--role", "-r", metavar="ROLE", help=f"What its agents are for: {_ROLES}.")],
+    role: Annotated[RoleName, typer.Option("--role", "-r", metavar="ROLE", help=f"The role of its agents: {_ROLES}.")],
     heartbeat: Annotated[float, typer.Option("--heartbeat", min=0.01, help="Seconds between heartbeats.")] = 30.0,
 ) -> None:
-    """Work for a supervisor: JSON-RPC 2.0 on stdin and stdout, one object a line. See docs/agents.md."""
+    """Work for a supervisor: JSON-RPC 2.0 on stdin and stdout, one object per line. See docs/agents.md."""
     from hfs_providers.agents import run_worker
 
     raise typer.Exit(run_worker(role.value, heartbeat))
@@ -109,15 +112,17 @@ def worker(
 def serve(
     database: Annotated[
         str | None,
-        typer.Option("--database", help="PostgreSQL of the job queue; HFS_AGENTS_DB otherwise.", show_default=False),
+        typer.Option(
+            "--database", help="The PostgreSQL database of the job queue; by default HFS_AGENTS_DB.", show_default=False
+        ),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 7777,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 is any free port.")] = 7777,
     at_once: AtOnceOption = None,
 ) -> None:
     """Serve the four roles over HTTP on Agno's AgentOS, with its durable job queue. See docs/agents-serving.md.
 
-    Callers send the key in HFS_AGENTS_KEY as a bearer token. Where it is not set, one is made up and printed.
+    Callers send the key in HFS_AGENTS_KEY as a bearer token. If it is not set, a key is generated and printed.
     """
     from hfs_providers.cli.agents import serve
 

@@ -139,7 +139,7 @@ async def _run(fd: int, source: str, options: Options, journal: Any, answered: s
         output.note("Remedy: Run: hfs-providers doctor")
         return NOBODY
     if batch.error is not None:
-        output.note(f"Error: {source} cannot be read to its end: {batch.error.strerror}")
+        output.note(f"Error: {source} cannot be read to the end: {batch.error.strerror}")
         return UNUSABLE
     return 1 if tally.failed or tally.cancelled else 0
 

@@ -121,7 +121,7 @@ def _followed(path: Path) -> Iterator[AgentEvent | None]:
             try:
                 event = AgentEvent.model_validate_json(line)
             except ValueError:
-                raise ContractError("AgentEvent", (f"{path} holds a line that is none",)) from None
+                raise ContractError("AgentEvent", (f"{path} has a line that is not an event",)) from None
             line = ""
             yield event
             if event.kind == "supervisor_stopped":

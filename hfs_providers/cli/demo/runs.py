@@ -79,9 +79,9 @@ class Runs:
         elif event.kind == "key_rotated" and event.key_id is not None:
             self.rotations[event.key_id] += 1
         elif event.kind == "key_cooling":
-            self._progress.say(f"  {event.key_id} rests for {event.seconds or 0:.0f} s: {event.reason}")
+            self._progress.say(f"  {event.key_id} cools down for {event.seconds or 0:.0f} s: {event.reason}")
         elif event.kind == "key_dead":
-            self._progress.say(f"  {event.key_id} is out: {event.reason}")
+            self._progress.say(f"  {event.key_id} is dead: {event.reason}")
 
     def play(self, calls: int) -> None:
         """Run the agents.

@@ -43,19 +43,21 @@ def usage(
     context: typer.Context,
     by: Annotated[
         list[str] | None,
-        typer.Option(help=f"Divide by {', '.join(_DIMENSIONS)}; several with commas.", show_default="provider,model"),
+        typer.Option(help=f"Group by {', '.join(_DIMENSIONS)}; several with commas.", show_default="provider,model"),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="From then on: 24h, 7d, or an ISO date or time.", show_default=False)
+        str | None, typer.Option(help="Only requests since then: 24h, 7d, or an ISO date or time.", show_default=False)
     ] = None,
-    until: Annotated[str | None, typer.Option(help="Until before then, as for --since.", show_default=False)] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only requests before then, written as for --since.", show_default=False)
+    ] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only this model.", show_default=False)] = None,
     as_json: output.JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw it into this file as well: .svg or .png (needs matplotlib).", show_default=False),
+        typer.Option(help="Also write a chart to this file: .svg or .png (needs matplotlib).", show_default=False),
     ] = None,
 ) -> None:
     """Show what was used, in tables and over time."""
@@ -201,7 +203,7 @@ def _check_plot(path: Path) -> None:
     from importlib.util import find_spec
 
     if path.suffix.lower() not in (".svg", ".png"):
-        output.fail(f"--plot: {path} is neither .svg nor .png", "Name the file with one of them", code=2)
+        output.fail(f"--plot: {path} is neither .svg nor .png", "Use one of these endings", code=2)
     if find_spec("matplotlib") is None:
         output.fail("--plot needs matplotlib", "Run: pip install 'hfs-providers[plot]'")
 
@@ -213,7 +215,7 @@ def _draw(path: Path, found: UsageTotals, line: UsageTimeline) -> None:
         draw(path, line, f"Requests by {line.period}", f"{found.total.requests:,} {_when(found)}")
     except OSError as error:
         output.fail(f"{path} cannot be written: {error.strerror}", "Name another file with --plot")
-    output.note(f"Drawn: {path}")
+    output.note(f"Chart written to {path}")
 
 
 def prune(
@@ -223,8 +225,8 @@ def prune(
     keep: Annotated[
         str | None, typer.Option(help="Rows older than this span, such as 30d.", show_default=False)
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many rows there are.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show how many rows would be deleted.")] = False,
     as_json: output.JsonOption = False,
 ) -> None:
     """Delete old rows but keep their totals, by quarters of an hour.
@@ -252,12 +254,12 @@ def prune(
         print(f"{rows:,} rows in {store.path} are from before {output.local_time(spans.iso(cut))}{waiting}.")
     if rows and not dry_run:
         if not yes and not _agreed(rows):
-            output.fail("nothing was pruned", "Run it with --yes")
+            output.fail("nothing was deleted", "Run it with --yes")
         rows = delete(store, cut, targets=targets)
     if as_json:
         output.print_json({"before": spans.iso(cut), "pruned": rows, "kept": kept, "done": not dry_run})
     elif rows and not dry_run:
-        print(f"{rows:,} rows are pruned. The file keeps its size; new rows fill it.")
+        print(f"{rows:,} rows were deleted. The file keeps its size; new rows fill it.")
 
 
 def _agreed(rows: int) -> bool:

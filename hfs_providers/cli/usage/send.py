@@ -13,7 +13,9 @@ from hfs_providers.cli import output
 
 
 def send_rows(
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for each database at most.", min=0.1)] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(help="The longest time to wait for each database, in seconds.", min=0.1)
+    ] = 60.0,
     as_json: output.JsonOption = False,
 ) -> None:
     """Send the rows of the local file that a database does not have yet. Exit code 1 if any are left."""
