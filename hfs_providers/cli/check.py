@@ -168,8 +168,11 @@ def _totals(keys: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 def _proof(manager: ProviderManager, name: str, ask: bool) -> str:
     """What is sent with each key, in words."""
-    plugin = getattr(manager.wrappers.get(name), "plugin", None)
-    proof = getattr(plugin, "proof", "completion")
+    from hfs_providers.wrapper.wrapper import ProviderWrapper
+
+    wrapper: object = manager.wrappers.get(name)
+    # A plugin's own wrapper says nothing of it.
+    proof = wrapper.backend.traits.proof if isinstance(wrapper, ProviderWrapper) else "completion"
     if ask or proof == "completion":
         return f"one token of {manager.default_model(name)}"
     return "the list of models" if proof == "models" else f"GET {proof}"
