@@ -23,6 +23,28 @@ _READ_BY_US = re.compile(
     r"HFS_.*|NUM_.*|EXPECTED_.*|TIDB_DB_URL|.*_(API_KEY|ENDPOINT|ACCOUNT|REGION|DEPLOYMENT)(_\d+)?|.*_(BASE_URL|LIMITS|MODEL)"
 )
 
+_SLOWEST = (
+    "fleet/",
+    "packaging/",
+    "services/",
+    "test_plugin_docs",
+    "cli/test_new_plugin",
+    "agents/",
+    "cli/test_check",
+    "fire/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with few but slow tests first, so that no worker is left alone with one of them."""
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(tests).as_posix() if item.path.is_relative_to(tests) else ""
+        return next((number for number, start in enumerate(_SLOWEST) if name.startswith(start)), len(_SLOWEST))
+
+    items.sort(key=place)
+
 
 @pytest.fixture(autouse=True)
 def empty_env(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
