@@ -46,7 +46,7 @@ class KeyedAttempt:
     and ends after the pause that is due; else it raises the error that ends the call. So a call is
 
         while True:
-            with call.attempt() as lease:
+            with KeyedAttempt(call) as lease:
                 ...
                 return answer
 
@@ -150,10 +150,6 @@ class Call(Attempt):
             self._id = secrets.token_hex(8)
         return self._id
 
-    def attempt(self) -> KeyedAttempt:
-        """The next attempt, to be entered."""
-        return KeyedAttempt(self)
-
     def acquire_nowait(self) -> Lease | None:
         """Lease the key of the next attempt if one is ready now and nothing restricts the choice; else None."""
         self._sent_at = None
@@ -204,7 +200,8 @@ class Call(Attempt):
 
         Usage is kept for the end of the stream: providers repeat it, and it must not be added up.
         """
-        self.restore_timer(assistant_message)
+        if self.repeated:
+            self.restore_timer(assistant_message)
         if delta.response_usage is not None:
             self.usage, delta.response_usage = delta.response_usage, None
         if isinstance(delta.content, str) and delta.content:
@@ -408,12 +405,12 @@ class Call(Attempt):
         raise exhausted from cause
 
     def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
-        backend = self.backend
+        backend, credential = self.backend, lease.credential
         row = UsageRow.of(
             backend.provider,
             self.model_id,
-            lease.credential.id,
-            lease.credential.fingerprint,
+            credential.id,
+            credential.fingerprint,
             outcome,
             counted=usage,
             latency=time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,

@@ -61,10 +61,10 @@ class UsageRow(NamedTuple):
             provider, model, key_id, fingerprint, outcome, latency, charged: as the fields.
             counted: the provider's count, or None if it gave none.
         """
-        tokens = 0, 0, 0
+        sent = received = total = 0
         if counted is not None:
-            tokens = counted.input_tokens, counted.output_tokens, counted.total_tokens
+            sent, received, total = counted.input_tokens, counted.output_tokens, counted.total_tokens
         # The class's own constructor is slower, and each call comes through here.
         return tuple.__new__(
-            cls, (time.time(), provider, model, key_id, fingerprint, *tokens, latency, outcome, charged)
+            cls, (time.time(), provider, model, key_id, fingerprint, sent, received, total, latency, outcome, charged)
         )

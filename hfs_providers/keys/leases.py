@@ -74,21 +74,18 @@ class Lease:
     is released when it is collected.
     """
 
-    __slots__ = ("_grant", "_lender")
+    __slots__ = ("_grant", "_lender", "credential")
 
     def __init__(self, lender: Lender, grant: Grant) -> None:
         self._lender = lender
         self._grant = grant
-
-    @property
-    def credential(self) -> Credential:
+        self.credential: Credential = grant.key.credential
         """The key that was leased."""
-        return self._grant.key.credential
 
     @property
     def key_id(self) -> str:
         """The id of the key, as `acme#3`."""
-        return self._grant.key.credential.id
+        return self.credential.id
 
     @property
     def model_id(self) -> str:

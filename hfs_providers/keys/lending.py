@@ -195,7 +195,8 @@ class Lending:
     def end(self, grant: Grant, outcome: Outcome, tokens: int = 0, refused: Refused = _NOTHING) -> None:
         """End a lease, unless it has ended: count it, apply its outcome, serve those that wait."""
         # What cannot be a number fails before anything has changed.
-        tokens = max(0, int(tokens))
+        if tokens.__class__ is not int or tokens < 0:
+            tokens = max(0, int(tokens))
         with self.lock:
             if grant.ended:
                 return

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+from hfs_providers.calls.call import KeyedAttempt
 from hfs_providers.contract.records import Credential
 from hfs_providers.wrapper.client_plan import ClientPlan, ClientRequest, client_of
 from hfs_providers.wrapper.rotating_streams import (
@@ -90,7 +91,7 @@ class RotatingClient(_Rotating):
             return Opening(request)
         call = request.begin()
         while True:
-            with call.attempt() as lease:
+            with KeyedAttempt(call) as lease:
                 send = request.target(call, lease)
                 call.sending(lease)
                 with call:
@@ -123,7 +124,7 @@ class AsyncRotatingClient(_Rotating):
 async def _ask(request: ClientRequest) -> Any:
     call, plan = request.begin(), request.plan
     while True:
-        async with call.attempt() as lease:
+        async with KeyedAttempt(call) as lease:
             send = request.target(call, lease)
             call.sending(lease)
             with call:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from hfs_providers.calls.backend import Tokens
-from hfs_providers.calls.call import Call
+from hfs_providers.calls.call import Call, KeyedAttempt
 from hfs_providers.calls.verdicts import judge
 from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.keys.leases import Lease
@@ -172,7 +172,7 @@ class Opening:
     def __enter__(self) -> Any:
         self._call = call = self._request.begin()
         while True:
-            with call.attempt() as self._lease:
+            with KeyedAttempt(call) as self._lease:
                 self._manager = self._request.target(call, self._lease)()
                 call.sending(self._lease)
                 with call:
@@ -202,7 +202,7 @@ class AsyncOpening:
     async def __aenter__(self) -> Any:
         self._call = call = self._request.begin()
         while True:
-            async with call.attempt() as self._lease:
+            async with KeyedAttempt(call) as self._lease:
                 self._manager = self._request.target(call, self._lease)()
                 call.sending(self._lease)
                 with call:
