@@ -135,17 +135,25 @@ class ChainControls:
             new connection could be made (which is logged).
         """
         entry = self._recoverable(error)
-        if entry is None or not self._renewed(entry, retry_count, max_retries):
+        if entry is None:
             return False
-        self._config.sleep(recovery_wait(retry_count))
+        try:
+            entry.renew()
+        except Exception as failure:
+            return self._not_renewed(entry, failure)
+        self._config.sleep(self._renewed(entry, retry_count, max_retries))
         return True
 
     async def arecover_transport(self, error: BaseException, retry_count: int = 0, max_retries: int = 3) -> bool:
         """As `recover_transport`, for the running event loop."""
         entry = self._recoverable(error)
-        if entry is None or not await self._arenewed(entry, retry_count, max_retries):
+        if entry is None:
             return False
-        await self._config.async_sleep(recovery_wait(retry_count))
+        try:
+            await entry.arenew()
+        except Exception as failure:
+            return self._not_renewed(entry, failure)
+        await self._config.async_sleep(self._renewed(entry, retry_count, max_retries))
         return True
 
     def _recoverable(self, error: BaseException) -> Entry | None:
@@ -154,24 +162,12 @@ class ChainControls:
         away = turn is not None and turn.index > 0
         return None if away or entry.aggregator or not is_recoverable(error) else entry
 
-    def _renewed(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
-        try:
-            entry.renew()
-        except Exception as error:
-            return self._not_renewed(entry, error)
-        return self._renewal(entry, retry_count, max_retries)
-
-    async def _arenewed(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
-        try:
-            await entry.arenew()
-        except Exception as error:
-            return self._not_renewed(entry, error)
-        return self._renewal(entry, retry_count, max_retries)
-
-    def _renewal(self, entry: Entry, retry_count: int, max_retries: int) -> bool:
+    def _renewed(self, entry: Entry, retry_count: int, max_retries: int) -> float:
+        """Tell of the new connection. Returns the seconds to wait."""
+        wait = recovery_wait(retry_count)
         reason = f"new connection after failed attempt {retry_count + 1} of {max_retries}"
-        self._config.tell("transport_recovered", entry, reason, recovery_wait(retry_count))
-        return True
+        self._config.tell("transport_recovered", entry, reason, wait)
+        return wait
 
     def _not_renewed(self, entry: Entry, error: Exception) -> bool:
         _log.warning("%s gets no new connection: %s: %s", entry.label, type(error).__name__, error)

@@ -5,7 +5,7 @@ It has no lock: the pool holds its own around every call but `resolve_limits`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from hfs_providers.contract.instants import NEVER, seconds_until
 from hfs_providers.contract.records import Credential, KeyState, KeyStatus, Limits, WindowUse
@@ -201,29 +201,20 @@ class KeyRing:
         """The earliest instant at which a live key can be leased, if no call ends before."""
         return now if self.find(request, now) is not None else self._next_live_at(request, now)
 
-    def _next_live_at(self, request: KeyRequest, now: float) -> float:
-        tokens, exclude = request.tokens, request.exclude
-        queue = self.ready_queue(request.model_id, tokens)
-        if request.key_id is not None:
-            key = self._pinned(request, dead=False)
-            return queue.slots[key.account].free_at(tokens, now, -NEVER) if key is not None else NEVER
-        touched = self._touched(exclude)
-        instants = [queue.slots[account].free_at(tokens, now, account.open_at(exclude)) for account in touched]
-        return min([queue.alarm(tokens, now, touched), *instants])
-
     def earliest_if_idle(self, request: KeyRequest, now: float) -> float:
         """As `live_at`, if calls that are in flight ended without counting."""
+        return self._next_live_at(request, now, idle=True)
+
+    def _next_live_at(self, request: KeyRequest, now: float, *, idle: bool = False) -> float:
         tokens, exclude = request.tokens, request.exclude
         queue = self.ready_queue(request.model_id, tokens)
+        free_at = Slot.earliest_if_idle if idle else Slot.free_at
         if request.key_id is not None:
             key = self._pinned(request, dead=False)
-            return queue.slots[key.account].earliest_if_idle(tokens, now, -NEVER) if key is not None else NEVER
-        touched = self._touched(exclude)
-        instants = [queue.slots[account].earliest_if_idle(tokens, now, account.open_at(exclude)) for account in touched]
-        return min([queue.hope(touched), *instants])
-
-    def _touched(self, exclude: Collection[str]) -> Collection[Account]:
-        return {self.keys[key_id].account for key_id in exclude if key_id in self.keys} if exclude else ()
+            return free_at(queue.slots[key.account], tokens, now, -NEVER) if key is not None else NEVER
+        touched = {self.keys[key_id].account for key_id in exclude if key_id in self.keys}
+        instants = [free_at(queue.slots[account], tokens, now, account.open_at(exclude)) for account in touched]
+        return min([queue.hope(touched) if idle else queue.alarm(tokens, now, touched), *instants])
 
     # Changes.
 

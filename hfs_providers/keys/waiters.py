@@ -13,7 +13,7 @@ import heapq
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from hfs_providers.contract.instants import NEVER
 from hfs_providers.keys.leases import Grant, Lease
@@ -41,11 +41,9 @@ class RealWaits:
     """Sleeping in real time."""
 
     def wait(self, event: threading.Event, seconds: float) -> None:
-        """Return when `event` is set or the seconds have passed."""
         event.wait(min(seconds, _LONGEST_NAP))
 
     async def wait_async(self, future: asyncio.Future[None], seconds: float) -> None:
-        """Return when `future` is done or the seconds have passed."""
         timer = future.get_loop().call_later(min(seconds, _LONGEST_NAP), finish, future)
         try:
             await future
@@ -59,20 +57,8 @@ def finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-class Signal(Protocol):
-    """What ends a waiter's nap."""
-
-    home: Hashable
-
-    def arm(self) -> None:
-        """Get ready for a nap. Called by the waiter itself."""
-
-    def ring(self) -> bool:
-        """End the nap, from any thread; False if there is nobody to wake any more."""
-
-
 class ThreadSignal:
-    """Wakes a thread."""
+    """Ends the nap of a thread, which calls `arm` before each."""
 
     __slots__ = ("event", "home")
 
@@ -81,17 +67,16 @@ class ThreadSignal:
         self.event = threading.Event()
 
     def arm(self) -> None:
-        """Get ready for a nap."""
         self.event.clear()
 
     def ring(self) -> bool:
-        """End the nap."""
+        """End the nap, from any thread; False if there is nobody to wake any more."""
         self.event.set()
         return True
 
 
 class LoopSignal:
-    """Wakes a task of the running event loop."""
+    """Ends the nap of a task of the running event loop."""
 
     __slots__ = ("_loop", "future", "home")
 
@@ -103,7 +88,6 @@ class LoopSignal:
         self.arm()
 
     def arm(self) -> None:
-        """Get ready for a nap."""
         self.future: asyncio.Future[None] = self._loop.create_future()
 
     def ring(self) -> bool:
@@ -113,6 +97,9 @@ class LoopSignal:
         except RuntimeError:
             return False
         return True
+
+
+Signal: TypeAlias = ThreadSignal | LoopSignal
 
 
 class Waiter:

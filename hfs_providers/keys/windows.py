@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeAlias
 
 from hfs_providers.contract.instants import DAY, NEVER, Wall, next_midnight
 
@@ -21,38 +21,8 @@ WindowEntry = tuple[float, int, int]
 """An instant, requests and tokens."""
 
 
-class Window(Protocol):
-    """Requests and tokens of a span of time that ends now.
-
-    `requests` and `tokens` are right if `prune` was called after `expires`.
-    """
-
-    requests: int
-    tokens: int
-    expires: float
-    counts_requests: bool
-
-    def add(self, now: float, tokens: int) -> None:
-        """Count one request that ended `now`; no request that was counted ended later."""
-
-    def prune(self, now: float) -> None:
-        """Drop what has left the window."""
-
-    def freed_at(self, now: float, requests: int, tokens: int) -> float:
-        """The instant at which that many of the counted requests and tokens will have left, or `NEVER`."""
-
-    def entries(self) -> Sequence[WindowEntry]:
-        """What is counted, oldest first."""
-
-    def restore(self, now: float, entries: Iterable[WindowEntry]) -> None:
-        """Replace what is counted by `entries`, oldest first."""
-
-    def age(self, seconds: float) -> None:
-        """Treat what is counted as that many seconds older."""
-
-
 class SlidingWindow:
-    """The last `span` seconds, exact or in buckets.
+    """The last `span` seconds, exact or in buckets. Its counts are right if `prune` was called after `expires`.
 
     An entry that ended at `s` counts until `s + span`. All of a bucket counts as if it had ended at the end of the
     bucket: a key is freed up to `grain` seconds late and never early. With cumulative sums, a bisection finds the
@@ -92,7 +62,7 @@ class SlidingWindow:
         self.expires = NEVER
 
     def add(self, now: float, tokens: int) -> None:
-        """Count one request that ended `now`."""
+        """Count one request that ended `now`; no request that was counted ended later."""
         # Without a limit on requests, an entry without tokens changes nothing.
         if tokens or self.counts_requests:
             self._put((now // self._grain + 1) * self._grain if self._grain else now, 1, tokens)
@@ -198,7 +168,6 @@ class ZonedDay:
         self.expires = -math.inf
 
     def add(self, now: float, tokens: int) -> None:
-        """Count one request that ended `now`."""
         self.prune(now)
         self.requests += 1
         self.tokens += tokens
@@ -231,3 +200,6 @@ class ZonedDay:
 
     def age(self, seconds: float) -> None:
         """Nothing: a calendar day goes by the wall clock."""
+
+
+Window: TypeAlias = SlidingWindow | ZonedDay

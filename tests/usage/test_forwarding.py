@@ -558,10 +558,9 @@ class TestTlsOptionsOfMysql:
             ({"ssl_verify_cert": "false"}, "db.example", "encrypted"),
             ({"ssl_check_hostname": "false"}, "db.example", "authority"),
             ({"ssl_mode": "VERIFY_IDENTITY"}, "db.example", "identity"),
-            ({"sslMode": "verify_ca"}, "db.example", "authority"),
-            ({"ssl-mode": "REQUIRED"}, "db.example", "encrypted"),
+            ({"ssl_mode": "verify_ca"}, "db.example", "authority"),
+            ({"ssl_mode": "REQUIRED"}, "db.example", "encrypted"),
             ({"ssl": "true"}, "db.example", "identity"),
-            ({"useSSL": "true"}, "db.example", "identity"),
         ],
     )
     def test_mean_what_they_say(self, query: dict[str, str], host: str, mode: str | None) -> None:

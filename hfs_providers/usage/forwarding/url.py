@@ -112,7 +112,7 @@ class DatabaseUrl:
 
 
 def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What PyMySQL is given for the TLS options of a URL, in the spellings of TiDB Cloud and MySQL.
+    """What PyMySQL is given for the TLS options of a URL.
 
     SQLAlchemy and PyMySQL between them drop `ssl_ca` if `ssl_verify_cert` is given as well, take
     `ssl_verify_cert=false` for true, and check no host name without `ssl_ca`; so the context is made here.
@@ -130,9 +130,8 @@ def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict
     rest: dict[str, Any] = {}
     tls: dict[str, str] = {}
     for key, value in query.items():
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).replace("-", "_").lower()
-        if name == "ssl" or name.startswith(("ssl_", "use_ssl")):
-            tls[name] = str(value)
+        if key == "ssl" or key.startswith("ssl_"):
+            tls[key] = str(value)
         else:
             rest[key] = value
     mode = _mode(tls, host)
@@ -156,13 +155,13 @@ def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict
 
 
 def _mode(tls: Mapping[str, str], host: str) -> str:
-    """One of MySQL's five modes, whatever it is spelled like."""
+    """One of MySQL's five modes."""
     if "ssl_mode" in tls:
-        mode = tls["ssl_mode"].upper().replace("-", "_")
+        mode = tls["ssl_mode"].upper()
         if mode not in _MODES:
             raise ValueError(f"ssl_mode is one of {', '.join(_MODES)}")
         return mode
-    if _is(tls, "ssl_disabled") or any(_is(tls, key) is False for key in ("ssl", "use_ssl")):
+    if _is(tls, "ssl_disabled") or _is(tls, "ssl") is False:
         return "DISABLED"
     return _implied_mode(tls, host)
 
