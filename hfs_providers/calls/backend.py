@@ -53,13 +53,7 @@ class Tokens(NamedTuple):
 
 
 class Backend:
-    """One provider, as the calls of all its models share it.
-
-    Args:
-        traits: the plugin's data.
-        config: what the environment said.
-        services: clock, observers and usage log.
-    """
+    """One provider, as the calls of all its models share it."""
 
     def __init__(self, traits: ProviderTraits, config: ProviderConfig, services: Services) -> None:
         self.provider = traits.name
@@ -72,7 +66,7 @@ class Backend:
             traits.name, config.credentials, limits=self._limits.of, clock=services.clock, on_change=self._on_change
         )
         self.clients: Clients = family_of(traits.client)(traits, config)
-        self.count: Callable[[UsageRow], object] = _ignore
+        self.count: Callable[[UsageRow], object] = lambda _: None
         """Called with the row of each request that a call sent."""
         self.sleep: Callable[[float], None] = time.sleep
         self.async_sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -213,11 +207,7 @@ class Rotation:
 
 
 class _Untracked:
-    """`Services` that tell the observers of a request but do not write it down.
-
-    Args:
-        services: the manager's.
-    """
+    """`Services` that tell the observers of a request but do not write it down."""
 
     def __init__(self, services: Services) -> None:
         self.tracked = services
@@ -228,7 +218,3 @@ class _Untracked:
     def record(self, row: UsageRow, call: Identified | None = None) -> None:
         """Tell the observers of one request that was sent."""
         self.emit(call_finished(row, call))
-
-
-def _ignore(row: UsageRow) -> None:
-    """Nobody counts."""

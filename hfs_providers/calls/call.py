@@ -286,7 +286,7 @@ class Call(Attempt):
             ) from error
         self._cause = error
         self.repeated = True
-        self.begin_again()
+        self._records = None
         self._tell(lease, "call_retried" if verdict.retries else "key_rotated", verdict.kind, pause)
         return pause
 

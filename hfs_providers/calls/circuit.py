@@ -123,23 +123,14 @@ class Circuit:
     # What outlives the process
 
     def dump(self, wall: float) -> dict[str, float] | None:
-        """An open circuit as plain data for JSON, or None for one that is closed.
-
-        Args:
-            wall: seconds since the epoch.
-        """
+        """See `KeptCircuit`."""
         with self._lock:
             if self._until is None:
                 return None
             return {"until": wall + self._left(self._until), "cooldown": self._cooldown, "failures": self._failures}
 
     def load(self, state: Mapping[str, object], wall: float) -> None:
-        """Open a closed circuit as `dump` said. Data that cannot be read is ignored.
-
-        Args:
-            state: what `dump` returned.
-            wall: seconds since the epoch.
-        """
+        """See `KeptCircuit`."""
         until, cooldown, failures = (state.get(name) for name in ("until", "cooldown", "failures"))
         if not (_real(until) and _real(cooldown) and _real(failures)):
             return

@@ -17,12 +17,7 @@ _MAX_BODY = 1_000_000
 
 
 def evidence_of(link: BaseException, now: float) -> Evidence:
-    """What an SDK's error shows of an answer.
-
-    Args:
-        link: the error.
-        now: wall clock, seconds since the epoch.
-    """
+    """What an SDK's error shows of an answer; `now` is the wall clock, in seconds since the epoch."""
     return evidence_in(body_of(link), now, status_of(link), headers_of(link), type_of(link)[1])
 
 

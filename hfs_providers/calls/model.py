@@ -28,13 +28,7 @@ from hfs_providers.keys.leases import Lease
 
 
 def build_model(backend: Backend, model_id: str, options: CallOptions, arguments: Mapping[str, Any]) -> Model:
-    """A rotating model of the provider's Agno class.
-
-    Args:
-        backend: where its keys come from.
-        model_id: the provider's model id.
-        options: how its calls are made.
-        arguments: of the Agno class.
+    """A rotating model of the provider's Agno class, which gets the `arguments`.
 
     Raises:
         TypeError: an argument that would go around the keys, or that the class does not know.
@@ -73,8 +67,11 @@ class _Rotating(Copies, AgnoRetries):
         while True:
             with KeyedAttempt(call) as lease:
                 bound = self._bind(call, lease)
-                with call:
+                token = running.set(call)
+                try:
                     response = self._bound_class.invoke(bound, _fresh(messages), assistant_message, *args, **kwargs)
+                finally:
+                    running.reset(token)
                 self._answered(call, lease, response.response_usage, messages, assistant_message, kwargs)
                 return response
 
@@ -85,10 +82,13 @@ class _Rotating(Copies, AgnoRetries):
         while True:
             async with KeyedAttempt(call) as lease:
                 bound = await self._abind(call, lease)
-                with call:
+                token = running.set(call)
+                try:
                     response = await self._bound_class.ainvoke(
                         bound, _fresh(messages), assistant_message, *args, **kwargs
                     )
+                finally:
+                    running.reset(token)
                 self._answered(call, lease, response.response_usage, messages, assistant_message, kwargs)
                 return response
 

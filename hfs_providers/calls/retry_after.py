@@ -44,14 +44,11 @@ _PASSED_ON = "llm_provider-"
 _MAX_HEADERS = 500
 _MAX_VALUE = 256
 
-# Limit headers that name the period themselves, by the field of `Limits` that they fill.
+# The field of `Limits` that each limit header fills which names the period itself.
 _LIMIT_HEADERS = {
-    "rpm": ("x-ratelimit-limit-requests-minute",),
-    "rph": ("x-ratelimit-limit-requests-hour",),
-    "rpd": ("x-ratelimit-limit-requests-day",),
-    "tpm": ("x-ratelimit-limit-tokens-minute",),
-    "tph": ("x-ratelimit-limit-tokens-hour",),
-    "tpd": ("x-ratelimit-limit-tokens-day",),
+    f"x-ratelimit-limit-{unit}-{period}": f"{unit[0]}p{period[0]}"
+    for unit in ("requests", "tokens")
+    for period in ("minute", "hour", "day")
 }
 
 
@@ -234,8 +231,7 @@ def limits_from_headers(headers: object, names: Mapping[str, str] | None = None)
 
     fields = lower_headers(headers)
     shown: dict[str, int] = {}
-    pairs = [(limit, name) for limit, known in _LIMIT_HEADERS.items() for name in known]
-    for limit, name in [*pairs, *((limit, name) for name, limit in (names or {}).items())]:
+    for name, limit in (*_LIMIT_HEADERS.items(), *(names or {}).items()):
         values = [int(float(value)) for value in fields.get(name, ()) if _NUMBER.fullmatch(value)]
         if values and limit not in shown and max(values) > 0:
             shown[limit] = max(values)

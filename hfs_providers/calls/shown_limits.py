@@ -9,11 +9,10 @@ from dataclasses import replace
 
 from hfs_providers.calls.retry_after import limits_from_headers
 from hfs_providers.contract.environment import env_name
-from hfs_providers.contract.records import Limits, ProviderConfig
+from hfs_providers.contract.records import LIMIT_NAMES, Limits, ProviderConfig
 from hfs_providers.keys.pool import KeyPool
 
 _log = logging.getLogger("hfs_providers")
-_NUMBERS = ("rpm", "rph", "rpd", "tpm", "tph", "tpd")
 
 
 class ShownLimits:
@@ -39,14 +38,7 @@ class ShownLimits:
         return self._filled.get((model_id, key_id)) or limits_of(self._config, model_id, key_id)
 
     def learn(self, pool: KeyPool, model_id: str, key_id: str, headers: object) -> None:
-        """Tell the pool the limits that an answer's headers show.
-
-        Args:
-            pool: of the provider.
-            model_id: the model that was asked.
-            key_id: the key that was used.
-            headers: of the answer.
-        """
+        """Tell the pool the limits that an answer's headers show of a model and a key."""
         known = limits_of(self._config, model_id, key_id)
         if known is not None and (known.shared or not any(known is each for each in self._published.values())):
             return
@@ -56,7 +48,7 @@ class ShownLimits:
         if known is None:
             pool.learn(model_id, key_id, shown)
             return
-        shown_numbers = {name: value for name in _NUMBERS if (value := getattr(shown, name)) is not None}
+        shown_numbers = {name: value for name in LIMIT_NAMES if (value := getattr(shown, name)) is not None}
         missing = {name: value for name, value in shown_numbers.items() if getattr(known, name) is None}
         others = {name: value for name, value in shown_numbers.items() if getattr(known, name) not in (None, value)}
         if others and model_id not in self._reported:

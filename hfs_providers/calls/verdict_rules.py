@@ -111,9 +111,6 @@ BY_CODE: Mapping[str, Meaning] = {
 # Codes of a bad request that a wrong key gets as well; then the answer quotes the key, masked.
 QUOTES_KEY = frozenset({"Client specified an invalid argument"})
 
-# Errors that bring a status and no code, by the SDK that raises them. This one asks for known paths only.
-BY_SDK_AND_STATUS: Mapping[tuple[str, int], Meaning] = {("ollama", 404): GONE}
-
 # A status alone. 403 without a reason may be the key, the model, the region or a proxy: the key pauses for the model,
 # it does not die. 409 and 425 ask for another try (a lock, a replay); 408 and 499 were given up on the way.
 BY_STATUS: Mapping[int, Meaning] = {
@@ -171,8 +168,6 @@ def _questions(evidence: Evidence, rules: ErrorRules) -> Iterator[tuple[_Table, 
         yield BY_STATUS_AND_CODE, (status, code), code
     for code in codes:
         yield BY_CODE, code, code
-    if not evidence.error:
-        yield BY_SDK_AND_STATUS, (evidence.sdk, status), None
 
 
 def _names(evidence: Evidence, *paths: str) -> Iterator[str]:

@@ -37,10 +37,6 @@ class Attempt:
         assert self._token is not None
         running.reset(self._token)
 
-    def begin_again(self) -> None:
-        """Forget what was seen: another attempt follows."""
-        self._records = None
-
     def hold(self, record: logging.LogRecord) -> None:
         """Keep a log record back."""
         self._records = [*(self._records or ()), record]

@@ -3,48 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from hfs_providers.contract.error_rules import ErrorRules
-from hfs_providers.contract.message_rules import MessageRules
-from hfs_providers.contract.records import Limits, ModelDefault, Requirement
+from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
+from hfs_providers.contract.records import CONTRACT_VERSION, Limits, ModelDefault, Requirement
 
 
-class ProviderTraits(Protocol):
-    """The data of a provider that its clients, calls and wrapper read. `KeyedProvider` has it, and explains it."""
+@dataclass(frozen=True, eq=False)
+class ProviderTraits:
+    """The data of a provider. `KeyedProvider` explains it, and makes a plugin of it."""
+
+    name: str
+    model_class: str
+    sdk: str | None = None
+    sdk_module: str | None = None
+    install: str = ""
+    base_url: str | None = None
+    openai_path: str | None = None
+    models: Sequence[ModelDefault] = ()
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    limit_headers: Mapping[str, str] = field(default_factory=dict)
+    windows: Mapping[str, int] = field(default_factory=dict)
+    aggregator: bool = False
+    keyless: bool = False
+    env_aliases: Sequence[str] = ()
+    client: str | type[Any] = "stainless"
+    client_params: Mapping[str, Any] = field(default_factory=dict)
+    proof: str = "completion"
+    model_params: Mapping[str, Any] = field(default_factory=dict)
+    stream_params: Mapping[str, Any] = field(default_factory=dict)
+    errors: ErrorRules = field(default_factory=ErrorRules)
+    messages: MessageRules = ANY_MESSAGES
+    hfs_contract: int = CONTRACT_VERSION
 
     @property
-    def name(self) -> str: ...
-    @property
-    def model_class(self) -> str: ...
-    @property
-    def requirement(self) -> Requirement | None: ...
-    @property
-    def openai_path(self) -> str | None: ...
-    @property
-    def models(self) -> Sequence[ModelDefault]: ...
-    @property
-    def limits(self) -> Mapping[str, Limits]: ...
-    @property
-    def limit_headers(self) -> Mapping[str, str]: ...
-    @property
-    def aggregator(self) -> bool: ...
-    @property
-    def keyless(self) -> bool: ...
-    @property
-    def client(self) -> str | type[Any]: ...
-    @property
-    def client_params(self) -> Mapping[str, Any]: ...
-    @property
-    def proof(self) -> str: ...
-    @property
-    def model_params(self) -> Mapping[str, Any]: ...
-    @property
-    def stream_params(self) -> Mapping[str, Any]: ...
-    @property
-    def errors(self) -> ErrorRules: ...
-    @property
-    def messages(self) -> MessageRules: ...
+    def requirement(self) -> Requirement | None:
+        """The SDK that the model class needs."""
+        if self.sdk is None:
+            return None
+        return Requirement(self.sdk, self.sdk_module or self.sdk.replace("-", "_"), self.install)
 
 
 class KeptCircuit(Protocol):

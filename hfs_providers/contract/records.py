@@ -73,6 +73,10 @@ class Credential:
         return self.params.get("account") or self.name
 
 
+LIMIT_NAMES = ("rpm", "rph", "rpd", "tpm", "tph", "tpd")
+"""The fields of `Limits` that are numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much a provider allows to one key and model; None is unlimited.

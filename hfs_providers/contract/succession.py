@@ -9,13 +9,7 @@ from hfs_providers.contract.records import ModelDefault
 
 
 def default_model(models: Sequence[ModelDefault], today: date, gone: Container[str] = ()) -> str:
-    """The first model that is neither past its date nor known to be gone; the last where all are.
-
-    Args:
-        models: the provider's default models, in order of preference.
-        today: the date that counts.
-        gone: the ids of the models that the provider no longer has.
-    """
+    """The first model that is neither past its date nor in `gone`, the ids that the provider lacks; else the last."""
     serving = (model.id for model in models if not model.retired(today) and model.id not in gone)
     return next(serving, models[-1].id)
 

@@ -87,13 +87,7 @@ def take_inventory(
     env_file: str | os.PathLike[str] | None = None,
     plugins: Iterable[object] | None = None,
 ) -> Inventory:
-    """Find the plugins and read the environment.
-
-    Args:
-        env: used instead of the process environment (and of a `.env` in the working directory).
-        env_file: a `.env` file to read instead of `HFS_ENV_FILE` or the working directory's.
-        plugins: plugin objects to use instead of the installed ones.
-    """
+    """Find the plugins and read the environment. The arguments are those of `ProviderManager`."""
     settings = Settings.load(env, env_file)
     registry = Registry(settings.names(DISABLED), plugins)
     file, problems = load_file_config(settings)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from hfs_providers.contract.error_rules import ErrorRules
-from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
+from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import (
-    CONTRACT_VERSION,
-    Limits,
     ModelDefault,
     ProviderConfig,
     ProviderHealth,
-    Requirement,
     Services,
     Wrapper,
     sdk_version,
@@ -27,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class KeyedProvider:
+class KeyedProvider(ProviderTraits):
     """A provider described by data; an instance of it is a plugin.
 
     Args:
@@ -59,28 +55,7 @@ class KeyedProvider:
         messages: what its models need, in a chain, of messages and schemas that were meant for other providers' models.
     """
 
-    name: str
-    model_class: str
-    sdk: str | None = None
-    sdk_module: str | None = None
-    install: str = ""
-    base_url: str | None = None
-    openai_path: str | None = None
-    models: Sequence[ModelDefault] = ()
-    limits: Mapping[str, Limits] = field(default_factory=dict)
-    limit_headers: Mapping[str, str] = field(default_factory=dict)
-    windows: Mapping[str, int] = field(default_factory=dict)
-    aggregator: bool = False
-    keyless: bool = False
-    env_aliases: Sequence[str] = ()
     client: str | type[Clients] = "stainless"
-    client_params: Mapping[str, Any] = field(default_factory=dict)
-    proof: str = "completion"
-    model_params: Mapping[str, Any] = field(default_factory=dict)
-    stream_params: Mapping[str, Any] = field(default_factory=dict)
-    errors: ErrorRules = field(default_factory=ErrorRules)
-    messages: MessageRules = ANY_MESSAGES
-    hfs_contract: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:
         if self.requirement is not None:
@@ -92,13 +67,6 @@ class KeyedProvider:
     def hfs_env_prefixes(self) -> Sequence[str]:
         """What the plugin is shown of the environment besides its own prefixes."""
         return self.env_aliases
-
-    @property
-    def requirement(self) -> Requirement | None:
-        """The SDK that the model class needs."""
-        if self.sdk is None:
-            return None
-        return Requirement(self.sdk, self.sdk_module or self.sdk.replace("-", "_"), self.install)
 
     @hookimpl
     def configure_env(self, env: Mapping[str, str]) -> ProviderConfig:
@@ -129,13 +97,7 @@ class KeyedProvider:
 
 
 def provider_health(config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth:
-    """What a provider's health is when nothing about it is special.
-
-    Args:
-        config: its configuration.
-        wrapper: its wrapper, or None.
-        live: ask the provider with each key in turn.
-    """
+    """What a provider's health is when nothing about it is special; `live` asks with each key in turn."""
     if not config.configured:
         return ProviderHealth(config.name, False, ("no usable key in the environment",))
     requirement = config.requirement

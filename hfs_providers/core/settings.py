@@ -17,14 +17,13 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from hfs_providers.contract.environment import ENV_FILE, FORWARD, TIDB, USAGE, env_name
-from hfs_providers.contract.records import Credential, Level, Limits, Problem, ProviderConfig
+from hfs_providers.contract.records import LIMIT_NAMES, Credential, Level, Limits, Problem, ProviderConfig
 from hfs_providers.contract.secret import Secret
 
 _DATABASES = (USAGE, FORWARD, TIDB)
 # Three slashes: a relative path, unless it is a drive's or `:memory:`.
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/|file:)(.+)", re.IGNORECASE | re.DOTALL)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_LIMIT_NAMES = ("rpm", "rph", "rpd", "tpm", "tph", "tpd")
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _PLACEHOLDER = re.compile(
     r"""
@@ -223,49 +222,41 @@ class _ProviderReader:
 
     def _credentials(self) -> list[Credential]:
         params = self._params()
-        numbered = self._numbered(self.main)
-        if numbered:
-            if self.main in self.env and self.env[self.main].strip() not in numbered.values():
-                self._problem(f"{self.main} is not used, because {self.main}_n are set", f"Rename it to {self.main}_n")
-            candidates = [(index, f"{self.main}_{index}", numbered[index]) for index in sorted(numbered)]
-        else:
-            candidates = [(0, name, self.env[name]) for name in self.aliases if name in self.env]
-        if self.keyless:
-            return self._endpoints(candidates, params) or [Credential(f"{self.provider}#0", None)]
         result: list[Credential] = []
         first_with: dict[str, str] = {}
-        for index, variable, raw in candidates:
-            key = self._clean(variable, raw)
-            if key is None:
+        for index, variable, raw in self._candidates():
+            value = self._endpoint(variable, raw) if self.keyless else self._clean(variable, raw)
+            if value is None:
                 continue
-            if key in first_with:
-                self._problem(f"{variable} repeats {first_with[key]} and is dropped", f"Remove {variable}")
+            if value in first_with:
+                self._problem(f"{variable} repeats {first_with[value]} and is dropped", f"Remove {variable}")
                 continue
-            first_with[key] = variable
+            first_with[value] = variable
             if index == 0 and result:
                 # `X_API_KEY` is a single key; another name for it is only looked at where it holds none.
                 continue
-            result.append(Credential(f"{self.provider}#{index}", Secret(key), params.get(index, {})))
-        return result
+            given = params.get(index, {})
+            if self.keyless:
+                result.append(Credential(f"{self.provider}#{index}", None, {**given, "endpoint": value}))
+            else:
+                result.append(Credential(f"{self.provider}#{index}", Secret(value), given))
+        return result if result or not self.keyless else [Credential(f"{self.provider}#0", None)]
 
-    def _endpoints(
-        self, candidates: Sequence[tuple[int, str, str]], params: Mapping[int, Mapping[str, str]]
-    ) -> list[Credential]:
-        first_with: dict[str, str] = {}
-        result: list[Credential] = []
-        for index, variable, raw in candidates:
-            endpoint = raw.strip().strip(_QUOTES).strip()
-            if not re.fullmatch(r"(?:https?://|(?!\w+://))[^\s/]+\S*", endpoint):
-                self._problem(f"{variable} is not an address and is dropped", f"Set {variable} to http://host:port")
-                continue
-            if endpoint in first_with:
-                self._problem(f"{variable} repeats {first_with[endpoint]} and is dropped", f"Remove {variable}")
-                continue
-            first_with[endpoint] = variable
-            if index == 0 and result:
-                continue
-            result.append(Credential(f"{self.provider}#{index}", None, {**params.get(index, {}), "endpoint": endpoint}))
-        return result
+    def _candidates(self) -> list[tuple[int, str, str]]:
+        """The number, variable and value of each that may hold a key or an endpoint."""
+        numbered = self._numbered(self.main)
+        if not numbered:
+            return [(0, name, self.env[name]) for name in self.aliases if name in self.env]
+        if self.main in self.env and self.env[self.main].strip() not in numbered.values():
+            self._problem(f"{self.main} is not used, because {self.main}_n are set", f"Rename it to {self.main}_n")
+        return [(index, f"{self.main}_{index}", numbered[index]) for index in sorted(numbered)]
+
+    def _endpoint(self, variable: str, raw: str) -> str | None:
+        endpoint = raw.strip().strip(_QUOTES).strip()
+        if re.fullmatch(r"(?:https?://|(?!\w+://))[^\s/]+\S*", endpoint):
+            return endpoint
+        self._problem(f"{variable} is not an address and is dropped", f"Set {variable} to http://host:port")
+        return None
 
     def _numbered(self, stem: str) -> dict[int, str]:
         pattern = re.compile(rf"{re.escape(stem)}_([0-9]{{1,6}})")
@@ -326,12 +317,12 @@ class _ProviderReader:
         values: dict[str, int] = {}
         for position, part in enumerate(re.split(r"[,\s]+", text.strip(", ")), 1):
             name, _, value = part.partition("=")
-            if name not in _LIMIT_NAMES or not re.fullmatch(r"[0-9]{1,9}(?:_[0-9]{1,3})*", value) or int(value) == 0:
+            if name not in LIMIT_NAMES or not re.fullmatch(r"[0-9]{1,9}(?:_[0-9]{1,3})*", value) or int(value) == 0:
                 # Not quoted: it may be a key that went into the wrong variable.
-                what = f"its {name}" if name in _LIMIT_NAMES else f"its part {position}"
+                what = f"its {name}" if name in LIMIT_NAMES else f"its part {position}"
                 self._problem(
                     f"{variable} cannot be read: {what} is ignored",
-                    f"Write {variable} as rpm=30,tpm=6000 (names: {', '.join(_LIMIT_NAMES)}), or none",
+                    f"Write {variable} as rpm=30,tpm=6000 (names: {', '.join(LIMIT_NAMES)}), or none",
                 )
                 continue
             values[name] = int(value)

@@ -22,14 +22,7 @@ if TYPE_CHECKING:
 def converted(
     model: Model, messages: list[Message], options: Mapping[str, Any], rules: MessageRules
 ) -> tuple[list[Message], dict[str, Any]]:
-    """Messages and keyword arguments of `invoke` for one model; what is given is not written to.
-
-    Args:
-        model: the model to ask.
-        messages: the history, which other models may have written.
-        options: keyword arguments of `invoke`.
-        rules: of the model's provider.
-    """
+    """Messages and keyword arguments of `invoke` for one model; what is given is not written to."""
     accepted = dict(options)
     if "retry_with_guidance" in accepted and not _takes_guidance(_own_class(model)):
         del accepted["retry_with_guidance"]

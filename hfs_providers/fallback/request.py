@@ -29,10 +29,6 @@ class ChainRequest:
 
     Iterate over it with `for` or `async for`: each step is one attempt, and yields the request itself. Enter it
     (`with request:`) around the attempt: a failure after which another attempt follows is not raised.
-
-    Args:
-        chain: that was asked.
-        turn: that the request belongs to.
     """
 
     model: Model

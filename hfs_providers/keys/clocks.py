@@ -24,12 +24,7 @@ class Instant(NamedTuple):
 
 
 class Clocks:
-    """How far apart the clocks are.
-
-    Args:
-        clock: monotonic seconds.
-        wall: seconds since the epoch.
-    """
+    """How far apart the clocks are."""
 
     __slots__ = ("_clock", "_most", "_wall", "offset")
 

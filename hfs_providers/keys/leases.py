@@ -74,18 +74,21 @@ class Lease:
     is released when it is collected.
     """
 
-    __slots__ = ("_grant", "_lender", "credential")
+    __slots__ = ("_grant", "_lender")
 
     def __init__(self, lender: Lender, grant: Grant) -> None:
         self._lender = lender
         self._grant = grant
-        self.credential: Credential = grant.key.credential
+
+    @property
+    def credential(self) -> Credential:
         """The key that was leased."""
+        return self._grant.key.credential
 
     @property
     def key_id(self) -> str:
         """The id of the key, as `acme#3`."""
-        return self.credential.id
+        return self._grant.key.credential.id
 
     @property
     def model_id(self) -> str:
@@ -166,10 +169,6 @@ class Leases:
     """Opens and closes leases, the one owner of what is counted of them, and applies their outcomes to the keys.
 
     It has no lock: the pool holds its own around every call.
-
-    Args:
-        keyring: the keys.
-        clock: monotonic seconds.
     """
 
     def __init__(self, keyring: KeyRing, clock: Callable[[], float]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE, NEVER, Wall, zone_of
-from hfs_providers.contract.records import Limits
+from hfs_providers.contract.records import LIMIT_NAMES, Limits
 from hfs_providers.keys.windows import SlidingWindow, Window, ZonedDay
 
 # Seconds of a bucket: all that it holds leaves the window together, at the latest instant at which any of it may.
@@ -155,7 +155,7 @@ def strictest(limits: Iterable[Limits | None]) -> Limits | None:
     if not known or all(each == known[0] for each in known):
         return known[0] if known else None
     tightest: dict[str, int | None] = {}
-    for name in ("rpm", "rph", "rpd", "tpm", "tph", "tpd"):
+    for name in LIMIT_NAMES:
         said = [value for each in known if (value := getattr(each, name)) is not None]
         tightest[name] = min(said, default=None)
     zone = next((each.day_zone for each in known if each.day_zone), None)

@@ -17,14 +17,7 @@ _LEAST_COOLDOWN = 0.005
 
 
 class Reservations:
-    """The reservations of a pool while it shares its keys.
-
-    Args:
-        provider: the pool's name.
-        keyring: its keys.
-        clock: monotonic seconds.
-        wall: seconds since the epoch.
-    """
+    """The reservations of a pool while it shares its keys."""
 
     def __init__(self, provider: str, keyring: KeyRing, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self._provider = provider

@@ -75,13 +75,7 @@ AllowanceOf = Callable[[Account, str], Allowance]
 
 
 def dump_state(accounts: Sequence[Account], now: float, wall: float) -> PoolSnapshot:
-    """The state of `accounts`.
-
-    Args:
-        accounts: of one pool.
-        now: monotonic seconds.
-        wall: seconds since the epoch.
-    """
+    """The state of a pool's accounts, at an instant by the monotonic and the wall clock."""
     shift = wall - now
     return {"version": VERSION, "at": wall, "accounts": [_dump_account(each, now, shift) for each in accounts]}
 
@@ -141,10 +135,7 @@ def load_state(
     """Apply what `dump_state` gave to the keys that are here and the same. No window is made that no limit needs.
 
     Args:
-        state: from `dump_state`.
         keys: of one pool, by id.
-        now: monotonic seconds.
-        wall: seconds since the epoch.
         allowance: finds or makes the allowance of an account for a model.
     """
     if not isinstance(state, Mapping) or state.get("version") != VERSION:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE, next_midnight, zone_of
+from hfs_providers.contract.records import LIMIT_NAMES
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.usage.database import QUARTER
 
@@ -70,9 +71,7 @@ def _refusals(reservation: Reservation, kind: str, text: str) -> list[Refusal]:
 def limited(reservation: Reservation) -> bool:
     """Whether there is any limit that the reservation must fit into."""
     limits = reservation.limits
-    return limits is not None and any(
-        each is not None for each in (limits.rpm, limits.rph, limits.rpd, limits.tpm, limits.tph, limits.tpd)
-    )
+    return limits is not None and any(getattr(limits, name) is not None for name in LIMIT_NAMES)
 
 
 def limit_refusal(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:

@@ -54,13 +54,7 @@ _WINDOWS = {
 def pool_state(
     connection: sqlite3.Connection, provider: str, credentials: Sequence[Credential], wall: float
 ) -> PoolSnapshot:
-    """What the file knows of a provider's keys, as `KeyPool.load` takes it.
-
-    Args:
-        connection: of the store.
-        provider: its name.
-        credentials: the keys that are here.
-        wall: seconds since the epoch.
+    """What the file knows of those keys of a provider that are here, as `KeyPool.load` takes it.
 
     Raises:
         sqlite3.Error: the file cannot be read.
@@ -106,12 +100,7 @@ def _windows(
 
 
 def restore_key_state(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wall: float) -> None:
-    """Restore what the file knows in providers that start.
-
-    Args:
-        connection: of the store.
-        wrappers: by provider. Circuits and retired models are for those that have them.
-        wall: seconds since the epoch.
+    """Restore what the file knows in providers that start. Circuits and retired models are for those that have them.
 
     Raises:
         sqlite3.Error: the file cannot be read.

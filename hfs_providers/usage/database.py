@@ -14,7 +14,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from hfs_providers.contract.errors import StoreError
@@ -232,6 +232,20 @@ class Store:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('source', ?)", (uuid.uuid4().hex,))
+
+
+@contextmanager
+def opened(store: Store) -> Iterator[sqlite3.Connection]:
+    """A connection that is closed at the end of the block.
+
+    Raises:
+        StoreError: the file cannot be used.
+    """
+    try:
+        with closing(store.connect()) as connection:
+            yield connection
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(store.path, str(error)) from error
 
 
 def _statements(script: str) -> Iterator[str]:

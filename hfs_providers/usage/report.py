@@ -12,13 +12,11 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Literal, NamedTuple, get_args
 
-from hfs_providers.contract.errors import StoreError
-from hfs_providers.usage.database import QUARTER, Store
+from hfs_providers.usage.database import QUARTER, Store, opened
 
 Dimension = Literal["provider", "model", "key", "fingerprint", "outcome", "hour", "day"]
 
@@ -147,13 +145,10 @@ class UsageReport:
             if name not in DIMENSIONS:
                 raise ValueError(f"usage has no {name!r}: choose from {', '.join(DIMENSIONS)}")
         only = {"provider": set(providers), "model": set(models), "key": set(keys)}
-        try:
-            with closing(self._store.connect()) as connection:
-                connection.execute("PRAGMA temp_store = MEMORY")
-                connection.execute("BEGIN")
-                return _Query(connection, wanted, only, self._zone).run(since, until)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(self._store.path, str(error)) from error
+        with opened(self._store) as connection:
+            connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("BEGIN")
+            return _Query(connection, wanted, only, self._zone).run(since, until)
 
     def timeline(
         self,
@@ -198,13 +193,10 @@ class UsageReport:
         Raises:
             StoreError: the file cannot be read.
         """
-        try:
-            with closing(self._store.connect()) as connection:
-                # Two questions: each is one step in the index.
-                (first,) = connection.execute("SELECT min(start) FROM quarter").fetchone()
-                (last,) = connection.execute("SELECT max(start) FROM quarter").fetchone()
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(self._store.path, str(error)) from error
+        with opened(self._store) as connection:
+            # Two questions: each is one step in the index.
+            (first,) = connection.execute("SELECT min(start) FROM quarter").fetchone()
+            (last,) = connection.execute("SELECT max(start) FROM quarter").fetchone()
         return None if first is None else (float(first), float(last))
 
 

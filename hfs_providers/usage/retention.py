@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from hfs_providers.contract.errors import StoreError
 from hfs_providers.contract.instants import DAY
 from hfs_providers.contract.records import Problem
 from hfs_providers.usage.connection import StoreConnection
-from hfs_providers.usage.database import Store
+from hfs_providers.usage.database import Store, opened
 from hfs_providers.usage.transaction import transaction
 
 NEEDED = 2 * DAY
@@ -80,7 +79,7 @@ def prunable(
     before = min(before, now - NEEDED)
     # By series, so that the index answers.
     count = "SELECT count(*) FROM series CROSS JOIN usage ON usage.series = series.id WHERE at < ? AND usage.id <= ?"
-    with _opened(store) as connection:
+    with opened(store) as connection:
         rows, everything = (
             connection.execute(count, (before, upto)).fetchone()[0]
             for upto in (_forwarded(connection, now, targets), _ALL)
@@ -105,7 +104,7 @@ def prune(store: Store, before: float, *, targets: Collection[str] = (), wall: C
     """
     gone = last = 0
     query = "SELECT id, at FROM usage WHERE id > ? AND id <= ? AND at < ? ORDER BY id LIMIT ?"
-    with _opened(store) as connection:
+    with opened(store) as connection:
         while True:
             with transaction(connection):
                 now = wall()
@@ -172,9 +171,6 @@ def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, tar
     """Delete the oldest rows that need not be kept, at most `STEP` of them, in one transaction.
 
     Args:
-        connection: of the store.
-        keep: how much.
-        wall: seconds since the epoch.
         targets: names of databases that rows are forwarded to, besides those that the file knows.
 
     Raises:
@@ -229,25 +225,8 @@ def _size(connection: sqlite3.Connection) -> int:
     return int((pages - free) * each)
 
 
-@contextmanager
-def _opened(store: Store) -> Iterator[sqlite3.Connection]:
-    try:
-        with closing(store.connect()) as connection:
-            yield connection
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(store.path, str(error)) from error
-
-
 class Pruner:
-    """Deletes old rows a step at a time, whenever it is asked and a step is due.
-
-    Args:
-        store: the file.
-        keep: how much.
-        targets: names of databases that rows are forwarded to.
-        wall: seconds since the epoch.
-        clock: monotonic seconds.
-    """
+    """Deletes old rows a step at a time, whenever it is asked and a step is due."""
 
     def __init__(
         self,

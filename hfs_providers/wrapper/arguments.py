@@ -52,13 +52,9 @@ def class_arguments(
 def bound_model(
     backend: Backend, credential: Credential, model_id: str | None = None, timeout: float | None = None
 ) -> Any:
-    """A model without rotation that uses one key, and no lease.
+    """A model without rotation that uses one key, and no lease; by default the default model.
 
-    Args:
-        backend: the provider's.
-        credential: the key.
-        model_id: the provider's model id, or None for the default.
-        timeout: seconds, for the SDK.
+    The timeout is the SDK's, in seconds.
     """
     from hfs_providers.calls.model import build_model
 

@@ -38,14 +38,7 @@ _TOKENS = 16
 
 
 class Probe:
-    """The trial of one key.
-
-    Args:
-        backend: the provider's.
-        credential: the key.
-        timeout: seconds, for the SDK.
-        ask: ask the model for one token, even if a cheaper request proves the key.
-    """
+    """The trial of one key; see `ProviderWrapper.probe`."""
 
     def __init__(self, backend: Backend, credential: Credential, timeout: float, ask: bool) -> None:
         self._backend = backend

@@ -75,19 +75,11 @@ class ProviderWrapper(KeycycleFace):
         model_params: Mapping[str, Any] | None = None,
         **agno_kwargs: Any,
     ) -> Model:
-        """A rotating Agno model; see `ProviderManager.get_model`.
+        """A rotating Agno model. The arguments are those of `ProviderManager.get_model`, and one more.
 
         Args:
-            model_id: the provider's model id, or None for the default.
             explicit: whether the caller chose the model; by default, whether `model_id` is given or `X_MODEL` is set.
                 A model that was only defaulted is replaced when the provider no longer has it.
-            estimated_tokens: tokens to reserve for a call.
-            wait, timeout: whether a call waits for a key, and for how many seconds; None is without limit.
-            max_retries: retries of transient failures per call.
-            request_timeout: seconds, for the SDK.
-            key_id: the one key to use: its id, its fingerprint, the key itself, or its place (from 0).
-            model_params: arguments of the Agno class that are called like those of this method.
-            agno_kwargs: the others.
 
         Raises:
             KeyNotFoundError: there is no such key.

@@ -258,9 +258,3 @@ def test_coheres_real_errors_are_read_as_their_shapes() -> None:
     assert judge(sse.SSEError("no event stream")).kind == "server_error"
     refused = judge(api.ApiError(status_code=429, headers={"retry-after": "4"}, body={"message": "slow down"}))
     assert (refused.kind, refused.retry_after, refused.message) == ("rate_limited", 4.0, "slow down")
-
-
-def test_ollamas_own_sdk_says_404_of_a_model() -> None:
-    error: Any = bare("ollama._types", "ResponseError")
-    error.error, error.status_code = "model 'm' not found", 404
-    assert meaning(judge(error, ErrorRules(modules=("ollama",)))) == "model_gone"
