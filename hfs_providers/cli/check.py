@@ -13,13 +13,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hfs_providers.cli import output
+from hfs_providers.cli import output, spans
 from hfs_providers.cli.models import known
 from hfs_providers.cli.status import first_step
 from hfs_providers.cli.table import Column
@@ -100,55 +98,25 @@ def _tried(wrappers: Mapping[str, Wrapper], timeout: float, ask: bool) -> tuple[
 
     found: dict[str, KeyProbe] = {}
     try:
-        with _Bar(sum(len(wrapper.pool.credentials) for wrapper in wrappers.values())) as bar:
+        with output.progress(sys.stderr.isatty(), stderr=True, transient=True) as bar:
+            task = bar.add_task("trying keys", total=sum(len(each.pool.credentials) for each in wrappers.values()))
             for _, probe in check_keys(wrappers, timeout=timeout, ask=ask):
                 found[probe.id] = probe
-                bar.advance()
+                bar.advance(task)
     except KeyboardInterrupt:
         return found, False
     return found, True
-
-
-class _Bar:
-    """A progress bar on stderr, where that is a terminal."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Bar:
-        if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=output.console(stderr=True), transient=True)
-            self._task = self._bar.add_task("trying keys", total=self._total)
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self) -> None:
-        """One key is done."""
-        if self._bar is not None:
-            self._bar.advance(self._task)
 
 
 def _record(
     manager: ProviderManager, name: str, error: str | None, found: Mapping[str, KeyProbe], ask: bool
 ) -> dict[str, Any]:
     credentials = manager.inventory.providers[name].config.credentials
-    now = datetime.now().astimezone()
-    keys = [_key_record(each.id, each.fingerprint, found.get(each.id), now) for each in credentials]
+    keys = [_key_record(each.id, each.fingerprint, found.get(each.id)) for each in credentials]
     return {"name": name, "error": error, "proof": _proof(manager, name, ask), "totals": _totals(keys), "keys": keys}
 
 
-def _key_record(key_id: str, fingerprint: str, probe: KeyProbe | None, now: datetime) -> dict[str, Any]:
+def _key_record(key_id: str, fingerprint: str, probe: KeyProbe | None) -> dict[str, Any]:
     free_in = probe.free_in if probe is not None else None
     return {
         "id": key_id,
@@ -156,7 +124,7 @@ def _key_record(key_id: str, fingerprint: str, probe: KeyProbe | None, now: date
         "outcome": probe.outcome if probe is not None else None,
         "reason": probe.reason if probe is not None else None,
         "free_in": None if free_in is None else round(free_in, 3),
-        "until": None if free_in is None else (now + timedelta(seconds=free_in)).isoformat(timespec="seconds"),
+        "until": spans.iso_in(free_in),
         "latency": round(probe.latency, 4) if probe is not None and probe.latency is not None else None,
     }
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hfs_providers.cli import output
+from hfs_providers.cli import output, spans
 from hfs_providers.cli.models import known
 from hfs_providers.cli.status import first_step
 from hfs_providers.cli.table import Column
@@ -34,16 +33,18 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{8}")
 _DAY = 86_400.0
 _LONGEST_REASON = 200
 
+ProvidersOption = Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="For this model only, not for the default model and those in use.", show_default=False),
+]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id, such as groq#3, or its fingerprint.")]
 
 
 def keys(
     context: typer.Context,
-    provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="For this model only, not for the default model and those in use.", show_default=False),
-    ] = None,
+    provider: ProvidersOption = None,
+    model: ModelOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Show each key: its state, what of its limits is used, and when it is free again."""
@@ -55,11 +56,8 @@ def keys(
 def of(
     context: typer.Context,
     providers: Annotated[list[str], typer.Argument(metavar="PROVIDER...", help="Only these providers.")],
-    provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="For this model only, not for the default model and those in use.", show_default=False),
-    ] = None,
+    provider: ProvidersOption = None,
+    model: ModelOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Show the keys of these providers: `hfs-providers keys groq`."""
@@ -146,7 +144,7 @@ def _rule(key: str, reason: str | None, as_json: bool) -> None:
     elif reason is None:
         print(f"{status.id} is in rotation again.")
     else:
-        again = output.local_time(_until(status.free_in))
+        again = output.local_time(spans.iso_in(status.free_in))
         print(f"{status.id} is out of rotation ({status.reason}). From {again} on, one call may try it.")
         print("To keep it out for good, remove it from the environment.")
 
@@ -237,14 +235,8 @@ def _state(status: KeyStatus) -> dict[str, Any]:
         "state": status.state,
         "reason": status.reason,
         "free_in": free_in,
-        "until": _until(status.free_in) if status.free_in else None,
+        "until": spans.iso_in(status.free_in or None),
     }
-
-
-def _until(free_in: float | None) -> str | None:
-    if free_in is None:
-        return None
-    return (datetime.now().astimezone() + timedelta(seconds=free_in)).isoformat(timespec="seconds")
 
 
 def _print_keys(records: Sequence[Mapping[str, Any]]) -> None:

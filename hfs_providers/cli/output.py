@@ -10,10 +10,10 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -22,9 +22,8 @@ from hfs_providers.contract.environment import DEBUG
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
     from rich.text import Text
-
-    from hfs_providers import Problem
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -152,6 +151,21 @@ def console(stderr: bool = False) -> Console:
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
+@contextmanager
+def progress(shown: bool, stderr: bool = False, transient: bool = False) -> Iterator[Progress]:
+    """Bars of what is done and what is left. Where they are not `shown`, nothing is printed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Rich would take what is printed to stdout, and print it above a bar on stderr.
+    bars = Progress(
+        *columns, console=console(stderr), transient=transient, redirect_stdout=not stderr, disable=not shown
+    )
+    # Older versions of rich print an empty line at the end of bars that are not shown.
+    with bars if shown else nullcontext():
+        yield bars
+
+
 def print_table(title: str | None, columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table.
 
@@ -205,11 +219,6 @@ def styled(text: str, style: str) -> Text:
     return Text(text, style=style)
 
 
-def print_problems(problems: Iterable[Problem]) -> None:
-    """Print problems, each with its remedy below it."""
-    print_findings((problem.level, problem.message, problem.remedy) for problem in problems)
-
-
 def print_findings(findings: Iterable[tuple[str, str, str | None]]) -> None:
     """Print findings, the remedy below each.
 
@@ -230,8 +239,3 @@ def print_findings(findings: Iterable[tuple[str, str, str | None]]) -> None:
         if remedy:
             # Not wrapped, so that a command can be copied whole.
             out.print(Text(f"         remedy: {remedy}", style="dim"), soft_wrap=True)
-
-
-def problem_record(problem: Problem) -> Mapping[str, Any]:
-    """A problem for JSON: `message`, `remedy`, `level`, `provider`."""
-    return asdict(problem)

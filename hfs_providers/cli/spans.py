@@ -46,3 +46,8 @@ def moment(said: str | None, option: str) -> float | None:
 def iso(at: float | None) -> str | None:
     """A moment with the offset of this machine's zone."""
     return None if at is None else datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+
+
+def iso_in(seconds: float | None) -> str | None:
+    """The moment in so many seconds, as `iso` writes it."""
+    return None if seconds is None else iso(time.time() + seconds)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +59,7 @@ def status(
                 "version": __version__,
                 "usable": usable,
                 "providers": providers,
-                "problems": [output.problem_record(problem) for problem in general],
+                "problems": [asdict(problem) for problem in general],
                 "env_file": _path(found.settings.env_file),
                 "config_file": _path(found.file.path),
                 "usage": _usage_record(usage),
@@ -71,28 +72,16 @@ def status(
         print(usage.summary)
         if problems:
             print("\nProblems")
-            output.print_problems(problems)
+            output.print_findings((problem.level, problem.message, problem.remedy) for problem in problems)
     if not usable:
         output.fail("no provider is usable", first_step(found))
 
 
 def _usage_record(usage: StorageStatus) -> dict[str, Any]:
-    return {
-        "path": _path(usage.path),
-        "size": usage.size,
-        "targets": [
-            {
-                "name": each.name,
-                "product": each.product,
-                "behind": each.behind,
-                "oldest": each.oldest,
-                "error": each.error,
-            }
-            for each in usage.targets
-        ],
-        "sharing": usage.sharing,
-        "processes": usage.processes,
-    }
+    record = asdict(usage) | {"path": _path(usage.path)}
+    # They are among those of the whole.
+    del record["problems"]
+    return record
 
 
 def _print_usage(usage: StorageStatus) -> None:
@@ -164,7 +153,7 @@ def _provider_record(
         "sdk": requirement.distribution if requirement is not None else None,
         "sdk_version": provider.sdk if requirement is not None else None,
         "install": requirement.install if requirement is not None else None,
-        "problems": [output.problem_record(problem) for problem in problems if problem.provider == name],
+        "problems": [asdict(problem) for problem in problems if problem.provider == name],
     }
 
 

@@ -147,13 +147,17 @@ async def _run(fd: int, source: str, options: Options, journal: Any, answered: s
 async def _results(batch: Batch, fd: int, tally: Tally) -> None:
     from hfs_providers.agents import CANCELLED
 
-    with _progress() as show:
+    # Results that go to the terminal would stand between the pieces of the bar.
+    with output.progress(sys.stderr.isatty() and not sys.stdout.isatty(), stderr=True) as bar:
+        task = bar.add_task("working", total=None)
         async for result in batch.results(fd):
             tally.succeeded += result.success
             tally.cancelled += result.error == CANCELLED
             tally.failed += not result.success and result.error != CANCELLED
             print(json.dumps(result.dump(), ensure_ascii=False), flush=True)
-            show(batch, tally)
+            words = "working" if not tally.failed else f"working, {tally.failed} failed"
+            total = batch.read if batch.all_read else None
+            bar.update(task, description=words, completed=tally.done, total=total)
     counts = [f"{tally.succeeded} succeeded", f"{tally.failed} failed"]
     if tally.cancelled:
         counts.append(f"{tally.cancelled} cancelled")
@@ -186,24 +190,3 @@ def _signals(supervisor: Supervisor, batch: Batch, tally: Tally) -> Iterator[Non
 async def _write(events: Subscription, journal: Any) -> None:
     async for event in events:
         print(event.model_dump_json(exclude_none=True), file=journal, flush=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar on stderr, where that is a terminal and the results do not go there, too."""
-    if not sys.stderr.isatty() or sys.stdout.isatty():
-        yield lambda batch, tally: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Rich would take what is printed to stdout, and print it above the bar.
-    with Progress(*columns, console=output.console(stderr=True), redirect_stdout=False) as bar:
-        task = bar.add_task("working", total=None)
-
-        def show(batch: Batch, tally: Tally) -> None:
-            words = "working" if not tally.failed else f"working, {tally.failed} failed"
-            total = batch.read if batch.all_read else None
-            bar.update(task, description=words, completed=tally.done, total=total)
-
-        yield show

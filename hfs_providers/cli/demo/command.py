@@ -55,7 +55,7 @@ def demo(
             runs = Runs(manager, stage, providers, progress)
             remove = manager.observe(runs.observe)
             try:
-                with progress:
+                with progress.shown():
                     runs.play(calls)
             finally:
                 remove()

@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hfs_providers.cli import output
 
 
 class Progress:
-    """A context manager around the runs.
-
-    Args:
-        quiet: say nothing.
-    """
+    """How the runs go. Args: quiet: say nothing."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Progress:
-        if not self._quiet and sys.stdout.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as Bar
-
-            columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Bar(*columns, console=output.console())
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar while the runs last."""
+        shown = not self._quiet and sys.stdout.isatty()
+        with output.progress(shown) as bar:
+            self._bar = bar if shown else None
+            try:
+                yield
+            finally:
+                self._bar = None
 
     def begin(self, name: str, total: int) -> None:
         """A scene of `total` runs begins."""
         if self._bar is not None:
-            self._task = self._bar.add_task(name, total=total)
+            self._task = self._bar.add_task(f"{name:<28}", total=total)
         else:
             self.say(f"{name}: {total} {'run' if total == 1 else 'runs'}")
 
