@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hfs_providers.cli import output
+from hfs_providers.cli.agno_runs import agno_agent, error_of, read_stream
 
 if TYPE_CHECKING:
     from hfs_providers import Event, ProviderManager
@@ -88,45 +89,18 @@ def _model(manager: ProviderManager, provider: str, model_id: str | None) -> Any
 
 
 def _answer(model: Any, prompt: str, stream: bool) -> tuple[str | None, bool]:
-    """Print the answer; what went wrong (or None), and whether anything was printed.
-
-    Agno returns a run with error status, whose content is the error's message, rather than raising.
-    """
-    from agno.agent import Agent
-    from agno.run.base import RunStatus
-
-    # Telemetry would post each run to Agno.
-    agent = Agent(model=model, telemetry=False)
+    """Print the answer; what went wrong (or None), and whether anything was printed."""
+    agent = agno_agent(model)
     if stream:
-        return _print_stream(agent.run(prompt, stream=True))
+        error, printed = read_stream(agent.run(prompt, stream=True), lambda piece: print(piece, end="", flush=True))
+        if printed:
+            print(flush=True)
+        return error, printed
     run = agent.run(prompt)
-    if run.status == RunStatus.cancelled:
-        # Agno turns Ctrl-C into this.
-        raise KeyboardInterrupt
-    if run.status != RunStatus.completed:
-        return f"no answer ({run.status.value.lower()}): {run.content or 'no reason given'}", False
-    if run.content is None or run.content == "":
-        return "the model gave an empty answer", False
-    print(run.content, flush=True)
-    return None, True
-
-
-def _print_stream(events: Any) -> tuple[str | None, bool]:
-    from agno.run.agent import RunCancelledEvent, RunContentEvent, RunErrorEvent
-
-    printed = False
-    error: str | None = None
-    for event in events:
-        if isinstance(event, RunContentEvent) and event.content:
-            printed = True
-            print(event.content, end="", flush=True)
-        elif isinstance(event, RunErrorEvent):
-            error = f"no answer (error): {event.content or event.error_type or 'no reason given'}"
-        elif isinstance(event, RunCancelledEvent):
-            raise KeyboardInterrupt
-    if printed:
-        print(flush=True)
-    return (error or (None if printed else "the model gave an empty answer")), printed
+    error = error_of(run)
+    if error is None:
+        print(run.content, flush=True)
+    return error, error is None
 
 
 def _report(rows: list[UsageRow]) -> None:

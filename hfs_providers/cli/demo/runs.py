@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hfs_providers.cli.agno_runs import agno_agent, error_of, read_stream
 from hfs_providers.cli.demo.progress import Progress
 from hfs_providers.cli.demo.stage import Stage
 
@@ -115,10 +116,13 @@ class Runs:
         async def one(provider: str) -> None:
             agent = f"{provider}, async"
             _running.set(agent)
-            run = await self._agent(models[provider]).arun("Say hello.")
-            if _cancelled(run):
-                raise asyncio.CancelledError
-            self._count(agent, _error_of(run))
+            run = await agno_agent(models[provider]).arun("Say hello.")
+            try:
+                error = error_of(run)
+            except KeyboardInterrupt:
+                # What Ctrl-C ends among tasks, the event loop itself tells the caller.
+                raise asyncio.CancelledError from None
+            self._count(agent, error)
             self._progress.advance()
 
         await asyncio.gather(*(one(provider) for provider in share))
@@ -147,21 +151,15 @@ class Runs:
         for _ in self.providers:
             yield self._manager.get_any_model()
 
-    def _agent(self, model: Any, **options: Any) -> Any:
-        from agno.agent import Agent
-
-        # Telemetry would post each run to Agno.
-        return Agent(model=model, telemetry=False, **options)
-
     def _run(self, model: Any, kind: str) -> str | None:
         """One run of an agent; what went wrong, or None."""
         if kind == "stream":
-            return _error_of_stream(self._agent(model).run("Say hello.", stream=True))
+            return read_stream(agno_agent(model).run("Say hello.", stream=True), lambda piece: None)[0]
         if kind == "tool":
-            run = self._agent(model, tools=[weather]).run("Bergen")
+            run = agno_agent(model, tools=[weather]).run("Bergen")
             used = [tool.result for tool in run.tools or ()]
-            return _error_of(run) or (None if weather("Bergen") in used else "the tool was not called")
-        return _error_of(self._agent(model).run("Say hello."))
+            return error_of(run) or (None if weather("Bergen") in used else "the tool was not called")
+        return error_of(agno_agent(model).run("Say hello."))
 
     def _count(self, agent: str, error: str | None) -> None:
         self.agents[agent].runs += 1
@@ -170,34 +168,3 @@ class Runs:
         else:
             self.errors.append(f"{agent}: {error}")
             self._progress.say(f"  {agent} failed: {error}")
-
-
-def _cancelled(run: Any) -> bool:
-    """Whether the user pressed Ctrl-C, which Agno turns into a run of that status."""
-    from agno.run.base import RunStatus
-
-    return bool(run.status == RunStatus.cancelled)
-
-
-def _error_of(run: Any) -> str | None:
-    """Agno gives a run with error status, whose content is the message, rather than raising."""
-    from agno.run.base import RunStatus
-
-    if _cancelled(run):
-        raise KeyboardInterrupt
-    if run.status != RunStatus.completed:
-        return str(run.content or run.status.value)
-    return None if run.content else "an empty answer"
-
-
-def _error_of_stream(events: Any) -> str | None:
-    from agno.run.agent import RunCancelledEvent, RunContentEvent, RunErrorEvent
-
-    pieces = 0
-    for event in events:
-        if isinstance(event, RunCancelledEvent):
-            raise KeyboardInterrupt
-        if isinstance(event, RunErrorEvent):
-            return str(event.content or event.error_type)
-        pieces += isinstance(event, RunContentEvent) and bool(event.content)
-    return None if pieces else "an empty answer"
