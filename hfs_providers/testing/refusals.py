@@ -24,6 +24,7 @@ from hfs_providers.testing.scripts import (
 Answer = tuple[int, dict[str, Any], dict[str, str]]
 """Status, body, headers."""
 
+_TOO_LONG = "Please reduce the length of the messages or completion."
 _HTTP_NAMES = {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable", 529: "Overloaded"}
 
 
@@ -72,30 +73,27 @@ def wait_headers(step: RateLimited, reset: Mapping[str, str] | None = None) -> d
     return forms.get(step.form, {})
 
 
+def limit_headers(name: str, limit: int, remaining: int, reset: str) -> dict[str, str]:
+    """How much of a limit is left, as Groq and Cerebras say it."""
+    told = {"limit": str(limit), "remaining": str(remaining), "reset": reset}
+    return {f"x-ratelimit-{what}-{name}": value for what, value in told.items()}
+
+
 # Groq: https://console.groq.com/docs/errors and https://console.groq.com/docs/rate-limits
 def _groq(step: Step, request: Request) -> Answer | None:
-    def error(status: int, message: str, kind: str, code: str | None = None, **headers: str) -> Answer:
-        inner = {"message": message, "type": kind, **({"code": code} if code else {})}
-        return status, {"error": inner}, headers
+    def error(status: int, message: str, kind: str, code: str | None = None, **more: str) -> Answer:
+        return status, {"error": {"message": message, "type": kind, **({"code": code} if code else {}), **more}}, {}
 
     match step:
         case RateLimited(per=per, unit=unit, retry_after=wait):
             name = f"{unit} per {per} ({unit[0].upper()}P{per[0].upper()})"
             again = f" Please try again in {go_duration(wait)}." if wait is not None else ""
-            kind = "requests" if unit == "requests" else "tokens"
-            status, body, _ = error(
-                429,
+            message = (
                 f"Rate limit reached for model `{request.model}` in organization `org_01` service tier `on_demand` "
-                f"on {name}: Limit 30, Used 30, Requested 1.{again}",
-                kind,
-                "rate_limit_exceeded",
+                f"on {name}: Limit 30, Used 30, Requested 1.{again}"
             )
-            own = {
-                f"x-ratelimit-limit-{kind}": "30",
-                f"x-ratelimit-remaining-{kind}": "0",
-                f"x-ratelimit-reset-{kind}": go_duration(wait or 0),
-            }
-            return status, body, wait_headers(step, own)
+            own = limit_headers(unit, 30, 0, go_duration(wait or 0))
+            return *error(429, message, unit, "rate_limit_exceeded")[:2], wait_headers(step, own)
         case Unauthorized():
             return error(401, "Invalid API Key", "invalid_request_error", "invalid_api_key")
         case PaymentRequired():
@@ -112,22 +110,14 @@ def _groq(step: Step, request: Request) -> Answer | None:
             message = f"The model `{request.model}` does not exist or you do not have access to it."
             return error(404, message, "invalid_request_error", "model_not_found")
         case ModelGone():
-            return error(
-                400,
+            message = (
                 f"The model `{request.model}` has been decommissioned and is no longer supported. Please refer to "
-                "https://console.groq.com/docs/deprecations for a recommendation on which model to use instead.",
-                "invalid_request_error",
-                "model_decommissioned",
+                "https://console.groq.com/docs/deprecations for a recommendation on which model to use instead."
             )
+            return error(400, message, "invalid_request_error", "model_decommissioned")
         case ContextTooLong():
             # Seen with `param`, the only one of Groq's that has it: github.com/OpenHands/OpenHands/issues/1902
-            inner = {
-                "message": "Please reduce the length of the messages or completion.",
-                "type": "invalid_request_error",
-                "param": "messages",
-                "code": "context_length_exceeded",
-            }
-            return 400, {"error": inner}, {}
+            return error(400, _TOO_LONG, "invalid_request_error", "context_length_exceeded", param="messages")
         case BadRequest():
             return error(400, "'messages.0' : property 'role' is missing", "invalid_request_error")
         case ServerError(status=status):
@@ -142,21 +132,12 @@ def _cerebras(step: Step, request: Request) -> Answer | None:
 
     match step:
         case RateLimited(per=per, unit=unit, retry_after=wait):
-            status, body, _ = error(
-                429,
-                # Requests are "sent", tokens "processed": github.com/continuedev/continue/issues/9800
-                f"{unit.capitalize()} per {per} limit exceeded - too many {unit} "
-                f"{'sent' if unit == 'requests' else 'processed'}.",
-                f"too_many_{unit}_error",
-                f"{unit[:-1]}_quota_exceeded",
-                "quota",
-            )
-            own = {
-                f"x-ratelimit-limit-{unit}-{per}": "30",
-                f"x-ratelimit-remaining-{unit}-{per}": "0",
-                f"x-ratelimit-reset-{unit}-{per}": f"{wait or 0:.6f}",
-            }
-            return status, body, wait_headers(step, own)
+            # Requests are "sent", tokens "processed": github.com/continuedev/continue/issues/9800
+            done = "sent" if unit == "requests" else "processed"
+            message = f"{unit.capitalize()} per {per} limit exceeded - too many {unit} {done}."
+            refused = error(429, message, f"too_many_{unit}_error", f"{unit[:-1]}_quota_exceeded", "quota")
+            own = limit_headers(f"{unit}-{per}", 30, 0, f"{wait or 0:.6f}")
+            return *refused[:2], wait_headers(step, own)
         case Unauthorized():
             return error(401, "Wrong API Key", "invalid_request_error", "wrong_api_key", "api_key")
         case PaymentRequired():
@@ -164,21 +145,10 @@ def _cerebras(step: Step, request: Request) -> Answer | None:
         case Forbidden():
             return error(403, "Access denied", "permission_denied_error", "blocked_api_access")
         case ModelGone():
-            return error(
-                404,
-                f"Model {request.model} does not exist or you do not have access to it.",
-                "not_found_error",
-                "model_not_found",
-                "model",
-            )
+            message = f"Model {request.model} does not exist or you do not have access to it."
+            return error(404, message, "not_found_error", "model_not_found", "model")
         case ContextTooLong():
-            return error(
-                400,
-                "Please reduce the length of the messages or completion.",
-                "invalid_request_error",
-                "context_length_exceeded",
-                "messages",
-            )
+            return error(400, _TOO_LONG, "invalid_request_error", "context_length_exceeded", "messages")
         case BadRequest():
             return error(422, "body.messages.0.role: Field required", "invalid_request_error", "wrong_api_format")
         case ServerError(status=status):
@@ -192,66 +162,48 @@ def _gemini(step: Step, request: Request) -> Answer | None:
         body: dict[str, Any] = {"code": status, "message": message, "status": name}
         return status, {"error": {**body, **({"details": list(details)} if details else {})}}, {}
 
+    def detail(kind: str, **values: Any) -> dict[str, Any]:
+        return {"@type": f"type.googleapis.com/google.rpc.{kind}", **values}
+
     def reason(name: str) -> dict[str, Any]:
-        return {
-            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-            "reason": name,
-            "domain": "googleapis.com",
-            "metadata": {"service": "generativelanguage.googleapis.com"},
-        }
+        metadata = {"service": "generativelanguage.googleapis.com"}
+        return detail("ErrorInfo", reason=name, domain="googleapis.com", metadata=metadata)
 
     match step:
         case RateLimited(per=per, unit=unit, scope=scope, retry_after=wait):
             per_model = "PerModel" if scope == "model" else ""
             # Both ids, and their order of words: github.com/google-gemini/gemini-cli/issues/8437
-            metric, quota, value = (
-                ("requests", f"GenerateRequestsPer{per.capitalize()}PerProject{per_model}-FreeTier", "20")
-                if unit == "requests"
-                else (
-                    "input_token_count",
-                    f"GenerateContentInputTokens{per_model}Per{per.capitalize()}-FreeTier",
-                    "250000",
-                )
-            )
-            dimensions = {"location": "global", **({"model": request.model} if per_model else {})}
-            failure = {
-                "@type": "type.googleapis.com/google.rpc.QuotaFailure",
-                "violations": [
-                    {
-                        "quotaMetric": f"generativelanguage.googleapis.com/generate_content_free_tier_{metric}",
-                        "quotaId": quota,
-                        "quotaDimensions": dimensions,
-                        "quotaValue": value,
-                    }
-                ],
+            window = f"Per{per.capitalize()}"
+            metric, quota, value = "requests", f"GenerateRequests{window}PerProject{per_model}-FreeTier", "20"
+            if unit == "tokens":
+                quota = f"GenerateContentInputTokens{per_model}{window}-FreeTier"
+                metric, value = "input_token_count", "250000"
+            violation = {
+                "quotaMetric": f"generativelanguage.googleapis.com/generate_content_free_tier_{metric}",
+                "quotaId": quota,
+                "quotaDimensions": {"location": "global", **({"model": request.model} if per_model else {})},
+                "quotaValue": value,
             }
             link = {
                 "description": "Learn more about Gemini API quotas",
                 "url": "https://ai.google.dev/gemini-api/docs/rate-limits",
             }
-            details = [failure, {"@type": "type.googleapis.com/google.rpc.Help", "links": [link]}]
+            details = [detail("QuotaFailure", violations=[violation]), detail("Help", links=[link])]
             headers = {}
             if wait is not None and step.form in ("seconds", "reset", "retryinfo"):
                 # What Google really sends; the other forms are for those who proxy it.
-                details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{wait:.9f}s"})
+                details.append(detail("RetryInfo", retryDelay=f"{wait:.9f}s"))
             else:
                 headers = wait_headers(step, {})
-            status, body, _ = error(
-                429,
+            message = (
                 "You exceeded your current quota, please check your plan and billing details. For more information on "
-                "this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.",
-                "RESOURCE_EXHAUSTED",
-                *details,
+                "this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits."
             )
-            return status, body, headers
+            return *error(429, message, "RESOURCE_EXHAUSTED", *details)[:2], headers
         case Unauthorized():
             # With both details: github.com/continuedev/continue/issues/10077
             message = "API key not valid. Please pass a valid API key."
-            localized = {
-                "@type": "type.googleapis.com/google.rpc.LocalizedMessage",
-                "locale": "en-US",
-                "message": message,
-            }
+            localized = detail("LocalizedMessage", locale="en-US", message=message)
             return error(400, message, "INVALID_ARGUMENT", reason("API_KEY_INVALID"), localized)
         case PaymentRequired():
             message = "This API method requires billing to be enabled."
@@ -266,18 +218,14 @@ def _gemini(step: Step, request: Request) -> Answer | None:
             message = "Requests to this API method are blocked."
             return error(403, message, "PERMISSION_DENIED", reason("API_KEY_SERVICE_BLOCKED"))
         case ModelGone():
-            return error(
-                404,
+            message = (
                 f"models/{request.model} is not found for API version v1beta, or is not supported for generateContent. "
-                "Call ListModels to see the list of available models and their supported methods.",
-                "NOT_FOUND",
+                "Call ListModels to see the list of available models and their supported methods."
             )
+            return error(404, message, "NOT_FOUND")
         case ContextTooLong():
-            return error(
-                400,
-                "The input token count (1050000) exceeds the maximum number of tokens allowed (1048576).",
-                "INVALID_ARGUMENT",
-            )
+            message = "The input token count (1050000) exceeds the maximum number of tokens allowed (1048576)."
+            return error(400, message, "INVALID_ARGUMENT")
         case BadRequest():
             return error(400, "Invalid JSON payload received.", "INVALID_ARGUMENT")
         case ServerError(status=status):
@@ -306,8 +254,8 @@ def _openrouter(step: Step, request: Request) -> Answer | None:
                     f"{request.model} is temporarily rate-limited upstream. Please retry shortly, or add your own key "
                     "to accumulate your rate limits: https://openrouter.ai/settings/integrations"
                 )
-                status, body, _ = error(429, "Provider returned error", {"raw": raw, "provider_name": "Venice"})
-                return status, body, wait_headers(step, own)
+                refused = error(429, "Provider returned error", {"raw": raw, "provider_name": "Venice"})
+                return *refused[:2], wait_headers(step, own)
             # github.com/Gitlawb/openclaude/issues/936; limit_source: github.com/Avarok-Cybersecurity/atlas/pull/543
             metadata: dict[str, Any] = {"provider_name": None}
             message = f"Rate limit exceeded: free-models-per-{per[:3]}."
@@ -317,8 +265,7 @@ def _openrouter(step: Step, request: Request) -> Answer | None:
             if step.form == "reset" and wait is not None:
                 # The body repeats the headers; in any other form it must not tell the wait a second time.
                 metadata["headers"] = own
-            status, body, _ = error(429, message, metadata)
-            return status, body, wait_headers(step, own)
+            return *error(429, message, metadata)[:2], wait_headers(step, own)
         case Unauthorized():
             # Neither has a user_id, because there is no user.
             message = "User not found." if request.key else "No auth credentials found"

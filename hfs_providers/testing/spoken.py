@@ -11,7 +11,7 @@ from typing import Any
 
 from hfs_providers.testing.answers import Request, schema_in_words
 from hfs_providers.testing.dialects import Dialect, pieces
-from hfs_providers.testing.refusals import go_duration
+from hfs_providers.testing.refusals import go_duration, limit_headers
 from hfs_providers.testing.scripts import Ok
 
 # google-genai writes the last one as its users write it.
@@ -123,9 +123,8 @@ class OpenAIDialect(Dialect):
         ):
             limit = limits.get(unit, 0)
             reset = round(used / max(limit, 1) * window, 3)
-            headers[f"x-ratelimit-limit-{name}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(limit - used, 0))
-            headers[f"x-ratelimit-reset-{name}"] = go_duration(reset) if self.provider == "groq" else f"{reset:.6f}"
+            in_words = go_duration(reset) if self.provider == "groq" else f"{reset:.6f}"
+            headers |= limit_headers(name, limit, max(limit - used, 0), in_words)
         return headers
 
     def first_events(self) -> list[bytes]:
@@ -172,11 +171,8 @@ class OpenAIDialect(Dialect):
 
     def _usage(self, request: Request, answer: Ok) -> dict[str, int]:
         tokens_in, tokens_out = self.usage(request, answer)
-        return {
-            "prompt_tokens": tokens_in,
-            "completion_tokens": tokens_out,
-            "total_tokens": tokens_in + tokens_out,
-        }
+        total = tokens_in + tokens_out
+        return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": total}
 
 
 class GeminiDialect(Dialect):
