@@ -32,12 +32,7 @@ _log = logging.getLogger("hfs_providers.agents")
 
 
 class WorkerDiedError(HfsProvidersError):
-    """A worker that ended before it answered.
-
-    Args:
-        pid: of its process.
-        reason: how it ended.
-    """
+    """A worker that ended before it answered."""
 
     def __init__(self, pid: int, reason: str) -> None:
         self.pid = pid
@@ -46,12 +41,7 @@ class WorkerDiedError(HfsProvidersError):
 
 
 def worker_command(role: Role, heartbeat: float) -> list[str]:
-    """The command that starts a worker of this installation.
-
-    Args:
-        role: of its agents.
-        heartbeat: seconds between heartbeats.
-    """
+    """The command that starts a worker of this installation, with seconds between its heartbeats."""
     return [sys.executable, "-m", "hfs_providers", "agents", "worker", "--role", role, "--heartbeat", str(heartbeat)]
 
 
@@ -73,11 +63,6 @@ class Bridge:
     @classmethod
     async def start(cls, command: Sequence[str], notified: Notified, env: Mapping[str, str] | None = None) -> Bridge:
         """Start a worker.
-
-        Args:
-            command: that starts it.
-            notified: is told its notifications.
-            env: its environment; None for this process's own.
 
         Raises:
             OSError: it cannot be started.

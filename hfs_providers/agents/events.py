@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from types import TracebackType
 from typing import Self
 
 from hfs_providers.agents.contract import AgentEvent
@@ -57,9 +56,7 @@ class Subscription:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -71,11 +68,7 @@ class Hub:
         self._closed = False
 
     def subscribe(self, size: int) -> Subscription:
-        """Take part.
-
-        Args:
-            size: how many events are held for a slow reader.
-        """
+        """Take part. For a slow reader `size` events are held."""
         if size < 1:
             raise ValueError("a subscription holds at least one event")
         subscription = Subscription(self, size)

@@ -38,12 +38,7 @@ def claim_stdio() -> tuple[int, int]:
 
 
 class Input:
-    """Reads a file descriptor to its end.
-
-    Args:
-        fd: to read.
-        on_end: called in the thread at the end of the input.
-    """
+    """Reads a file descriptor to its end, at which the thread calls `on_end`."""
 
     def __init__(self, fd: int, on_end: Callable[[], object] = lambda: None) -> None:
         self._fd = fd
@@ -81,12 +76,7 @@ class Input:
 
 
 class Output:
-    """Writes lines to a file descriptor.
-
-    Args:
-        fd: to write.
-        on_broken: called in the thread once nobody reads any more.
-    """
+    """Writes lines to a file descriptor. The thread calls `on_broken` once nobody reads any more."""
 
     def __init__(self, fd: int, on_broken: Callable[[], object]) -> None:
         self._fd = fd

@@ -53,12 +53,7 @@ _MOST_MISFITS = 5
 
 @dataclass(frozen=True, slots=True)
 class RoleSpec:
-    """What makes a role.
-
-    Args:
-        instructions: for the model.
-        output: the structure of the result's data.
-    """
+    """What makes a role: instructions for the model, and the structure of the result's data."""
 
     instructions: str
     output: type[BaseModel]

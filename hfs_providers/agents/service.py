@@ -241,11 +241,7 @@ class Service:
     # What it tells unasked
 
     async def beat(self, interval: float) -> None:
-        """Send a heartbeat at once after `initialize`, and then every `interval` seconds.
-
-        Args:
-            interval: seconds.
-        """
+        """Send a heartbeat at once after `initialize`, and then every `interval` seconds."""
         await self.initialized.wait()
         while True:
             sessions = [info.dump() for info in self._session_infos]

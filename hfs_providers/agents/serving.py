@@ -140,10 +140,7 @@ def database_url(text: str) -> str:
 
 
 def check_database(url: str) -> None:
-    """Assert that a database can be reached.
-
-    Args:
-        url: as `database_url` gives it.
+    """Assert that a database can be reached, by a URL as `database_url` gives it.
 
     Raises:
         ServingError: it cannot.
@@ -168,11 +165,7 @@ def check_database(url: str) -> None:
 
 
 class ServedAgent(BaseExternalAgent):
-    """A role's agent as AgentOS runs it.
-
-    Args:
-        agent: does the work.
-    """
+    """A role's agent as AgentOS runs it."""
 
     _sdk_name: ClassVar[str] = "hfs-providers"
     # AgentOS checks a message against it before it accepts the work.

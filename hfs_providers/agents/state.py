@@ -28,12 +28,7 @@ class Tally:
         self._seconds = 0.0
 
     def count(self, success: bool, duration: float) -> None:
-        """Count work that came to its end.
-
-        Args:
-            success: whether it was done.
-            duration: seconds that it took.
-        """
+        """Count work that came to its end, and the seconds that it took."""
         self.succeeded += success
         self.failed += not success
         self._seconds += duration

@@ -44,14 +44,7 @@ SILENT_HEARTBEATS: Final = 3
 
 
 class SupervisedAgent:
-    """An agent, whichever process it is in at the moment.
-
-    Args:
-        name: such as `executor#1`.
-        role: what it is for.
-        config: how its session is made.
-        around: what it shares with the others.
-    """
+    """An agent, whichever process it is in at the moment. Its name is such as `executor#1`."""
 
     def __init__(self, name: str, role: Role, config: AgentConfig, around: Surroundings) -> None:
         self.name = name

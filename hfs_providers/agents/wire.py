@@ -167,13 +167,7 @@ def read_call(message: object) -> Call:
 
 
 class Refusal(Exception):
-    """A message that is no call.
-
-    Args:
-        id: what its answer is to carry.
-        error: the answer.
-        answered: whether there is to be one.
-    """
+    """A message that is no call: what its answer is to carry, and whether there is to be one."""
 
     def __init__(self, id: str | int | float | None, error: RpcError, answered: bool = True) -> None:
         self.id = id

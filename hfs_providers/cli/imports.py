@@ -38,11 +38,7 @@ sys.__stdout__.write("\\n{_MARK}" + json.dumps(words) + "\\n")
 
 
 def try_imports(paths: Mapping[str, str]) -> dict[str, str | None]:
-    """Import each `module` or `module:name`, side by side; by label, the error's words or None.
-
-    Args:
-        paths: by label, what to import.
-    """
+    """Import each `module` or `module:name`, side by side; by label, the error's words or None."""
     with ThreadPoolExecutor(max_workers=max(1, len(paths))) as threads:
         return dict(zip(paths, threads.map(_try_import, paths.values()), strict=True))
 

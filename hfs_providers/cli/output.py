@@ -59,11 +59,7 @@ def draws(signs: str) -> bool:
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Send the library's log to stderr, or nowhere: what it says is in the tables already.
-
-    Args:
-        verbose: show it, from INFO on.
-    """
+    """Send the library's log to stderr from INFO on, or nowhere: what it says is in the tables already."""
     _redirect("hfs_providers", verbose)
     if not logging.root.handlers:
         # Where nobody handles it, Python prints what SDKs warn of to stderr.
@@ -103,13 +99,7 @@ def note(message: str) -> None:
 
 
 def fail(message: str, remedy: str | None = None, code: int = 1) -> NoReturn:
-    """End the command with a message on stderr.
-
-    Args:
-        message: what failed.
-        remedy: the command or the variable that fixes it.
-        code: the exit code.
-    """
+    """End the command with a message on stderr, and the command or the variable that fixes it."""
     note(f"Error: {message}")
     if remedy:
         note(f"Remedy: {remedy}")
@@ -167,13 +157,7 @@ def progress(shown: bool, stderr: bool = False, transient: bool = False) -> Iter
 
 
 def print_table(title: str | None, columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table.
-
-    Args:
-        title: a line above it.
-        columns: what it has; a heading that begins with `>` is aligned to the right.
-        rows: the cells; see `cell`.
-    """
+    """Print a table. A heading that begins with `>` is aligned to the right; the cells are as `cell` shows them."""
     from rich.text import Text
 
     from hfs_providers.cli import table
@@ -220,11 +204,7 @@ def styled(text: str, style: str) -> Text:
 
 
 def print_findings(findings: Iterable[tuple[str, str, str | None]]) -> None:
-    """Print findings, the remedy below each.
-
-    Args:
-        findings: level (`ok`, `info`, `warning`, `error`), message, remedy.
-    """
+    """Print findings (level, message, remedy), the remedy below each."""
     from rich.text import Text
 
     from hfs_providers.cli import table

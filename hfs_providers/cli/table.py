@@ -43,13 +43,7 @@ class Column:
 
 
 class Layout:
-    """How wide each column is, and which are left out or go below.
-
-    Args:
-        columns: all of them.
-        rows: the cells.
-        width: characters of a line.
-    """
+    """How wide each column is in lines of `width` characters, and which are left out or go below."""
 
     def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> None:
         self.columns = columns
@@ -97,14 +91,7 @@ class Layout:
 
 
 def lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int, rule: str) -> Iterator[Text]:
-    """The lines of a table.
-
-    Args:
-        columns: its columns.
-        rows: the cells.
-        width: characters of a line.
-        rule: the character below the headings.
-    """
+    """The lines of a table of `width` characters; `rule` is the character below the headings."""
     from rich.text import Text
 
     layout = Layout(columns, rows, width)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any
 
 from hfs_providers.testing.server import LoopbackServer
@@ -41,9 +40,7 @@ class LoopbackProcess:
         self._pipe.recv()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._pipe is not None:
             self._pipe.close()
         self._process.join(5)

@@ -27,16 +27,7 @@ NOBODY = 3
 
 @dataclass(frozen=True)
 class Options:
-    """How the work is done.
-
-    Args:
-        role: whose work it is; None for the pipeline.
-        workers: processes of each role.
-        max_concurrent_agents: items at work at once; None for what `HFS_MAX_CONCURRENT_AGENTS` says, or 4.
-        min_confidence: of the pipeline's reviewer, under which it is asked again; None for the default.
-        events: the file that is written with what happens.
-        resume: the results of an earlier run, whose items are skipped.
-    """
+    """The options of the command, with None as the role of the pipeline."""
 
     role: Role | None
     workers: int = 1
@@ -63,12 +54,7 @@ class Tally:
 
 
 def run(source: str, options: Options) -> int:
-    """Work through the items; the exit code.
-
-    Args:
-        source: a file, or `-` for stdin.
-        options: how the work is done.
-    """
+    """Work through the items of a file, or of stdin where it is `-`; the exit code."""
     if source == "-" and sys.stdin is None:
         output.fail("stdin is closed", "Give a file of work items, or pipe them in", code=UNUSABLE)
     try:

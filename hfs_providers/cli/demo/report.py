@@ -18,13 +18,7 @@ _STATES = {"ready": "green", "limited": "yellow", "cooling": "yellow", "dead": "
 
 
 def collect(manager: ProviderManager, stage: Stage, runs: Runs) -> dict[str, Any]:
-    """What happened, with the comparison of our records with the server's.
-
-    Args:
-        manager: asked for the state of the keys.
-        stage: asked for the server's own counts.
-        runs: what was recorded.
-    """
+    """What happened, with the comparison of our records with the server's."""
     keys = []
     server: dict[str, list[int]] = {}
     recorded: dict[str, list[int]] = {}

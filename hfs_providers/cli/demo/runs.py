@@ -50,14 +50,7 @@ def weather(city: str) -> str:
 
 
 class Runs:
-    """Plays the demo and keeps what happened.
-
-    Args:
-        manager: whose models the agents get.
-        stage: the simulated side.
-        providers: those that take part.
-        progress: told of everything.
-    """
+    """Plays the demo and keeps what happened."""
 
     def __init__(self, manager: ProviderManager, stage: Stage, providers: Sequence[str], progress: Progress) -> None:
         self._manager = manager
@@ -85,11 +78,7 @@ class Runs:
             self._progress.say(f"  {event.key_id} is dead: {event.reason}")
 
     def play(self, calls: int) -> None:
-        """Run the agents.
-
-        Args:
-            calls: how many runs in all.
-        """
+        """Run the agents so many times in all."""
         at_the_end = max(1, calls // 10)
         shares: dict[str, list[str]] = {kind: [] for kind in _SCENES}
         for number in range(calls - at_the_end):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import ClassVar, Literal
 
 Part = Literal["answers", "slow", "limited", "dead"]
@@ -17,11 +16,7 @@ REST = 45
 
 
 class Stage:
-    """The loopback server with its scripts. A context manager.
-
-    Args:
-        seed: which keys play which part.
-    """
+    """The loopback server with its scripts. A context manager. The seed says which keys play which part."""
 
     PROVIDERS: ClassVar[Mapping[str, int]] = {"cerebras": 4, "groq": 5, "gemini": 4, "openrouter": 4}
 
@@ -36,7 +31,7 @@ class Stage:
         self.env: dict[str, str] = {}
 
     def __enter__(self) -> Stage:
-        self._server.__enter__()
+        self._server.start()
         self.env = self._server.env(dict(self.PROVIDERS))
         for provider, count in self.PROVIDERS.items():
             numbers = list(range(1, count + 1))
@@ -52,10 +47,8 @@ class Stage:
             self.env[f"{provider.upper()}_LIMITS"] = "none"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
 
     def run_out(self, provider: str) -> None:
         """From now on every key of the provider that still answers is told to wait."""

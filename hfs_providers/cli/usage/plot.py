@@ -38,11 +38,6 @@ def lines_of(line: UsageTimeline) -> dict[str, Sequence[int]]:
 def draw(path: Path, line: UsageTimeline, title: str, subtitle: str) -> None:
     """Write the picture in the format that the name of the file says.
 
-    Args:
-        path: the file, `.svg` or `.png`.
-        line: what it shows.
-        title, subtitle: above it.
-
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         OSError: the file cannot be written.
