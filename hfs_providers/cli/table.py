@@ -112,19 +112,17 @@ def _row(layout: Layout, cells: Sequence[Text]) -> Iterator[Text]:
 
     parts = {i: broken(cells[i], layout.widths[i]) for i in layout.shown}
     for place in range(max(map(len, parts.values()), default=0)):
-        line = Text()
-        for i in layout.shown:
-            part = parts[i][place] if place < len(parts[i]) else Text()
-            room = " " * (layout.widths[i] - part.cell_len)
-            if i != layout.shown[0]:
-                line.append(" " * _GAP)
-            if layout.columns[i].right:
-                line.append(room)
-            line.append_text(part)
-            if not layout.columns[i].right:
-                line.append(room)
+        line = Text(" " * _GAP).join(_aligned(layout, i, parts[i][place : place + 1]) for i in layout.shown)
         line.rstrip()
         yield line
+
+
+def _aligned(layout: Layout, i: int, parts: Sequence[Text]) -> Text:
+    from rich.text import Text
+
+    part = parts[0].copy() if parts else Text()
+    part.align("right" if layout.columns[i].right else "left", layout.widths[i])
+    return part
 
 
 def broken(cell: Text, width: int) -> list[Text]:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,12 +31,6 @@ _DIMENSIONS = ("provider", "model", "key", "fingerprint", "outcome", "hour", "da
 _BAR = 16
 _LONGEST_TABLE = 400
 """Rows; nobody reads more in a terminal."""
-
-
-class _Wanted(NamedTuple):
-    since: float | None
-    until: float | None
-    only: dict[str, list[str]]
 
 
 def usage(
@@ -61,21 +55,24 @@ def usage(
     ] = None,
 ) -> None:
     """Show what was used, in tables and over time."""
+    from hfs_providers.usage import UsageReport
+
     if context.invoked_subcommand is not None:
         return
     if as_json and as_csv:
         output.fail("--json and --csv cannot both be printed", code=2)
-    wanted = _Wanted(
-        spans.moment(since, "--since"),
-        spans.moment(until, "--until"),
-        {"providers": [name.lower() for name in provider or []], "models": model or []},
-    )
-    names = _dimensions(by or ["provider,model"])
+    wanted: dict[str, Any] = {
+        "since": spans.moment(since, "--since"),
+        "until": spans.moment(until, "--until"),
+        "providers": [name.lower() for name in provider or []],
+        "models": model or [],
+    }
+    names: Any = _dimensions(by or ["provider,model"])
     if plot is not None:
         _check_plot(plot)
     store = _store(as_json or as_csv)
-    report = _report(store)
-    found = report.totals(names, since=wanted.since, until=wanted.until, **wanted.only)  # type: ignore[arg-type]  # of _DIMENSIONS
+    report = UsageReport(store)
+    found = report.totals(names, **wanted)
     if as_json:
         output.print_json(_record(store.path, found))
     elif as_csv:
@@ -120,15 +117,9 @@ def _store(quiet: bool = False) -> Store:
     return store
 
 
-def _report(store: Store) -> UsageReport:
-    from hfs_providers.usage import UsageReport
-
-    return UsageReport(store)
-
-
-def _timeline(report: UsageReport, found: UsageTotals, wanted: _Wanted) -> UsageTimeline:
+def _timeline(report: UsageReport, found: UsageTotals, wanted: Mapping[str, Any]) -> UsageTimeline:
     by: Any = next((name for name in found.by if name not in ("hour", "day")), "provider")
-    return report.timeline(by, since=wanted.since, until=wanted.until, **wanted.only)
+    return report.timeline(by, **wanted)
 
 
 def _when(found: UsageTotals) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from agno.agent import Agent
 from agno.models.message import Message
@@ -12,6 +13,18 @@ from hfs_providers.authoring import Event
 from hfs_providers.testing.conformance.base import KEYS, Base, ask, contents, needs, run, stream
 from hfs_providers.testing.scripts import Unauthorized
 from hfs_providers.testing.server import LoopbackServer
+
+
+def _tool() -> tuple[Callable[[str], str], list[str]]:
+    """A tool for an agent, and what it is called with."""
+    called: list[str] = []
+
+    def capital_of(country: str) -> str:
+        """Give the capital of a country."""
+        called.append(country)
+        return "the capital is Zenith"
+
+    return capital_of, called
 
 
 class AnswerChecks(Base):
@@ -49,26 +62,14 @@ class AnswerChecks(Base):
 
     @needs("tools")
     def test_a_tool_is_called_once_and_its_result_is_used(self, manager: ProviderManager) -> None:
-        called: list[str] = []
-
-        def capital_of(country: str) -> str:
-            """Give the capital of a country."""
-            called.append(country)
-            return "the capital is Zenith"
-
+        capital_of, called = _tool()
         result = run(manager.get_model(self.name), "What is the capital?", tools=[capital_of])
         assert len(called) == 1
         assert "Zenith" in result.content
 
     @needs("tools", "streaming")
     def test_a_tool_is_called_once_in_a_stream_too(self, manager: ProviderManager) -> None:
-        called: list[str] = []
-
-        def capital_of(country: str) -> str:
-            """Give the capital of a country."""
-            called.append(country)
-            return "the capital is Zenith"
-
+        capital_of, called = _tool()
         agent = Agent(model=manager.get_model(self.name), tools=[capital_of], telemetry=False)
         said = contents(agent.run("What is the capital?", stream=True))
         assert len(called) == 1
