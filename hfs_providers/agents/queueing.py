@@ -69,11 +69,7 @@ class _Line:
 
 
 class FairQueue:
-    """Waiting jobs.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """Waiting jobs. The clock gives monotonic seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

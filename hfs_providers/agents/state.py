@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 Clock = Callable[[], float]
+"""Gives monotonic seconds."""
 
 DEGRADED_FROM = 3
 """Errors since the last success from which an agent is not healthy."""
@@ -47,11 +48,7 @@ class Tally:
 
 
 class Errors:
-    """An agent's errors since its last success.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """An agent's errors since its last success."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -83,11 +80,7 @@ class Errors:
 
 
 class Restarts:
-    """How often an agent may begin anew, and how long it is left alone after it was given up.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """How often an agent may begin anew, and how long it is left alone after it was given up."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

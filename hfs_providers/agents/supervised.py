@@ -379,12 +379,7 @@ class SupervisedAgent:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Why an agent did not start.
-
-    Args:
-        reason: in words.
-        hopeless: whether another try at once would end the same way.
-    """
+    """Why an agent did not start. Where that is hopeless, another try at once would end the same way."""
 
     reason: str
     hopeless: bool = False

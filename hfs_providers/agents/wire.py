@@ -26,13 +26,7 @@ ALREADY_PENDING: Final = -32004
 
 
 class RpcError(HfsProvidersError):
-    """An error answer.
-
-    Args:
-        code: of JSON-RPC, or one of ours.
-        message: what is wrong.
-        data: more about it, as JSON holds it.
-    """
+    """An error answer. The code is one of JSON-RPC, or one of ours."""
 
     def __init__(self, code: int, message: str, data: Mapping[str, Any] | None = None) -> None:
         self.code = code
@@ -121,13 +115,7 @@ def _no_constant(name: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, or with `answered` false a notification.
-
-    Args:
-        method, params: what is asked.
-        id: what its answer is to carry.
-        answered: whether it wants an answer.
-    """
+    """A request, or with `answered` false a notification. The answer is to carry the id."""
 
     method: str
     params: Mapping[str, Any]

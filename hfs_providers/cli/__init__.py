@@ -15,16 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import (
-    ask,
-    check,
-    doctor,
-    keys,
-    models,
-    new_plugin,
-    output,
-    status,
-)
+from hfs_providers.cli import ask, check, doctor, keys, models, new_plugin, output, status
 from hfs_providers.cli.agents.command import app as agents_app
 from hfs_providers.cli.demo.command import demo as demo_command
 from hfs_providers.cli.usage.command import prune as prune_command

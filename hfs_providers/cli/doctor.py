@@ -35,15 +35,7 @@ _ORDER = ("error", "warning", "info", "ok")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
-
-    Args:
-        level: how bad it is; `ok` and `info` need nothing done.
-        topic: what it is about.
-        message: what was found.
-        remedy: the command or the variable that fixes it.
-        provider: the provider or plugin that it concerns.
-    """
+    """One thing that was looked at. Of the levels, `ok` and `info` need nothing done."""
 
     level: Level
     topic: str

@@ -13,12 +13,7 @@ _OPENAI = frozenset({"OpenAILike", "OpenAIChat"})
 
 @dataclass(frozen=True)
 class ModelClass:
-    """What the source of a model class says.
-
-    Args:
-        speaks_openai: whether it is built on Agno's class for OpenAI.
-        defaults: its fields that have a text as a default.
-    """
+    """What the source of a model class says. The defaults are those of its fields that have a text as one."""
 
     speaks_openai: bool
     defaults: dict[str, str] = field(default_factory=dict)

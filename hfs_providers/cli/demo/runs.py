@@ -32,12 +32,7 @@ _running: ContextVar[str] = ContextVar("hfs_demo_agent")
 
 @dataclass
 class AgentLog:
-    """What one agent did.
-
-    Args:
-        runs, answered: how many runs it was asked for, and how many ended with an answer.
-        served: by provider, model and key id, the calls that were answered.
-    """
+    """What one agent did. `served` counts the answered calls by provider, model and key id."""
 
     runs: int = 0
     answered: int = 0
