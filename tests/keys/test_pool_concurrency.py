@@ -92,6 +92,8 @@ def test_a_nap_is_cut_short_now_and_then_to_look_at_the_wall_clock(monkeypatch: 
     until(lambda: bool(pool._dispatcher.wait_queues))
     slept = 3600.0
     join(threads)
+    assert not pool._dispatcher.wait_queues
+    assert pool.counts("m").ready == 1
 
 
 def test_a_thread_and_a_task_stand_in_one_line() -> None:
