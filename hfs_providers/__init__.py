@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from hfs_providers.contract.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from hfs_providers.calls.errors import ChainExhaustedError as ChainExhaustedError
-    from hfs_providers.calls.errors import KeyNotFoundError as KeyNotFoundError
-    from hfs_providers.calls.errors import KeyRejectedError as KeyRejectedError
-    from hfs_providers.calls.errors import KeysExhaustedError as KeysExhaustedError
-    from hfs_providers.calls.errors import ModelCallError as ModelCallError
-    from hfs_providers.calls.errors import ModelNotFoundError as ModelNotFoundError
-    from hfs_providers.calls.errors import StreamInterruptedError as StreamInterruptedError
+    from hfs_providers.calls.model_errors import ChainExhaustedError as ChainExhaustedError
+    from hfs_providers.calls.model_errors import KeyNotFoundError as KeyNotFoundError
+    from hfs_providers.calls.model_errors import KeyRejectedError as KeyRejectedError
+    from hfs_providers.calls.model_errors import KeysExhaustedError as KeysExhaustedError
+    from hfs_providers.calls.model_errors import ModelCallError as ModelCallError
+    from hfs_providers.calls.model_errors import ModelNotFoundError as ModelNotFoundError
+    from hfs_providers.calls.model_errors import StreamInterruptedError as StreamInterruptedError
     from hfs_providers.contract.errors import HfsProvidersError as HfsProvidersError
     from hfs_providers.contract.errors import MissingKeyError as MissingKeyError
     from hfs_providers.contract.errors import MissingSdkError as MissingSdkError
@@ -52,7 +52,7 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "hfs_providers.calls.errors": (
+            "hfs_providers.calls.model_errors": (
                 "ChainExhaustedError KeyNotFoundError KeyRejectedError KeysExhaustedError ModelCallError "
                 "ModelNotFoundError StreamInterruptedError"
             ),
@@ -71,7 +71,6 @@ else:
             "hfs_providers.fallback.chain": "FallbackChain",
             "hfs_providers.fallback.config": "ServedBy",
         },
-        changing=("PROVIDER_CONFIGS",),
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

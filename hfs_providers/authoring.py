@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from hfs_providers.contract.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from hfs_providers.calls.exchange import Exchange as Exchange
     from hfs_providers.clients.cache import Clients as Clients
     from hfs_providers.contract.error_rules import ErrorRules as ErrorRules
     from hfs_providers.contract.error_rules import Evidence as Evidence
     from hfs_providers.contract.error_rules import Kind as Kind
     from hfs_providers.contract.error_rules import Meaning as Meaning
+    from hfs_providers.contract.http_api import HttpApi as HttpApi
     from hfs_providers.contract.instants import next_midnight as next_midnight
     from hfs_providers.contract.message_rules import MessageRules as MessageRules
     from hfs_providers.contract.records import CONTRACT_VERSION as CONTRACT_VERSION
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from hfs_providers.contract.records import Services as Services
     from hfs_providers.contract.records import Wrapper as Wrapper
     from hfs_providers.contract.secret import Secret as Secret
+    from hfs_providers.contract.usage_fields import UsageFields as UsageFields
     from hfs_providers.contract.usage_row import UsageRow as UsageRow
     from hfs_providers.core.hookspecs import hookimpl as hookimpl
     from hfs_providers.core.hookspecs import hookspec as hookspec
@@ -36,8 +39,10 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
+            "hfs_providers.calls.exchange": "Exchange",
             "hfs_providers.clients.cache": "Clients",
             "hfs_providers.contract.error_rules": "ErrorRules Evidence Kind Meaning",
+            "hfs_providers.contract.http_api": "HttpApi",
             "hfs_providers.contract.instants": "next_midnight",
             "hfs_providers.contract.message_rules": "MessageRules",
             "hfs_providers.contract.records": (
@@ -45,6 +50,7 @@ else:
                 "ProviderHealth Requirement Services Wrapper"
             ),
             "hfs_providers.contract.secret": "Secret",
+            "hfs_providers.contract.usage_fields": "UsageFields",
             "hfs_providers.contract.usage_row": "UsageRow",
             "hfs_providers.core.hookspecs": "hookimpl hookspec",
             "hfs_providers.core.provider": "KeyedProvider",

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from hfs_providers.contract.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from hfs_providers.calls.errors import ChainExhaustedError as ChainExhaustedError
-    from hfs_providers.calls.errors import ContextOverflowError as ContextOverflowError
-    from hfs_providers.calls.errors import KeyNotFoundError as KeyNotFoundError
-    from hfs_providers.calls.errors import KeyRejectedError as KeyRejectedError
-    from hfs_providers.calls.errors import KeysExhaustedError as KeysExhaustedError
-    from hfs_providers.calls.errors import ModelCallError as ModelCallError
-    from hfs_providers.calls.errors import ModelNotFoundError as ModelNotFoundError
-    from hfs_providers.calls.errors import StreamInterruptedError as StreamInterruptedError
+    from hfs_providers.calls.model_errors import BudgetExceededError as BudgetExceededError
+    from hfs_providers.calls.model_errors import ChainExhaustedError as ChainExhaustedError
+    from hfs_providers.calls.model_errors import ContextOverflowError as ContextOverflowError
+    from hfs_providers.calls.model_errors import KeyNotFoundError as KeyNotFoundError
+    from hfs_providers.calls.model_errors import KeyRejectedError as KeyRejectedError
+    from hfs_providers.calls.model_errors import KeysExhaustedError as KeysExhaustedError
+    from hfs_providers.calls.model_errors import ModelCallError as ModelCallError
+    from hfs_providers.calls.model_errors import ModelNotFoundError as ModelNotFoundError
+    from hfs_providers.calls.model_errors import StreamInterruptedError as StreamInterruptedError
     from hfs_providers.contract.errors import ForwardingError as ForwardingError
     from hfs_providers.contract.errors import HfsProvidersError as HfsProvidersError
     from hfs_providers.contract.errors import MissingDriverError as MissingDriverError
@@ -34,9 +35,9 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "hfs_providers.calls.errors": (
-                "ChainExhaustedError ContextOverflowError KeyNotFoundError KeyRejectedError KeysExhaustedError "
-                "ModelCallError ModelNotFoundError StreamInterruptedError"
+            "hfs_providers.calls.model_errors": (
+                "BudgetExceededError ChainExhaustedError ContextOverflowError KeyNotFoundError KeyRejectedError "
+                "KeysExhaustedError ModelCallError ModelNotFoundError StreamInterruptedError"
             ),
             "hfs_providers.contract.errors": (
                 "ForwardingError HfsProvidersError MissingDriverError MissingKeyError MissingSdkError "

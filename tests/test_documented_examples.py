@@ -137,7 +137,7 @@ class TestTheDocstringsOfKeycycle:
         return manager.wrappers["groq"]
 
     def test_an_sdk_s_client_rotates(self, wrapper: Any, mind: Mind) -> None:
-        client: Any = wrapper.get_rotating_client(groq.Groq, base_url=wrapper.config.base_url)
+        client: Any = wrapper.get_rotating_client(groq.Groq, base_url=wrapper.config.base_url, affinity=None)
         for _ in range(2):
             answer = client.chat.completions.create(model="llama-3.3-70b-versatile", messages=HELLO, max_tokens=100)
             assert "You said: Hello" in answer.choices[0].message.content
@@ -145,7 +145,7 @@ class TestTheDocstringsOfKeycycle:
 
     def test_its_async_client_rotates(self, wrapper: Any, mind: Mind) -> None:
         async def main() -> None:
-            client: Any = wrapper.get_rotating_client(groq.AsyncGroq, base_url=wrapper.config.base_url)
+            client: Any = wrapper.get_rotating_client(groq.AsyncGroq, base_url=wrapper.config.base_url, affinity=None)
             for _ in range(2):
                 await client.chat.completions.create(model="llama-3.3-70b-versatile", messages=HELLO)
 

@@ -15,8 +15,9 @@ import pytest
 from hfs_providers import KeyedProvider
 from hfs_providers.core import hookspecs
 from hfs_providers.testing.conformance import CAPABILITIES
+from tests import warm
+from tests.long import LONGEST
 
-TYPES = bool(os.environ.get("HFS_TEST_TYPES"))
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 
@@ -71,14 +72,15 @@ class Reader:
         for folder in (site, commands):
             folder.mkdir()
         (home / "pip.py").write_text(PIP)
-        python = sys.executable
+        python = warm.python()
         for name, command in {
-            "python": python,
+            # Asked what is imported.
+            "python": sys.executable,
             "pip": f"{python} {home / 'pip.py'}",
             "hfs-providers": f"{python} -m hfs_providers",
             **{tool: f"{python} -m {tool}" for tool in ("pytest", "ruff")},
-            # Half a minute of work: asked for by .ci/run.
-            "mypy": f"{python} -m mypy" if TYPES else "true",
+            # Half a minute of work, which .ci/run does with a package that is made in the same way.
+            "mypy": f"{python} -m mypy" if LONGEST else "true",
         }.items():
             (commands / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
             (commands / name).chmod(0o755)
@@ -103,7 +105,7 @@ class Reader:
             compile(block.body, block.file, "exec")
         else:
             lazily = "from __future__ import annotations\n" if block.stub else ""
-            self._run([sys.executable, "-c", lazily + block.body])
+            self._run([warm.python(), "-c", lazily + block.body])
 
     def _type(self, session: str) -> None:
         """Run each `$ ` line; the lines below it are in its output, in their order."""
@@ -154,7 +156,7 @@ def test_every_hook_is_described_with_its_exact_signature() -> None:
 
 
 def test_every_field_of_the_base_is_in_the_table() -> None:
-    table = TEXT[TEXT.index("| field |") : TEXT.index("## The suite")]
+    table = TEXT[TEXT.index("| field |") : TEXT.index("## Without the SDK")]
     described = {
         name
         for row in table.splitlines()[2:]
@@ -165,7 +167,7 @@ def test_every_field_of_the_base_is_in_the_table() -> None:
 
 def test_every_capability_can_be_read_there(reader: Reader) -> None:
     printed = subprocess.run(
-        [sys.executable, "-c", next(b.body for b in BLOCKS if "CAPABILITIES" in b.body)],
+        [warm.python(), "-c", next(b.body for b in BLOCKS if "CAPABILITIES" in b.body)],
         env=reader.env,
         capture_output=True,
         text=True,

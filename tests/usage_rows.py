@@ -17,13 +17,13 @@ def row(
     outcome: str = "ok",
     tokens: int = 10,
     latency: float = 0.5,
+    client: str = "",
 ) -> UsageRow:
-    """A row whose tokens are 3/10 in."""
+    """A row whose tokens are 3/10 in, half of these from a cache."""
     tokens_in = tokens * 3 // 10
     key = f"{provider}#{number}"
-    return UsageRow(
-        at, provider, model, key, f"{number:08x}", tokens_in, tokens - tokens_in, tokens, latency, outcome, tokens
-    )
+    counts = tokens_in, tokens - tokens_in, tokens, latency, outcome, tokens
+    return UsageRow(at, provider, model, key, f"{number:016x}", *counts, client=client, tokens_cached=tokens_in // 2)
 
 
 def write(store: Store, rows: Sequence[UsageRow]) -> None:

@@ -20,7 +20,6 @@ class Batch:
     """Each line gets one result, whatever it holds; blank lines are nothing.
 
     Args:
-        do: does a piece of work.
         answered: the `item_id` of results that are there already; their lines get none.
     """
 
@@ -46,11 +45,7 @@ class Batch:
         self._stopped.set()
 
     async def results(self, fd: int) -> AsyncIterator[WorkResult]:
-        """The results of what a file descriptor gives, as they come.
-
-        Args:
-            fd: is read to its end, or until that fails; see `error`.
-        """
+        """The results of what a file descriptor gives, as they come; see `error` for its end."""
         reading = asyncio.create_task(self._read_all(fd))
         try:
             while (result := await self._results.get()) is not None:
@@ -127,16 +122,9 @@ def _item_of(line: bytes | wire.TooLong, number: int) -> tuple[str, WorkItem | C
 
 
 def answered_in(path: Path) -> set[str]:
-    """The `item_id` of the results that a file of results holds, without those that were cancelled.
+    """The `item_id` of the results in a file that `agents run` printed, without those that were cancelled.
 
-    A line that was written by half, as at a crash, counts for nothing.
-
-    Args:
-        path: of what `agents run` printed.
-
-    Raises:
-        OSError: it cannot be read.
-        ContractError: it has lines and none of them is a result.
+    A line that was written by half, as at a crash, counts for nothing. Raises ContractError if no line is a result.
     """
     answered, lines, results = set(), 0, 0
     with path.open("rb") as file:

@@ -62,11 +62,7 @@ class Bridge:
 
     @classmethod
     async def start(cls, command: Sequence[str], notified: Notified, env: Mapping[str, str] | None = None) -> Bridge:
-        """Start a worker.
-
-        Raises:
-            OSError: it cannot be started.
-        """
+        """Start a worker. Raises OSError if it cannot be started."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             *command, stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=_POSIX
@@ -79,10 +75,7 @@ class Bridge:
     async def call(self, method: str, params: Mapping[str, Any]) -> Any:
         """The answer to a request.
 
-        Raises:
-            RpcError: it is an error.
-            WorkerDiedError: there will be none.
-            ContractError: the request cannot be sent.
+        Raises RpcError if it is an error, WorkerDiedError if none will come, ContractError if it cannot be sent.
         """
         number = next(self._ids)
         try:
@@ -188,11 +181,7 @@ class Bridge:
                     self._process.kill()
 
     async def stop(self, grace: float) -> None:
-        """Ask the process to end, then tell it, then kill it. What it works on is answered as cancelled.
-
-        Args:
-            grace: seconds that each of the first two may take.
-        """
+        """Ask the process to end, after `grace` seconds tell it, then kill it. Its work is answered as cancelled."""
         try:
             asking = asyncio.create_task(self._ask_to_end())
             if not await self._ends_within(grace) and self._process.returncode is None:

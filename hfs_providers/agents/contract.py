@@ -6,7 +6,6 @@ schema for supervisors in other languages; it is kept in `docs/agents.schema.jso
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -62,11 +61,7 @@ class Contract(BaseModel):
 
     @classmethod
     def read(cls, data: object) -> Self:
-        """The model for decoded JSON.
-
-        Raises:
-            ContractError: the data does not fit.
-        """
+        """The model for decoded JSON. Raises ContractError if the data does not fit."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -89,7 +84,6 @@ class WorkItem(Contract):
 
     Args:
         id: names it among the work that is pending.
-        description: what to do.
         phase: of the larger undertaking that it belongs to.
         priority: 10 is the most urgent.
         review_feedback: what a reviewer said of the attempt before.
@@ -148,8 +142,6 @@ class WorkResult(Contract):
     """What came of a piece of work.
 
     Args:
-        item_id: the item's.
-        success: whether the work was done.
         data: the role's structured result: a `Plan`, `Improvement`, `Artifacts` or `Verdict`.
         error: why it was not done; `cancelled` where somebody cancelled it.
         memory_ids: of what the agent remembered. The four roles keep no memory, so theirs is always empty.
@@ -250,7 +242,6 @@ class AgentHealth(Contract):
             start, a worker from the start of its process.
         success_rate: the share that succeeded, 0 to 1, or None before the first.
         mean_duration: seconds that an item took on average, or None before the first.
-        state: what it is doing.
         sessions: of a worker, where it speaks for itself.
     """
 
@@ -271,10 +262,8 @@ class AgentSnapshot(Contract):
 
     Args:
         agent: its name, such as `executor#1`.
-        role: what it is for.
         pid: of its worker's process, or None where there is none.
         working: how many items it works on.
-        health: how it fares.
     """
 
     agent: str
@@ -288,13 +277,10 @@ class AgentEvent(Contract):
     """Something that happened to an agent.
 
     Args:
-        kind: what.
-        at: when.
         agent, role, pid: to whom; None where it is about no single agent.
         item_id: the work that it is about.
         state: the agent's, afterwards.
         error_count: the agent's, afterwards.
-        message: in words.
         count: with `events_lost`, how many events this subscriber was too slow for.
     """
 
@@ -322,15 +308,6 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def json_schema_text() -> str:
-    """The schema as `docs/agents.schema.json` holds it."""
-    return json.dumps(json_schema(), indent=2, sort_keys=True) + "\n"
-
-
 def read_item(data: Mapping[str, Any] | WorkItem) -> WorkItem:
-    """A work item from decoded JSON, or as it is.
-
-    Raises:
-        ContractError: the data does not fit.
-    """
+    """A work item from decoded JSON, or as it is. Raises ContractError if the data does not fit."""
     return data if isinstance(data, WorkItem) else WorkItem.read(data)

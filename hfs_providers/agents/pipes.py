@@ -21,10 +21,7 @@ _MOST_UNREAD: Final = 4 * 1024 * 1024
 def claim_stdio() -> tuple[int, int]:
     """Private copies of the file descriptors 0 and 1. Whoever reads 0 then finds nothing, and 1 becomes stderr.
 
-    To be called before anything is imported that logs to stdout, as Agno does.
-
-    Raises:
-        OSError: the process was started without one of them.
+    To be called before anything is imported that logs to stdout, as Agno does. Raises OSError if one of them is closed.
     """
     reading, writing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -64,11 +61,7 @@ class Input:
                 return  # the loop has ended
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What is read, until the end.
-
-        Raises:
-            OSError: reading failed. What was read before is given first.
-        """
+        """What is read, until the end. Raises OSError if reading fails, after what was read before."""
         while data := await self._chunks.get():
             yield data
         if self._error is not None:

@@ -21,11 +21,7 @@ SECONDS_PER_PRIORITY: Final = 10.0
 
 
 def max_concurrent_agents(env: Mapping[str, str], given: int | None = None) -> int:
-    """How many items may be at work at once.
-
-    Args:
-        env: variables, of which `HFS_MAX_CONCURRENT_AGENTS` is read.
-        given: wins over the variable.
+    """How many items may be at work at once: as `given`, else as `HFS_MAX_CONCURRENT_AGENTS` says.
 
     Raises:
         SettingsError: the variable is no number from 1 on.
@@ -43,8 +39,6 @@ class Job:
     """An item on its way.
 
     Args:
-        role: whose work it is.
-        item: the work.
         answer: gets the result, once.
         retried: whether it was given out before to a worker that died.
         given_out: whether an agent has it.

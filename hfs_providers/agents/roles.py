@@ -85,12 +85,7 @@ ROLE_SPECS: Mapping[Role, RoleSpec] = {
 
 
 class AgentUnavailableError(HfsProvidersError):
-    """An agent that cannot work.
-
-    Args:
-        role: which.
-        reason: why, and what mends it.
-    """
+    """An agent that cannot work; `reason` says why, and what mends it."""
 
     def __init__(self, role: str, reason: str) -> None:
         self.role = role
@@ -144,11 +139,7 @@ class RoleAgent:
         return frozenset(self._pending)
 
     async def start_session(self) -> str:
-        """Put the chain together; the session's id. Does nothing where there is a session already.
-
-        Raises:
-            AgentUnavailableError: no model can be had.
-        """
+        """Put the chain together, unless there is a session already; its id. Raises AgentUnavailableError."""
         if self.session_id is None:
             try:
                 # SDKs are imported here, which takes its time.
@@ -185,7 +176,6 @@ class RoleAgent:
         """Do a piece of work within its time. What goes wrong with it is in the result, not raised.
 
         Args:
-            item: the work.
             progress: is told a stage (`started`, `answered`) and a message.
 
         Raises:

@@ -15,7 +15,6 @@ from hfs_providers.agents.contract import (
     CANCELLED,
     Active,
     AgentEvent,
-    AgentHealth,
     AgentState,
     ContractError,
     EventKind,
@@ -27,7 +26,7 @@ from hfs_providers.agents.contract import (
     WorkResult,
 )
 from hfs_providers.agents.roles import AgentUnavailableError, RoleAgent, create_agent
-from hfs_providers.agents.state import Errors, Tally
+from hfs_providers.agents.state import Record
 from hfs_providers.agents.wire import RpcError
 
 _log = logging.getLogger("hfs_providers.agents")
@@ -39,10 +38,8 @@ class Service:
     """The methods of a worker of one role.
 
     Args:
-        role: of its agents.
         send: writes a line; its second argument says whether the line may be left out while nobody reads.
         on_shutdown: called after `shutdown` was answered.
-        create: makes the agents.
     """
 
     def __init__(
@@ -56,8 +53,7 @@ class Service:
         self._send = send
         self._on_shutdown = on_shutdown
         self._create = create
-        self._errors = Errors(time.monotonic)
-        self._tally = Tally()
+        self._record = Record(time.monotonic)
         self._sessions: dict[str, RoleAgent] = {}
         self._resting: AgentState = Idle()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -172,7 +168,7 @@ class Service:
         try:
             item = WorkItem.read(_with_timeout(params))
         except ContractError as error:
-            self._record(str(error), None)
+            self._failed(str(error), None)
             raise RpcError(
                 wire.INVALID_PARAMS, "the item breaks the contract", {"errors": list(error.errors)}
             ) from None
@@ -186,34 +182,21 @@ class Service:
 
         result = _fitting(await agent.work(item, progress))
         self._resting = agent.state
-        if result.error != CANCELLED:
-            self._tally.count(result.success, result.duration)
+        self._record.note(result)
         if result.success:
-            self._errors.clear()
             self._event("agent_completed", item.id)
         else:
             self._event("agent_failed", item.id, result.error)
             if result.error != CANCELLED:
-                self._record(result.error or "", item.id)
+                self._failed(result.error or "", item.id)
         return result.dump()
 
     async def _cancel(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {"cancelled": self._session(params).cancel(_text(params, "item_id"))}
 
     async def _health(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        state = self._state
-        health = AgentHealth(
-            is_healthy=not self._errors.degraded and not isinstance(state, Unavailable),
-            error_count=self._errors.count,
-            last_error=self._errors.last,
-            succeeded=self._tally.succeeded,
-            failed=self._tally.failed,
-            success_rate=self._tally.success_rate,
-            mean_duration=self._tally.mean_duration,
-            state=state,
-            sessions=self._session_infos,
-        )
-        return health.dump()
+        able = not isinstance(self._state, Unavailable)
+        return self._record.health(able, self._state, sessions=self._session_infos).dump()
 
     async def _stop_session(self, params: Mapping[str, Any]) -> dict[str, Any]:
         agent = self._session(params)
@@ -261,11 +244,11 @@ class Service:
     def _session_infos(self) -> list[SessionInfo]:
         return [SessionInfo(session_id=name, state=agent.state) for name, agent in self._sessions.items()]
 
-    def _record(self, error: str, item_id: str | None) -> None:
-        degraded = self._errors.record(error)
+    def _failed(self, error: str, item_id: str | None) -> None:
+        degraded = self._record.error(error)
         self._event("agent_error_recorded", item_id, error)
         if degraded:
-            self._event("agent_health_degraded", item_id, f"{self._errors.count} errors since the last success")
+            self._event("agent_health_degraded", item_id, f"{self._record.errors} errors since the last success")
 
     def _event(self, kind: EventKind, item_id: str | None = None, message: str | None = None) -> None:
         event = AgentEvent(
@@ -275,7 +258,7 @@ class Service:
             pid=os.getpid(),
             item_id=item_id,
             state=self._state,
-            error_count=self._errors.count,
+            error_count=self._record.errors,
             message=message,
         )
         self.notify("event", event.model_dump(mode="json", exclude_none=True))

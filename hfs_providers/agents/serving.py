@@ -45,12 +45,7 @@ _EXTRA: Final = {"fastapi": "agno[os]", "uvicorn": "agno[os]", "sqlalchemy": "ag
 
 
 class MissingExtraError(HfsProvidersError, ImportError):
-    """A part of this library whose packages are not installed.
-
-    Args:
-        extra: the extra that brings them.
-        missing: the modules that are not there.
-    """
+    """A part of this library that needs modules that are `missing`; `extra` brings them."""
 
     def __init__(self, extra: str, missing: tuple[str, ...]) -> None:
         self.extra = extra
@@ -71,11 +66,7 @@ class WorkFailedError(HfsProvidersError):
 
 
 def require_extra() -> None:
-    """Assert that what serving needs is installed.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
+    """Raise MissingExtraError unless what serving needs is installed."""
     missing = tuple(name for name in _EXTRA if find_spec(name) is None)
     if missing:
         raise MissingExtraError("agents", missing)
@@ -84,12 +75,7 @@ def require_extra() -> None:
 def checked_key(key: str, host: str) -> str | None:
     """The key that callers have to know, or None where one may be made up.
 
-    Args:
-        key: what the settings say; may be empty.
-        host: the address that is listened on.
-
-    Raises:
-        SettingsError: the key is no good, none is given for an address that others reach, or it would be ignored.
+    Raises SettingsError if the key is no good, would be ignored, or is not given though others reach `host`.
     """
     ignored = [name for name in _JWT if os.environ.get(name)]
     if ignored:
@@ -116,11 +102,7 @@ def _is_loopback(host: str) -> bool:
 def database_url(text: str) -> str:
     """The URL of a PostgreSQL database as Agno takes it.
 
-    Args:
-        text: what the settings say; may be empty.
-
-    Raises:
-        SettingsError: it is none. The text is not repeated, because it can hold a password.
+    Raises SettingsError if `text` is none. It is not repeated, because it can hold a password.
     """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
@@ -140,11 +122,7 @@ def database_url(text: str) -> str:
 
 
 def check_database(url: str) -> None:
-    """Assert that a database can be reached, by a URL as `database_url` gives it.
-
-    Raises:
-        ServingError: it cannot.
-    """
+    """Raise ServingError unless a database can be reached, by a URL as `database_url` gives it."""
     from sqlalchemy import create_engine, text
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
@@ -253,10 +231,8 @@ def build_app(
     """The application: the four roles behind AgentOS's routes, its queue's worker among them.
 
     Args:
-        database: as `database_url` gives it.
         key: what callers have to send as a bearer token.
         started: is told, once it runs, why each role cannot work, or None where it can.
-        max_concurrent: jobs at work at once.
     """
     from agno.db.postgres import AsyncPostgresDb
     from agno.job_queue import QueueConfig
@@ -302,15 +278,7 @@ def build_app(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Args:
-        host: the address.
-        port: 0 for any that is free.
-
-    Raises:
-        ServingError: it cannot be had.
-    """
+    """A listening socket; port 0 is any that is free. Raises ServingError if it cannot be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
@@ -327,7 +295,6 @@ def serve(
 
     Args:
         database: of the queue; None for what `HFS_AGENTS_DB` says.
-        host: the address to listen on.
         port: 0 for any that is free.
         say: is told, line by line, a key that was made up, how the roles are, and last where it listens.
         max_concurrent: jobs at work at once; None for what `HFS_MAX_CONCURRENT_AGENTS` says, or 4.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
+
+from hfs_providers.agents.contract import CANCELLED, AgentHealth, AgentState, WorkResult
 
 Clock = Callable[[], float]
 """Gives monotonic seconds."""
@@ -20,63 +23,63 @@ FIRST_COOLDOWN = 60.0
 LONGEST_COOLDOWN = 3600.0
 
 
-class Tally:
-    """How much work an agent has done since it was made. Cancelled work is nobody's success or failure."""
-
-    def __init__(self) -> None:
-        self.succeeded = 0
-        self.failed = 0
-        self._seconds = 0.0
-
-    def count(self, success: bool, duration: float) -> None:
-        """Count work that came to its end, and the seconds that it took."""
-        self.succeeded += success
-        self.failed += not success
-        self._seconds += duration
-
-    @property
-    def success_rate(self) -> float | None:
-        """The share of the work that succeeded, 0 to 1; None before the first."""
-        done = self.succeeded + self.failed
-        return self.succeeded / done if done else None
-
-    @property
-    def mean_duration(self) -> float | None:
-        """Seconds that a piece of work took on average; None before the first."""
-        done = self.succeeded + self.failed
-        return self._seconds / done if done else None
-
-
-class Errors:
-    """An agent's errors since its last success."""
+class Record:
+    """An agent's work since it was made, and its errors since its last success."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._recent: deque[float] = deque(maxlen=RESTART_AT)
-        self.count = 0
-        self.last: str | None = None
+        self._succeeded = 0
+        self._failed = 0
+        self._seconds = 0.0
+        self.errors = 0
+        self.last_error: str | None = None
 
     @property
     def degraded(self) -> bool:
-        """Whether there are so many that the agent is not healthy."""
-        return self.count >= DEGRADED_FROM
+        """Whether there are so many errors that the agent is not healthy."""
+        return self.errors >= DEGRADED_FROM
 
     @property
     def ask_for_restart(self) -> bool:
-        """Whether there were so many within the window that the agent should begin anew."""
+        """Whether there were so many errors within the window that the agent should begin anew."""
         return len(self._recent) == RESTART_AT and self._clock() - self._recent[0] <= WINDOW
 
-    def record(self, error: str) -> bool:
+    def note(self, result: WorkResult) -> None:
+        """Count work that came to its end. Cancelled work is nobody's success or failure."""
+        if result.error != CANCELLED:
+            self._succeeded += result.success
+            self._failed += not result.success
+            self._seconds += result.duration
+        if result.success:
+            self.clear_errors()
+
+    def error(self, error: str) -> bool:
         """Count an error; whether it is the one that degrades the agent."""
         self._recent.append(self._clock())
-        self.count += 1
-        self.last = error
-        return self.count == DEGRADED_FROM
+        self.errors += 1
+        self.last_error = error
+        return self.errors == DEGRADED_FROM
 
-    def clear(self) -> None:
+    def clear_errors(self) -> None:
         """A success, or a new beginning. The last error stays on record."""
         self._recent.clear()
-        self.count = 0
+        self.errors = 0
+
+    def health(self, able: bool, state: AgentState, **more: Any) -> AgentHealth:
+        """How the agent fares; `able` is whether it can work now, `more` are further fields."""
+        done = self._succeeded + self._failed
+        return AgentHealth(
+            is_healthy=able and not self.degraded,
+            error_count=self.errors,
+            last_error=self.last_error,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            success_rate=self._succeeded / done if done else None,
+            mean_duration=self._seconds / done if done else None,
+            state=state,
+            **more,
+        )
 
 
 class Restarts:

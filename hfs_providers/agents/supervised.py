@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hfs_providers import HfsProvidersError, __version__
 from hfs_providers.agents import wire
-from hfs_providers.agents.bridge import WorkerDiedError
+from hfs_providers.agents.bridge import Bridge, Notified, WorkerDiedError
 from hfs_providers.agents.contract import (
     CANCELLED,
     Active,
     AgentConfig,
     AgentEvent,
-    AgentHealth,
     AgentSnapshot,
     AgentState,
     ContractError,
@@ -31,9 +30,8 @@ from hfs_providers.agents.contract import (
     state_after,
     timed_out,
 )
-from hfs_providers.agents.link import Link, Surroundings
 from hfs_providers.agents.queueing import Job
-from hfs_providers.agents.state import MOST_RESTARTS, Errors, Restarts, Tally
+from hfs_providers.agents.state import MOST_RESTARTS, Clock, Record, Restarts
 
 _log = logging.getLogger("hfs_providers.agents")
 
@@ -41,6 +39,38 @@ START_WITHIN: Final = 60.0
 """Seconds that a worker may take until it has a session."""
 SILENT_HEARTBEATS: Final = 3
 """Heartbeats that may fail to come before a worker counts as stuck."""
+
+
+Connect = Callable[[Role, Notified], Awaitable[Bridge]]
+"""Starts a worker of a role."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the agents of one supervisor share.
+
+    Args:
+        changed: is called when an agent can do more or less than before.
+        heartbeat: seconds between a worker's heartbeats.
+        grace: seconds that a worker is given to do what it is told, before it is made to.
+    """
+
+    connect: Connect
+    publish: Callable[[AgentEvent], object]
+    changed: Callable[[], object]
+    heartbeat: float
+    grace: float
+    clock: Clock
+    sleep: Callable[[float], Awaitable[object]]
+
+    async def within(self, work: asyncio.Future[Any], seconds: float) -> bool:
+        """Wait for something for at most that long; whether it is done. It is not cancelled."""
+        timer = asyncio.ensure_future(self.sleep(seconds))
+        try:
+            await asyncio.wait([work, timer], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+        return work.done()
 
 
 class SupervisedAgent:
@@ -51,12 +81,11 @@ class SupervisedAgent:
         self.role = role
         self._config = config
         self._around = around
-        self._link: Link | None = None
+        self._link: Bridge | None = None
         self._session_id: str | None = None
         self._jobs: dict[str, Job] = {}
         self._resting: AgentState = Waiting(reason="not started yet")
-        self._errors = Errors(around.clock)
-        self._tally = Tally()
+        self._record = Record(around.clock)
         self._restarts = Restarts(around.clock)
         self._last_restart: float | None = None
         self._started = False
@@ -97,17 +126,7 @@ class SupervisedAgent:
 
     def snapshot(self) -> AgentSnapshot:
         """How it is at this moment."""
-        health = AgentHealth(
-            is_healthy=self.ready and not self._errors.degraded,
-            error_count=self._errors.count,
-            last_error=self._errors.last,
-            last_restart=self._last_restart,
-            succeeded=self._tally.succeeded,
-            failed=self._tally.failed,
-            success_rate=self._tally.success_rate,
-            mean_duration=self._tally.mean_duration,
-            state=self.state,
-        )
+        health = self._record.health(self.ready, self.state, last_restart=self._last_restart)
         return AgentSnapshot(agent=self.name, role=self.role, pid=self.pid, working=self.working, health=health)
 
     def _tell(self, kind: EventKind, message: str | None = None, item_id: str | None = None) -> None:
@@ -119,7 +138,7 @@ class SupervisedAgent:
             pid=self.pid,
             item_id=item_id,
             state=self.state,
-            error_count=self._errors.count,
+            error_count=self._record.errors,
             message=message,
         )
         self._around.publish(event)
@@ -183,7 +202,7 @@ class SupervisedAgent:
                 why = problem.reason
                 if problem.hopeless:
                     return why
-                self._record(why)
+                self._failed(why)
                 failed_starts += 1
             # Starts that fail slowly are never too many within the window.
             if not self._restarts.allow() or failed_starts > MOST_RESTARTS:
@@ -208,7 +227,7 @@ class SupervisedAgent:
         finally:
             opening.cancel()
         if problem is None:
-            self._errors.clear()
+            self._record.clear_errors()
             self._tired.clear()
             self._resting = Idle()
             self._last_restart = time.time() if self._started else None
@@ -217,7 +236,7 @@ class SupervisedAgent:
         await self._end_worker()
         return problem
 
-    async def _open_session(self, link: Link) -> _Problem | None:
+    async def _open_session(self, link: Bridge) -> _Problem | None:
         client = {"name": "hfs-providers", "version": __version__}
         await link.call("initialize", {"protocol_versions": [wire.PROTOCOL_VERSION], "client": client})
         answer = await link.call("start_session", {"config": self._config.model_dump(mode="json", exclude_none=True)})
@@ -240,13 +259,13 @@ class SupervisedAgent:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if link.ended.done():
                 why = f"worker process {link.pid} {link.ended.result()}"
-                self._record(why)
+                self._failed(why)
             elif silent.done():
                 why = f"no sign of life for {SILENT_HEARTBEATS * self._around.heartbeat:g} s"
-                self._record(why)
+                self._failed(why)
                 link.kill()
             else:
-                why = self._errors.last or "it was told to end by somebody else"
+                why = self._record.last_error or "it was told to end by somebody else"
                 await self._until_quiet(link)
         finally:
             tired.cancel()
@@ -254,7 +273,7 @@ class SupervisedAgent:
         await self._end_worker()
         return why
 
-    async def _until_quiet(self, link: Link) -> None:
+    async def _until_quiet(self, link: Bridge) -> None:
         """Let the work that is being done come to its end, which its timeouts bound."""
         while self._jobs and not link.ended.done():
             self._quiet.clear()
@@ -284,12 +303,12 @@ class SupervisedAgent:
             known = item_id if isinstance(item_id, str) and item_id in self._jobs else None
             self._tell("progress", f"{params.get('stage')}: {params.get('message')}", known)
 
-    def _record(self, error: str, item_id: str | None = None) -> None:
-        degraded = self._errors.record(error)
+    def _failed(self, error: str, item_id: str | None = None) -> None:
+        degraded = self._record.error(error)
         self._tell("agent_error_recorded", error, item_id)
         if degraded:
-            self._tell("agent_health_degraded", f"{self._errors.count} errors since the last success", item_id)
-        if self._errors.ask_for_restart:
+            self._tell("agent_health_degraded", f"{self._record.errors} errors since the last success", item_id)
+        if self._record.ask_for_restart:
             self._tired.set()
 
     # Its work
@@ -301,7 +320,7 @@ class SupervisedAgent:
         self._jobs[job.item.id] = job
         return self._work(job, self._link, self._session_id)
 
-    async def _work(self, job: Job, link: Link, session_id: str | None) -> bool:
+    async def _work(self, job: Job, link: Bridge, session_id: str | None) -> bool:
         item = job.item
         begun = self._around.clock()
         params = {"session_id": session_id, "item": item.dump(), "timeout": item.timeout}
@@ -357,19 +376,17 @@ class SupervisedAgent:
         """What the result means for the agent, whose worker may have died of it."""
         if self.ready:
             self._resting = state_after(result)
-        if result.error != CANCELLED:
-            self._tally.count(result.success, result.duration)
+        self._record.note(result)
         if result.success:
-            self._errors.clear()
             self._restarts.worked()
             self._tell("agent_completed", item_id=result.item_id)
             return
         self._tell("agent_failed", result.error, result.item_id)
         # The death of a worker is one error, however many items it had.
         if result.error != CANCELLED and not died:
-            self._record(result.error or "no reason given", result.item_id)
+            self._failed(result.error or "no reason given", result.item_id)
 
-    def _cancel_soon(self, link: Link, job: Job) -> None:
+    def _cancel_soon(self, link: Bridge, job: Job) -> None:
         if job.item.id in self._jobs and not link.ended.done():
             params = {"session_id": self._session_id, "item_id": job.item.id}
             asking = asyncio.ensure_future(_quietly(link.call("cancel", params)))

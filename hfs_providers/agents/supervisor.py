@@ -26,9 +26,8 @@ from hfs_providers.agents.contract import (
     read_item,
 )
 from hfs_providers.agents.events import Hub, Subscription
-from hfs_providers.agents.link import Connect, Link, Surroundings
 from hfs_providers.agents.queueing import MAX_CONCURRENT_AGENTS, FairQueue, Job
-from hfs_providers.agents.supervised import SupervisedAgent
+from hfs_providers.agents.supervised import Connect, SupervisedAgent, Surroundings
 from hfs_providers.agents.worker import GRACE, HEARTBEAT
 
 _log = logging.getLogger("hfs_providers.agents")
@@ -75,7 +74,7 @@ class Supervisor:
         if max_concurrent_agents < 1:
             raise ValueError("max_concurrent_agents is at least 1")
 
-        async def start(role: Role, notified: Notified) -> Link:
+        async def start(role: Role, notified: Notified) -> Bridge:
             return await Bridge.start(worker_command(role, heartbeat), notified, env)
 
         self._hub = Hub()
@@ -163,11 +162,7 @@ class Supervisor:
                 self._pending.discard((role, item.id))
 
     def events(self, size: int = 1000) -> Subscription:
-        """The events from now on; a slow reader loses the oldest, is told how many and stays.
-
-        Args:
-            size: how many events are held for it.
-        """
+        """The events from now on. A slow reader, for whom `size` are held, loses the oldest and is told how many."""
         return self._hub.subscribe(size)
 
     def snapshot(self) -> list[AgentSnapshot]:

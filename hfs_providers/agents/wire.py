@@ -44,11 +44,7 @@ TOO_LONG: Final = TooLong()
 
 
 class Lines:
-    """Cuts a stream of bytes into lines, holding no more than one line's limit of it.
-
-    Args:
-        limit: bytes of a line, its LF included.
-    """
+    """Cuts a stream of bytes into lines of at most `limit` bytes, LF included; it holds no more than one."""
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
         self._limit = limit
@@ -82,11 +78,7 @@ class Lines:
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as a line.
-
-    Raises:
-        ValueError: it holds what JSON cannot say, or is longer than a line may be.
-    """
+    """A message as a line. Raises ValueError if it holds what JSON cannot say, or is too long for a line."""
     # ASCII, because a lone surrogate in a text has no UTF-8.
     try:
         line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
@@ -98,11 +90,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> Any:
-    """What a line holds.
-
-    Raises:
-        ValueError: it is not JSON in UTF-8.
-    """
+    """What a line holds. Raises ValueError if it is not JSON in UTF-8."""
     try:
         return json.loads(line.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:
@@ -134,11 +122,7 @@ def _is_id(value: object) -> bool:
 
 
 def read_call(message: object) -> Call:
-    """The request or notification that a decoded line holds.
-
-    Raises:
-        Refusal: it is none; says what the answer is to carry.
-    """
+    """The request or notification that a decoded line holds. Raises Refusal, which says what is answered."""
     if not isinstance(message, dict):
         kind = "batches are not supported" if isinstance(message, list) else "it is no object"
         raise Refusal(None, RpcError(INVALID_REQUEST, f"invalid request: {kind}"))

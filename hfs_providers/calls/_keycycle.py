@@ -4,45 +4,69 @@ Importing keycycle replaces the handlers of the root logger and opens `app.log` 
 in a read-only one). Both happen in its module `keycycle.config.log_config`. A module of that name that does nothing is
 put in its place first, so logging and the directory stay as they were. Nothing process-wide is patched.
 
-keycycle's OpenAI adapter imports the openai SDK, which takes as long again as keycycle itself. It is imported when it
-is used.
+Three of its modules take far longer than all others: the OpenAI adapter imports the openai SDK, the database imports
+SQLAlchemy, and the models' limits are parsed from YAML. They are imported when something of theirs is used.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 import sys
 import types
+from collections import UserDict
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 _LOG_CONFIG = "keycycle.config.log_config"
-_ADAPTER = "keycycle.adapters.openai_adapter"
 
 
 def _quiet_log_config() -> types.ModuleType:
     module = types.ModuleType(_LOG_CONFIG, "Stands in for keycycle's logging set-up, which would be process-wide.")
     module.__dict__["default_logger"] = logging.getLogger(_LOG_CONFIG)
     module.__dict__["configure_logging"] = lambda: None
-    module.__dict__["LOGGING_CONFIG"] = {}
     return module
 
 
-def _late_adapter() -> types.ModuleType:
-    module = types.ModuleType(_ADAPTER, "Stands in for keycycle's OpenAI adapter until one of its clients is made.")
-    for name in ("RotatingOpenAIClient", "RotatingAsyncOpenAIClient"):
-        module.__dict__[name] = functools.partial(_make, name)
-    return module
+def _late_class(module: str, name: str) -> type:
+    def make(_: type, *args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+    return type(name, (), {"__new__": make})
 
 
-def _make(name: str, *args: Any, **kwargs: Any) -> Any:
-    return getattr(importlib.import_module(_ADAPTER), name)(*args, **kwargs)
+class _LateDict(UserDict[str, Any]):
+    def __init__(self, module: str, name: str) -> None:
+        self._home = module, name
+
+    @cached_property
+    def data(self) -> dict[str, Any]:  # type: ignore[override]  # an attribute that is set when it is asked for
+        module, name = self._home
+        found: dict[str, Any] = getattr(importlib.import_module(module), name)
+        return found
+
+
+_LATE: Mapping[str, tuple[Callable[[str, str], object], str]] = {
+    "keycycle.adapters.openai_adapter": (_late_class, "RotatingOpenAIClient RotatingAsyncOpenAIClient"),
+    "keycycle.config.models": (_LateDict, "MODEL_LIMITS PROVIDER_STRATEGIES"),
+    "keycycle.usage.db_logic": (_late_class, "UsageDatabase"),
+}
+"""By module that is imported late: what stands for the names that the others take from it."""
+
+
+def _late(module: str) -> types.ModuleType:
+    stand_in = types.ModuleType(module, "Stands in for a module of keycycle until something of it is used.")
+    make, names = _LATE[module]
+    for name in names.split():
+        stand_in.__dict__[name] = make(module, name)
+    return stand_in
 
 
 sys.modules.setdefault(_LOG_CONFIG, _quiet_log_config())
-_adapter = _late_adapter()
-sys.modules.setdefault(_ADAPTER, _adapter)
+_stand_ins = {name: _late(name) for name in _LATE}
+for _name, _module in _stand_ins.items():
+    sys.modules.setdefault(_name, _module)
 
 # The stand-ins must be there first.
 from keycycle import KeyNotFoundError, MultiProviderWrapper, NoAvailableKeyError  # noqa: E402
@@ -54,9 +78,10 @@ from keycycle.config.dataclasses import (  # noqa: E402
     UsageSnapshot,
 )
 
-if sys.modules.get(_ADAPTER) is _adapter:
-    # Whoever asks for the module itself gets the real one.
-    del sys.modules[_ADAPTER]
+for _name, _module in _stand_ins.items():
+    if sys.modules.get(_name) is _module:
+        # Whoever asks for the module itself gets the real one.
+        del sys.modules[_name]
 
 __all__ = [
     "GlobalStats",

@@ -16,7 +16,7 @@ from agno.exceptions import ModelProviderError
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
 from agno.models.base import Model
 
-from hfs_providers.calls.errors import ModelCallError
+from hfs_providers.calls.model_errors import ModelCallError
 from hfs_providers.clients.async_generators import first_of
 
 if TYPE_CHECKING:

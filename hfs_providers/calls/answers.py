@@ -27,8 +27,6 @@ class UnusableAnswerError(Exception):
     """An answer with status 200 that cannot be used: empty, an error, not a completion, or a stream that was cut off.
 
     Args:
-        kind: what it means for the call.
-        message: what is wrong with it.
         body: the provider's own error in it, whose code and words then say more than `kind`.
     """
 
@@ -38,7 +36,20 @@ class UnusableAnswerError(Exception):
         self.body = body
 
 
-class Observed:
+class Counting:
+    """For all: Agno's classes do not read everything that a provider counts."""
+
+    _hfs: Rotation
+
+    def _get_metrics(self, response_usage: Any) -> Any:
+        metrics = super()._get_metrics(response_usage)  # type: ignore[misc]
+        if not metrics.cache_read_tokens:
+            fields = self._hfs.backend.traits.usage_fields
+            metrics.cache_read_tokens, metrics.cache_write_tokens = fields.cache_tokens(response_usage)
+        return metrics
+
+
+class Observed(Counting):
     """For SDKs whose answers are pydantic models with `choices`, `candidates` or (the Responses API) `output`."""
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
@@ -85,10 +96,10 @@ class Observed:
         usage = fields.get("usage")
         if not choices and "choices" in fields:
             # The chunk that only brings usage; some of Agno's classes index into its empty choices.
-            return ModelResponse(response_usage=self._get_metrics(usage) if usage else None)  # type: ignore[attr-defined]
+            return ModelResponse(response_usage=self._get_metrics(usage) if usage else None)
         parsed: Any = super()._parse_provider_response_delta(*args, **kwargs)  # type: ignore[misc]
         if usage and parsed.response_usage is None:
-            parsed.response_usage = self._get_metrics(usage)  # type: ignore[attr-defined]
+            parsed.response_usage = self._get_metrics(usage)
         return parsed
 
     def _event_seen(self, kind: object, fields: Mapping[str, Any]) -> None:
@@ -99,10 +110,8 @@ class Observed:
             raise _failed(getattr(fields.get("response"), "error", None) or dict(fields))
 
 
-class Asked:
+class Asked(Counting):
     """As `Observed`, for SDKs that the plugin's own `Clients` knows."""
-
-    _hfs: Rotation
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
         if not self._hfs.backend.clients.usable(response):
@@ -118,7 +127,7 @@ class Asked:
         return super()._parse_provider_response_delta(*args, **kwargs)  # type: ignore[misc]
 
 
-OBSERVERS: Mapping[str, tuple[type, ...]] = {"unknown": (), "choices": (Observed,), "asked": (Asked,)}
+OBSERVERS: Mapping[str, tuple[type, ...]] = {"unknown": (Counting,), "choices": (Observed,), "asked": (Asked,)}
 """By `Clients.answers`, what is mixed in."""
 
 

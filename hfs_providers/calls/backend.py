@@ -9,11 +9,11 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hfs_providers.calls.circuit import Circuit
 from hfs_providers.calls.options import CallOptions
@@ -21,18 +21,18 @@ from hfs_providers.calls.shown_limits import ShownLimits
 from hfs_providers.clients import attempt
 from hfs_providers.clients.cache import Clients
 from hfs_providers.clients.families import family_of
-from hfs_providers.contract.errors import MissingSdkError
+from hfs_providers.contract.errors import MissingSdkError, ProviderUnavailableError
 from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import (
+    Credential,
     Event,
     EventKind,
-    Identified,
     ProviderConfig,
     Services,
     call_finished,
-    sdk_version,
 )
 from hfs_providers.contract.redaction import Redactor
+from hfs_providers.contract.sdk import sdk_version
 from hfs_providers.contract.succession import default_model, successor_of
 from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.keys.leases import KeyChange
@@ -41,31 +41,33 @@ from hfs_providers.keys.pool import KeyPool
 if TYPE_CHECKING:
     from agno.models.base import Model
 
+    from hfs_providers.money.budgets import Budgets
+
 _log = logging.getLogger("hfs_providers")
-
-
-class Tokens(NamedTuple):
-    """Tokens of one request, under the names that Agno uses."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
 
 
 class Backend:
     """One provider, as the calls of all its models share it."""
 
     def __init__(self, traits: ProviderTraits, config: ProviderConfig, services: Services) -> None:
+        family = family_of(traits.client)
+        traits = family.complete(traits)
         self.provider = traits.name
         self.traits = traits
         self.config = config
         self.services = services
+        self.budgets: Budgets | None = services.budgets
         self.redactor = Redactor.of(config.credentials)
         self._limits = ShownLimits(config, traits.limits, traits.limit_headers)
         self.pool = KeyPool(
-            traits.name, config.credentials, limits=self._limits.of, clock=services.clock, on_change=self._on_change
+            traits.name,
+            config.credentials,
+            limits=self._limits.of,
+            merge=self._limits.merge,
+            clock=services.clock,
+            on_change=self._on_change,
         )
-        self.clients: Clients = family_of(traits.client)(traits, config)
+        self.clients: Clients = family(traits, config)
         self.count: Callable[[UsageRow], object] = lambda _: None
         """Called with the row of each request that a call sent."""
         self.sleep: Callable[[float], None] = time.sleep
@@ -80,11 +82,8 @@ class Backend:
 
     @cached_property
     def model_class(self) -> type[Model]:
-        """The provider's Agno class, imported when the first model is asked for.
-
-        Raises:
-            MissingSdkError: its SDK is not installed. An import error inside the SDK is raised as itself.
-        """
+        """The provider's Agno class, imported when first needed. Raises MissingSdkError, the SDK's ImportError, or
+        ProviderUnavailableError if the plugin sets fields that it does not have."""
         requirement = self.config.requirement
         if requirement is not None and sdk_version(requirement) is None:
             raise MissingSdkError(self.provider, requirement.distribution, requirement.install)
@@ -94,7 +93,20 @@ class Backend:
         except ImportError as error:
             # Agno replaces whatever went wrong in an SDK by "not installed"; the SDK's own error says more.
             raise (error.__context__ if isinstance(error.__context__, ImportError) else error) from None
+        self._check_fields(found)
         return found
+
+    def _check_fields(self, model_class: type[Model]) -> None:
+        """Raise ProviderUnavailableError if the plugin sets fields that the class does not have."""
+        taken = model_class.__dataclass_fields__
+        for name in (*self.traits.model_params, *self.traits.stream_params):
+            if name not in taken:
+                remedy = "Take it out of `model_params` and `stream_params` of the plugin"
+                raise ProviderUnavailableError(self.provider, [_lacks(self.traits.model_class, name)], remedy)
+        field = self.clients.url_field
+        if self.config.base_url is not None and field is not None and field not in taken:
+            remedy = "Set `client` in the plugin to the family of the class's SDK, or to a class of your own"
+            raise ProviderUnavailableError(self.provider, [_lacks(self.traits.model_class, field)], remedy)
 
     # Which model serves.
 
@@ -149,10 +161,24 @@ class Backend:
         with self._lock:
             return self._circuits.setdefault(model_id, Circuit(self.services.clock, changed))
 
+    def forget(self, model_id: str) -> None:
+        """Drop what is kept of a model that is not asked for any more."""
+        self.pool.forget(model_id)
+        with self._lock:
+            self._circuits.pop(model_id, None)
+
     def learn(self, model_id: str, key_id: str, responses: Sequence[Any]) -> None:
         """Take over the limits that an answer's headers show, where neither plugin nor user names them."""
         self.learned.add((model_id, key_id))
         self._limits.learn(self.pool, model_id, key_id, getattr(responses[-1], "headers", None))
+
+    def change_keys(
+        self, joining: Sequence[Credential], leaving: Collection[str], state: Mapping[str, object] | None
+    ) -> None:
+        """See `ChangesKeys`."""
+        self.redactor.add((each.id, each.secret) for each in joining if each.secret is not None)
+        self.pool.change_keys(joining, leaving, state)
+        self.learned.difference_update([pair for pair in self.learned if pair[1] in leaving])
 
     # Whether usage is written down.
 
@@ -183,7 +209,7 @@ class Backend:
             _log.warning("%s is dead: %s; one call may try it in %.0f s", key_id, reason, seconds or 0.0)
         elif change == "key_cooling":
             _log.info("%s is cooling for %.1f s: %s (%s)", key_id, seconds or 0.0, reason, model_id or "all models")
-        else:
+        elif change == "key_revived":
             _log.info("%s is in rotation again", key_id)
         self._emit(change, key_id, model_id, reason, seconds)
 
@@ -206,6 +232,10 @@ class Rotation:
         return self
 
 
+def _lacks(model_class: str, name: str) -> str:
+    return f"{model_class} takes no {name!r}"
+
+
 class _Untracked:
     """`Services` that tell the observers of a request but do not write it down."""
 
@@ -213,8 +243,9 @@ class _Untracked:
         self.tracked = services
         self.clock = services.clock
         self.rebuild = services.rebuild
+        self.budgets = services.budgets
         self.emit = services.emit
 
-    def record(self, row: UsageRow, call: Identified | None = None) -> None:
+    def record(self, row: UsageRow) -> None:
         """Tell the observers of one request that was sent."""
-        self.emit(call_finished(row, call))
+        self.emit(call_finished(row))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,22 +13,22 @@ from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
 from hfs_providers.calls.answers import UnusableAnswerError
 from hfs_providers.calls.backend import Backend
-from hfs_providers.calls.errors import KeysExhaustedError, call_error, reads_as_overflow
+from hfs_providers.calls.common_codes import QUOTES_KEY
+from hfs_providers.calls.model_errors import KeysExhaustedError, call_error, reads_as_overflow
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.calls.retry_pauses import key_cooldown, retry_pause
-from hfs_providers.calls.verdict_rules import QUOTES_KEY
 from hfs_providers.calls.verdicts import Verdict, judge
-from hfs_providers.clients.attempt import Attempt, answering, settling
+from hfs_providers.clients.attempt import Attempt, answering, running, settling
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Event, EventKind
-from hfs_providers.contract.usage_row import Counted, UsageRow
+from hfs_providers.contract.usage_fields import Counted, Tokens
+from hfs_providers.contract.usage_row import NO_FAILURE, Failure, Trace, UsageRow
 from hfs_providers.keys.leases import Lease
 
 if TYPE_CHECKING:
     from agno.models.message import Message
     from agno.models.response import ModelResponse
 
-    from hfs_providers.clients.cache import Clients
 
 _NO_KEYS: frozenset[str] = frozenset()
 _log = logging.getLogger("hfs_providers")
@@ -88,19 +87,14 @@ class Call(Attempt):
 
     An event loop keeps the contexts of cancelled timers and of open connections, and with them calls that ended long
     ago. So a call that has ended holds neither answers nor errors.
-
-    Args:
-        backend: the provider's.
-        options: how the call is made.
-        model_id: the model asked for.
     """
 
     __slots__ = (
+        "_affinity",
         "_attempts",
         "_began",
         "_cause",
         "_deadline",
-        "_id",
         "_lacking",
         "_refusals",
         "_retries",
@@ -109,29 +103,32 @@ class Call(Attempt):
         "_trial",
         "_tried",
         "backend",
-        "clients",
         "model_id",
         "options",
         "repeated",
+        "rules",
         "usage",
     )
 
-    def __init__(self, backend: Backend, options: CallOptions, model_id: str) -> None:
+    def __init__(self, backend: Backend, options: CallOptions, model_id: str, affinity: int | None = None) -> None:
         # As the base class does, without the call.
         self.responses = []
         self.learns = False
         self._records = None
+        outer = running.get()
+        # In a chain, its requests belong to the call of the chain.
+        self.trace = outer.trace if outer is not None else Trace()
         self.backend = backend
-        self.clients: Clients = backend.clients
         self.options = options
+        self.rules = backend.traits.errors
         self.model_id = model_id if options.explicit else backend.serving(model_id)
         self.usage: Any = None
         """The usage that a stream has reported so far: Agno's class, or `Counted`."""
         self.repeated = False
         """Whether there was more than one attempt."""
+        self._affinity = affinity
         self._deadline = backend.services.clock() + options.timeout
         # Nothing is made for what most calls never need.
-        self._id: str | None = None
         self._tried = _NO_KEYS
         self._lacking = _NO_KEYS
         self._refusals = _NO_REFUSALS
@@ -143,20 +140,13 @@ class Call(Attempt):
         self._text: list[str] | None = None
         self._cause: BaseException | None = None
 
-    @property
-    def id(self) -> str:
-        """What its events have in common."""
-        if self._id is None:
-            self._id = secrets.token_hex(8)
-        return self._id
-
     def acquire_nowait(self) -> Lease | None:
         """Lease the key of the next attempt if one is ready now and nothing restricts the choice; else None."""
         self._sent_at = None
         options = self.options
         if options.key_id is not None or self._refusals:
             return None
-        return self.backend.pool.acquire_nowait(self.model_id, options.estimated_tokens, self._tried)
+        return self.backend.pool.acquire_nowait(self.model_id, options.estimated_tokens, self._tried, self._affinity)
 
     def acquire(self) -> Lease:
         """Lease the key of the next attempt. Raises KeysExhaustedError."""
@@ -178,7 +168,8 @@ class Call(Attempt):
         # A key that refused this call is asked again only within the call's time. Otherwise a call would never end if
         # its provider is slow to refuse.
         exclude = self._tried if left > 0 or not self._refusals else self._tried.union(self._refusals)
-        return {"timeout": left, "exclude": exclude, "key_id": self.options.key_id, "trial": self._trial}
+        key_id, trial = self.options.key_id, self._trial
+        return {"timeout": left, "exclude": exclude, "key_id": key_id, "trial": trial, "affinity": self._affinity}
 
     def _left(self) -> float:
         """Seconds that the call may still wait for a key."""
@@ -194,6 +185,7 @@ class Call(Attempt):
         if self._attempts == 0:
             self._began = self._sent_at
         self._attempts += 1
+        self.trace.sent += 1
 
     def received(self, delta: ModelResponse, assistant_message: Message) -> None:
         """Note one step of a stream.
@@ -218,7 +210,7 @@ class Call(Attempt):
 
     def check_finished(self, bound: Any) -> None:
         """Raise if a stream ended without a finish reason. The SDKs do not notice that a body was cut off."""
-        if bound.__dict__.get("_hfs_finished") or not self.clients.detects_truncation:
+        if bound.__dict__.get("_hfs_finished") or not self.backend.clients.detects_truncation:
             return
         if not self._text:
             raise UnusableAnswerError("empty", "the stream ended with nothing in it")
@@ -232,7 +224,7 @@ class Call(Attempt):
             self.responses.clear()
         if self._cause is not None:
             self._cause = None
-            with settling(self.id):
+            with settling(self.trace.id):
                 for key_id in self._lacking:
                     # Another key has just served the model.
                     self.backend.pool.pause(key_id, self.model_id, _LACKING_PAUSE, "this key lacks the model")
@@ -241,17 +233,13 @@ class Call(Attempt):
         if self.options.in_chain:
             answering.set(lease.key_id)
         if lease.probe:
-            with settling(self.id):
+            with settling(self.trace.id):
                 lease.commit(charged)
         else:
             lease.commit(charged)
 
     def settle(self, lease: Lease, error: BaseException) -> float | None:
         """End the lease of a failed attempt.
-
-        Args:
-            lease: of the attempt.
-            error: what it raised.
 
         Returns:
             Seconds to wait before the next attempt. None if the provider did not fail: `error` is for the caller.
@@ -265,11 +253,11 @@ class Call(Attempt):
         self._cause = None
         verdict = self._verdict(lease, error)
         if verdict is None:
-            with settling(self.id):
+            with settling(self.trace.id):
                 self._abandoned(lease, error)
             return None
         self.backend.redactor.scrub_exception(error)
-        with settling(self.id):
+        with settling(self.trace.id):
             self._end(lease, verdict)
             pause = self._next(lease, verdict)
         if pause is None:
@@ -308,14 +296,12 @@ class Call(Attempt):
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
         redactor, secret = self.backend.redactor, lease.credential.secret
-        verdict = judge(error, self.backend.traits.errors)
+        verdict = judge(error, self.rules)
         if verdict.code in QUOTES_KEY and secret is not None and secret.quoted_in(verdict.message):
             verdict = replace(verdict, kind="dead", scope="key")
         code = verdict.code and redactor.scrub(verdict.code)
         verdict = replace(verdict, code=code, message=redactor.scrub(verdict.message))
-        if verdict.kind == "bad_request" and reads_as_overflow(verdict.message):
-            return replace(verdict, kind="context_overflow")
-        return verdict
+        return replace(verdict, kind="context_overflow") if reads_as_overflow(verdict) else verdict
 
     def _abandoned(self, lease: Lease, error: BaseException) -> None:
         if isinstance(error, GuidedRetry):
@@ -335,19 +321,21 @@ class Call(Attempt):
     def _end(self, lease: Lease, verdict: Verdict) -> None:
         sent = verdict.sent and self._sent_at is not None
         charged = self._estimate(lease) if self._text else 0
+        refusals = self._refusals.get(lease.key_id, 0)
+        cooldown = None
+        if verdict.kind == "rate_limited":
+            cooldown = key_cooldown(refusals, verdict.retry_after)
         if lease.probe:
             self._trial = False
         if sent:
             # Before the lease ends: whoever shares the key must find the request counted once it is not in flight.
-            self._record(lease, verdict.kind, self.usage, charged)
+            self._record(lease, verdict.kind, self.usage, charged, Failure(verdict.status, verdict.reason, cooldown))
         if verdict.kind == "rate_limited":
             # This call may ask it again after its cooldown.
-            refusals = self._refusals.get(lease.key_id, 0)
             self._refusals = {**self._refusals, lease.key_id: refusals + 1}
-            cooldown = key_cooldown(refusals, verdict.retry_after)
-            lease.rate_limited(cooldown, verdict.scope, verdict.code or "rate limited")
+            lease.rate_limited(cooldown, verdict.scope, verdict.reason)
         elif verdict.kind == "dead":
-            lease.dead(verdict.code or f"HTTP {verdict.status}", credits=verdict.credits)
+            lease.dead(verdict.reason, credits=verdict.credits)
             self._tried |= {lease.key_id}
         elif not sent:
             lease.release()
@@ -368,6 +356,8 @@ class Call(Attempt):
             return 0.0
         if verdict.retries and self._retries < self.options.max_retries:
             self._retries += 1
+            # The failure may be this key's alone.
+            self._affinity = None
             if verdict.kind == "transport" and self._retries == 1:
                 # A kept connection that the provider had closed meanwhile fails once, before anything is received.
                 return 0.0
@@ -399,32 +389,38 @@ class Call(Attempt):
     def _exhausted(self, error: PoolExhaustedError) -> NoReturn:
         exhausted = KeysExhaustedError(error)
         self.backend.services.emit(
-            Event("keys_exhausted", self.backend.provider, self.model_id, reason=error.describe(), call_id=self.id)
+            Event("keys_exhausted", self.backend.provider, self.model_id, reason=str(error), call_id=self.trace.id)
         )
         cause, self._cause = self._cause or error, None
         raise exhausted from cause
 
-    def _record(self, lease: Lease, outcome: str, usage: Counted | None, charged: int) -> None:
-        backend, credential = self.backend, lease.credential
+    def _record(
+        self, lease: Lease, outcome: str, usage: Counted | None, charged: int, failure: Failure = NO_FAILURE
+    ) -> None:
+        backend = self.backend
         row = UsageRow.of(
             backend.provider,
             self.model_id,
-            credential.id,
-            credential.fingerprint,
+            lease.credential,
             outcome,
-            counted=usage,
+            counted=usage if usage is None or type(usage) is Tokens else backend.traits.usage_fields.whole(usage),
             latency=time.perf_counter() - self._sent_at if self._sent_at is not None else 0.0,
             charged=charged,
+            call=self.trace,
+            failure=failure,
         )
-        backend.count(row)
-        backend.services.record(row, self)
+        self._write(row)
+
+    def _write(self, row: UsageRow) -> None:
+        self.backend.count(row)
+        self.backend.services.record(row)
 
     def _tell(self, lease: Lease, kind: EventKind, reason: str, pause: float) -> None:
         """Log and emit that the call goes on after a failed attempt."""
         backend = self.backend
         follows = f"retry in {pause:.1f} s" if kind == "call_retried" else "trying the next key"
-        said = (backend.provider, self.model_id, reason, lease.key_id, follows, self.id)
+        said = (backend.provider, self.model_id, reason, lease.key_id, follows, self.trace.id)
         _log.debug("%s/%s: %s with %s; %s [call %s]", *said)
         backend.services.emit(
-            Event(kind, backend.provider, self.model_id, lease.key_id, reason, pause, call_id=self.id)
+            Event(kind, backend.provider, self.model_id, lease.key_id, reason, pause, call_id=self.trace.id)
         )

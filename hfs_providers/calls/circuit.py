@@ -72,11 +72,7 @@ class Circuit:
             return True
 
     def succeed(self) -> bool:
-        """A call was answered: the circuit closes, and an outage ends.
-
-        Returns:
-            Whether there was an outage.
-        """
+        """A call was answered: the circuit closes, and an outage ends. Returns whether there was one."""
         with self._lock:
             closes = self._until is not None
             ended, self._outage = self._outage, False
@@ -86,21 +82,13 @@ class Circuit:
         return ended
 
     def pass_over(self) -> bool:
-        """A call went to another entry of its chain instead.
-
-        Returns:
-            Whether an outage begins with that. It lasts until a call is answered here.
-        """
+        """A call went to another entry of its chain. Returns whether an outage begins, which lasts until an answer."""
         with self._lock:
             began, self._outage = not self._outage, True
             return began
 
     def fail(self, reset: float | None = None) -> None:
-        """A call failed, and the provider was the cause.
-
-        Args:
-            reset: seconds after which the provider says that it is back, or None.
-        """
+        """A call failed, and the provider was the cause. It is back in `reset` seconds, if it says so."""
         with self._lock:
             self._failures += 1
             probed, self._probing = self._probing, False

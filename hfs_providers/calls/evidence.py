@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ MAX_MESSAGE = 2000
 
 _MAX_CHAIN = 20
 _MAX_BODY = 1_000_000
+_NO_SDKS = {"hfs_providers", "pydantic", "pydantic_core", "typing_extensions"}
 
 
 def evidence_of(link: BaseException, now: float) -> Evidence:
@@ -24,15 +26,7 @@ def evidence_of(link: BaseException, now: float) -> Evidence:
 def evidence_in(
     body: object, now: float, status: int | None, headers: Mapping[str, list[str]] | None = None, sdk: str = ""
 ) -> Evidence:
-    """What an answer shows.
-
-    Args:
-        body: of the answer, decoded.
-        now: wall clock, seconds since the epoch.
-        status: of the answer, or None.
-        headers: of the answer, by lower-case name.
-        sdk: the top-level module of the error's class.
-    """
+    """What an answer shows; `now` is the wall clock, `sdk` the top-level module of the error's class."""
     error = _innermost(body)
     if status is None or status < 400:
         # An error event inside a stream, or in the body of a 200: the body's own status is the true one.
@@ -62,7 +56,19 @@ def frames_of(link: BaseException) -> Iterator[tuple[str, str, Any]]:
 
 
 def type_of(link: BaseException) -> tuple[str, str]:
-    return type(link).__name__, str(type(link).__module__).partition(".")[0]
+    return type(link).__name__, root_of(type(link))
+
+
+def modules_of(model_class: type[Any]) -> frozenset[str]:
+    """The top-level modules of the classes that an Agno model class is written with: its SDK is among them."""
+    homes = [vars(sys.modules[base.__module__]) for base in model_class.__mro__ if base.__module__ in sys.modules]
+    known = {root_of(thing) for home in homes for thing in home.values() if isinstance(thing, type)}
+    return frozenset(known - {root_of(base) for base in model_class.__mro__} - sys.stdlib_module_names - _NO_SDKS)
+
+
+def root_of(kind: type[Any]) -> str:
+    """The top-level module of a class."""
+    return str(kind.__module__).partition(".")[0]
 
 
 def get(thing: object, name: str) -> Any:
@@ -120,7 +126,7 @@ def body_of(link: BaseException) -> object:
         if isinstance(value, (Mapping, list)):
             return value
         if isinstance(value, (str, bytes)) and len(value) <= _MAX_BODY:
-            value = _decoded(value)
+            value = decoded(value)
             if not isinstance(value, str):
                 return value
             # The openai SDK keeps of a body its `error` alone: where that is text, the code is in the whole one.
@@ -141,7 +147,8 @@ def _aws_error(response: Mapping[str, Any]) -> object:
     return {"error": {"code": code, "message": error.get("Message")}}
 
 
-def _decoded(value: str | bytes) -> object:
+def decoded(value: str | bytes) -> object:
+    """A body as JSON, or as text where it is none."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     if text.lstrip()[:1] not in ("{", "["):
         return text
@@ -164,13 +171,7 @@ def _innermost(body: object) -> Mapping[str, Any]:
 
 
 def message_of(evidence: Evidence, link: BaseException, more: Iterable[str] = ()) -> str:
-    """The provider's words.
-
-    Args:
-        evidence: read from `link`.
-        link: an error, whose own words are taken where the body has none.
-        more: paths of fields whose text is added.
-    """
+    """The provider's words with the texts at the paths `more`, or those of `link` where the body has none."""
     said = evidence.error.get("message") or evidence.error.get("error")
     body = evidence.body
     if not isinstance(said, str) or not said:

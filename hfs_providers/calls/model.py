@@ -15,23 +15,24 @@ from agno.models.base import Model
 from agno.models.message import Message
 from agno.models.response import ModelResponse
 
+from hfs_providers.calls.affinity import affinity_of_call
 from hfs_providers.calls.agno_retries import AgnoRetries, Seen
 from hfs_providers.calls.answers import OBSERVERS
 from hfs_providers.calls.backend import Backend, Rotation
+from hfs_providers.calls.budgeted_call import new_call
 from hfs_providers.calls.call import Call, KeyedAttempt
 from hfs_providers.calls.model_copies import KEY_FIELDS, Copies, fields_of
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.clients.async_generators import first_of
 from hfs_providers.clients.attempt import running
-from hfs_providers.contract.usage_row import Counted
+from hfs_providers.contract.usage_fields import Counted
 from hfs_providers.keys.leases import Lease
 
 
 def build_model(backend: Backend, model_id: str, options: CallOptions, arguments: Mapping[str, Any]) -> Model:
-    """A rotating model of the provider's Agno class, which gets the `arguments`.
+    """A rotating model of the provider's Agno class.
 
-    Raises:
-        TypeError: an argument that would go around the keys, or that the class does not know.
+    Raises TypeError for an argument that would go around the keys, or that the class does not know.
     """
     clients = backend.clients
     key_fields = KEY_FIELDS | {clients.client_field, clients.async_client_field}
@@ -63,7 +64,7 @@ class _Rotating(Copies, AgnoRetries):
     def invoke(
         self, messages: list[Message], assistant_message: Message, *args: Any, seen: Seen = None, **kwargs: Any
     ) -> ModelResponse:
-        call = self._begin(seen)
+        call = self._begin(seen, messages, kwargs)
         while True:
             with KeyedAttempt(call) as lease:
                 bound = self._bind(call, lease)
@@ -78,7 +79,7 @@ class _Rotating(Copies, AgnoRetries):
     async def ainvoke(
         self, messages: list[Message], assistant_message: Message, *args: Any, seen: Seen = None, **kwargs: Any
     ) -> ModelResponse:
-        call = self._begin(seen)
+        call = self._begin(seen, messages, kwargs)
         while True:
             async with KeyedAttempt(call) as lease:
                 bound = await self._abind(call, lease)
@@ -95,7 +96,7 @@ class _Rotating(Copies, AgnoRetries):
     def invoke_stream(
         self, messages: list[Message], assistant_message: Message, *args: Any, seen: Seen = None, **kwargs: Any
     ) -> Iterator[ModelResponse]:
-        call = self._begin(seen)
+        call = self._begin(seen, messages, kwargs)
         while True:
             with KeyedAttempt(call) as lease:
                 bound = self._bind(call, lease, stream=True)
@@ -125,7 +126,7 @@ class _Rotating(Copies, AgnoRetries):
     async def ainvoke_stream(
         self, messages: list[Message], assistant_message: Message, *args: Any, seen: Seen = None, **kwargs: Any
     ) -> AsyncIterator[ModelResponse]:
-        call = self._begin(seen)
+        call = self._begin(seen, messages, kwargs)
         while True:
             async with KeyedAttempt(call) as lease:
                 bound = await self._abind(call, lease, stream=True)
@@ -155,23 +156,28 @@ class _Rotating(Copies, AgnoRetries):
                     yield ModelResponse(response_usage=call.usage)
                 return
 
-    def _begin(self, seen: Seen) -> Call:
+    def _begin(self, seen: Seen, messages: list[Message], kwargs: dict[str, Any]) -> Call:
         if seen:
             raise seen.pop()
-        return Call(self._hfs.backend, self._hfs.options, self.id)
+        rotation = self._hfs
+        # A chain converts the messages for each of its models.
+        said = kwargs.pop("unconverted", messages)
+        session = getattr(kwargs.get("run_response"), "session_id", None)
+        affinity = affinity_of_call(rotation.options.affinity, said, kwargs.get("tools"), session)
+        return new_call(rotation.backend, rotation.options, self.id, affinity, messages, self.__dict__)
 
     def _bind(self, call: Call, lease: Lease, stream: bool = False) -> Any:
         """A copy for one attempt with the key of its lease; the request goes out now."""
         bound = self._copy_for(call, stream)
-        call.clients.bind(bound, lease.credential)
+        call.backend.clients.bind(bound, lease.credential)
         call.sending(lease)
         return bound
 
     async def _abind(self, call: Call, lease: Lease, stream: bool = False) -> Any:
         """As `_bind`, for the running event loop."""
         bound = self._copy_for(call, stream)
-        if not call.clients.bind_known(bound, lease.credential):
-            await call.clients.abind(bound, lease.credential)
+        if not call.backend.clients.bind_known(bound, lease.credential):
+            await call.backend.clients.abind(bound, lease.credential)
         call.sending(lease)
         return bound
 
@@ -223,11 +229,9 @@ class _Rotating(Copies, AgnoRetries):
 
 @cache
 def rotating_class(model_class: type[Model], answers: str) -> type[Model]:
-    """The rotating subclass of an Agno model class. It keeps the class's name, which Agno looks at.
+    """The rotating subclass of an Agno model class, whose name it keeps, because Agno looks at it.
 
-    Args:
-        model_class: of Agno.
-        answers: how its SDK's answers are looked at on their way: `Clients.answers`.
+    `answers` says how the answers of its SDK are looked at on their way: `Clients.answers`.
     """
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
     bound_class = type(model_class.__name__, (*OBSERVERS[answers], _Bound, model_class), dict(names))

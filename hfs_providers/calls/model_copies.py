@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hfs_providers.calls.backend import Rotation
 
-KEY_FIELDS = frozenset({"api_key", "client", "async_client"})
+KEY_FIELDS = frozenset({"api_key", "auth_token", "client", "async_client"})
 """Attributes of Agno's classes that hold a key, or what was made with one."""
 
 _SHARED = frozenset({"_hfs", "http_client", "response_format", "_tools", "_functions"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hfs_providers.calls.affinity import CONVERSATION
+
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
@@ -16,8 +18,13 @@ class CallOptions:
     max_retries: int = 5
     explicit: bool = True
     key_id: str | None = None
+    affinity: str | None = CONVERSATION
     in_chain: bool = False
     """The chain that the model is in asks who answered."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.affinity, str | None):
+            raise TypeError(f"affinity is a text or None, not a {type(self.affinity).__name__}")
 
     def arguments(self) -> dict[str, Any]:
         """What `get_model` takes to make them again."""
@@ -26,5 +33,6 @@ class CallOptions:
             "wait": self.wait,
             "timeout": self.timeout,
             "max_retries": self.max_retries,
+            "affinity": self.affinity,
             **({} if self.key_id is None else {"key_id": self.key_id}),
         }

@@ -61,15 +61,11 @@ def _text(value: object) -> str | None:
 
 
 def lower_headers(headers: object) -> dict[str, list[str]]:
-    """Headers by lower-case name, every value of a repeated one kept.
-
-    Args:
-        headers: a mapping, or any client's header object with `multi_items()` or `items()`.
-    """
+    """Headers by lower-case name, every value of a repeated one kept. They may be of any client, or a list of pairs."""
     found: dict[str, list[str]] = {}
     try:
         lister = getattr(headers, "multi_items", None) or getattr(headers, "items", None)
-        pairs: Iterable[Any] = lister() if callable(lister) else ()
+        pairs: Iterable[Any] = lister() if callable(lister) else headers if isinstance(headers, list) else ()
         for index, (name, value) in enumerate(pairs):
             if index >= _MAX_HEADERS:
                 break
@@ -92,8 +88,7 @@ def _believable(seconds: float) -> float | None:
 def parse_duration(value: object) -> float | None:
     """Seconds in a plain number (`3`, `0.5`) or a Go or protobuf duration (`1m2.5s`, `120ms`, `34.07s`).
 
-    Args:
-        value: a string or a number; None for anything else, and for what is negative, not finite or not a duration.
+    None for anything else, and for what is negative or not finite.
     """
     text = _text(value)
     if not text:
@@ -109,9 +104,7 @@ def parse_duration(value: object) -> float | None:
 def parse_retry_after(value: object, now: float) -> float | None:
     """Seconds in a Retry-After: an integer, a fraction, a duration or an HTTP date (a past one is 0).
 
-    Args:
-        value: the header. Of several values joined by commas the longest counts.
-        now: wall clock, seconds since the epoch.
+    Of several values joined by commas the longest counts.
     """
     text = _text(value)
     if not text:
@@ -136,12 +129,7 @@ def _until_date(text: str, now: float) -> float | None:
 
 
 def parse_reset(value: object, now: float) -> float | None:
-    """Seconds until a reset given as a duration, as seconds, or as an epoch in seconds or milliseconds.
-
-    Args:
-        value: the header.
-        now: wall clock, seconds since the epoch.
-    """
+    """Seconds until a reset given as a duration, as seconds, or as an epoch in seconds or milliseconds."""
     text = _text(value)
     if not text:
         return None
@@ -159,8 +147,6 @@ def wait_from_headers(headers: object, now: float, own: Collection[str] = ()) ->
     `x-ratelimit-remaining*` is 0 or absent: the others are about an allowance that is not used up. The longest wins.
 
     Args:
-        headers: a mapping or a client's header object.
-        now: wall clock, seconds since the epoch.
         own: names of headers that say the wait at this provider, in seconds, as a duration, an epoch or a date.
     """
     fields = lower_headers(headers)
@@ -224,7 +210,6 @@ def limits_from_headers(headers: object, names: Mapping[str, str] | None = None)
     another, so the provider's plugin says what it means.
 
     Args:
-        headers: a mapping or a client's header object.
         names: by lower-case header name, the limit that it shows (`rpm` to `tpd`).
     """
     from hfs_providers.contract.records import Limits  # only an answer needs it, an error does not

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import random
 
+from hfs_providers.keys.state import DEFAULT_COOLDOWN
+
 _FIRST_COOLDOWN = 0.1
 _FIRST_PAUSE = 0.5
 _LONGEST = 8.0
 
 
 def retry_pause(retry: int, retry_after: float | None) -> float:
-    """Seconds before a transient failure is retried.
-
-    Args:
-        retry: the number of the retry, from 1.
-        retry_after: seconds that the provider named, or None.
-    """
+    """Seconds before a transient failure is retried for the `retry`-th time, at least as the provider says."""
     pause = min(_LONGEST, _FIRST_PAUSE * 2.0 ** (retry - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  jitter
     return pause if retry_after is None else min(max(pause, retry_after), _LONGEST)
 
 
-def key_cooldown(refusals: int, retry_after: float | None) -> float | None:
+def key_cooldown(refusals: int, retry_after: float | None) -> float:
     """Seconds for which a limited key cools down: as the provider says, but longer each time if that is too short.
 
     Args:
         refusals: how often the key has refused this call before.
         retry_after: seconds that the provider named. With `Retry-After: 0` alone, the call would ask without a pause.
     """
-    return None if retry_after is None else max(retry_after, min(_LONGEST, _FIRST_COOLDOWN * 2.0**refusals))
+    if retry_after is None:
+        return DEFAULT_COOLDOWN
+    return max(retry_after, min(_LONGEST, _FIRST_COOLDOWN * 2.0**refusals))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from hfs_providers.calls.retry_after import limits_from_headers
 from hfs_providers.contract.environment import env_name
@@ -21,7 +23,6 @@ class ShownLimits:
     Limits that the user sets are final. Headers may add to those of a plugin what it leaves open.
 
     Args:
-        config: the provider's configuration.
         published: the plugin's own limits, by model id or glob.
         names: by lower-case header name, the limit that it shows: `KeyedProvider.limit_headers`.
     """
@@ -30,27 +31,34 @@ class ShownLimits:
         self._config = config
         self._published = published
         self._names = names
-        self._filled: dict[tuple[str, str], Limits] = {}
+        # Asked for each of maybe thousands of keys.
+        self._of_all = functools.lru_cache(256)(functools.partial(_match, config.limits))
         self._reported: set[str] = set()
 
     def of(self, model_id: str, key_id: str) -> Limits | None:
-        """The limits of a model on a key, or None if neither plugin nor user names any."""
-        return self._filled.get((model_id, key_id)) or limits_of(self._config, model_id, key_id)
+        """The limits of a model on a key, or None if neither plugin nor user names any. Those of the key come first."""
+        own = self._config.key_limits.get(key_id)
+        found = _match(own, model_id) if own else None
+        return found if found is not None else self._of_all(model_id)
+
+    def merge(self, known: Limits | None, shown: Limits) -> Limits:
+        """What holds if those limits are known and answers have shown these."""
+        if known is None:
+            return shown
+        if not self._open(known):
+            return known
+        missing: dict[str, Any] = {name: value for name, value in _numbers(shown) if getattr(known, name) is None}
+        return replace(known, **missing)
 
     def learn(self, pool: KeyPool, model_id: str, key_id: str, headers: object) -> None:
         """Tell the pool the limits that an answer's headers show of a model and a key."""
-        known = limits_of(self._config, model_id, key_id)
-        if known is not None and (known.shared or not any(known is each for each in self._published.values())):
-            return
-        shown = limits_from_headers(headers, self._names)
+        known = self.of(model_id, key_id)
+        shown = limits_from_headers(headers, self._names) if known is None or self._open(known) else None
         if shown is None:
             return
-        if known is None:
-            pool.learn(model_id, key_id, shown)
-            return
-        shown_numbers = {name: value for name in LIMIT_NAMES if (value := getattr(shown, name)) is not None}
-        missing = {name: value for name, value in shown_numbers.items() if getattr(known, name) is None}
-        others = {name: value for name, value in shown_numbers.items() if getattr(known, name) not in (None, value)}
+        others = [
+            f"{name}={value}" for name, value in _numbers(shown) if getattr(known, name, None) not in (None, value)
+        ]
         if others and model_id not in self._reported:
             self._reported.add(model_id)
             _log.info(
@@ -58,18 +66,19 @@ class ShownLimits:
                 "says otherwise",
                 self._config.name,
                 model_id,
-                ", ".join(f"{name}={value}" for name, value in others.items()),
+                ", ".join(others),
                 env_name(self._config.name),
             )
-        if missing:
-            self._filled[model_id, key_id] = replace(known, **missing)
-            pool.invalidate_limits(model_id)
+        pool.learn(model_id, key_id, shown)
+
+    def _open(self, known: Limits) -> bool:
+        """Whether answers may add to limits."""
+        return not known.shared and any(known is each for each in self._published.values())
 
 
-def limits_of(config: ProviderConfig, model_id: str, key_id: str) -> Limits | None:
-    """The limits that a provider's configuration sets for a model on a key. Those of the key come first."""
-    for table in (config.key_limits.get(key_id, {}), config.limits):
-        for pattern, limits in table.items():
-            if fnmatch.fnmatchcase(model_id, pattern):
-                return limits
-    return None
+def _numbers(limits: Limits) -> list[tuple[str, int]]:
+    return [(name, value) for name in LIMIT_NAMES if (value := getattr(limits, name)) is not None]
+
+
+def _match(table: Mapping[str, Limits], model_id: str) -> Limits | None:
+    return next((limits for pattern, limits in table.items() if fnmatch.fnmatchcase(model_id, pattern)), None)

@@ -1,7 +1,7 @@
 """What a failed call means: for the key, for the call, and for the model id.
 
 The provider's own code or reason decides, then the HTTP status, never words in a message: a message may quote the
-user, a tool or another error. What a provider's codes mean is data of its plugin (`ErrorRules`); `verdict_rules` has
+user, a tool or another error. What a provider's codes mean is data of its plugin (`ErrorRules`); `common_codes` has
 what many servers share. `docs/verdicts.md` has a row for each case, tested.
 
 Nothing is imported to look at an error: SDK and transport errors are known by the modules that their types come from
@@ -16,6 +16,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hfs_providers.calls.common_codes import meaning_of
+from hfs_providers.calls.error_types import (
+    ANSWERED,
+    LOCAL_TRANSPORT,
+    READ_FAILURES,
+    READERS,
+    STDLIB_TRANSPORT,
+    TRANSPORT,
+    TRANSPORT_ROOTS,
+    UNREADABLE,
+)
 from hfs_providers.calls.evidence import (
     as_int,
     as_mapping,
@@ -30,18 +41,6 @@ from hfs_providers.calls.evidence import (
     words_of,
 )
 from hfs_providers.calls.retry_after import parse_duration, wait_from_headers, wait_in
-from hfs_providers.calls.verdict_names import (
-    ANSWERED,
-    LOCAL_TRANSPORT,
-    READ_FAILURES,
-    READERS,
-    SDK_ROOTS,
-    STDLIB_TRANSPORT,
-    TRANSPORT,
-    TRANSPORT_ROOTS,
-    UNREADABLE,
-)
-from hfs_providers.calls.verdict_rules import meaning_of
 from hfs_providers.contract.error_rules import NO_RULES, ErrorRules, Evidence, Kind, Meaning, Scope
 
 ROTATING: frozenset[Kind] = frozenset({"rate_limited", "dead"})
@@ -49,6 +48,9 @@ ROTATING: frozenset[Kind] = frozenset({"rate_limited", "dead"})
 
 RETRYABLE: frozenset[Kind] = frozenset({"overloaded", "server_error", "transport", "empty"})
 """The same may succeed later, with the same key."""
+
+
+_REFUSED = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class Verdict:
     sent: bool = True
 
     @property
+    def reason(self) -> str:
+        """Why, in the provider's own code or without words of others: nothing that a caller sent is in it."""
+        return self.code or (f"HTTP {self.status}" if self.status and self.status >= _REFUSED else self.kind)
+
+    @property
     def rotates(self) -> bool:
         """Whether another key may do, at once."""
         return self.kind in ROTATING
@@ -91,13 +98,7 @@ _WAITS: frozenset[Kind] = frozenset({"rate_limited", "overloaded", "server_error
 
 
 def judge(error: BaseException, rules: ErrorRules = NO_RULES, *, now: Callable[[], float] = time.time) -> Verdict:
-    """What the error of a call means. Never raises, whatever it is given.
-
-    Args:
-        error: what a model's call raised.
-        rules: what the plugin of the provider says about errors: `KeyedProvider.errors`.
-        now: wall clock, seconds since the epoch, for waits that are given as an instant.
-    """
+    """What the error of a call means, by the rules of its provider's plugin. Never raises, whatever it is given."""
     try:
         return _Judge(rules, now).verdict(error)
     except Exception:  # a hostile object: it says nothing about a provider
@@ -114,7 +115,7 @@ class _Judge:
     def __init__(self, rules: ErrorRules, now: Callable[[], float]) -> None:
         self._rules = rules
         self._now = now
-        self._sdks = SDK_ROOTS.union(rules.modules)
+        self._sdks = frozenset(rules.modules)
         self._remote = self._sdks | TRANSPORT_ROOTS
         self._readers = READERS.union(rules.readers)
 
@@ -124,6 +125,9 @@ class _Judge:
             given = get(link, "verdict")
             if isinstance(given, Verdict):
                 return given
+            shown = get(link, "evidence")
+            if isinstance(shown, Evidence):
+                return self._of_answer(shown, link)
             name, root = type_of(link)
             if name == "ContextWindowExceededError":
                 # Agno reads a provider's code (or its words) and says so by this type.
@@ -149,6 +153,10 @@ class _Judge:
             return self._of_unreadable(link, name, root)
         if self._answered(link, root):
             return self._of_answer(evidence_of(link, self._now()), link)
+        return self._of_type(link, name, root)
+
+    def _of_type(self, link: BaseException, name: str, root: str) -> Verdict | None:
+        """What an error says that brings no answer: by its type alone."""
         if root in self._sdks and (meaning := self._rules.exceptions.get(name)):
             return self._verdict(meaning, None, None, words_of(link))
         if isinstance(link, STDLIB_TRANSPORT) and root == "builtins" and self._beneath_transport(link):

@@ -14,6 +14,7 @@ from contextvars import ContextVar, Token
 from typing import Any
 
 from hfs_providers.contract.redaction import Redactor
+from hfs_providers.contract.usage_row import Trace
 
 _LOGGERS = ("agno", "agno-team", "agno-workflow")
 
@@ -21,9 +22,11 @@ _LOGGERS = ("agno", "agno-team", "agno-workflow")
 class Attempt:
     """Enter it around each step that may log or open a response. It can be entered many times, but not nested."""
 
-    __slots__ = ("_records", "_token", "learns", "responses")
+    __slots__ = ("_records", "_token", "learns", "responses", "trace")
 
-    def __init__(self) -> None:
+    def __init__(self, trace: Trace | None = None) -> None:
+        self.trace = trace or Trace()
+        """The call that the requests sent in it belong to."""
         self.responses: list[Any] = []
         """Open responses and, if it `learns` from their headers, those that were read to their end."""
         self.learns = False

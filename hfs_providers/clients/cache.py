@@ -7,14 +7,17 @@ The SDKs' own retries are off: the rotating model owns retrying. An SDK client i
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfs_providers.clients.sdk_retries import turn_off_retries
 from hfs_providers.clients.transports import EACH, backend_of, noting, refuse_cookies, spread
+from hfs_providers.contract.error_rules import ErrorRules
 from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import Credential, ProviderConfig
@@ -25,15 +28,13 @@ if TYPE_CHECKING:
 _MOST_CLIENTS = 4096
 """SDK clients kept for a provider and loop; beyond it the oldest is dropped (a new one costs well below 1 ms)."""
 
+_PLAIN = ProviderTraits("", "")
+
 
 class Clients:
     """SDK clients by key, and what differs between SDKs: a plugin whose SDK is unlike any known here subclasses it.
 
     By itself it is for a model class that takes no shared transport: each key keeps a client of its own.
-
-    Args:
-        provider: the plugin's data.
-        config: its configuration.
     """
 
     settings: tuple[str, ...] = ("base_url", "timeout", "default_headers", "default_query", "client_params")
@@ -52,6 +53,10 @@ class Clients:
     """How a broken answer is recognised: not at all; by the `choices` or `candidates` that the SDK's pydantic models
     have; or by calling `usable` and `ends`."""
 
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """What the providers of this SDK have in common, by field of `KeyedProvider` (such as `usage_fields`). It is used
+    if a plugin does not set the field; `errors` are added to those of the plugin."""
+
     def __init__(self, provider: ProviderTraits, config: ProviderConfig) -> None:
         self.provider = provider
         self.config = config
@@ -69,6 +74,20 @@ class Clients:
         self._context: ssl.SSLContext | None = None
         self._unused = False
         self._retired: list[_LoopClients] = []
+
+    @classmethod
+    def complete(cls, traits: ProviderTraits) -> ProviderTraits:
+        """The data of a provider, with the `defaults`."""
+        more = {name: value for name, value in cls.defaults.items() if getattr(traits, name) == getattr(_PLAIN, name)}
+        if isinstance(own := cls.defaults.get("errors"), ErrorRules):
+            more["errors"] = traits.errors.over(own)
+        if not more:
+            return traits
+        # Not `replace`: a subclass of the record may be made in another way.
+        completed = copy.copy(traits)
+        for name, value in more.items():
+            object.__setattr__(completed, name, value)
+        return completed
 
     def bind(self, bound: Any, credential: Credential) -> None:
         """Give `bound`, a model of one call, the sync client of a key."""
@@ -142,11 +161,7 @@ class Clients:
             transport.close()
 
     def tls_context(self, backend: Any) -> ssl.SSLContext:
-        """The provider's TLS context: making one takes 25 ms, and all providers cannot share it (ALPN is set on it).
-
-        Args:
-            backend: the module httpx or httpx2.
-        """
+        """The TLS context for httpx or httpx2: one a provider (it takes 25 ms), not one for all (ALPN is set on it)."""
         with self._lock:
             if self._context is None:
                 self._context = backend.create_ssl_context()

@@ -9,14 +9,7 @@ from hfs_providers.clients.cache import Clients
 
 
 def family_of(client: str | type[Clients]) -> type[Clients]:
-    """The class that `KeyedProvider.client` means.
-
-    Args:
-        client: `own`, one of `hfs_providers.families.FAMILIES`, a class, or a class's `module:name`.
-
-    Raises:
-        TypeError: it means no subclass of `Clients`.
-    """
+    """The class that `KeyedProvider.client` means. Raises TypeError if that is no subclass of `Clients`."""
     known: Mapping[str, str] = importlib.import_module("hfs_providers.families").FAMILIES
     found: object = Clients if client == "own" else client
     if isinstance(found, str):

@@ -11,12 +11,8 @@ from typing import Any
 
 
 def turn_off_retries(client: Any) -> None:
-    """Let an SDK's client send each request once.
-
-    Args:
-        client: of an SDK; it is changed.
-    """
-    # Anthropic, Together and others of the OpenAI family; Cohere; clients over azure-core.
+    """Let an SDK's client send each request once."""
+    # The OpenAI family; clients with a wrapper of their own; clients over azure-core.
     _zero(client, "max_retries")
     _zero(_at(client, "_client_wrapper", "httpx_client"), "base_max_retries")
     _zero(_at(client, "_config", "retry_policy"), "total_retries")

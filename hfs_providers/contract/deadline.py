@@ -26,7 +26,6 @@ def within_deadline(
     that hangs must not hold up the others.
 
     Args:
-        calls: by label, what to call.
         seconds: for how long all of them may take, from the start of the last.
         head_start: seconds for which the next one waits for each to end: so quick calls run one at a time.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal[
@@ -65,11 +65,7 @@ class Evidence:
     now: float
 
     def values(self, path: str) -> list[Any]:
-        """What is at a path of the error object, as `metadata.error_type`; each item of a list is looked into.
-
-        Args:
-            path: names of fields, joined by dots.
-        """
+        """What is at a path of the error object, as `metadata.error_type`; each item of a list is looked into."""
         found: list[Any] = [self.error]
         for name in path.split("."):
             inner = [item.get(name) for item in found if isinstance(item, Mapping)]
@@ -118,6 +114,27 @@ class ErrorRules:
     message_fields: Sequence[str] = ()
     modules: Collection[str] = ()
     readers: Collection[str] = ()
+
+    def over(self, base: ErrorRules) -> ErrorRules:
+        """These rules, with those of `base` for what they do not know."""
+        return replace(
+            self,
+            decide=self.decide or base.decide,
+            fields={**base.fields, **self.fields},
+            codes={**base.codes, **self.codes},
+            statuses={**base.statuses, **self.statuses},
+            exceptions={**base.exceptions, **self.exceptions},
+            wait_headers=(*self.wait_headers, *base.wait_headers),
+            wait_fields=(*self.wait_fields, *base.wait_fields),
+            header_fields=(*self.header_fields, *base.header_fields),
+            message_fields=(*self.message_fields, *base.message_fields),
+            modules=frozenset(self.modules).union(base.modules),
+            readers=frozenset(self.readers).union(base.readers),
+        )
+
+    def with_modules(self, modules: Collection[str]) -> ErrorRules:
+        """These rules for the errors of further modules."""
+        return replace(self, modules=frozenset(self.modules).union(modules))
 
 
 NO_RULES = ErrorRules()

@@ -8,7 +8,7 @@
     |- ForwardingError: MissingDriverError (also ImportError)
     `- SettingsError: MissingKeyError (also ValueError)
 
-`model_errors` holds those that are also Agno's `ModelProviderError`.
+`calls/model_errors.py` holds those that are also Agno's `ModelProviderError`.
 
 Each says what failed, for whom, and the command or variable that fixes it. Each carries fields, can be pickled and
 holds no key.
@@ -82,12 +82,7 @@ class ProviderError(HfsProvidersError):
 
 
 class UnknownProviderError(ProviderError, ValueError):
-    """A name that no installed plugin has.
-
-    Args:
-        provider: the name that was given.
-        installed: the names of the installed plugins.
-    """
+    """A name that no installed plugin has."""
 
     def __init__(self, provider: str, installed: Sequence[str]) -> None:
         # What is too long for a name may be a key that was put in the wrong place.
@@ -101,13 +96,7 @@ class UnknownProviderError(ProviderError, ValueError):
 
 
 class ProviderUnavailableError(ProviderError, ValueError):
-    """A provider that is installed but cannot be used: not configured, or its wrapper failed to build.
-
-    Args:
-        provider: its name.
-        reasons: why.
-        remedy: what fixes it, if known.
-    """
+    """A provider that is installed but cannot be used: not configured, or its wrapper failed to build."""
 
     def __init__(self, provider: str, reasons: Sequence[str], remedy: str | None = None) -> None:
         self.provider = provider
@@ -121,13 +110,10 @@ class PoolExhaustedError(ProviderError):
     """No key of a provider can be leased for a model within the time given.
 
     Args:
-        provider: its name.
-        model_id: the model asked for.
         total, limited, cooling, dead, tried: how many keys there are and why none will do (`tried`: ready, but already
             used by this very call).
         free_in: seconds until the next key can be free, or None where none can.
-        waited: whether the caller was willing to wait.
-        timeout: for how long, in seconds.
+        timeout: for how many seconds the caller was willing to wait.
     """
 
     def __init__(
@@ -141,7 +127,6 @@ class PoolExhaustedError(ProviderError):
         dead: int = 0,
         tried: int = 0,
         free_in: float | None = None,
-        waited: bool = True,
         timeout: float = 0.0,
     ) -> None:
         self.provider = provider
@@ -152,12 +137,11 @@ class PoolExhaustedError(ProviderError):
         self.dead = dead
         self.tried = tried
         self.free_in = free_in
-        self.waited = waited
         self.timeout = timeout
-        super().__init__(self.describe())
+        super().__init__(provider, model_id)
 
-    def describe(self) -> str:
-        """The state of the keys in one sentence."""
+    def __str__(self) -> str:
+        # Made when it is read: most of these errors are caught, and a sentence takes as long as finding no key.
         if self.total == 0:
             upper = env_name(self.provider)
             return f"{self.provider} has no keys. Set NUM_{upper} and {upper}_API_KEY_1 and so on"
@@ -180,13 +164,7 @@ class PoolExhaustedError(ProviderError):
 
 
 class MissingSdkError(ProviderError, ImportError, ValueError):
-    """A provider whose SDK is not installed.
-
-    Args:
-        provider: its name.
-        distribution: the SDK's distribution.
-        install: the command that installs it.
-    """
+    """A provider whose SDK is not installed; `install` is the command that installs it."""
 
     def __init__(self, provider: str, distribution: str, install: str) -> None:
         self.provider = provider
@@ -196,13 +174,7 @@ class MissingSdkError(ProviderError, ImportError, ValueError):
 
 
 class StoreError(HfsProvidersError):
-    """A file for usage and key state that cannot be used. The library continues without it.
-
-    Args:
-        path: of the file.
-        reason: what is wrong with it.
-        remedy: what fixes it.
-    """
+    """A file for usage and key state that cannot be used. The library continues without it."""
 
     def __init__(self, path: object, reason: str, remedy: str = "") -> None:
         self.path = str(path)
@@ -216,8 +188,6 @@ class ForwardingError(HfsProvidersError):
 
     Args:
         target: its name without the password, or the variable if its URL cannot be read.
-        reason: what is wrong.
-        remedy: what fixes it.
     """
 
     def __init__(self, target: str, reason: str, remedy: str) -> None:
@@ -236,12 +206,7 @@ class SettingsError(HfsProvidersError):
 
 
 class MissingKeyError(SettingsError, ValueError):
-    """A provider was asked for, but the environment has no key for it.
-
-    Args:
-        provider: its name.
-        variables: the variables that would configure it.
-    """
+    """A provider was asked for, but the environment has no key for it; `variables` would configure it."""
 
     def __init__(self, provider: str, variables: Sequence[str]) -> None:
         self.provider = provider

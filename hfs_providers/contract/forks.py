@@ -38,6 +38,8 @@ class ForkPhase(IntEnum):
     """A child forwards rows with threads and connections of its own."""
     LEDGERS = 7
     """A child shares keys as a process of its own: its pools are joined again."""
+    WATCHES = 8
+    """A child reads the files with keys again with a thread of its own."""
 
 
 class _Hooks(NamedTuple):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 
 def lazy_exports(
-    module: str, homes: Mapping[str, str], *, changing: Container[str] = ()
+    module: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a module that exports names of others.
 
@@ -19,7 +19,6 @@ def lazy_exports(
     Args:
         module: `__name__` of the exporting module.
         homes: the names that it exports, separated by blanks, by the module that defines them.
-        changing: names whose value is asked for anew each time.
     """
     home_of = {name: home for home, names in homes.items() for name in names.split()}
 
@@ -28,8 +27,7 @@ def lazy_exports(
         if home is None:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         value = getattr(import_module(home), name)
-        if name not in changing:
-            setattr(sys.modules[module], name, value)
+        setattr(sys.modules[module], name, value)
         return value
 
     return load, lambda: sorted(home_of), sorted(home_of)

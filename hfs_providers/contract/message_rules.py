@@ -13,12 +13,7 @@ _CALL_FIELDS = ("id", "type", "function")
 
 
 def plain_tool_calls(model_id: str, calls: ToolCalls) -> ToolCalls:
-    """Tool calls without further fields: servers of the OpenAI family refuse those that they do not know.
-
-    Args:
-        model_id: the model that they are sent to.
-        calls: not written to.
-    """
+    """Tool calls without further fields: servers of the OpenAI family refuse those that they do not know."""
     return [{name: call[name] for name in _CALL_FIELDS if name in call} for call in calls]
 
 

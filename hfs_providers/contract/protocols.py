@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from hfs_providers.contract.error_rules import ErrorRules
+from hfs_providers.contract.http_api import Endpoint, HttpApi
 from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
-from hfs_providers.contract.records import CONTRACT_VERSION, Limits, ModelDefault, Requirement
+from hfs_providers.contract.records import CONTRACT_VERSION, Credential, Limits, ModelDefault, Requirement
+from hfs_providers.contract.usage_fields import COMMON_FIELDS, UsageFields
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +36,11 @@ class ProviderTraits:
     proof: str = "completion"
     model_params: Mapping[str, Any] = field(default_factory=dict)
     stream_params: Mapping[str, Any] = field(default_factory=dict)
+    usage_fields: UsageFields = COMMON_FIELDS
     errors: ErrorRules = field(default_factory=ErrorRules)
     messages: MessageRules = ANY_MESSAGES
+    price_id: str | None = None
+    http: HttpApi = field(default_factory=HttpApi)
     hfs_contract: int = CONTRACT_VERSION
 
     @property
@@ -45,24 +50,22 @@ class ProviderTraits:
             return None
         return Requirement(self.sdk, self.sdk_module or self.sdk.replace("-", "_"), self.install)
 
+    def http_path(self, endpoint: Endpoint) -> str | None:
+        """What is added to the base URL for an endpoint, or None if the provider does not have it."""
+        if endpoint == "messages":
+            return self.http.messages
+        offered = self.openai_path is not None and endpoint in self.http.openai
+        return f"{self.openai_path}/{endpoint}" if offered else None
+
 
 class KeptCircuit(Protocol):
     """A circuit breaker whose state outlives the process."""
 
     def dump(self, wall: float) -> Mapping[str, object] | None:
-        """An open circuit as plain data for JSON, or None for one that is closed.
-
-        Args:
-            wall: seconds since the epoch.
-        """
+        """An open circuit as plain data for JSON, or None for one that is closed. `wall` is the time now."""
 
     def load(self, state: Mapping[str, object], wall: float) -> None:
-        """Open a closed circuit as `dump` said. Data that cannot be read is ignored.
-
-        Args:
-            state: what `dump` returned.
-            wall: seconds since the epoch.
-        """
+        """Open a closed circuit as `dump` said. Data that cannot be read is ignored. `wall` is the time now."""
 
 
 @runtime_checkable
@@ -82,3 +85,25 @@ class KeepsCircuits(Protocol):
 
     def retire_model(self, model_id: str, successor: str) -> None:
         """Take over that the provider no longer has a model. Ignored where another model follows it by now."""
+
+
+@runtime_checkable
+class ChangesKeys(Protocol):
+    """A wrapper, or a pool, that takes keys in and lets others go while it is used.
+
+    A plugin's own wrapper need not have the method, if its pool is a `KeyPool`.
+    """
+
+    def change_keys(
+        self, joining: Sequence[Credential], leaving: Collection[str] = (), state: Mapping[str, object] | None = None
+    ) -> None:
+        """Take in keys and let others go. Calls that use one of these end as usual.
+
+        Args:
+            joining: keys; one may have the id of a key that leaves.
+            leaving: ids of keys; what is no key is ignored.
+            state: what is known of those that join, as `Pool.load` takes it.
+
+        Raises:
+            ValueError: a key that joins has the id of one that stays.
+        """

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hfs_providers.contract.secret import Secret
@@ -48,14 +46,16 @@ class Credential:
     """One key, or one endpoint of a keyless provider.
 
     Args:
-        id: `provider#n`, with `n` as in the environment.
+        id: `provider#n`, with `n` as in the environment, or `provider@fingerprint` for a key of a list.
         secret: the key, or None for a keyless provider.
         params: what `X_<PARAM>_n` said, by lower-case parameter (`account`, `region`, `endpoint`).
+        source: where the key comes from: the name of a variable, or the path of a file.
     """
 
     id: str
     secret: Secret | None
     params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    source: str = field(default="", repr=False, compare=False)
     fingerprint: str = field(init=False, repr=False, compare=False)
     """The secret's fingerprint, or `keyless`."""
 
@@ -136,7 +136,6 @@ class ProviderConfig:
     """What `configure_env` makes of an environment. A problem in it is data: nothing is raised for bad input.
 
     Args:
-        name: the provider's name.
         credentials: the usable keys, in the order of the environment.
         declared: `NUM_X`, or None where it is not set or not an integer.
         expected: `EXPECTED_X`, or None.
@@ -147,7 +146,7 @@ class ProviderConfig:
         windows: context windows in tokens, by model id or glob.
         aggregator: whether the provider routes to other providers (and retries transport errors itself).
         requirement: the SDK, or None where none is needed.
-        problems: what was wrong in the environment.
+        key_file: the file that `X_API_KEYS_FILE` names; its keys may change while a process runs.
         configured: False where the provider cannot be built from this environment.
     """
 
@@ -163,6 +162,7 @@ class ProviderConfig:
     aggregator: bool = False
     requirement: Requirement | None = None
     problems: Sequence[Problem] = ()
+    key_file: str | None = None
     configured: bool = False
 
 
@@ -171,8 +171,6 @@ class KeyStatus:
     """The state of one key, or of one key for one model.
 
     Args:
-        id: the key's id.
-        fingerprint: the key's fingerprint.
         state: `ready`, `limited` (its own allowance is used up), `cooling` (told to wait) or `dead`.
         reason: why it is not ready.
         free_in: seconds until it can be tried again, or None where that is not known.
@@ -251,8 +249,6 @@ class KeyProbe:
     """What trying one key for real has shown.
 
     Args:
-        id: the key's id.
-        fingerprint: the key's fingerprint.
         outcome: `works`, `limited` (it lives and has to wait), `dead`, or `unknown` where the answer, or that there
             was none, says nothing about the key.
         reason: why it does not work. Never a key.
@@ -275,10 +271,14 @@ EventKind = Literal[
     "key_cooling",
     "key_dead",
     "key_revived",
+    "key_joined",
+    "key_left",
     "key_rotated",
+    "limits_learned",
     "call_retried",
     "model_replaced",
     "keys_exhausted",
+    "budget_exceeded",
     "fallback_activated",
     "primary_restored",
     "transport_recovered",
@@ -317,18 +317,10 @@ class Event:
     call_id: str | None = None
 
 
-class Identified(Protocol):
-    """Something with an id of its own."""
-
-    @property
-    def id(self) -> str:
-        """The id."""
-
-
-def call_finished(row: UsageRow, call: Identified | None) -> Event:
-    """The event of one request that was sent, and of the call that it belongs to."""
+def call_finished(row: UsageRow) -> Event:
+    """The event of one request that was sent."""
     given = (row.provider, row.model, row.key_id, row.outcome, row.latency, row, row.at)
-    return Event("call_finished", *given, call.id if call is not None else None)
+    return Event("call_finished", *given, row.call_id or None)
 
 
 class Services(Protocol):
@@ -342,16 +334,15 @@ class Services(Protocol):
     def rebuild(self) -> Callable[..., Any] | None:
         """A module-level `get_model` that makes the same model in another process; None where none can."""
 
+    @property
+    def budgets(self) -> Any:
+        """What may be spent, a `hfs_providers.money.budgets.Budgets`; None without limits."""
+
     def emit(self, event: Event) -> None:
         """Tell the observers. Never raises."""
 
-    def record(self, row: UsageRow, call: Identified | None = None) -> None:
-        """Write down one request that was sent. Never blocks on a disk or a network, never raises.
-
-        Args:
-            row: the request.
-            call: that it belongs to; its id is asked for only where somebody observes.
-        """
+    def record(self, row: UsageRow) -> None:
+        """Write down one request that was sent. Never blocks on a disk or a network, never raises."""
 
 
 class Pool(Protocol):
@@ -412,8 +403,8 @@ class Wrapper(Protocol):
             wait, timeout: whether to wait for a key, and for how many seconds per call.
             max_retries: retries of transient failures per call.
             request_timeout: seconds, for the SDK.
-            agno_kwargs: arguments of the Agno model class; and `key_id` and `model_params`, where they are given to
-                `ProviderManager.get_model`.
+            agno_kwargs: arguments of the Agno model class; and `key_id`, `affinity` and `model_params`, where they are
+                given to `ProviderManager.get_model`.
         """
 
     def list_models(self) -> Sequence[str]:
@@ -430,17 +421,3 @@ class Wrapper(Protocol):
 
     def close(self) -> None:
         """Close clients. Safe to call twice."""
-
-
-def sdk_version(requirement: Requirement | None) -> str | None:
-    """The version of the installed SDK, or None where it is missing. Imports nothing of it.
-
-    A module without metadata (vendored, or on the path) counts as present, version unknown.
-    """
-    if requirement is None:
-        return "none needed"
-    try:
-        return metadata.version(requirement.distribution)
-    except metadata.PackageNotFoundError:
-        top = requirement.module.partition(".")[0]
-        return "unknown" if top == requirement.module and importlib.util.find_spec(top) is not None else None

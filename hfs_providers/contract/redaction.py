@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from os.path import commonprefix
 
 from hfs_providers.contract.records import Credential
 from hfs_providers.contract.secret import Secret
@@ -33,12 +34,21 @@ class Redactor:
     """
 
     def __init__(self, keys: Iterable[tuple[str, Secret]] = ()) -> None:
-        known = sorted(
-            ((secret.reveal(), key_id) for key_id, secret in keys if len(secret.reveal()) >= _SHORTEST_KEY),
-            key=lambda pair: -len(pair[0]),
-        )
-        self._ids = dict(known)
-        self._pattern = re.compile("|".join(re.escape(value) for value, _ in known)) if known else None
+        self._ids: dict[str, str] = {}
+        # Not one regular expression: of thousands of keys, it would take seconds to compile.
+        self._begin = ""
+        self._starts: set[str] = set()
+        self._lengths: list[int] = []
+        self.add(keys)
+
+    def add(self, keys: Iterable[tuple[str, Secret]]) -> None:
+        """Replace these keys, too, from now on. Other threads may call `scrub` meanwhile."""
+        known = {value: key_id for key_id, secret in keys if len(value := secret.reveal()) >= _SHORTEST_KEY}
+        if known:
+            self._ids = self._ids | known
+            self._begin = commonprefix([min(self._ids), max(self._ids)])  # noqa: RUF071  characters are wanted
+            self._starts = {value[:_SHORTEST_KEY] for value in self._ids}
+            self._lengths = sorted({len(value) for value in self._ids}, reverse=True)
 
     @classmethod
     def of(cls, credentials: Iterable[Credential]) -> Redactor:
@@ -50,11 +60,24 @@ class Redactor:
 
     def scrub(self, text: str) -> str:
         """`text` with every known key, masked key and bearer token replaced."""
-        if self._pattern is not None:
-            text = self._pattern.sub(lambda found: f"[{self._ids[found.group()]}]", text)
+        text = self._without_keys(text)
         if "*" in text or "•" in text or "…" in text or "..." in text:
             text = _MASKED.sub(lambda found: _SHOWN if self._shows_a_part(*found.groups()) else found.group(), text)
-        return _BEARER.sub(_SHOWN, text)
+        # Most texts have no such word, and the expression looks for it at every character.
+        return _BEARER.sub(_SHOWN, text) if "bearer" in text.lower() else text
+
+    def _without_keys(self, text: str) -> str:
+        kept, start = "", 0
+        at = text.find(self._begin) if self._ids else -1
+        while 0 <= at < len(text):
+            key = None
+            if text[at : at + _SHORTEST_KEY] in self._starts:
+                key = next((key for length in self._lengths if (key := text[at : at + length]) in self._ids), None)
+            if key is not None:
+                kept += f"{text[start:at]}[{self._ids[key]}]"
+                start = at + len(key)
+            at = text.find(self._begin, at + 1 if key is None else start)
+        return kept + text[start:]
 
     def _shows_a_part(self, before: str, mask: str, after: str) -> bool:
         shown = after.strip("*•…")
@@ -86,7 +109,8 @@ class Redactor:
             if isinstance(notes, list):
                 notes[:] = [self._scrub_value(note) for note in notes]
             item.args = tuple(self._scrub_value(arg) for arg in item.args)
-            for name in ("message", "body", "details"):
+            # An SDK's error may print any attribute of its own.
+            for name in {"message", "body", "details", *getattr(item, "__dict__", ())}:
                 value = getattr(item, name, None)
                 if isinstance(value, (str, dict, list)):
                     # Some SDK errors expose these as read-only properties over what args already hold.

@@ -11,10 +11,13 @@ import hmac
 import re
 from typing import NoReturn
 
+KEY_ID = re.compile(r"([a-z0-9][a-z0-9_-]{0,40})(?:#[0-9]{1,6}|@[0-9a-f]{16})")
+"""The id of a key: its provider, and its number or (of a list) its fingerprint."""
+
 
 def fingerprint(value: str) -> str:
-    """The first 8 hex digits of the SHA-256 of `value`: enough to tell two keys apart, useless to guess one."""
-    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    """The first 16 hex digits of the SHA-256 of `value`: enough to tell keys apart, useless to guess one."""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Secret:

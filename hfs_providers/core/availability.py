@@ -16,12 +16,7 @@ from hfs_providers.core.inventory import InstalledProvider, Inventory
 
 
 def find_provider(inventory: Inventory, problems: Sequence[Problem], name: str) -> InstalledProvider:
-    """The provider of that name.
-
-    Raises:
-        UnknownProviderError: no plugin has that name.
-        ProviderUnavailableError: its plugin failed.
-    """
+    """The provider of that name. Raises UnknownProviderError, or ProviderUnavailableError if its plugin failed."""
     found = inventory.providers.get(name)
     if found is not None:
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 
 from hfs_providers.contract.deadline import AbandonedError, within_deadline
@@ -44,10 +45,10 @@ class Candidate:
 
 def installed() -> list[Candidate]:
     """The entry points of our group, sorted by name."""
+    # Reading it parses the whole README of a distribution, so once for each.
+    about = cache(lambda distribution: distribution.metadata if distribution is not None else {})
     found = [
-        Candidate(
-            point.name, point.dist.name if point.dist else None, point.dist.version if point.dist else None, point.load
-        )
+        Candidate(point.name, about(point.dist).get("Name"), about(point.dist).get("Version"), point.load)
         for point in metadata.entry_points(group=PROJECT)
     ]
     # A distribution seen twice on the path (an editable install beside its build) is one claim, not a conflict.
@@ -70,11 +71,7 @@ def normal(distribution: str | None) -> str:
 
 
 def load(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, object]]:
-    """Import each, one at a time unless one dawdles; one that fails or hangs gives a `PluginLoadError`.
-
-    Args:
-        candidates: no two of one name.
-    """
+    """Import each, one at a time unless one dawdles; one that fails or hangs gives a `PluginLoadError`."""
     by_name = {candidate.name: candidate for candidate in candidates}
     results = within_deadline({name: candidate.load for name, candidate in by_name.items()}, head_start=_HEAD_START)
     for name, result in results.items():

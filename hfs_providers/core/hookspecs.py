@@ -32,7 +32,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec(firstresult=True)
 def configure_env(env: Mapping[str, str]) -> ProviderConfig | None:
-    """Read the provider's own variables. Called once, at assembly.
+    """Read the provider's own variables. Called at assembly, and again when the file with the keys has changed.
 
     Args:
         env: the process environment over the `.env` file, read-only, cut down to the provider's prefixes.

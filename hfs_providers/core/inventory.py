@@ -6,20 +6,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from hfs_providers.contract.deadline import within_deadline
-from hfs_providers.contract.environment import DISABLED, ORDER, env_name
+from hfs_providers.contract.environment import DISABLED, ORDER, TIER, env_name
 from hfs_providers.contract.errors import PluginConflictError, PluginError, PluginLoadError, nearest
-from hfs_providers.contract.records import ModelDefault, Problem, ProviderConfig, sdk_version
+from hfs_providers.contract.protocols import ProviderTraits
+from hfs_providers.contract.records import Limits, ModelDefault, Problem, ProviderConfig
+from hfs_providers.contract.sdk import sdk_version
 from hfs_providers.contract.succession import default_model, successor_of
 from hfs_providers.core.config_file import FileConfig, load_file_config
 from hfs_providers.core.registry import Plugin, Registry
 from hfs_providers.core.settings import Settings
+from hfs_providers.money.prices import PriceList
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,8 @@ class InstalledProvider:
 
     @property
     def usable(self) -> bool:
-        """Whether a wrapper can be built from it."""
-        return self.config.configured and self.sdk is not None
+        """Whether a wrapper can be built from it. Its keys may come later, where a file lists them."""
+        return (self.config.configured or self.config.key_file is not None) and self.sdk is not None
 
     def default_model(self, today: date, gone: Container[str] = ()) -> str:
         """The model to use where the caller names none: the first that is neither past its date nor known gone."""
@@ -65,6 +70,22 @@ class Inventory:
     def problems_of(self, provider: str) -> list[Problem]:
         """The problems that concern one provider."""
         return [problem for problem in self.problems if problem.provider == provider]
+
+    def price_list(self) -> PriceList:
+        """What models cost: as the file says, else as published under the name that the provider's plugin gives."""
+        plugins = ((name, self.registry.plugins[name].target) for name in self.providers)
+        ids = {name: plugin.price_id for name, plugin in plugins if isinstance(plugin, ProviderTraits)}
+        return PriceList(self.file.prices, self.file.free, {name: known for name, known in ids.items() if known})
+
+    @property
+    def tiers(self) -> dict[str, list[str]]:
+        """By lower-case name, `provider/model` in order of preference. The environment's come before the file's."""
+        found = {name.lower(): list(names) for name, names in self.file.tiers.items()}
+        for variable, value in self.settings.env.items():
+            names = [name for name in re.split(r"[,\s]+", value) if name]
+            if variable.startswith(TIER) and names:
+                found[variable.removeprefix(TIER).lower()] = names
+        return found
 
     @property
     def status(self) -> dict[str, dict[str, Any]]:
@@ -117,6 +138,7 @@ def take_inventory(
     wanted = settings.names(ORDER)
     order, unknown = _ordered(list(found), wanted or list(file.order))
     known = [*registry.plugins, *registry.disabled]
+    problems.extend(_without_prices(file))
     strangers = [
         *((ORDER if wanted else f"order in {file.path}", name) for name in unknown if name not in known),
         *((DISABLED, name) for name in registry.unknown),
@@ -136,10 +158,10 @@ def _read(registry: Registry, settings: Settings, file: FileConfig, name: str) -
     override = file.providers.get(name)
     if override is not None:
         limits = dict(config.limits)
-        keys = {}
+        keys: Mapping[str, Mapping[str, Limits]] = {}
         if not settings.env.get(f"{env_name(name)}_LIMITS", "").strip():
             # The first match counts, so the file's come before the plugin's.
-            keys = {f"{name}#{number}": models for number, models in override.key_limits.items()}
+            keys = override.key_limits
             limits = {
                 **override.limits,
                 **{model: own for model, own in limits.items() if model not in override.limits},
@@ -160,12 +182,7 @@ def _named(settings: Settings, prefixes: Mapping[str, Sequence[str]]) -> set[str
 
 
 def _only_installed(found: InstalledProvider, others: bool) -> InstalledProvider:
-    """A provider that the environment does not name: that it has no keys is no fault where others have some.
-
-    Args:
-        found: the provider.
-        others: whether any provider is configured.
-    """
+    """A provider that the environment does not name: that it has no keys is no fault where `others` have some."""
     config = found.config
     if config.configured:
         return found
@@ -191,6 +208,13 @@ def _broken(plugin: Plugin, error: Exception) -> Problem:
     if not isinstance(error, PluginError):
         error = PluginLoadError(plugin.name, plugin.distribution, f"{error}" or type(error).__name__)
     return replace(_as_problem(error), provider=plugin.name)
+
+
+def _without_prices(file: FileConfig) -> list[Problem]:
+    if not file.budgets or file.prices or find_spec("genai_prices") is not None:
+        return []
+    remedy = "Run: pip install 'hfs-providers[prices]', or set [prices] in the TOML file"
+    return [Problem(f"{file.path} has budgets, but no price is known", remedy)]
 
 
 def _unknown(where: str, name: str, known: list[str]) -> Problem:

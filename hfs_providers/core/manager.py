@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
@@ -11,34 +12,39 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import date
 from functools import partial, wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
 
-from hfs_providers.contract.deadline import within_deadline
+from hfs_providers.calls.affinity import CONVERSATION
+from hfs_providers.contract.deadline import bounded, within_deadline
 from hfs_providers.contract.protocols import KeepsCircuits
-from hfs_providers.contract.records import Event, Identified, Problem, ProviderHealth, Wrapper, call_finished
+from hfs_providers.contract.records import Event, Problem, Wrapper, call_finished
 from hfs_providers.contract.usage_row import UsageRow
-from hfs_providers.core.availability import find_provider, unbuilt, why_unusable
-from hfs_providers.core.inventory import InstalledProvider, Inventory, take_inventory
+from hfs_providers.core.availability import unbuilt, why_unusable
+from hfs_providers.core.inventory import take_inventory
+from hfs_providers.core.manager_view import ManagerView, has_keys, log_problems
 from hfs_providers.core.persistence import Persistence
 from hfs_providers.core.provider import KeyedProvider
+from hfs_providers.keys.file_watch import FileWatch
+from hfs_providers.keys.key_changes import KeyChanges
+from hfs_providers.keys.pool import KeyPool
 from hfs_providers.wrapper.arguments import seconds
 
 if TYPE_CHECKING:
     from agno.models.base import Model
 
-    from hfs_providers.fallback.builder import ChainEntry, OnInterrupt
+    from hfs_providers.fallback.builder import ChainEntry
     from hfs_providers.fallback.chain import FallbackChain
-    from hfs_providers.fallback.config import Restore
+    from hfs_providers.fallback.config import OnInterrupt, Restore
+    from hfs_providers.keys.capacity import Capacity
     from hfs_providers.wrapper.wrapper import ProviderWrapper
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _log = logging.getLogger("hfs_providers")
-_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-class ProviderManager:
+class ProviderManager(ManagerView):
     """Every provider that is installed and configured, built once.
 
     Args:
@@ -50,6 +56,9 @@ class ProviderManager:
     async, or leave `shutdown` to the end of the process.
     """
 
+    _needs_sdk: ClassVar[bool] = True
+    """Whether a provider without its SDK is left out."""
+
     def __init__(
         self,
         env: Mapping[str, str] | None = None,
@@ -57,19 +66,22 @@ class ProviderManager:
         plugins: Iterable[object] | None = None,
     ) -> None:
         self.clock: Callable[[], float] = time.monotonic
-        self._closed = False
+        self.closed = False
+        """Whether it was shut down."""
         self._lock = threading.Lock()
         self._own_environment = env is None and env_file is None and plugins is None
-        self.inventory: Inventory = take_inventory(env, env_file, plugins)
-        # What `KeyedProvider` builds; of a wrapper of a plugin's own, only what `Wrapper` has is there.
-        self.wrappers: dict[str, ProviderWrapper] = {}
-        self._problems: list[Problem] = list(self.inventory.problems)
+        self.inventory = take_inventory(env, env_file, plugins)
+        self.wrappers = {}
+        self._problems = list(self.inventory.problems)
         self._failures: dict[str, Exception] = {}
-        for problem in self._problems:
-            _log.log(_LEVELS[problem.level], "%s", problem.message)
-        self.persistence = Persistence(self.inventory.settings.env)
+        log_problems(self._problems)
+        prices = self.inventory.price_list()
+        self.persistence = Persistence(self.inventory.settings.env, price=prices.cost)
+        self.budgets = self.persistence.budgets(self.inventory.file.budgets, prices)
         self._build()
         self.persistence.start(self.wrappers)
+        files = {name: self._known(name).config.key_file for name in self.wrappers}
+        self._watches = [self._watch(path, name) for name, path in files.items() if path is not None]
         _announce(self)
         atexit.register(self.shutdown)
 
@@ -77,53 +89,9 @@ class ProviderManager:
         return f"ProviderManager({', '.join(self.available_providers) or 'no provider available'})"
 
     @property
-    def problems(self) -> list[Problem]:
-        """The problems of the environment, the installation and, at the moment, of the places where usage is stored."""
-        return [*self._problems, *self.persistence.problems]
-
-    @property
-    def available_providers(self) -> list[str]:
-        """The providers that were built, in fallback order."""
-        return list(self.wrappers)
-
-    @property
-    def installed_providers(self) -> list[str]:
-        """The providers whose plugins work, in fallback order."""
-        return list(self.inventory.providers)
-
-    @property
-    def environment_status(self) -> dict[str, dict[str, Any]]:
-        """By installed provider: `configured`, `keys` (usable ones), `expected` (None if not set) and more."""
-        status = self.inventory.status
-        for name, entry in status.items():
-            entry["initialized"] = name in self.wrappers
-            entry["problems"] = [problem.message for problem in self.problems if problem.provider == name]
-        return status
-
-    @property
     def rebuild(self) -> Callable[..., Model] | None:
         """What makes a pickled model again in another process: `get_model`, unless the environment was explicit."""
         return get_model if self._own_environment else None
-
-    def is_provider_healthy(self, name: str) -> bool:
-        """Whether the provider is configured, built, has its SDK and at least one key that is not dead."""
-        return name in self.inventory.providers and self.health(name).usable
-
-    def health(self, name: str, *, live: bool = False) -> ProviderHealth:
-        """The provider's own account of its health.
-
-        Args:
-            name: the provider.
-            live: ask the provider itself, with each of its keys.
-
-        Raises:
-            UnknownProviderError: no plugin has that name.
-        """
-        config = self._known(name).config
-        try:
-            return self.inventory.registry.health(name, config, self.wrappers.get(name), live)
-        except Exception as error:
-            return ProviderHealth(name, False, (f"health failed: {error}",))
 
     def wrapper(self, name: str) -> ProviderWrapper:
         """The wrapper of a provider that can be used.
@@ -133,9 +101,10 @@ class ProviderManager:
             MissingKeyError, MissingSdkError, ProviderUnavailableError: why it cannot be used.
         """
         self._known(name)
-        if name not in self.wrappers:
+        wrapper = self.wrappers.get(name)
+        if wrapper is None or not has_keys(wrapper):
             raise why_unusable(self.inventory, self.problems, name) from self._failures.get(name)
-        return self.wrappers[name]
+        return wrapper
 
     def default_model(self, name: str) -> str:
         """The model id that `get_model` uses where none is named."""
@@ -155,6 +124,7 @@ class ProviderManager:
         max_retries: int = 5,
         request_timeout: float | None = None,
         key_id: int | str | None = None,
+        affinity: str | None = CONVERSATION,
         model_params: Mapping[str, Any] | None = None,
         **agno_kwargs: Any,
     ) -> Model:
@@ -170,6 +140,8 @@ class ProviderManager:
             max_retries: retries of transient failures, per call.
             request_timeout: seconds, passed to the SDK.
             key_id: the one key to use: its id (`acme#3`), its fingerprint, the key itself, or its place (from 0).
+            affinity: calls with the same one keep their key while it can be had: by default those whose `conversation`
+                begins alike, `session` for those of one Agno session, or any name. None: the keys take turns.
             model_params: arguments of the provider's Agno model class that are called like one of the above
                 (`{"provider": ...}`). Retries of the SDK stay off.
             agno_kwargs: its other arguments.
@@ -182,10 +154,8 @@ class ProviderManager:
             TypeError: an argument that is given twice, or that the class does not know.
         """
         wrapper = self.wrapper(provider)
-        if key_id is not None:
-            agno_kwargs["key_id"] = key_id
-        if model_params is not None:
-            agno_kwargs["model_params"] = model_params
+        given = (("key_id", key_id, None), ("affinity", affinity, CONVERSATION), ("model_params", model_params, None))
+        agno_kwargs |= {name: value for name, value, default in given if value != default}
         model: Model = wrapper.get_model(
             model_id or self.default_model(provider),
             explicit=model_id is not None or self._known(provider).config.default_model is not None,
@@ -223,18 +193,22 @@ class ProviderManager:
         Raises:
             KeysExhaustedError: none has a key free in time; says why for each provider.
         """
-        from hfs_providers.core.selection import Selection
+        from hfs_providers.core.selection import select_provider
 
         def build(name: str) -> Model:
             return self.get_model(
                 name, model_id, estimated_tokens=estimated_tokens, wait=wait, timeout=timeout, **kwargs
             )
 
-        def model_of(name: str) -> str:
-            return model_id or self.default_model(name)
-
-        selection = Selection(self.wrappers, model_of, estimated_tokens, wait, seconds(timeout), self.clock)
-        return selection.select(build, lambda: unbuilt(self.inventory, self.problems, self.wrappers))
+        return select_provider(
+            self.wrappers,
+            lambda name: model_id or self.default_model(name),
+            build,
+            lambda: unbuilt(self.inventory, self.problems, self.wrappers),
+            estimated_tokens=estimated_tokens,
+            timeout=seconds(timeout) if wait else 0.0,
+            clock=self.clock,
+        )
 
     def get_chain(
         self,
@@ -269,37 +243,51 @@ class ProviderManager:
             MissingKeyError, MissingSdkError, ProviderUnavailableError: why an entry that was named cannot be used.
             SettingsError: there is no such tier, or none of its providers can be used.
         """
-        from hfs_providers.fallback.builder import ChainSources, assemble
+        from hfs_providers.fallback.builder import ChainSources, entries_of
+        from hfs_providers.fallback.chain import build_chain
+        from hfs_providers.fallback.config import ChainConfig
 
         inventory = self.inventory
         plugins = [p.target for p in inventory.registry.plugins.values() if isinstance(p.target, KeyedProvider)]
-        env, tiers = inventory.settings.env, inventory.file.tiers
-        sources = ChainSources(self.get_model, self.available_providers, tiers, env, plugins, self.clock, self.emit)
-        return assemble(
-            sources,
-            entries,
-            tier=tier,
-            restore=restore,
-            on_interrupt=on_interrupt,
-            sleep=sleep,
-            async_sleep=async_sleep,
-            rebuild=get_chain if self._own_environment else None,
-            options={"timeout": timeout, "max_retries": max_retries, **kwargs},
-        )
+        sources = ChainSources(self.get_model, self.available_providers, inventory.tiers, plugins, self.clock)
+        options = {"timeout": timeout, "max_retries": max_retries, **kwargs}
+        chosen = entries_of(sources, entries, tier, options)
+        rebuild = get_chain if self._own_environment else None
+        waits = (sleep or time.sleep, async_sleep or asyncio.sleep)
+        return build_chain(ChainConfig(chosen, restore, on_interrupt, self.emit, *waits, rebuild))
 
-    def list_available_providers(self, /) -> list[str]:
-        """The providers that were built, in fallback order."""
-        return self.available_providers
+    def capacity(
+        self,
+        provider: str | None = None,
+        model: str | None = None,
+        *,
+        rate: float | None = None,
+        tokens: float | None = None,
+    ) -> list[Capacity]:
+        """What the keys can still serve, when they run dry, and what a load would need, by provider and model.
 
-    def get_status_summary(self) -> str:
-        """One line for each installed provider, and whether usage goes to a database besides the local file."""
-        lines = ["Provider Status:"]
-        for name, entry in self.environment_status.items():
-            configured = "Yes" if entry["configured"] else "No"
-            initialized = "Yes" if entry["initialized"] else "No"
-            lines.append(f"  {name}: configured={configured}, initialized={initialized}, keys={entry['keys']}")
-        lines.append(f"  {self.persistence.summary}")
-        return "\n".join(lines)
+        It reads the usage file, and Redis where hosts share their keys: not for an event loop.
+
+        Args:
+            provider: only this one; None: all that have keys.
+            model: only this one; None: each provider's default model, and those that were asked within a day.
+            rate: requests a minute of the load; None: as in the last hour.
+            tokens: of one of its requests; None: as in the last hour.
+
+        Raises:
+            UnknownProviderError: no plugin has that name.
+            MissingKeyError, MissingSdkError, ProviderUnavailableError: why the provider cannot be used.
+        """
+        from hfs_providers.core.capacity import measure_capacity
+
+        names = self.available_providers if provider is None else [provider]
+        # A plugin's own wrapper may have a pool of its own.
+        pools = {name: pool for name in names if isinstance(pool := self.wrapper(name).pool, KeyPool)}
+        return [
+            found
+            for name, pool in pools.items()
+            for found in measure_capacity(pool, self.persistence, self.default_model(name), model, rate, tokens)
+        ]
 
     def observe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """Call `callback` with every event, as an `on_event` hook would be; returns the function that ends it."""
@@ -310,13 +298,13 @@ class ProviderManager:
         self.persistence.note(event)
         self.inventory.registry.emit(event)
 
-    def record(self, row: UsageRow, call: Identified | None = None) -> None:
+    def record(self, row: UsageRow) -> None:
         """Write down one request that was sent, and tell the observers."""
         log = self.persistence.log
         if log is not None:
             log.record(row)
         if self.inventory.registry.observed:
-            self.emit(call_finished(row, call))
+            self.emit(call_finished(row))
 
     def shutdown(self) -> None:
         """Write down what is left of usage and close every provider's clients.
@@ -324,10 +312,12 @@ class ProviderManager:
         Safe to call twice; one provider's failure does not stop the rest.
         """
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
         atexit.unregister(self.shutdown)
+        for watch in self._watches:
+            watch.close()
         for name, wrapper in self.wrappers.items():
             try:
                 wrapper.close()
@@ -348,15 +338,19 @@ class ProviderManager:
     async def __aexit__(self, *raised: object) -> None:
         self.shutdown()
 
-    def _known(self, name: str) -> InstalledProvider:
-        return find_provider(self.inventory, self.problems, name)
+    def _watch(self, path: str, name: str) -> FileWatch:
+        registry = self.inventory.registry
+        env = self.inventory.settings.slice(registry.env_prefixes(name))
+        read = partial(bounded, partial(registry.configure_env, name, env))
+        adopt, known_of = partial(self._adopt, name), partial(self.persistence.known_of, name)
+        return FileWatch(path, KeyChanges(self.wrappers[name], read, known_of, adopt).apply)
 
     def _build(self) -> None:
         registry = self.inventory.registry
         calls: dict[str, Callable[[], Wrapper]] = {
             name: partial(registry.build_wrapper, name, found.config, self)
             for name, found in self.inventory.providers.items()
-            if found.usable
+            if found.usable or (found.config.configured and not self._needs_sdk)
         }
         for name, result in within_deadline(calls).items():
             if isinstance(result, Exception):
@@ -394,7 +388,7 @@ def get_provider_manager() -> ProviderManager:
     """The process's own manager, built from its environment at the first call. Thread-safe."""
     global _manager
     with _manager_lock:
-        if _manager is None or _manager._closed:
+        if _manager is None or _manager.closed:
             _manager = ProviderManager()
         return _manager
 

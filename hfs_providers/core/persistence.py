@@ -12,17 +12,21 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from hfs_providers.contract.errors import HfsProvidersError
-from hfs_providers.contract.records import Event, Problem, Wrapper
+from hfs_providers.contract.records import Credential, Event, Problem, Wrapper
+from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.core.storage_status import named_target, nothing_to_forward, persistence_line
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.usage.location import Places
 
 if TYPE_CHECKING:
+    from hfs_providers.keys.snapshot import PoolSnapshot
+    from hfs_providers.money.budgets import Budget, BudgetLedger, Budgets
+    from hfs_providers.money.prices import PriceList
     from hfs_providers.sharing.file_ledger import FileLedger
     from hfs_providers.sharing.redis_ledger import RedisLedger
     from hfs_providers.usage.database import Store
@@ -40,11 +44,17 @@ class Persistence:
     Args:
         env: see the module's docstring.
         wall: seconds since the epoch.
+        price: of a request; see `UsageLog`.
 
     Nothing is raised if something cannot be used: see `problems`.
     """
 
-    def __init__(self, env: Mapping[str, str], wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        wall: Callable[[], float] = time.time,
+        price: Callable[[UsageRow], int | None] = lambda _: None,
+    ) -> None:
         self.places = Places.of(env)
         self._wall = wall
         self._random = uuid.uuid4().hex
@@ -55,6 +65,7 @@ class Persistence:
         self._observers: list[Callable[[Event], object]] = []
         self._ledger: FileLedger | RedisLedger | None = None
         self._pruner: Pruner | None = None
+        self._spending: BudgetLedger | None = None
         self.log: UsageLog | None = None
         """Takes the rows; None if usage is not kept."""
         self.store: Store | None = None
@@ -70,7 +81,7 @@ class Persistence:
             from hfs_providers.usage.log import UsageLog
             from hfs_providers.usage.retention import Pruner, Retention
 
-            self.log = UsageLog(self.store, on_commit=self._committed)
+            self.log = UsageLog(self.store, on_commit=self._committed, price=price)
             self._forwarding = [
                 (name, each) for name in self.places.targets if (each := self._forwarder(self.store, name))
             ]
@@ -101,16 +112,13 @@ class Persistence:
         return persistence_line([named_target(store, name, self.places.targets[name]) for name in names])
 
     def start(self, wrappers: Mapping[str, Wrapper]) -> None:
-        """Restore what is known of the keys of providers that were built, and start to share it.
-
-        Args:
-            wrappers: by provider. One that has no pool is left out.
-        """
+        """Restore what is known of the keys of built providers that have a pool, and start to share it."""
+        pools = _pools(wrappers)
+        wrappers = {name: wrappers[name] for name in pools}
         if self.log is not None and self.store is not None:
             from hfs_providers.sharing.key_state import restore_key_state
             from hfs_providers.sharing.state_log import StateKeeper
 
-            wrappers = {name: wrapper for name, wrapper in wrappers.items() if _pool(wrapper) is not None}
             self._observers.append(StateKeeper(self.log.defer, wrappers, self._wall, self._mark).note)
             if self.store.unusable is not None:
                 self.log.defer(lambda connection: restore_key_state(connection, wrappers, self._wall()))
@@ -121,7 +129,33 @@ class Persistence:
                 except Exception as error:
                     # Whatever it is, the program can do without what was known yesterday.
                     self._failed.append(_problem(f"key state was not read from {self.store.path}: {error}"))
-        self._ledger = self._share(wrappers)
+        self._ledger = self._share(pools) if pools else None
+
+    def budgets(self, budgets: Sequence[Budget], prices: PriceList) -> Budgets | None:
+        """The budgets, and who keeps account of them; None if there are none."""
+        if not budgets:
+            return None
+        from hfs_providers.money.budgets import Budgets
+        from hfs_providers.sharing.redis_budgets import ledger_of
+
+        self._spending = ledger_of(budgets, self.log, self._wall, shared=self.places.redis is not None)
+        return Budgets(budgets, prices, self._spending, self._wall)
+
+    def known_of(self, provider: str, credentials: Sequence[Credential]) -> PoolSnapshot | None:
+        """What the file knows of keys that join a provider; None if it is not known."""
+        if self.store is None or self.store.unusable is not None:
+            return None
+        from hfs_providers.sharing.key_state import pool_state, rename_keys
+
+        # They may have been used a moment ago, before they left.
+        self.flush(1.0)
+        try:
+            with closing(self.store.connect()) as connection:
+                rename_keys(connection, provider, credentials)
+                return pool_state(connection, provider, credentials, self._wall())
+        except Exception as error:
+            _log.warning("key state was not read from %s: %s", self.store.path, error)
+            return None
 
     def note(self, event: Event) -> None:
         """Write down what an event says of keys, circuits and models. Never blocks, never raises."""
@@ -132,13 +166,12 @@ class Persistence:
         """Put what Redis holds of the keys into the pools, for somebody who looks at them.
 
         Args:
-            wrappers: by provider.
             models: by provider, the models whose counts are wanted; other providers are left out.
 
         Returns:
             Why Redis cannot be read, or None. Without Redis nothing is done.
         """
-        pools = {name: pool for name in models if (pool := _pool(wrappers.get(name))) is not None}
+        pools = {name: pool for name, pool in _pools(wrappers).items() if name in models}
         if self.places.redis is None or not pools:
             return None
         from hfs_providers.sharing.redis_view import take_over
@@ -151,7 +184,7 @@ class Persistence:
 
     def close(self) -> None:
         """Write what is left, tell those who share that this process leaves, stop all threads. Safe to call twice."""
-        for user in (self._ledger, self.log, self._pruner, *self.forwarders):
+        for user in (self._ledger, self.log, self._spending, self._pruner, *self.forwarders):
             try:
                 if user is not None:
                     user.close()
@@ -167,10 +200,7 @@ class Persistence:
             self._failed.append(_problem(f"{variable}: {error}", getattr(error, "remedy", None)))
             return None
 
-    def _share(self, wrappers: Mapping[str, Wrapper]) -> FileLedger | RedisLedger | None:
-        pools = {name: pool for name, wrapper in wrappers.items() if (pool := _pool(wrapper)) is not None}
-        if not pools:
-            return None
+    def _share(self, pools: Mapping[str, KeyPool]) -> FileLedger | RedisLedger | None:
         ledger: FileLedger | RedisLedger
         try:
             if self.places.redis is not None:
@@ -178,7 +208,9 @@ class Persistence:
 
                 # What this host has used is not known if the file cannot be read.
                 store = self.store if self.store is not None and self.store.unusable is None else None
-                ledger = RedisLedger(self.places.redis, store, wall=self._wall, flush=self.flush)
+                ledger = RedisLedger(
+                    self.places.redis, store, wall=self._wall, budgets=self._spending, flush=self.flush
+                )
                 self._observers.append(ledger.observe)
             elif self.log is not None:
                 from hfs_providers.sharing.file_ledger import FileLedger
@@ -202,10 +234,9 @@ class Persistence:
             self._pruner.step()
 
 
-def _pool(wrapper: Wrapper | None) -> KeyPool | None:
-    # Nothing has checked that a plugin's own wrapper has one.
-    pool = getattr(wrapper, "pool", None)
-    return pool if isinstance(pool, KeyPool) else None
+def _pools(wrappers: Mapping[str, Wrapper]) -> dict[str, KeyPool]:
+    """The pools of providers. A plugin's own wrapper may have another kind, which cannot be shared."""
+    return {name: pool for name, wrapper in wrappers.items() if isinstance(pool := wrapper.pool, KeyPool)}
 
 
 def _problem(message: str, remedy: str | None = None) -> Problem:

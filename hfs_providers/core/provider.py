@@ -13,10 +13,10 @@ from hfs_providers.contract.records import (
     ProviderHealth,
     Services,
     Wrapper,
-    sdk_version,
 )
+from hfs_providers.contract.sdk import sdk_version
 from hfs_providers.core.hookspecs import hookimpl
-from hfs_providers.core.settings import read_provider
+from hfs_providers.keys.provider_variables import read_provider
 
 if TYPE_CHECKING:
     from hfs_providers.clients.cache import Clients
@@ -51,8 +51,11 @@ class KeyedProvider(ProviderTraits):
             alone, the path of a GET below the base URL (`/key`), or `completion`, which costs one token.
         model_params: arguments of the model class that differ from its defaults.
         stream_params: arguments of the model class for streams only, such as a request for the usage.
+        usage_fields: where its usage counts what came from a cache, if not where most providers do.
         errors: what the provider's errors mean, where the library's general rules do not know it.
         messages: what its models need, in a chain, of messages and schemas that were meant for other providers' models.
+        price_id: the provider's id in `genai-prices`, if it is not its name.
+        http: what it offers over plain HTTP, to the gateway.
     """
 
     client: str | type[Clients] = "stainless"
@@ -60,8 +63,8 @@ class KeyedProvider(ProviderTraits):
     def __post_init__(self) -> None:
         if self.requirement is not None:
             # The errors of its own SDK are the provider's.
-            modules = {*self.errors.modules, self.requirement.module.partition(".")[0]}
-            object.__setattr__(self, "errors", replace(self.errors, modules=frozenset(modules)))
+            errors = self.errors.with_modules([self.requirement.module.partition(".")[0]])
+            object.__setattr__(self, "errors", errors)
 
     @property
     def hfs_env_prefixes(self) -> Sequence[str]:

@@ -124,9 +124,12 @@ class Registry:
 
     def configure_env(self, name: str, env: Mapping[str, str]) -> ProviderConfig:
         """The provider's own `configure_env`. Raises `PluginError`."""
-        secrets = ((variable, Secret(value)) for variable, value in env.items())
-        self._redactors[name] = Redactor(secrets)
+        redactor = self._redactors.setdefault(name, Redactor())
+        # A variable may list keys.
+        parts = ((variable, part) for variable, value in env.items() for part in {value, *value.split(",")})
+        redactor.add((variable, Secret(part.strip())) for variable, part in parts)
         config = self._call(name, "configure_env", ProviderConfig, env=env)
+        redactor.add((each.id, each.secret) for each in config.credentials if each.secret is not None)
         if config.name != name:
             raise self._contract(name, f"configure_env returned the name {config.name!r}")
         return config
@@ -228,7 +231,26 @@ class Registry:
         if isinstance(target, PluginError):
             raise target
         check_contract(candidate, target)
-        hooks = _hooks(candidate, target)
+        try:
+            self._register(candidate, target)
+        except BaseException:
+            # One that is refused leaves no trace.
+            if self._manager.has_plugin(candidate.name):
+                self._manager.unregister(name=candidate.name)
+            raise
+
+    def _register(self, candidate: Candidate, target: object) -> None:
+        try:
+            self._manager.register(target, name=candidate.name)
+            self._manager.check_pending()
+        except Exception as error:
+            words = str(error).replace("\n", " ")
+            raise candidate.breach(words) from error
+        callers = [caller for caller in self._manager.get_hookcallers(target) or () if caller.has_spec()]
+        hooks = {caller.name: [each for each in caller.get_hookimpls() if each.plugin is target] for caller in callers}
+        if not hooks:
+            words = "it implements no hook. Mark its functions with hfs_providers.hookimpl"
+            raise candidate.breach(words)
         provider = any(not _wraps(implementation) for name in PROVIDER_HOOKS for implementation in hooks.get(name, ()))
         if provider and (missing := [name for name in PROVIDER_HOOKS if name not in hooks]):
             raise candidate.breach(f"it does not implement {', '.join(missing)}")
@@ -236,7 +258,6 @@ class Registry:
         if provider and isinstance(called, str) and called != candidate.name:
             raise candidate.breach(f"it calls itself {called!r}, unlike its entry point")
         observers = _observers(candidate, target, hooks.get("on_event", ()))
-        self._manager.register(target, name=candidate.name)
         self._observers += observers
         self._plugins[candidate.name] = Plugin(
             candidate.name, candidate.distribution, candidate.version, tuple(sorted(hooks)), provider, target
@@ -296,23 +317,6 @@ class Registry:
 
     def _contract(self, name: str, message: str) -> PluginContractError:
         return PluginContractError(name, self._plugins[name].distribution, message)
-
-
-def _hooks(candidate: Candidate, target: object) -> dict[str, list[Any]]:
-    """The hooks that `target` implements, tried out in a manager of its own so that a bad one leaves no trace."""
-    trial = pluggy.PluginManager(PROJECT)
-    trial.add_hookspecs(hookspecs)
-    try:
-        trial.register(target)
-        trial.check_pending()
-    except Exception as error:
-        words = str(error).replace("\n", " ")
-        raise candidate.breach(words) from error
-    hooks = {caller.name: caller.get_hookimpls() for caller in trial.get_hookcallers(target) or () if caller.has_spec()}
-    if not hooks:
-        words = "it implements no hook. Mark its functions with hfs_providers.hookimpl"
-        raise candidate.breach(words)
-    return hooks
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,6 +28,7 @@ class TargetStatus:
         behind: rows that it does not have yet, or None if that cannot be read.
         oldest: wall-clock time of the oldest of them, in seconds since the epoch.
         error: why the last try to send them failed, and how many it refuses for good.
+        lacking: the columns that its table does not have, with commas.
         product: such as `TiDB` or `MariaDB`: as the database itself said at the last connection, else as its URL says.
     """
 
@@ -35,6 +36,7 @@ class TargetStatus:
     behind: int | None = None
     oldest: float | None = None
     error: str | None = None
+    lacking: str = ""
     product: str = ""
 
 
@@ -90,7 +92,12 @@ def storage_status(env: Mapping[str, str]) -> StorageStatus:
     targets = []
     for variable, url in places.targets.items() if places.path is not None else ():
         try:
-            targets.append(_target(store, variable, url))
+            target = _target(store, variable, url)
+            targets.append(target)
+            if target.lacking:
+                message = f"{target.name}: its table has no columns {target.lacking}, and may not be altered"
+                remedy = "Let the user of the URL alter it, or add them by hand (docs/databases.md has the statement)"
+                problems.append(Problem(f"{message}: they are not sent", remedy))
         except (HfsProvidersError, ImportError) as error:
             problems.append(Problem(f"{variable}: {error}", getattr(error, "remedy", None)))
     if places.path is None and places.targets:
@@ -115,7 +122,6 @@ def named_target(store: Store | None, variable: str, url: str) -> TargetStatus:
     Args:
         store: the local file, or None if there is none.
         variable: that names the database.
-        url: of the database.
 
     Raises:
         ForwardingError: the URL cannot be read.
@@ -144,7 +150,7 @@ def _target(store: Store | None, variable: str, url: str) -> TargetStatus:
         found = next(each for each in behind(store, target.name) if each.name == target.name)
     except (OSError, sqlite3.Error) as error:
         return replace(target, behind=None, error=str(error))
-    return replace(target, behind=found.rows, oldest=found.oldest, error=found.trouble)
+    return replace(target, behind=found.rows, oldest=found.oldest, error=found.trouble, lacking=found.lacking)
 
 
 def nothing_to_forward(places: Places) -> Problem:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import re
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agno.models.base import Model
 
 from hfs_providers.contract.environment import TIER, env_name
 from hfs_providers.contract.errors import ProviderError, ProviderUnavailableError, SettingsError
-from hfs_providers.fallback.chain import FallbackChain, build_chain
-from hfs_providers.fallback.config import ChainConfig, Restore
+from hfs_providers.fallback.chain import FallbackChain
 from hfs_providers.fallback.entry import Entry, entry_of
 
 if TYPE_CHECKING:
     from hfs_providers.contract.protocols import ProviderTraits
-    from hfs_providers.contract.records import Event
 
 ChainEntry: TypeAlias = "str | Model | Mapping[str, Any]"
-OnInterrupt = Literal["raise", "restart"]
 
 _log = logging.getLogger("hfs_providers")
 
@@ -33,65 +27,36 @@ class ChainSources:
     """What chains are made from.
 
     Args:
-        get_model: as `ProviderManager.get_model`.
         providers: the names of the providers that can be used, in fallback order.
-        tiers: the tiers of the TOML file.
-        env: the environment, whose tiers come before those of the file.
+        tiers: by lower-case name, `provider/model` in order of preference.
         plugins: the data of the installed providers, for Agno models of the caller's own.
-        clock: monotonic seconds.
-        emit: tells the observers.
     """
 
     get_model: Callable[..., Model]
     providers: Sequence[str]
     tiers: Mapping[str, Sequence[str]]
-    env: Mapping[str, str]
     plugins: Sequence[ProviderTraits]
     clock: Callable[[], float]
-    emit: Callable[[Event], object]
 
 
-def assemble(
-    sources: ChainSources,
-    entries: Sequence[ChainEntry],
-    *,
-    tier: str | None,
-    restore: Restore,
-    on_interrupt: OnInterrupt,
-    sleep: Callable[[float], object] | None,
-    async_sleep: Callable[[float], Awaitable[object]] | None,
-    rebuild: Callable[..., object] | None,
-    options: Mapping[str, Any],
-) -> FallbackChain:
-    """See `ProviderManager.get_chain`; `options` are those of `get_model`, `rebuild` is that of `ChainConfig`."""
-    if restore not in get_args(Restore):
-        raise ValueError(f"restore is one of {', '.join(get_args(Restore))}, not {restore!r}")
-    if on_interrupt not in get_args(OnInterrupt):
-        raise ValueError(f"on_interrupt is one of {', '.join(get_args(OnInterrupt))}, not {on_interrupt!r}")
-    if tier is not None and entries:
+def entries_of(
+    sources: ChainSources, given: Sequence[ChainEntry], tier: str | None, options: Mapping[str, Any]
+) -> tuple[Entry, ...]:
+    """The entries of a chain; see `ProviderManager.get_chain`. The options are those of `get_model`."""
+    if tier is not None and given:
         raise ValueError("give entries or a tier, not both")
     if tier is not None:
-        chosen = _of_tier(sources, tier, options)
-    elif entries:
-        chosen = [_entry(sources, given, options) for given in entries]
-    else:
-        chosen = _usable(sources, sources.providers, "the chain", options)
-        if not chosen:
-            raise ProviderUnavailableError("every provider", ("none can be used",))
-    config = ChainConfig(
-        tuple(chosen),
-        restore,
-        on_interrupt == "restart",
-        sources.emit,
-        sleep or time.sleep,
-        async_sleep or asyncio.sleep,
-        rebuild,
-    )
-    return build_chain(config)
+        return tuple(_of_tier(sources, tier, options))
+    if given:
+        return tuple(_entry(sources, each, options) for each in given)
+    usable = _usable(sources, sources.providers, "the chain", options)
+    if not usable:
+        raise ProviderUnavailableError("every provider", ("none can be used",))
+    return tuple(usable)
 
 
 def _of_tier(sources: ChainSources, tier: str, options: Mapping[str, Any]) -> list[Entry]:
-    tiers = _tiers(sources)
+    tiers = sources.tiers
     names = tiers.get(tier.lower())
     if names is None:
         raise SettingsError(
@@ -104,15 +69,6 @@ def _of_tier(sources: ChainSources, tier: str, options: Mapping[str, Any]) -> li
             f"none of the providers of the tier {tier!r} can be used: {', '.join(names) or 'it is empty'}"
         )
     return chosen
-
-
-def _tiers(sources: ChainSources) -> dict[str, list[str]]:
-    found = {name.lower(): list(names) for name, names in sources.tiers.items()}
-    for variable, value in sources.env.items():
-        names = [name for name in re.split(r"[,\s]+", value) if name]
-        if variable.startswith(TIER) and names:
-            found[variable.removeprefix(TIER).lower()] = names
-    return found
 
 
 def _usable(sources: ChainSources, names: Sequence[str], where: str, options: Mapping[str, Any]) -> list[Entry]:

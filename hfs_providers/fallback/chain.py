@@ -19,7 +19,7 @@ from agno.models.message import Message
 from agno.models.response import ModelResponse, ModelResponseEvent
 from agno.run.agent import CustomEvent
 
-from hfs_providers.calls.errors import StreamInterruptedError
+from hfs_providers.calls.model_errors import StreamInterruptedError
 from hfs_providers.fallback.config import ChainConfig
 from hfs_providers.fallback.controls import ChainControls
 from hfs_providers.fallback.request import ChainRequest, Steps
@@ -256,9 +256,8 @@ class FallbackChain(ChainControls, Model):
                 f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
                 "process could not find again. Build it with ProviderManager() from the process environment"
             )
-        on_interrupt = "restart" if config.restarts else "raise"
         # Each entry is pickled by itself. The functions that wait are left out: they may not be picklable.
-        return partial(config.rebuild, restore=config.restore, on_interrupt=on_interrupt), self.entries
+        return partial(config.rebuild, restore=config.restore, on_interrupt=config.on_interrupt), self.entries
 
 
 def build_chain(config: ChainConfig) -> FallbackChain:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from hfs_providers.contract.records import Event, EventKind
 from hfs_providers.fallback.entry import Entry
 
 Restore = Literal["always", "when_available", "never"]
+OnInterrupt = Literal["raise", "restart"]
 
 _WINDOW_SHARE = 0.8
 """How much of a context window a request may fill. The rest is for the answer and for errors in counting."""
@@ -41,7 +42,7 @@ class ChainConfig:
         entries: the chain, the primary first.
         restore: whether a new turn begins at the primary: `always`, even if its circuit is open or its keys are
             exhausted; only `when_available`; or `never`: it begins where the last fallback left off.
-        restarts: whether a stream that broke after content begins again on the next entry.
+        on_interrupt: what a stream does that broke after content: `raise`, or `restart` on the next entry.
         emit: tells the observers.
         sleep, async_sleep: how to wait, in seconds.
         rebuild: a module-level `get_chain` that makes the same chain in another process; None if there is none.
@@ -50,12 +51,17 @@ class ChainConfig:
 
     entries: tuple[Entry, ...]
     restore: Restore
-    restarts: bool
+    on_interrupt: OnInterrupt
     emit: Callable[[Event], object]
     sleep: Callable[[float], object]
     async_sleep: Callable[[float], Awaitable[object]]
     rebuild: Callable[..., object] | None = None
     start: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("restore", get_args(Restore)), ("on_interrupt", get_args(OnInterrupt))):
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {given!r}")
 
     def tell(self, kind: EventKind, entry: Entry, reason: str | None = None, seconds: float | None = None) -> None:
         """Emit an event about an entry."""

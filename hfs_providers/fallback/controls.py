@@ -5,13 +5,38 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from hfs_providers.calls.evidence import chain_of
 from hfs_providers.fallback.config import ChainConfig, ServedBy, share_of
 from hfs_providers.fallback.entry import Entry
-from hfs_providers.fallback.recovery import is_recoverable, recovery_wait
 from hfs_providers.fallback.turn import Turn, current_turn
 
 if TYPE_CHECKING:
     from agno.models.base import Model
+
+RECOVERABLE = frozenset(
+    {
+        "ReadTimeout",
+        "ConnectTimeout",
+        "PoolTimeout",
+        "ConnectError",
+        "ReadError",
+        "WriteError",
+        "RemoteProtocolError",
+        "APIConnectionError",
+        "APITimeoutError",
+        # What aiohttp raises in their place.
+        "ServerDisconnectedError",
+        "ClientOSError",
+        "ClientConnectorError",
+        "ConnectionTimeoutError",
+        "SocketTimeoutError",
+        "ServerTimeoutError",
+    }
+)
+"""Transport errors after which a new connection may help, by type name, anywhere along the cause chain."""
+
+_FIRST_WAIT = 3.0
+_LONGEST_WAIT = 8.0
 
 _log = logging.getLogger("hfs_providers")
 
@@ -57,9 +82,6 @@ class ChainControls:
 
     def compaction(self, **options: Any) -> Any:
         """An Agno `Compaction` that folds a session before it outgrows the smallest window of the chain.
-
-        Args:
-            options: further arguments of `Compaction`.
 
         Raises:
             ValueError: no entry declares a window, and no `compact_at_tokens` is given.
@@ -108,9 +130,6 @@ class ChainControls:
 
     def activate_fallback(self, error: BaseException | None = None) -> bool:
         """Move to the next entry in the turn that `active` shows.
-
-        Args:
-            error: what the active entry failed with.
 
         Returns:
             False if every other entry has failed in that turn.
@@ -172,3 +191,13 @@ class ChainControls:
     def _not_renewed(self, entry: Entry, error: Exception) -> bool:
         _log.warning("%s gets no new connection: %s: %s", entry.label, type(error).__name__, error)
         return False
+
+
+def is_recoverable(error: BaseException) -> bool:
+    """Whether a new connection may help against an error, or against one that caused it."""
+    return any(type(link).__name__ in RECOVERABLE for link in chain_of(error))
+
+
+def recovery_wait(retry_count: int) -> float:
+    """Seconds to wait before the one further try, after so many failed attempts."""
+    return min(_FIRST_WAIT + retry_count, _LONGEST_WAIT)

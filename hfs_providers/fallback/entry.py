@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.calls.circuit import Circuit
+from hfs_providers.calls.evidence import modules_of
 from hfs_providers.calls.verdicts import Verdict, judge
-from hfs_providers.contract.error_rules import NO_RULES
+from hfs_providers.contract.error_rules import NO_RULES, ErrorRules
 from hfs_providers.contract.message_rules import ANY_MESSAGES, MessageRules
 
 if TYPE_CHECKING:
@@ -29,12 +30,10 @@ class Entry:
     """A model in a chain.
 
     Args:
-        model: any Agno model.
-        provider: the provider's name, or what the model calls it.
         circuit: shared by all chains that have the provider's model as an entry.
         rotation: where its keys come from; None for a model that does not rotate.
         window: its context window in tokens, or None where that is not known.
-        plugin: the data of the provider's plugin, or None where none is known.
+        messages: what the model needs of messages that other models have written.
         aggregator: whether the provider retries transport errors itself.
         renewable: the attributes in which a model that is not one of ours keeps clients that Agno made.
     """
@@ -44,7 +43,8 @@ class Entry:
     circuit: Circuit
     rotation: Rotation | None
     window: int | None
-    plugin: ProviderTraits | None = None
+    errors: ErrorRules = NO_RULES
+    messages: MessageRules = ANY_MESSAGES
     aggregator: bool = False
     renewable: tuple[str, ...] = ()
     _retired: deque[Any] = field(default_factory=lambda: deque(maxlen=_RETIRED))
@@ -61,14 +61,9 @@ class Entry:
         """`provider/model`."""
         return f"{self.provider}/{self.model_id}"
 
-    @property
-    def message_rules(self) -> MessageRules:
-        """What the model needs of messages that other models have written."""
-        return self.plugin.messages if self.plugin is not None else ANY_MESSAGES
-
     def judge(self, error: BaseException) -> Verdict:
         """What an error of its model means. The error of a rotating model brings its verdict."""
-        return judge(error, self.plugin.errors if self.plugin is not None else NO_RULES)
+        return judge(error, self.errors)
 
     def obstacle(self) -> str | None:
         """Why it cannot answer now, or None if nothing is known to prevent it. Sends no request."""
@@ -123,23 +118,18 @@ class Entry:
 def entry_of(
     model: Model, clock: Callable[[], float], plugin: ProviderTraits | None = None, aggregator: bool = False
 ) -> Entry:
-    """The entry for a model.
-
-    Args:
-        model: a rotating model, or any other Agno model.
-        clock: monotonic seconds. This and what follows is for a model that is not one of ours.
-        plugin: the data of its provider's plugin, or None.
-        aggregator: whether its provider retries transport errors itself.
-    """
+    """The entry for a model. The other arguments are about one that is not ours."""
     rotation: Any = model.__dict__.get("_hfs")
     if rotation is None:
+        errors, messages = (plugin.errors, plugin.messages) if plugin is not None else (NO_RULES, ANY_MESSAGES)
         return Entry(
             model,
             model.provider or model.name or type(model).__name__,
             Circuit(clock),
             None,
             None,
-            plugin,
+            errors.with_modules(modules_of(type(model))),
+            messages,
             aggregator,
             tuple(name for name in _CLIENTS if model.__dict__.get(name, model) is None),
         )
@@ -149,4 +139,7 @@ def entry_of(
     # A copy: the caller may use the model outside the chain too.
     own = copy.copy(model)
     own.__dict__["_hfs"] = rotation
-    return Entry(own, backend.provider, circuit, rotation, window, backend.traits, backend.config.aggregator)
+    traits = backend.traits
+    return Entry(
+        own, backend.provider, circuit, rotation, window, traits.errors, traits.messages, backend.config.aggregator
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agno.exceptions import RetryableModelProviderError as GuidedRetry
 
-from hfs_providers.calls.errors import StreamInterruptedError
+from hfs_providers.calls.model_errors import StreamInterruptedError
 from hfs_providers.clients.async_generators import first_of
 from hfs_providers.clients.attempt import Attempt
 from hfs_providers.contract.redaction import Redactor
@@ -29,12 +29,16 @@ class ChainRequest:
 
     Iterate over it with `for` or `async for`: each step is one attempt, and yields the request itself. Enter it
     (`with request:`) around the attempt: a failure after which another attempt follows is not raised.
+
+    Args:
+        chain: recovers the transport of its models after a failure; None if the transport recovers by itself.
+        turn: that the request belongs to.
     """
 
     model: Model
     """The model to ask in this attempt."""
 
-    def __init__(self, chain: ChainControls, turn: Turn) -> None:
+    def __init__(self, chain: ChainControls | None, turn: Turn) -> None:
         self.attempt = Attempt()
         self.shown = False
         """Whether a part of the answer has reached the caller: after that, a failure is raised."""
@@ -51,8 +55,10 @@ class ChainRequest:
         if self._answered:
             raise StopIteration
         with self._turn.runs():
-            error = self._broken
-            return self._next(error is not None and self._chain.recover_transport(error, *_attempts(error)))
+            error, chain = self._broken, self._chain
+            if error is None or chain is None:
+                return self._next(False)
+            return self._next(chain.recover_transport(error, *_attempts(error)))
 
     def __aiter__(self) -> AsyncIterator[ChainRequest]:
         return self
@@ -61,8 +67,10 @@ class ChainRequest:
         if self._answered:
             raise StopAsyncIteration
         with self._turn.runs():
-            error = self._broken
-            return self._next(error is not None and await self._chain.arecover_transport(error, *_attempts(error)))
+            error, chain = self._broken, self._chain
+            if error is None or chain is None:
+                return self._next(False)
+            return self._next(await chain.arecover_transport(error, *_attempts(error)))
 
     def _next(self, renewed: bool) -> ChainRequest:
         error, self._broken = self._broken, None
@@ -70,12 +78,16 @@ class ChainRequest:
             self._move_on(error)
         entry = self._turn.admit()
         self.model = entry.once() if renewed and self._turn.index == 0 else entry.model
-        self.attempt = Attempt()
+        self.attempt = Attempt(self.attempt.trace)
         return self
 
     def converted(self, messages: list[Message], options: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
         """What the model is sent: messages and keyword arguments of `invoke`."""
-        return converted(self.model, messages, options, self._turn.active.message_rules)
+        entry = self._turn.active
+        sent, accepted = converted(self.model, messages, options, entry.messages)
+        if entry.rotation is not None:
+            accepted["unconverted"] = messages
+        return sent, accepted
 
     def __enter__(self) -> None: ...
 
@@ -87,7 +99,8 @@ class ChainRequest:
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             self._turn.left()
             return False
-        if self._turn.index == 0 and not (self._recovered or self.shown or isinstance(error, StreamInterruptedError)):
+        recovers = self._chain is not None and self._turn.index == 0 and not (self._recovered or self.shown)
+        if recovers and not isinstance(error, StreamInterruptedError):
             # Whether it is an error to recover from is decided before the next attempt, which may have to wait.
             self._recovered, self._broken = True, error
         else:
@@ -108,12 +121,8 @@ class ChainRequest:
 class Steps:
     """Reads a stream in a turn, and closes it at the end. Enter it and iterate over it, sync or async as the stream is.
 
-    The turn and the attempt are entered for each step: between steps the caller's context is its own.
-
-    Args:
-        stream: a generator, not begun yet.
-        turn: that it belongs to.
-        attempt: what else is entered for each step.
+    The turn and the attempt are entered for each step: between steps the caller's context is its own. The stream is a
+    generator that is not begun yet.
     """
 
     def __init__(self, stream: Any, turn: Turn, attempt: AbstractContextManager[object] = _NOTHING) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from agno.exceptions import ModelProviderError
 
-from hfs_providers.calls.errors import ChainExhaustedError, reads_as_overflow, reason_of
+from hfs_providers.calls.model_errors import ChainExhaustedError, reads_as_overflow, reason_of
 from hfs_providers.clients.attempt import answering
 from hfs_providers.contract.errors import HfsProvidersError
 from hfs_providers.fallback.config import ChainConfig, ServedBy, share_of
@@ -39,7 +39,6 @@ class Turn:
 
     Args:
         owner: the chain, of which only a weak reference is kept.
-        config: what the chain's turns share.
         messages, run: of the call. `run` is Agno's output of the run; who served is written into it.
         compression: the call's compression manager, or None.
     """
@@ -147,9 +146,7 @@ class Turn:
     def failed(self, error: Exception, *, shown: bool = False) -> None:
         """A request has failed: move on to the next entry, or raise the error that ends the turn.
 
-        Args:
-            error: that it raised.
-            shown: whether a part of its answer has reached the caller.
+        It is final if a part of its answer was `shown` to the caller.
         """
         verdict = self.active.judge(error)
         if verdict.kind in _SPEAKS_AGAINST:
@@ -158,7 +155,7 @@ class Turn:
             self.active.circuit.leave()
         self.failure = error
         larger: int | None = None
-        if verdict.kind == "context_overflow" or (verdict.kind == "bad_request" and reads_as_overflow(verdict.message)):
+        if verdict.kind == "context_overflow" or reads_as_overflow(verdict):
             larger = self.active.window
             if larger is None or self._next(larger_than=larger) is None:
                 self._overflowed = True
@@ -175,9 +172,7 @@ class Turn:
 
     def restarts_after(self, error: BaseException) -> bool:
         """Whether a stream that broke after content begins again. If so, the next entry is active now."""
-        if not self.config.restarts:
-            return False
-        return self.fall_back(error)
+        return self.config.on_interrupt == "restart" and self.fall_back(error)
 
     def fall_back(self, error: BaseException | None = None) -> bool:
         """Move to the next entry that has not failed in this turn; False if there is none."""

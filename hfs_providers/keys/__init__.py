@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from hfs_providers.contract.records import KeyStatus as KeyStatus
     from hfs_providers.contract.records import WindowUse as WindowUse
     from hfs_providers.contract.secret import fingerprint as fingerprint
+    from hfs_providers.keys.capacity import Capacity as Capacity
+    from hfs_providers.keys.capacity import Left as Left
+    from hfs_providers.keys.capacity import LimitNeed as LimitNeed
+    from hfs_providers.keys.capacity import Needs as Needs
     from hfs_providers.keys.leases import Lease as Lease
     from hfs_providers.keys.pool import KeyPool as KeyPool
 else:
@@ -18,6 +22,7 @@ else:
         {
             "hfs_providers.contract.records": "KeyStatus WindowUse",
             "hfs_providers.contract.secret": "fingerprint",
+            "hfs_providers.keys.capacity": "Capacity Left LimitNeed Needs",
             "hfs_providers.keys.leases": "Lease",
             "hfs_providers.keys.pool": "KeyPool",
         },

@@ -27,17 +27,23 @@ class Trials:
     def file(self, account: Account) -> None:
         """Note which keys of an account are dead, and when they are due."""
         for key in account.keys:
-            due = key.retry_at if key.dead_reason is not None else None
-            filed = self.filed.get(key)
-            if filed == due:
-                continue
-            if filed is not None:
-                del self.filed[key]
-                # A tuple without the key sorts just before the one that has it.
-                del self._order[bisect_left(self._order, (filed, key.index))]
-            if due is not None:
-                self.filed[key] = due
-                insort(self._order, (due, key.index, key))
+            self._file(key, key.retry_at if key.dead_reason is not None else None)
+
+    def drop(self, key: Key) -> None:
+        """Forget a key that leaves the pool."""
+        self._file(key, None)
+
+    def _file(self, key: Key, due: float | None) -> None:
+        filed = self.filed.get(key)
+        if filed == due:
+            return
+        if filed is not None:
+            del self.filed[key]
+            # A tuple without the key sorts just before the one that has it.
+            del self._order[bisect_left(self._order, (filed, key.index))]
+        if due is not None:
+            self.filed[key] = due
+            insort(self._order, (due, key.index, key))
 
     def find(self, queue: ReadyQueue, tokens: int, exclude: Collection[str], now: float) -> tuple[Slot, Key] | None:
         """The dead key that may be tried now and was due first."""

@@ -19,15 +19,7 @@ from hfs_providers.keys.waiters import Signal, Waiter, WaitQueue
 
 
 class Dispatcher:
-    """The queues of waiters, by model. It leases free keys to them.
-
-    Args:
-        provider: the pool's name.
-        keyring: the keys.
-        lender: who ends the leases.
-        lease: opens a lease on what the key ring found.
-        take_back: undoes that.
-    """
+    """The queues of waiters, by model. It leases free keys to them."""
 
     def __init__(
         self,
@@ -47,11 +39,6 @@ class Dispatcher:
     def admit(self, waiter: Waiter, now: float, signal: Callable[[], Signal]) -> None:
         """Give a call that just came a lease, or a place in the queue.
 
-        Args:
-            waiter: the call.
-            now: monotonic seconds.
-            signal: makes what wakes it, if it has to wait.
-
         Raises:
             PoolExhaustedError: no key is free, nor will be in its time.
         """
@@ -64,6 +51,8 @@ class Dispatcher:
                 return self._give(waiter, *found)
             if waiter.timeout <= 0:
                 raise self._exhausted(waiter, now, taken=not request.exclude)
+        # Whoever has to wait takes what comes.
+        waiter.request = request._replace(affinity=None)
         waiter.signal = signal()
         queue = self.wait_queues.setdefault(request.model_id, WaitQueue())
         queue.join(waiter)
@@ -118,7 +107,7 @@ class Dispatcher:
     def _hand_over(self, waiter: Waiter, slot: Slot, key: Key) -> None:
         """Lease a key to a waiter that may sleep."""
         grant = self._lease(slot, key, waiter.request.tokens)
-        if waiter.naps_until < 0 or waiter.signal.ring():
+        if waiter.naps_until == -NEVER or waiter.signal.ring():
             waiter.grant, waiter.lease = grant, Lease(self._lender, grant)
         else:
             # Its event loop is closed: nobody would ever end this lease.
@@ -207,7 +196,7 @@ class Dispatcher:
         return min((found for found in fitting if found), key=lambda found: found[1].last_used, default=None)
 
     def _exhausted(self, waiter: Waiter, now: float, *, taken: bool = False) -> PoolExhaustedError:
-        model_id, tokens, exclude, key_id = waiter.request
+        model_id, tokens, exclude, key_id, _ = waiter.request
         # A key that this call has tried counts by its state like any other; `tried` are those that would be ready.
         keyring, keys = self._keyring, self._keyring.keys
         tried = [keys[each] for each in exclude if each in keys]
@@ -215,7 +204,7 @@ class Dispatcher:
             states = [keyring.status(keys[key_id], model_id, now, tokens).state] if key_id in keys else []
             limited, cooling, dead = states.count("limited"), states.count("cooling"), states.count("dead")
         else:
-            limited, cooling, dead = keyring.count(model_id, tokens, now)
+            limited, cooling, dead = keyring.count(model_id, tokens, now, taken=taken)
         return PoolExhaustedError(
             self._provider,
             model_id,
@@ -227,6 +216,5 @@ class Dispatcher:
             free_in=keyring.free_in(
                 waiter.request._replace(exclude=()) if exclude else waiter.request, now, taken=taken
             ),
-            waited=waiter.timeout > 0,
             timeout=waiter.timeout,
         )

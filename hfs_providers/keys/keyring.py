@@ -5,10 +5,12 @@ It has no lock: the pool holds its own around every call but `resolve_limits`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hfs_providers.contract.instants import NEVER, seconds_until
 from hfs_providers.contract.records import Credential, KeyState, KeyStatus, Limits, WindowUse
+from hfs_providers.keys.affinity import AffinityRing
 from hfs_providers.keys.clocks import Clocks
 from hfs_providers.keys.dead_key_trials import Trials
 from hfs_providers.keys.limits import Allowance, Meter, strictest
@@ -19,15 +21,24 @@ from hfs_providers.keys.state import Account, Key
 Resolver = Callable[[str, str], "Limits | None"]
 """The limits of a model on a key, by (model id, key id); None if none are known."""
 
+Merge = Callable[["Limits | None", Limits], "Limits | None"]
+"""The limits that hold if those are known, and the answers of the provider have shown these."""
+
+# Keys that were never used come before all others, the oldest first.
+_NEVER_USED = 1 << 40
+
+
+def known_or_shown(known: Limits | None, shown: Limits) -> Limits:
+    """Limits that are known count, whatever answers show."""
+    return shown if known is None else known
+
 
 class KeyRing:
     """The keys by account, their limits, and a ready queue for each model and size of estimate.
 
     Args:
-        credentials: the keys.
         resolver: the limits of a model on a key.
-        clock: monotonic seconds.
-        wall: seconds since the epoch.
+        merge: what holds if answers have shown limits, too.
 
     Raises:
         ValueError: two credentials have one id.
@@ -37,6 +48,7 @@ class KeyRing:
         self,
         credentials: Sequence[Credential],
         resolver: Resolver | None,
+        merge: Merge,
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -44,28 +56,99 @@ class KeyRing:
         self._wall = wall
         self._clocks = Clocks(clock, wall)
         self._resolver = resolver
-        # The limits of a model, key by key, as the resolver gave them; and as answers of the provider showed them.
-        self._resolved: dict[str, list[Limits | None]] = {}
-        self._learned: dict[tuple[str, str], Limits] = {}
+        self._merge = merge
+        # By model, the limits of each key as the resolver gave them.
+        self._resolved: dict[str, dict[str, Limits | None]] = {}
+        self.learned: dict[tuple[str, str], Limits] = {}
+        """The limits that answers of the provider have shown, by model and key."""
         self._trials = Trials()
         self.ready_queues: dict[tuple[str, int], ReadyQueue] = {}
         self.keys: dict[str, Key] = {}
-        accounts: dict[str, Account] = {}
-        for index, credential in enumerate(credentials):
+        self._accounts: dict[str, Account] = {}
+        self._numbers = itertools.count()
+        self.in_flight = 0
+        """Calls in flight on all keys together."""
+        self.change(credentials, ())
+
+    @property
+    def accounts(self) -> Sequence[Account]:
+        """The accounts of the keys, and for a while those whose keys have left."""
+        return list(self._accounts.values())
+
+    # Keys that come and go.
+
+    def change(self, joining: Iterable[Credential], leaving: Iterable[str]) -> None:
+        """Take in keys, and let others go, by id. What is in flight on those that go ends as usual.
+
+        Raises:
+            ValueError: a key that joins has the id of one that is here.
+        """
+        accounts: dict[Account, None] = {}
+        for key in [self.keys.pop(key_id) for key_id in leaving if key_id in self.keys]:
+            key.account.drop(key)
+            self._trials.drop(key)
+            accounts[key.account] = None
+            for said in self._resolved.values():
+                said.pop(key.id, None)
+        if accounts:
+            self.learned = {pair: limits for pair, limits in self.learned.items() if pair[1] in self.keys}
+        for credential in joining:
             if credential.id in self.keys:
                 raise ValueError(f"two credentials have the id {credential.id!r}")
-            account = accounts.setdefault(credential.account, Account(len(accounts), self._clocks))
-            key = self.keys[credential.id] = Key(credential, account, index, index - len(credentials))
+            number, name = next(self._numbers), credential.account
+            account = self._accounts.get(name)
+            if account is None:
+                account = self._accounts[name] = Account(name, number, self._clocks)
+            key = self.keys[credential.id] = Key(credential, account, number, number - _NEVER_USED)
             account.sort(key)
-        self.accounts = list(accounts.values())
+            accounts[account] = None
+        empty = [each for each in self.accounts if not each.live and not each.dead]
+        gone = [each for each in empty if not each.in_flight]
+        for account in gone:
+            del self._accounts[account.name]
+        self.ring = AffinityRing(self.accounts)
+        self._renew(accounts.keys() - empty)
+        for queue in self.ready_queues.values():
+            queue.reorder(gone)
+
+    def _renew(self, accounts: Collection[Account], model_id: str | None = None) -> None:
+        """Apply what may have changed of the limits of accounts for a model or for all, also for calls in flight."""
+        for account in accounts:
+            for each in [each for each in account.allowances if model_id in (None, each)]:
+                account.allowances[each] = self._allow(account, each)
+        for (each, _), queue in self.ready_queues.items():
+            if model_id in (None, each):
+                for account in accounts:
+                    self.allowance(account, each)
+                queue.renew(accounts)
+
+    def forget(self, model_id: str) -> None:
+        """Drop all that is kept of a model, unless calls of it are in flight."""
+        if any(meter.in_flight for account in self.accounts if (meter := account.meters.get(model_id)) is not None):
+            return
+        self._resolved.pop(model_id, None)
+        self.learned = {pair: limits for pair, limits in self.learned.items() if pair[0] != model_id}
+        for place in [place for place in self.ready_queues if place[0] == model_id]:
+            # No meter is to remember a slot that is not used any more.
+            self.ready_queues.pop(place).wake_all()
+        for account in self.accounts:
+            for kept in (account.allowances, account.meters, account.cooling):
+                kept.pop(model_id, None)
 
     # Limits.
 
     def resolve_limits(self, model_id: str) -> None:
         """Resolve the limits of a model once. Called without the lock, because a resolver may be anyone's code."""
         if model_id not in self._resolved:
-            resolver = self._resolver
-            self._resolved[model_id] = [resolver(model_id, key_id) if resolver else None for key_id in self.keys]
+            self._resolved[model_id] = {key_id: self._resolve(model_id, key_id) for key_id in list(self.keys)}
+
+    def resolve_limits_of(self, key_ids: Collection[str]) -> None:
+        """As `resolve_limits`, for keys that are about to join."""
+        for model_id, said in list(self._resolved.items()):
+            said.update({key_id: self._resolve(model_id, key_id) for key_id in key_ids})
+
+    def _resolve(self, model_id: str, key_id: str) -> Limits | None:
+        return self._resolver(model_id, key_id) if self._resolver is not None else None
 
     def allowance(self, account: Account, model_id: str) -> Allowance:
         """What an account may use of a model."""
@@ -75,65 +158,35 @@ class KeyRing:
         return found
 
     def _allow(self, account: Account, model_id: str) -> Allowance:
-        # Rarely the limits were forgotten since the lock was taken; only then the resolver is called under the lock.
-        self.resolve_limits(model_id)
-        said = self._resolved[model_id]
-        limits = strictest(
-            self._learned.get((model_id, key.id)) if said[key.index] is None else said[key.index]
-            for key in account.keys
-        )
+        # Most accounts have one key.
+        keys = [account.only] if account.only else account.keys
+        limits = strictest([self.limits(model_id, key.id) for key in keys])
         scope = None if limits is not None and limits.shared else model_id
         meter = account.meters.get(scope)
         if meter is None:
             meter = account.meters[scope] = Meter(self._wall)
         return Allowance(meter, limits)
 
-    def learned(self, model_id: str, key_id: str) -> Limits | None:
-        """The limits that answers have shown."""
-        return self._learned.get((model_id, key_id))
-
     def learn(self, model_id: str, key_id: str, limits: Limits | None) -> bool:
-        """Note limits that an answer showed, or that it showed none; whether that changed anything."""
-        pair = (model_id, key_id)
+        """Note limits that an answer showed, or that it showed none; whether that is new."""
         key = self.keys.get(key_id)
-        if key is None or self._learned.get(pair) == limits:
+        if key is None or self.learned.get((model_id, key_id)) == limits:
             return False
         if limits is None:
-            del self._learned[pair]
+            del self.learned[model_id, key_id]
         else:
-            self._learned[pair] = limits
-        said = self._resolved.get(model_id)
-        if said is not None and said[key.index] is not None:
-            return False
-        self._forget(model_id)
-        # Not when the next call asks: the request whose answer showed the limits is in flight.
-        self.allowance(key.account, model_id)
+            self.learned[model_id, key_id] = limits
+        self._renew([key.account], model_id=model_id)
         return True
 
-    def invalidate_limits(self, model_id: str | None) -> list[tuple[Account, str]]:
-        """Forget the limits of a model or of all; the accounts that have calls in flight, each with their model."""
-        if model_id is None:
-            self._resolved.clear()
-        else:
-            self._resolved.pop(model_id, None)
-        busy = [
-            (account, each)
-            for account in self.accounts
-            for each, allowance in account.allowances.items()
-            if allowance.meter.in_flight and model_id in (None, each)
-        ]
-        self._forget(model_id)
-        return busy
-
-    def _forget(self, model_id: str | None) -> None:
-        for place in [place for place in self.ready_queues if model_id in (None, place[0])]:
-            # No meter is to remember a slot that is not used any more.
-            self.ready_queues.pop(place).wake_all()
-        for account in self.accounts:
-            if model_id is None:
-                account.allowances.clear()
-            else:
-                account.allowances.pop(model_id, None)
+    def limits(self, model_id: str, key_id: str) -> Limits | None:
+        """The limits that hold for a model on a key."""
+        self.resolve_limits(model_id)
+        said = self._resolved[model_id]
+        if key_id not in said:
+            said[key_id] = self._resolve(model_id, key_id)
+        shown = self.learned.get((model_id, key_id))
+        return said[key_id] if shown is None else self._merge(said[key_id], shown)
 
     # Picking.
 
@@ -144,19 +197,25 @@ class KeyRing:
         if queue is None:
             for account in self.accounts:
                 self.allowance(account, model_id)
-            queue = self.ready_queues[model_id, size] = ReadyQueue(model_id, size, self.accounts, self.follow_clocks)
+            queue = ReadyQueue(model_id, size, self.accounts, self.follow_clocks, self._is_busy)
+            self.ready_queues[model_id, size] = queue
         return queue
 
     def find(self, request: KeyRequest, now: float) -> tuple[Slot, Key] | None:
         """A live key that can be leased now."""
         queue = self.ready_queue(request.model_id, request.tokens)
         if request.key_id is None:
-            return queue.pick(request.tokens, now, request.exclude)
+            near = () if request.affinity is None else self.ring.walk(request.affinity)
+            return queue.pick(request.tokens, now, request.exclude, near)
         key = self._pinned(request, dead=False)
         if key is None:
             return None
         slot = queue.slots[key.account]
         return (slot, key) if slot.fits(request.tokens, now) else None
+
+    def _is_busy(self, key: Key) -> bool:
+        """Whether it has so much more in flight than others that conversations pass it over."""
+        return key.in_flight > 2 * self.in_flight / (len(self.keys) - len(self._trials.filed)) + 2
 
     def find_trial(self, request: KeyRequest, now: float) -> tuple[Slot, Key] | None:
         """A dead key that may be tried now."""
@@ -180,8 +239,6 @@ class KeyRing:
         """Seconds until a key can be leased, for a trial too, if no call ends before; None for never.
 
         Args:
-            request: for a key.
-            now: monotonic seconds.
             taken: `find` has just shown that no live key is free.
         """
         live_at = self._next_live_at(request, now) if taken else self.live_at(request, now)
@@ -212,6 +269,8 @@ class KeyRing:
         if request.key_id is not None:
             key = self._pinned(request, dead=False)
             return free_at(queue.slots[key.account], tokens, now, -NEVER) if key is not None else NEVER
+        if not exclude:
+            return queue.hope(()) if idle else queue.alarm(tokens, now, ())
         touched = {self.keys[key_id].account for key_id in exclude if key_id in self.keys}
         instants = [free_at(queue.slots[account], tokens, now, account.open_at(exclude)) for account in touched]
         return min([queue.hope(touched) if idle else queue.alarm(tokens, now, touched), *instants])
@@ -250,10 +309,15 @@ class KeyRing:
 
     # The state of the keys.
 
-    def count(self, model_id: str, tokens: int, now: float) -> tuple[int, int, int]:
-        """How many keys are limited, cooling and dead, for a request with that estimate."""
+    def count(self, model_id: str, tokens: int, now: float, *, taken: bool = False) -> tuple[int, int, int]:
+        """How many keys are limited, cooling and dead, for a request with that estimate.
+
+        Args:
+            taken: `find` has just shown that no live key is free.
+        """
         queue = self.ready_queue(model_id, tokens)
-        queue.settle(tokens, now)
+        if not taken:
+            queue.settle(tokens, now)
         queue.thaw(now)
         return queue.limited, queue.cooling, len(self._trials.filed)
 

@@ -15,7 +15,7 @@ from hfs_providers.keys.limits import Meter
 from hfs_providers.keys.scheduler import Slot
 from hfs_providers.keys.state import CREDIT_PROBATION, DEFAULT_COOLDOWN, PROBATION, PROBE_RETRY, Key
 
-KeyChange = Literal["key_cooling", "key_dead", "key_revived"]
+KeyChange = Literal["key_cooling", "key_dead", "key_revived", "key_joined", "key_left", "limits_learned"]
 OnChange = Callable[[KeyChange, str, "str | None", "str | None", "float | None"], None]
 """Called outside the lock with: what changed, key id, model id or None, reason, seconds."""
 
@@ -28,7 +28,6 @@ class Refused(NamedTuple):
     """What the provider said to a request that it refused because of the key.
 
     Args:
-        reason: for people.
         retry_after: seconds to wait, if it said so.
         scope: whether that holds for the model alone or for the key.
         credits: the account has no credits left.
@@ -135,7 +134,6 @@ class Lease:
         Args:
             retry_after: seconds, as the provider said; None for 30 s.
             scope: `model` if the limit is that of one model, `key` if it is the key's or its account's.
-            reason: for people.
         """
         self._lender.end(self._grant, "rate_limited", 0, Refused(reason, retry_after, scope))
 
@@ -143,7 +141,6 @@ class Lease:
         """The provider refused the key itself.
 
         Args:
-            reason: for people.
             credits: the account has no credits left: the key is tried again after a day instead of an hour.
         """
         self._lender.end(self._grant, "dead", 0, Refused(reason, credits=credits))
@@ -191,6 +188,7 @@ class Leases:
         else:
             account.use(key, turn)
         key.in_flight += 1
+        self._keyring.in_flight += 1
         meter.in_flight += 1
         meter.leased += 1
         meter.reserved += tokens
@@ -199,6 +197,7 @@ class Leases:
     def _close(self, grant: Grant) -> None:
         grant.ended = True
         grant.key.in_flight -= 1
+        self._keyring.in_flight -= 1
         grant.meter.in_flight -= 1
         grant.meter.reserved -= grant.reserved
 
@@ -269,6 +268,7 @@ class Leases:
     def disown(self) -> None:
         """In a child after a fork: the leases that are open belong to the parent's calls."""
         self.inherited = self._turn
+        self._keyring.in_flight = 0
         for key in self._keyring.keys.values():
             key.in_flight = key.probe = 0
         for account in self._keyring.accounts:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 from hfs_providers.contract.error_rules import Scope
 from hfs_providers.contract.forks import ForkPhase, at_fork
@@ -22,6 +22,9 @@ from hfs_providers.contract.records import Limits
 if TYPE_CHECKING:
     # Importing it costs 10 ms, and a pool that shares nothing with tasks needs none of it.
     from concurrent.futures import Future, ThreadPoolExecutor
+
+_Wanted = TypeVar("_Wanted", contravariant=True)
+_Refused = TypeVar("_Refused", covariant=True)
 
 _THREADS = 4
 _executor: ThreadPoolExecutor | None = None
@@ -33,11 +36,9 @@ class Reservation:
     """What a pool wants to use for one request.
 
     Args:
-        provider: its name.
         account: what the key shares limits with, as `Credential.account` names it.
         fingerprints: of all keys of the account.
         fingerprint: of the key that was picked.
-        model_id: the model to be called.
         limits: what the account is allowed, as far as the pool knows; None is unlimited.
         tokens: the estimate to be reserved.
     """
@@ -63,7 +64,6 @@ class Refusal:
     Args:
         state: `limited` (the others have used the allowance up), `cooling` or `dead` (one of them was told so).
         until: seconds since the epoch from which it is worth asking again.
-        reason: for people.
         scope: whether it holds for the model alone or for the whole account; a dead key is dead for all models.
     """
 
@@ -123,8 +123,16 @@ class Ledger(Protocol):
         """
 
 
-async def reserve_in_thread(ledger: Ledger, reservation: Reservation) -> Refusal | None:
-    """Call `Ledger.reserve` in a thread. If cancelled, a reservation that is granted after all is ended at once."""
+class _Blocking(Protocol[_Wanted, _Refused]):
+    """What reserves in a call that blocks, such as a `Ledger`."""
+
+    def reserve(self, wanted: _Wanted, /) -> _Refused | None: ...
+
+    def end(self, wanted: _Wanted, charged: None, /) -> None: ...
+
+
+async def reserve_in_thread(ledger: _Blocking[_Wanted, _Refused], reservation: _Wanted) -> _Refused | None:
+    """Call `reserve` in a thread. If cancelled, a reservation that is granted after all is ended at once."""
     import asyncio
 
     future = _threads().submit(ledger.reserve, reservation)
@@ -132,7 +140,7 @@ async def reserve_in_thread(ledger: Ledger, reservation: Reservation) -> Refusal
         return await asyncio.wrap_future(future)
     except BaseException:
 
-        def give_back(done: Future[Refusal | None]) -> None:
+        def give_back(done: Future[_Refused | None]) -> None:
             if not done.cancelled() and done.exception() is None and done.result() is None:
                 ledger.end(reservation, None)
 

@@ -23,6 +23,7 @@ from hfs_providers.keys.reservations import Reservations
 from hfs_providers.keys.scheduler import Slot
 from hfs_providers.keys.state import Key
 from hfs_providers.keys.waiters import Signal, Waiter
+from hfs_providers.keys.windows import MOST_TOKENS
 
 _NOTHING = Refused()
 
@@ -46,15 +47,7 @@ LeaseSteps = Generator[Nap | Ask, "Refusal | None", Lease]
 
 
 class Lending:
-    """The lock of a pool, and the ways of leases through it.
-
-    Args:
-        provider: the pool's name.
-        keyring: the keys.
-        reservations: what the others who use the keys must agree to.
-        clock: monotonic seconds.
-        on_change: told of keys that cool, die and revive.
-    """
+    """The lock of a pool, and the ways of leases through it."""
 
     def __init__(
         self,
@@ -195,8 +188,8 @@ class Lending:
     def end(self, grant: Grant, outcome: Outcome, tokens: int = 0, refused: Refused = _NOTHING) -> None:
         """End a lease, unless it has ended: count it, apply its outcome, serve those that wait."""
         # What cannot be a number fails before anything has changed.
-        if tokens.__class__ is not int or tokens < 0:
-            tokens = max(0, int(tokens))
+        if tokens.__class__ is not int or not 0 <= tokens <= MOST_TOKENS:
+            tokens = min(max(0, int(tokens)), MOST_TOKENS)
         with self.lock:
             if grant.ended:
                 return
@@ -228,7 +221,6 @@ class Lending:
                     if not grant.ended and grant.turn > self.leases.inherited:
                         self._reservations.end(grant, None)
                         self.leases.take_back(grant)
-                    grant.ended = True
                 self.dispatcher.serve_all()
             finally:
                 self.lock.release()

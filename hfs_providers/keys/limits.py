@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE, NEVER, Wall, zone_of
@@ -10,7 +10,7 @@ from hfs_providers.contract.records import LIMIT_NAMES, Limits
 from hfs_providers.keys.windows import SlidingWindow, Window, ZonedDay
 
 # Seconds of a bucket: all that it holds leaves the window together, at the latest instant at which any of it may.
-_HOUR_GRAIN, _DAY_GRAIN = 60.0, 900.0
+HOUR_GRAIN, DAY_GRAIN = 60.0, 900.0
 
 
 class Sleeper(Protocol):
@@ -49,9 +49,9 @@ class Meter:
         if kind == "minute":
             return SlidingWindow(MINUTE)
         if kind == "hour":
-            return SlidingWindow(HOUR, _HOUR_GRAIN)
+            return SlidingWindow(HOUR, HOUR_GRAIN)
         zone = zone_of(kind.partition("@")[2]) if "@" in kind else None
-        return ZonedDay(zone, self._wall) if zone is not None else SlidingWindow(DAY, _DAY_GRAIN)
+        return ZonedDay(zone, self._wall) if zone is not None else SlidingWindow(DAY, DAY_GRAIN)
 
     def record(self, now: float, tokens: int) -> None:
         """Count one request that was sent and ended `now`."""
@@ -75,12 +75,7 @@ class WindowRule(NamedTuple):
 
 
 class Readiness(NamedTuple):
-    """When an allowance has room, if no call ends earlier.
-
-    Args:
-        requests: the instant from which one more request fits.
-        tokens: the instant from which its tokens fit.
-    """
+    """When an allowance has room, if no call ends earlier."""
 
     requests: float
     tokens: float
@@ -93,7 +88,6 @@ class Allowance:
     could never fit: such a request may be sent when that window is empty.
 
     Args:
-        meter: what was used.
         limits: how much there is; None is unlimited.
     """
 
@@ -149,10 +143,10 @@ def _rules(meter: Meter, limits: Limits) -> Iterable[WindowRule]:
         yield WindowRule(window, most, most_tokens)
 
 
-def strictest(limits: Iterable[Limits | None]) -> Limits | None:
+def strictest(limits: Sequence[Limits | None]) -> Limits | None:
     """The lowest of each limit: what holds for an account whose keys have different limits."""
     known = [each for each in limits if each is not None]
-    if not known or all(each == known[0] for each in known):
+    if not known or known.count(known[0]) == len(known):
         return known[0] if known else None
     tightest: dict[str, int | None] = {}
     for name in LIMIT_NAMES:

@@ -6,7 +6,8 @@ Pure Python, no third-party import; the clocks are injected.
 Its parts, each in a module of its own: `state` (a key or account is live, cooling or dead), `windows` and `limits`
 (how much is left), `scheduler` and `dead_key_trials` (which key is next), `keyring` (all keys), `waiters` and
 `dispatcher` (who waits, who is served), `leases` (what an outcome does), `lending` (the lock; how a lease begins and
-ends), `reservations` and `ledger` (what others who use the keys must agree to), `snapshot` (what outlives the process).
+ends), `pool_view` (what it says of the keys), `reservations` and `ledger` (what others who use them must agree to),
+`snapshot` (what outlives the process).
 
     invariant: under the lock, a lease is open exactly if it is counted in its meter and its key.
     invariant: whatever may free an account before its known instant wakes its slots and serves the waiters.
@@ -18,19 +19,21 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 
-from hfs_providers.contract.records import Credential, KeyStatus, Limits, PoolCounts, WindowUse
+from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.keyring import KeyRing, Resolver
+from hfs_providers.keys.capacity import watched
+from hfs_providers.keys.keyring import KeyRing, Merge, Resolver, known_or_shown
 from hfs_providers.keys.leases import Lease, OnChange
-from hfs_providers.keys.ledger import InFlight, Ledger, Spent
+from hfs_providers.keys.ledger import InFlight, Ledger
 from hfs_providers.keys.lending import Lending, Nap
+from hfs_providers.keys.pool_view import PoolView
 from hfs_providers.keys.request import KeyRequest
 from hfs_providers.keys.reservations import Reservations
 from hfs_providers.keys.state import PROBATION
 from hfs_providers.keys.waiters import LoopSignal, RealWaits, ThreadSignal, Waits
 
 
-class KeyPool:
+class KeyPool(PoolView):
     """The keys of one provider.
 
     Keys whose credentials name one account share its windows and cooldowns; if their limits differ, the strictest
@@ -41,8 +44,9 @@ class KeyPool:
         credentials: its keys.
         limits: the limits of a model on a key, by (model id, key id); None if there are none. Called once for each,
             outside the lock.
+        merge: what holds if answers have shown limits, too (see `learn`); by default what `limits` says, if anything.
         clock: monotonic seconds.
-        on_change: told of keys that cool, die and revive; called outside the lock. What it raises is logged.
+        on_change: told of what happens to keys; called outside the lock. What it raises is logged.
         wall: seconds since the epoch, for days that end at midnight and for what is persisted.
         waits: how waiters sleep.
 
@@ -56,6 +60,7 @@ class KeyPool:
         credentials: Sequence[Credential],
         *,
         limits: Resolver | None = None,
+        merge: Merge = known_or_shown,
         clock: Callable[[], float] = time.monotonic,
         on_change: OnChange | None = None,
         wall: Callable[[], float] = time.time,
@@ -65,7 +70,7 @@ class KeyPool:
         self._clock = clock
         self._wall = wall
         self._waits: Waits = waits if waits is not None else RealWaits()
-        self._keyring = KeyRing(credentials, limits, clock, wall)
+        self._keyring = KeyRing(credentials, limits, merge, clock, wall)
         self._reservations = Reservations(provider, self._keyring, clock, wall)
         self._lending = Lending(provider, self._keyring, self._reservations, clock, on_change)
         self._dispatcher = self._lending.dispatcher
@@ -79,10 +84,17 @@ class KeyPool:
     def __deepcopy__(self, memo: dict[int, object]) -> KeyPool:
         return self
 
-    @property
-    def credentials(self) -> Sequence[Credential]:
-        """The keys, in the order of the environment."""
-        return [key.credential for key in self._keyring.keys.values()]
+    def watched(self) -> KeyPool:
+        """A pool of the same keys, limits and state for reports: it counts all that is used, and nobody uses it."""
+        other = KeyPool(
+            self.provider,
+            self.credentials,
+            limits=lambda model_id, key_id: watched(self.limits(model_id, key_id)),
+            clock=self._clock,
+            wall=self._wall,
+        )
+        other.load(self.dump())
+        return other
 
     # Leasing.
 
@@ -95,24 +107,26 @@ class KeyPool:
         exclude: Collection[str] = (),
         key_id: str | None = None,
         trial: bool = True,
+        affinity: int | None = None,
     ) -> Lease:
         """Lease a key, waiting for one if need be.
 
         Args:
-            model_id: the model to be called.
             estimated_tokens: tokens to reserve until the call ends.
             timeout: seconds to wait at most; 0 does not wait.
             exclude: ids of keys that will not do.
             key_id: the one key that will do.
             trial: whether a dead key will do whose probation is over, if no live key can be free within `timeout`.
+            affinity: a hash of the conversation, 64 evenly spread bits: calls with the same one get the same key, or
+                one of the same account, unless that is limited or busy. None: the key that was used least recently.
 
         Raises:
             PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
         """
-        lease = self.acquire_nowait(model_id, estimated_tokens, exclude) if key_id is None else None
+        lease = self.acquire_nowait(model_id, estimated_tokens, exclude, affinity) if key_id is None else None
         if lease is not None:
             return lease
-        request = KeyRequest(model_id, max(0, int(estimated_tokens)), exclude, key_id)
+        request = KeyRequest(model_id, max(0, int(estimated_tokens)), exclude, key_id, affinity)
         waiter = self._lending.request(request, timeout, trial, ThreadSignal)
         if waiter.lease is not None and self._reservations.ledger is None:
             return waiter.lease
@@ -140,12 +154,13 @@ class KeyPool:
         exclude: Collection[str] = (),
         key_id: str | None = None,
         trial: bool = True,
+        affinity: int | None = None,
     ) -> Lease:
         """As `acquire`, without blocking the event loop."""
-        lease = self.acquire_nowait(model_id, estimated_tokens, exclude) if key_id is None else None
+        lease = self.acquire_nowait(model_id, estimated_tokens, exclude, affinity) if key_id is None else None
         if lease is not None:
             return lease
-        request = KeyRequest(model_id, max(0, int(estimated_tokens)), exclude, key_id)
+        request = KeyRequest(model_id, max(0, int(estimated_tokens)), exclude, key_id, affinity)
         waiter = self._lending.request(request, timeout, trial, LoopSignal)
         if waiter.lease is not None and self._reservations.ledger is None:
             return waiter.lease
@@ -165,19 +180,21 @@ class KeyPool:
                     answer = await step.ledger.reserve_async(step.reservation)
 
     def acquire_nowait(
-        self, model_id: str, estimated_tokens: int = 1000, exclude: Collection[str] = ()
+        self,
+        model_id: str,
+        estimated_tokens: int = 1000,
+        exclude: Collection[str] = (),
+        affinity: int | None = None,
     ) -> Lease | None:
         """Lease a live key if one is free, nobody waits and nobody shares the keys: the short way of most calls.
-
-        Args:
-            model_id, estimated_tokens, exclude: as for `acquire`, which handles all other cases.
+        `acquire` handles all other cases.
         """
         tokens = estimated_tokens
         if tokens.__class__ is not int or tokens < 0:
             return None
-        lending = self._lending
+        lending, keyring = self._lending, self._keyring
         with lending.lock:
-            queue = self._keyring.ready_queues.get((model_id, tokens.bit_length()))
+            queue = keyring.ready_queues.get((model_id, tokens.bit_length()))
             if (
                 queue is None
                 or queue.zoned
@@ -186,57 +203,9 @@ class KeyPool:
                 or lending.orphans
             ):
                 return None
-            found = queue.pick(tokens, self._clock(), exclude)
+            near = () if affinity is None else keyring.ring.walk(affinity)
+            found = queue.pick(tokens, self._clock(), exclude, near)
             return Lease(lending, lending.leases.open(found[0], found[1], tokens)) if found is not None else None
-
-    # The state of the keys.
-
-    def next_free(self, model_id: str, estimated_tokens: int = 1000) -> float | None:
-        """Seconds until a key can be leased: 0 if one is free now, None if none will be by itself.
-
-        A dead key counts from when it may be tried. Waiters do not count, although they are served first.
-
-        Args:
-            model_id: the model to be called.
-            estimated_tokens: tokens to be reserved.
-        """
-        request = KeyRequest(model_id, max(0, int(estimated_tokens)))
-        self._keyring.resolve_limits(model_id)
-        with self._lending.held():
-            return self._keyring.free_in(request, self._keyring.look())
-
-    def counts(self, model_id: str) -> PoolCounts:
-        """The states of the keys for one model, as for a request of one token."""
-        self._keyring.resolve_limits(model_id)
-        with self._lending.held():
-            now = self._keyring.look()
-            keys = self._keyring.keys.values()
-            states = [self._keyring.status(key, model_id, now).state for key in keys]
-            return PoolCounts(
-                total=len(states),
-                ready=states.count("ready"),
-                limited=states.count("limited"),
-                cooling=states.count("cooling"),
-                dead=states.count("dead"),
-                in_flight=sum(key.in_flight for key in keys),
-                reserved_tokens=sum(m.reserved for account in self._keyring.accounts for m in account.meters.values()),
-                free_in=self._keyring.free_in(KeyRequest(model_id, 1), now),
-            )
-
-    def statuses(self, model_id: str | None = None) -> list[KeyStatus]:
-        """The state of each key, for one model or (None) overall: there it cools if it cools for any model."""
-        if model_id is not None:
-            self._keyring.resolve_limits(model_id)
-        with self._lending.held():
-            now = self._keyring.look()
-            return [self._keyring.status(key, model_id, now) for key in self._keyring.keys.values()]
-
-    def used(self, model_id: str) -> dict[str, list[WindowUse]]:
-        """What of a model's limits is used, by key id; nothing if no limits are known."""
-        self._keyring.resolve_limits(model_id)
-        with self._lending.held():
-            now = self._keyring.look()
-            return {key.id: self._keyring.used(key, model_id, now) for key in self._keyring.keys.values()}
 
     # Changes from outside.
 
@@ -257,10 +226,6 @@ class KeyPool:
     def retire(self, key_id: str, reason: str) -> None:
         """Take a key out of rotation.
 
-        Args:
-            key_id: the key.
-            reason: for people.
-
         Raises:
             KeyError: there is no such key.
         """
@@ -272,13 +237,7 @@ class KeyPool:
         self._lending.tell(key_id, [("key_dead", None, reason, seconds)])
 
     def pause(self, key_id: str, model_id: str, seconds: float, reason: str) -> None:
-        """Keep a key out of rotation for one model.
-
-        Args:
-            key_id: the key.
-            model_id: the model.
-            seconds: for how long.
-            reason: for people.
+        """Keep a key out of rotation for one model, for so many seconds.
 
         Raises:
             KeyError: there is no such key.
@@ -291,32 +250,39 @@ class KeyPool:
             self._dispatcher.serve_all()
         self._lending.tell(key_id, [("key_cooling", model_id, reason, seconds)])
 
-    def invalidate_limits(self, model_id: str | None = None) -> None:
-        """Ask for the limits of a model, or of all, again."""
-        with self._lending.held():
-            busy = self._keyring.invalidate_limits(model_id)
-            wanted = {*self._dispatcher.wait_queues, *(each for _, each in busy)}
-        for each in wanted:
-            self._keyring.resolve_limits(each)
-        with self._lending.held():
-            # Not when the next call asks: what is in flight counts against new limits when it ends.
-            for account, each in busy:
-                self._keyring.allowance(account, each)
-            self._dispatcher.serve_all()
-
     def learn(self, model_id: str, key_id: str, limits: Limits | None) -> None:
-        """Note the limits that a provider's answer showed; used if no others are known.
-
-        Args:
-            model_id: the model that was asked.
-            key_id: the key that was used.
-            limits: what was shown, or None to forget it.
-        """
+        """Note the limits that the answer of a model showed for a key; None forgets them."""
         # Most answers show what the one before showed: that costs no lock.
-        if self._keyring.learned(model_id, key_id) != limits:
-            with self._lending.held():
-                if self._keyring.learn(model_id, key_id, limits):
-                    self._dispatcher.serve_all()
+        if self._keyring.learned.get((model_id, key_id)) == limits:
+            return
+        with self._lending.held():
+            new = self._keyring.learn(model_id, key_id, limits)
+            if new:
+                self._dispatcher.serve_all()
+        if new:
+            self._lending.tell(key_id, [("limits_learned", model_id, None, None)])
+
+    def change_keys(
+        self, joining: Sequence[Credential], leaving: Collection[str] = (), state: Mapping[str, object] | None = None
+    ) -> None:
+        """See `ChangesKeys`."""
+        self._keyring.resolve_limits_of([each.id for each in joining])
+        with self._lending.held():
+            self._keyring.change(joining, leaving)
+            self._load(state or {})
+        for key_id in leaving:
+            self._lending.tell(key_id, [("key_left", None, None, None)])
+        for each in joining:
+            self._lending.tell(each.id, [("key_joined", None, None, None)])
+
+    def forget(self, model_id: str) -> None:
+        """Drop all that is kept of a model that is not asked for any more; each name of a model costs memory.
+
+        Nothing is dropped while calls of it wait or are in flight.
+        """
+        with self._lending.held():
+            if model_id not in self._dispatcher.wait_queues:
+                self._keyring.forget(model_id)
 
     # Sharing.
 
@@ -339,17 +305,7 @@ class KeyPool:
             if state is not None:
                 self._load(state)
 
-    def spent(self) -> list[Spent]:
-        """What this pool remembers to have been used, for those who share the keys."""
-        with self._lending.held():
-            return self._reservations.spent()
-
     # What outlives the process.
-
-    def dump(self) -> snapshot.PoolSnapshot:
-        """Windows, cooldowns and dead keys as plain data, stamped by the wall clock. It holds no key."""
-        with self._lending.held():
-            return snapshot.dump_state(self._keyring.accounts, self._keyring.look(), self._wall())
 
     def load(self, state: Mapping[str, object]) -> None:
         """Take over a state of keys that are here and the same.
@@ -366,7 +322,9 @@ class KeyPool:
             self._load(state)
 
     def _load(self, state: Mapping[str, object]) -> None:
-        snapshot.load_state(state, self._keyring.keys, self._keyring.look(), self._wall(), self._keyring.allowance)
-        for account in self._keyring.accounts:
-            self._keyring.changed(account)
+        keyring = self._keyring
+        now, wall = keyring.look(), self._wall()
+        snapshot.load_state(state, keyring.keys, now, wall, keyring.allowance, keyring.learn)
+        for account in keyring.accounts:
+            keyring.changed(account)
         self._dispatcher.serve_all()

@@ -10,16 +10,16 @@ class KeyRequest(NamedTuple):
     """A request for a key.
 
     Args:
-        model_id: the model to be called.
-        tokens: the estimate to be reserved.
         exclude: ids of keys that will not do.
         key_id: the one key that will do, or None for any.
+        affinity: the hash of the conversation that the call belongs to; None if any key is as good as another.
     """
 
     model_id: str
     tokens: int
     exclude: Collection[str] = ()
     key_id: str | None = None
+    affinity: int | None = None
 
     def admits(self, key_id: str) -> bool:
         """Whether a key will do."""

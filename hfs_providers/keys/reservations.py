@@ -63,7 +63,7 @@ class Reservations:
                 requests = meter.in_flight - asking[id(meter)]
                 if requests > 0:
                     reserved = meter.reserved - tokens[id(meter)]
-                    found.append(InFlight(account.keys[0].credential.account, scope or "", requests, reserved))
+                    found.append(InFlight(account.name, scope or "", requests, reserved))
         return found
 
     def spent(self) -> list[Spent]:
@@ -79,7 +79,7 @@ class Reservations:
                         (wall if "@" in kind else stamp - now + wall, requests, tokens)
                         for stamp, requests, tokens in window.entries()
                     ]
-                    found.append(Spent(account.keys[0].credential.account, scope or "", kind, entries))
+                    found.append(Spent(account.name, scope or "", kind, entries))
         return found
 
     def apply_refusal(self, grant: Grant, refusal: Refusal) -> None:

@@ -13,7 +13,7 @@ call that ends, a key that is revived) wakes its slots. So an account without ro
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sized
 
 from hfs_providers.contract.instants import NEVER
 from hfs_providers.keys.limits import Allowance
@@ -83,15 +83,15 @@ class Slot:
 class _Heap:
     """Slots that are asleep, by an instant or a number."""
 
-    __slots__ = ("_entries", "_most")
+    __slots__ = ("_entries", "_slots")
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: Sized) -> None:
         self._entries: list[tuple[float, int, int, Slot]] = []
-        self._most = _STALE_FACTOR * slots + _STALE_FLOOR
+        self._slots = slots
 
     def push(self, figure: float, slot: Slot) -> None:
         """Add a slot; at most once in each of its versions."""
-        if len(self._entries) >= self._most:
+        if len(self._entries) >= _STALE_FACTOR * len(self._slots) + _STALE_FLOOR:
             self._entries = [entry for entry in self._entries if entry[3].version == entry[2]]
             heapq.heapify(self._entries)
         heapq.heappush(self._entries, (figure, slot.account.index, slot.version, slot))
@@ -133,41 +133,69 @@ class ReadyQueue:
     """The slots of one model and one size of estimates.
 
     Args:
-        model_id: the model.
         size: the bit length of the estimates.
         accounts: the accounts, whose allowances for the model are known.
         follow_clocks: wakes the slots if the clocks have moved apart.
+        is_busy: whether a key has so much more in flight than others that conversations pass it over.
     """
 
     def __init__(
-        self, model_id: str, size: int, accounts: Sequence[Account], follow_clocks: Callable[[float], object]
+        self,
+        model_id: str,
+        size: int,
+        accounts: Iterable[Account],
+        follow_clocks: Callable[[float], object],
+        is_busy: Callable[[Key], bool],
     ) -> None:
         self.model_id = model_id
+        self._is_busy = is_busy
         self._follow_clocks = follow_clocks
         self._look = -NEVER
         self._floor = 1 << (size - 1) if size else 0
-        self.slots = {account: Slot(self, account, account.allowances[model_id]) for account in accounts}
-        self.turns: list[tuple[int, int, Slot]] = [
-            (account.order, account.index, slot) for account, slot in self.slots.items()
-        ]
-        heapq.heapify(self.turns)
+        self.slots: dict[Account, Slot] = {}
+        self.turns: list[tuple[int, int, Slot]] = []
         self.limited = 0
         self.cooling = 0
-        self.zoned = any(slot.allowance.zoned for slot in self.slots.values())
-        count = len(self.slots)
-        self._alarms = _Heap(count)
-        self._tight = _Heap(count)
-        self._thaws = _Heap(count)
-        self._hopes = _Heap(count)
+        self.zoned = False
+        self._alarms = _Heap(self.slots)
+        self._tight = _Heap(self.slots)
+        self._thaws = _Heap(self.slots)
+        self._hopes = _Heap(self.slots)
+        self.renew(accounts)
 
-    def pick(self, tokens: int, now: float, exclude: Collection[str]) -> tuple[Slot, Key] | None:
-        """The first account in turn that has room, and its next key. It leases nothing.
+    def renew(self, accounts: Iterable[Account]) -> None:
+        """Take in accounts that are new, or whose allowance for the model is."""
+        for account in accounts:
+            allowance = account.allowances[self.model_id]
+            self.zoned = self.zoned or allowance.zoned
+            slot = self.slots.get(account)
+            if slot is None:
+                self.slots[account] = slot = Slot(self, account, allowance)
+                heapq.heappush(self.turns, (account.order, account.index, slot))
+            else:
+                slot.wake()
+                slot.allowance = allowance
+
+    def reorder(self, gone: Iterable[Account]) -> None:
+        """Drop accounts that are gone; keys of others have come or gone, which may be their turn by now."""
+        for account in gone:
+            # Awake, it is in no heap and not counted.
+            self.slots.pop(account).wake()
+        self.turns = [(account.order, account.index, slot) for account, slot in self.slots.items() if not slot.asleep]
+        heapq.heapify(self.turns)
+
+    def pick(
+        self, tokens: int, now: float, exclude: Collection[str], near: Iterable[Account] = ()
+    ) -> tuple[Slot, Key] | None:
+        """The first account of `near`, else in turn, that has room, and its next key. It leases nothing.
 
         After None every slot is asleep, except those of accounts that have room and no key outside `exclude`.
         """
         turns = self.turns
         if len(turns) < len(self.slots):
             self._rouse(tokens, now)
+        if near and turns and (found := self._pick_near(near, tokens, now, exclude)) is not None:
+            return found
         aside: list[tuple[int, int, Slot]] | None = None
         picked = None
         while turns:
@@ -191,6 +219,18 @@ class ReadyQueue:
         for entry in aside or ():
             heapq.heappush(turns, entry)
         return picked
+
+    def _pick_near(
+        self, near: Iterable[Account], tokens: int, now: float, exclude: Collection[str]
+    ) -> tuple[Slot, Key] | None:
+        for account in near:
+            slot = self.slots[account]
+            key = account.choose(exclude)
+            if key is None or slot.asleep or (key.in_flight > 2 and self._is_busy(key)):
+                continue
+            if slot.has_room(tokens, now):
+                return slot, key
+        return None
 
     def settle(self, tokens: int, now: float) -> None:
         """Put all slots without room to sleep."""

@@ -1,4 +1,4 @@
-"""What of a pool outlives its process: windows, cooldowns and dead keys, as plain data stamped by the wall clock.
+"""What of a pool outlives its process, as plain data stamped by the wall clock: windows, cooldowns, dead keys, limits.
 
 A key is named by its id and fingerprint. A state that is read may be old, written by another clock, or not be a state
 at all: what does not fit is left out, what lies too far ahead is clamped, and nothing is raised.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from hfs_providers.contract.instants import DAY
+from hfs_providers.contract.records import LIMIT_NAMES, Limits
 from hfs_providers.keys.limits import Allowance
 from hfs_providers.keys.state import CREDIT_PROBATION, Account, Key
-from hfs_providers.keys.windows import Window, WindowEntry
+from hfs_providers.keys.windows import MOST_TOKENS, Window, WindowEntry
 
 VERSION = 1
 """Of the format; another one is not read."""
@@ -32,11 +33,12 @@ class Death(TypedDict):
 
 
 class KeySnapshot(TypedDict):
-    """A key by its id and fingerprint."""
+    """A key by its id and fingerprint; and by model, the limits that answers have shown, by the names of `Limits`."""
 
     id: str
     fingerprint: str
     dead: NotRequired[Death | None]
+    limits: NotRequired[Mapping[str, Mapping[str, int]]]
 
 
 class CooldownSnapshot(TypedDict):
@@ -72,12 +74,17 @@ class PoolSnapshot(TypedDict):
 
 
 AllowanceOf = Callable[[Account, str], Allowance]
+Learn = Callable[[str, str, Limits], object]
 
 
-def dump_state(accounts: Sequence[Account], now: float, wall: float) -> PoolSnapshot:
-    """The state of a pool's accounts, at an instant by the monotonic and the wall clock."""
+def dump_state(accounts: Iterable[Account], now: float, wall: float) -> PoolSnapshot:
+    """The state, without limits, of a pool's accounts, at an instant by the monotonic and the wall clock."""
     shift = wall - now
-    return {"version": VERSION, "at": wall, "accounts": [_dump_account(each, now, shift) for each in accounts]}
+    return {
+        "version": VERSION,
+        "at": wall,
+        "accounts": [_dump_account(each, now, shift) for each in accounts if each.keys],
+    }
 
 
 def _dump_account(account: Account, now: float, shift: float) -> AccountSnapshot:
@@ -130,13 +137,14 @@ def models_of(state: Mapping[str, object]) -> set[str]:
 
 
 def load_state(
-    state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall: float, allowance: AllowanceOf
+    state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall: float, allowance: AllowanceOf, learn: Learn
 ) -> None:
-    """Apply what `dump_state` gave to the keys that are here and the same. No window is made that no limit needs.
+    """Apply what is known to the keys that are here and the same. No window is made that no limit needs.
 
     Args:
         keys: of one pool, by id.
         allowance: finds or makes the allowance of an account for a model.
+        learn: takes the limits that answers have shown of a model and a key.
     """
     if not isinstance(state, Mapping) or state.get("version") != VERSION:
         return
@@ -149,6 +157,7 @@ def load_state(
         found = list(_known(about.get("keys"), keys))
         for key, said in found:
             _load_death(key, said.get("dead"), now, shift)
+            _load_limits(key, said.get("limits"), learn)
         for account in dict.fromkeys(key.account for key, _ in found):
             _load_cooling(account, about.get("cooling"), now, shift)
             _load_windows(account, about.get("windows"), now, shift, allowance)
@@ -178,6 +187,14 @@ def _load_death(key: Key, said: object, now: float, shift: float) -> None:
     key.probation = max(key.probation, min(max(0.0, probation), CREDIT_PROBATION))
 
 
+def _load_limits(key: Key, said: object, learn: Learn) -> None:
+    for model_id, limits in said.items() if isinstance(said, Mapping) else ():
+        if isinstance(model_id, str) and isinstance(limits, Mapping):
+            shown = {name: int(value) for name in LIMIT_NAMES if (value := _number(limits.get(name))) and value >= 1}
+            if shown:
+                learn(model_id, key.id, Limits(**cast(Any, shown)))
+
+
 def _load_cooling(account: Account, said: object, now: float, shift: float) -> None:
     for cooldown in _records(said):
         model_id, until = cooldown.get("model"), _number(cooldown.get("until"))
@@ -191,12 +208,17 @@ def _load_windows(account: Account, said: object, now: float, shift: float, allo
     found: dict[int, tuple[Window, list[WindowEntry]]] = {}
     for about in _records(said):
         kind = about.get("kind")
-        entries = list(_entries(about.get("entries"), shift))
         meters = {id(meter): meter for meter in (allowance(account, each).meter for each in _models(about))}
-        for meter in meters.values() if entries else ():
-            for name, window in meter.windows.items():
-                if name == kind or (kind == ANY_ZONE and name.startswith(ANY_ZONE)):
-                    found.setdefault(id(window), (window, []))[1].extend(entries)
+        windows = [
+            window
+            for meter in meters.values()
+            for name, window in meter.windows.items()
+            if name == kind or (kind == ANY_ZONE and name.startswith(ANY_ZONE))
+        ]
+        # Entries are many, and most windows have no limit.
+        entries = list(_entries(about.get("entries"), shift)) if windows else []
+        for window in windows if entries else ():
+            found.setdefault(id(window), (window, []))[1].extend(entries)
     for window, counted in found.values():
         window.restore(now, sorted(counted))
 
@@ -208,15 +230,23 @@ def _models(about: Mapping[str, Any]) -> list[str]:
 
 def _entries(said: object, shift: float) -> Iterable[WindowEntry]:
     for each in said if isinstance(said, Sequence) and not isinstance(said, str) else ():
-        if isinstance(each, Sequence) and not isinstance(each, str) and len(each) == 3:
-            stamp, requests, tokens = map(_number, each)
-            if stamp is not None and requests is not None and tokens is not None:
-                yield stamp + shift, max(0, int(requests)), max(0, int(tokens))
+        try:
+            stamp, requests, tokens = each
+            readable = math.isfinite(stamp + requests + tokens)
+        except (TypeError, ValueError, OverflowError):
+            # Asked for instead of three types at a time: a file may hold tens of thousands.
+            continue
+        if readable:
+            yield stamp + shift, _count(requests), _count(tokens)
 
 
 def _records(said: object) -> Iterable[Mapping[str, Any]]:
     if isinstance(said, Sequence) and not isinstance(said, str):
         yield from (each for each in said if isinstance(each, Mapping))
+
+
+def _count(number: float) -> int:
+    return min(max(0, int(number)), MOST_TOKENS)
 
 
 def _number(value: object) -> float | None:

@@ -43,8 +43,6 @@ class Cooldown(NamedTuple):
     """Until when an account cools down, and why.
 
     Args:
-        until: monotonic seconds.
-        reason: for people.
         state: `cooling` if the provider said so, `limited` if others have used the allowance up.
         end: the end by both clocks; `until` is what comes first.
     """
@@ -66,6 +64,7 @@ class Key:
         "credential",
         "dead_reason",
         "due",
+        "gone",
         "in_flight",
         "index",
         "last_used",
@@ -82,6 +81,8 @@ class Key:
         # The turn in which it was last leased; below zero if it never was, so that new keys keep their order.
         self.last_used = rank
         self.in_flight = 0
+        # Whether it has left the pool: only calls that began before still use it.
+        self.gone = False
         self.dead_reason: str | None = None
         # The monotonic instant from which it may be tried, and what that comes from.
         self.retry_at = 0.0
@@ -153,11 +154,13 @@ class Account:
         "index",
         "live",
         "meters",
+        "name",
         "only",
         "order",
     )
 
-    def __init__(self, index: int, clocks: Clocks) -> None:
+    def __init__(self, name: str, index: int, clocks: Clocks) -> None:
+        self.name = name
         self.index = index
         self.clocks = clocks
         self.live: OrderedDict[str, Key] = OrderedDict()
@@ -174,15 +177,34 @@ class Account:
         """All keys of the account."""
         return [*self.live.values(), *self.dead.values()]
 
+    @property
+    def in_flight(self) -> int:
+        """Calls in flight with any of its keys, also with keys that have left."""
+        return sum(meter.in_flight for meter in self.meters.values())
+
     def sort(self, key: Key) -> None:
         """File a key that is new, died or was revived."""
+        if key.gone:
+            return
         self.live.pop(key.id, None)
         self.dead.pop(key.id, None)
         if key.dead_reason is not None:
             self.dead[key.id] = key
+        elif not self.live:
+            self.live[key.id] = key
         else:
             live = sorted([*self.live.values(), key], key=lambda each: each.last_used)
             self.live = OrderedDict((each.id, each) for each in live)
+        self._sorted()
+
+    def drop(self, key: Key) -> None:
+        """Take out a key that leaves the pool."""
+        key.gone = True
+        self.live.pop(key.id, None)
+        self.dead.pop(key.id, None)
+        self._sorted()
+
+    def _sorted(self) -> None:
         self.only = next(iter(self.live.values())) if len(self.live) == 1 and not self.dead else None
         self._reorder()
 
@@ -201,6 +223,8 @@ class Account:
 
     def choose(self, exclude: Collection[str]) -> Key | None:
         """The live key to lease next."""
+        if self.only is not None and not exclude:
+            return self.only
         for key in self.live.values():
             if key.id not in exclude:
                 return key

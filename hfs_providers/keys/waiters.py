@@ -106,8 +106,6 @@ class Waiter:
     """One call that wants a key: its request, how long it waits, and what it was given.
 
     Args:
-        request: what it wants.
-        now: monotonic seconds.
         timeout: seconds to wait at most.
         trial: whether a dead key will do that may be tried.
     """
@@ -123,7 +121,7 @@ class Waiter:
         self.signal: Signal
         self.lease: Lease | None = None
         self.grant: Grant | None = None
-        # Below zero: it is awake and needs no signal.
+        # `-NEVER`: it is awake and needs no signal.
         self.naps_until = -NEVER
         self.turn = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 _WALL_MARGIN = 1e-6
 
 
+MOST_TOKENS = 1 << 40
+"""What one entry of a window counts at most, whatever a provider or a file says: sums stay within 64 bits."""
+
 WindowEntry = tuple[float, int, int]
 """An instant, requests and tokens."""
 
@@ -24,12 +28,14 @@ WindowEntry = tuple[float, int, int]
 class SlidingWindow:
     """The last `span` seconds, exact or in buckets. Its counts are right if `prune` was called after `expires`.
 
+    The entries are in arrays, not lists: with thousands of keys, every object that a call has to look up elsewhere in
+    memory costs it time.
+
     An entry that ended at `s` counts until `s + span`. All of a bucket counts as if it had ended at the end of the
     bucket: a key is freed up to `grain` seconds late and never early. With cumulative sums, a bisection finds the
     instant at which enough has left.
 
     Args:
-        span: seconds.
         grain: seconds of a bucket; 0 keeps each instant.
     """
 
@@ -53,9 +59,9 @@ class SlidingWindow:
         self._clear()
 
     def _clear(self) -> None:
-        self._stamps: list[float] = []
-        self._cumulative_requests: list[int] = []
-        self._cumulative_tokens: list[int] = []
+        self._stamps = array("d")
+        self._cumulative_requests = array("q")
+        self._cumulative_tokens = array("q")
         self._head = 0
         self.requests = 0
         self.tokens = 0
@@ -143,7 +149,7 @@ class SlidingWindow:
 
     def age(self, seconds: float) -> None:
         """Let that much more time have passed than the monotonic clock shows."""
-        self._stamps = [stamp - seconds for stamp in self._stamps]
+        self._stamps = array("d", (stamp - seconds for stamp in self._stamps))
         self.expires -= seconds
 
 

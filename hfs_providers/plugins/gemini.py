@@ -9,10 +9,12 @@ from typing import Any
 from hfs_providers.authoring import (
     ErrorRules,
     Evidence,
+    HttpApi,
     KeyedProvider,
     Meaning,
     MessageRules,
     ModelDefault,
+    UsageFields,
     next_midnight,
 )
 
@@ -133,6 +135,8 @@ plugin = KeyedProvider(
     sdk_module="google.genai",
     base_url="https://generativelanguage.googleapis.com",
     openai_path="/v1beta/openai",
+    # https://ai.google.dev/gemini-api/docs/openai
+    http=HttpApi(openai=("chat/completions", "embeddings", "models")),
     models=(
         # https://ai.google.dev/gemini-api/docs/deprecations
         ModelDefault("gemini-2.5-flash", retires=date(2026, 12, 1)),
@@ -143,6 +147,7 @@ plugin = KeyedProvider(
     env_aliases=("GOOGLE_API_KEY",),
     client="google_genai",
     proof="models",
+    usage_fields=UsageFields(cached=("cached_content_token_count",), reasoning_apart=True),
     errors=ErrorRules(
         decide=_decide,
         fields={"details.reason": _REASONS, "status": _STATUSES},
@@ -157,4 +162,5 @@ plugin = KeyedProvider(
     ),
     # Agno's class takes a pydantic class as a schema, and nothing else.
     messages=MessageRules(tool_calls=sign_tool_calls, json_schemas=False),
+    price_id="google",
 )

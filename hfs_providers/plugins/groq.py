@@ -1,6 +1,6 @@
 """Groq, through `agno.models.groq:Groq` and the groq SDK."""
 
-from hfs_providers.authoring import ErrorRules, KeyedProvider, Limits, Meaning, ModelDefault
+from hfs_providers.authoring import ErrorRules, HttpApi, KeyedProvider, Limits, Meaning, ModelDefault
 
 # This key's organization or project may not use the model; that of another key may.
 _NOT_WITH_THIS_KEY = Meaning("model_gone", scope="key")
@@ -11,6 +11,8 @@ plugin = KeyedProvider(
     sdk="groq",
     base_url="https://api.groq.com",
     openai_path="/openai/v1",
+    # https://console.groq.com/docs/openai
+    http=HttpApi(openai=("chat/completions", "responses", "models")),
     models=(
         ModelDefault("llama-3.3-70b-versatile"),
         ModelDefault("openai/gpt-oss-120b"),

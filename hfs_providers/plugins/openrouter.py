@@ -1,6 +1,6 @@
 """OpenRouter, through `agno.models.openrouter:OpenRouter` and the openai SDK."""
 
-from hfs_providers.authoring import ErrorRules, Evidence, KeyedProvider, Limits, Meaning, ModelDefault
+from hfs_providers.authoring import ErrorRules, Evidence, HttpApi, KeyedProvider, Limits, Meaning, ModelDefault
 
 _LIMITED = Meaning("rate_limited")
 _LIMITED_KEY = Meaning("rate_limited", scope="key")
@@ -90,6 +90,8 @@ plugin = KeyedProvider(
     sdk="openai",
     base_url="https://openrouter.ai/api/v1",
     openai_path="",
+    # https://openrouter.ai/docs/client-sdks/python/components/endpoint
+    http=HttpApi(openai=("chat/completions", "responses", "embeddings", "models"), messages="/messages"),
     models=(
         ModelDefault("meta-llama/llama-3.3-70b-instruct:free"),
         ModelDefault("openrouter/free"),

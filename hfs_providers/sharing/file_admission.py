@@ -1,7 +1,8 @@
 """Whether a reservation fits: what the file says of a key, of its windows, and of requests in flight.
 
 All is read within one transaction of the `FileLedger`, and all is exact: minutes are counted from the rows, longer
-windows from the sums by quarters of an hour and, at their edges, from the rows.
+windows from the sums by quarters of an hour and, at their edges, from the rows. A file that cannot be read is an
+`sqlite3.Error`.
 """
 
 from __future__ import annotations
@@ -32,11 +33,7 @@ class _WindowRule(NamedTuple):
 
 
 def known_refusal(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
-    """What any process was told of the key: that it is dead or cooling.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
+    """What any process was told of the key: that it is dead or cooling."""
     key = reservation.account if reservation.fingerprint == "keyless" else reservation.fingerprint
     query = (
         "SELECT kind, body FROM state WHERE provider = ?"
@@ -75,11 +72,7 @@ def limited(reservation: Reservation) -> bool:
 
 
 def limit_refusal(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
-    """Why the reservation does not fit into its windows together with what all have in flight; None if it does.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
+    """Why the reservation does not fit into its windows together with what all have in flight; None if it does."""
     in_flight, reserved = connection.execute(
         "SELECT COALESCE(SUM(MAX(requests, 0)), 0), COALESCE(SUM(MAX(tokens, 0)), 0) FROM in_flight"
         " WHERE provider = ? AND account = ? AND scope = ?",

@@ -63,11 +63,7 @@ class FileLedger:
     """The `Ledger` of processes that use the same local file.
 
     Args:
-        log: of usage; its file is shared.
-        wall: seconds since the epoch.
-        clock: monotonic seconds.
         tick: seconds after which the file is read again for news of others.
-        process: by default the process that makes this.
         mark: identifies this process's own changes to the state of keys.
     """
 
@@ -120,11 +116,7 @@ class FileLedger:
     # For the manager.
 
     def start(self, pools: Mapping[str, KeyPool]) -> None:
-        """Register this process, and share `pools` while other processes use them.
-
-        Args:
-            pools: by provider.
-        """
+        """Register this process, and share `pools` while other processes use them."""
         self._pools = dict(pools)
         if self._pools:
             self._enter()

@@ -47,15 +47,9 @@ def from_store(
     """What the rows of an account say.
 
     Args:
-        connection: to the local file.
-        provider: its name.
         names: of the keys of the account, as `Credential.name`.
         scope: the model, or empty for all.
-        now: seconds since the epoch, by this host's clock.
         offset: seconds by which the other clock is ahead of it.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
     """
     names = set(names)
     query = "SELECT id, key_id, fingerprint FROM series WHERE provider = ?1 AND (?2 = '' OR model = ?2)"

@@ -2,87 +2,91 @@
 
 Windows come from the rows of usage: the minute exactly, the hour by minutes, the day by quarters of an hour. Dead and
 cooling keys, circuits and retired models come from the table `state`, which `state_log` writes. The file may be old or
-edited: what does not fit is left out, and nothing is raised for it.
+edited: what does not fit is left out. Only a file that cannot be used raises `sqlite3.Error`.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import cast
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE
 from hfs_providers.contract.protocols import KeepsCircuits
 from hfs_providers.contract.records import Credential, Wrapper
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.snapshot import AccountSnapshot, Death, PoolSnapshot
+from hfs_providers.keys.snapshot import AccountSnapshot, Death, KeySnapshot, PoolSnapshot, WindowSnapshot
 from hfs_providers.keys.windows import WindowEntry
 from hfs_providers.sharing.state_log import cooldowns_of, states
 from hfs_providers.usage.database import QUARTER
+from hfs_providers.usage.transaction import transaction
 
 GONE_FOR = 30 * DAY
-"""Seconds after which a retired model is tried again."""
+"""Seconds after which a retired model is tried again, and limits that no answer has shown since are forgotten."""
 
 _log = logging.getLogger("hfs_providers")
 
-_QUARTERS = (
-    "SELECT q.series, q.start, SUM(q.requests), SUM(q.charged) FROM series s CROSS JOIN quarter q ON q.series = s.id"
-    " WHERE s.provider = ? AND q.start > ? GROUP BY 1, 2"
-)
-
-# By kind of window: the query, its span, and what is added to a stamp. A bucket is stamped with its end, so that
-# nothing leaves a window early; for a calendar day with its middle, because it must lie within the day.
-_WINDOWS = {
-    "minute": (
+# Queries, their span, and by kind of window what is added to a stamp. A bucket is stamped with its end, so that nothing
+# leaves a window early; for a calendar day with its middle, because it must lie within the day. The rows of a quarter
+# are not summed up here: grouping them takes SQLite four times as long as reading them, and a window adds them.
+_WINDOWS = (
+    (
         "SELECT u.series, u.at, 1, u.charged FROM series s CROSS JOIN usage u ON u.series = s.id"
         " WHERE s.provider = ? AND u.at > ?",
         MINUTE,
-        0.0,
+        {"minute": 0.0},
     ),
-    "hour": (
+    (
         "SELECT u.series, CAST(u.at / 60 AS INTEGER) * 60.0, COUNT(*), SUM(u.charged)"
         " FROM series s CROSS JOIN usage u ON u.series = s.id WHERE s.provider = ? AND u.at > ? GROUP BY 1, 2",
         HOUR + MINUTE,
-        MINUTE,
+        {"hour": MINUTE},
     ),
-    "day": (_QUARTERS, DAY + QUARTER, QUARTER),
-    snapshot.ANY_ZONE: (_QUARTERS, DAY + QUARTER, QUARTER / 2),
-}
+    (
+        "SELECT q.series, q.start, q.requests, q.charged FROM series s CROSS JOIN quarter q ON q.series = s.id"
+        " WHERE s.provider = ? AND q.start > ?",
+        DAY + QUARTER,
+        {"day": QUARTER, snapshot.ANY_ZONE: QUARTER / 2},
+    ),
+)
 
 
 def pool_state(
     connection: sqlite3.Connection, provider: str, credentials: Sequence[Credential], wall: float
 ) -> PoolSnapshot:
-    """What the file knows of those keys of a provider that are here, as `KeyPool.load` takes it.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
-    accounts: dict[str, AccountSnapshot] = {}
-    account_of: dict[str, str] = {}
+    """What the file knows of those keys of a provider that are here, as `KeyPool.load` takes it."""
+    account_of = {credential.name: credential.account for credential in credentials}
+    # `KeyPool.load` leaves out what is no death, such as the note of a revival.
     dead = states(connection, provider, "key")
+    limits = states(connection, provider, "limits", since=wall - GONE_FOR)
+    cooling = states(connection, provider, "rest")
+    windows = _windows(connection, provider, wall, account_of)
+    # Most keys of many are unknown here.
+    known = {*cooling, *windows, *(account_of[name] for name in {*dead, *limits} if name in account_of)}
+    accounts: dict[str, AccountSnapshot] = {}
     for credential in credentials:
-        name = credential.account
-        about = accounts.setdefault(name, {"keys": [], "cooling": [], "windows": []})
-        # `KeyPool.load` leaves out what is no death, such as the note of a revival.
-        death = cast("Death | None", dead.get(credential.name))
-        about["keys"].append({"id": credential.id, "fingerprint": credential.fingerprint, "dead": death})
-        account_of[credential.name] = name
-    for name, cooldowns in states(connection, provider, "rest").items():
-        if name in accounts:
-            accounts[name]["cooling"] += cooldowns_of(cooldowns)
-    _windows(connection, provider, wall, accounts, account_of)
+        name = account_of[credential.name]
+        if name in known:
+            new: AccountSnapshot = {
+                "keys": [],
+                "cooling": cooldowns_of(cooling.get(name, {})),
+                "windows": windows.get(name, []),
+            }
+            about: KeySnapshot = {"id": credential.id, "fingerprint": credential.fingerprint}
+            about["dead"] = cast("Death | None", dead.get(credential.name))
+            about["limits"] = limits.get(credential.name, {})
+            accounts.setdefault(name, new)["keys"].append(about)
     return {"version": snapshot.VERSION, "at": wall, "accounts": list(accounts.values())}
 
 
 def _windows(
-    connection: sqlite3.Connection,
-    provider: str,
-    wall: float,
-    accounts: Mapping[str, AccountSnapshot],
-    account_of: Mapping[str, str],
-) -> None:
+    connection: sqlite3.Connection, provider: str, wall: float, account_of: Mapping[str, str]
+) -> dict[str, list[WindowSnapshot]]:
+    """What was used, by account."""
     series: dict[int, tuple[str, str]] = {}
     for number, model, key_id, fingerprint in connection.execute(
         "SELECT id, model, key_id, fingerprint FROM series WHERE provider = ?", (provider,)
@@ -90,22 +94,44 @@ def _windows(
         account = account_of.get(fingerprint) or account_of.get(key_id)
         if account is not None:
             series[number] = account, model
-    for kind, (query, span, shift) in _WINDOWS.items():
-        entries: dict[tuple[str, str], list[WindowEntry]] = {}
-        for number, stamp, requests, tokens in connection.execute(query, (provider, wall - span)):
-            if number in series:
-                entries.setdefault(series[number], []).append((stamp + shift, requests, tokens))
-        for (account, model), found in entries.items():
-            accounts[account]["windows"].append({"models": [model], "kind": kind, "entries": found})
+    used: dict[str, list[WindowSnapshot]] = {}
+    for query, span, shifts in _WINDOWS:
+        for number, rows in groupby(connection.execute(query, (provider, wall - span)), itemgetter(0)):
+            if number not in series:
+                continue
+            account, model = series[number]
+            found = list(rows)
+            for kind, shift in shifts.items():
+                entries: list[WindowEntry] = [(stamp + shift, requests, tokens) for _, stamp, requests, tokens in found]
+                used.setdefault(account, []).append({"models": [model], "kind": kind, "entries": entries})
+    return used
+
+
+def rename_keys(connection: sqlite3.Connection, provider: str, credentials: Sequence[Credential]) -> None:
+    """Give what older versions wrote of those keys their names of today: fingerprints had 8 digits."""
+    shorts = Counter(credential.fingerprint[:8] for credential in credentials if credential.secret is not None)
+    names = {
+        credential.fingerprint[:8]: credential.fingerprint
+        for credential in credentials
+        # Which of two keys with one short name was meant is not known.
+        if shorts[credential.fingerprint[:8]] == 1
+    }
+    query = "SELECT fingerprint FROM series WHERE provider = ?1 UNION SELECT name FROM state WHERE provider = ?1"
+    found = [(names[short], provider, short) for (short,) in connection.execute(query, (provider,)) if short in names]
+    if not found:
+        return
+    with transaction(connection):
+        # What was written under the name of today is newer.
+        connection.executemany(
+            "UPDATE OR IGNORE series SET fingerprint = ? WHERE provider = ? AND fingerprint = ?", found
+        )
+        connection.executemany("UPDATE OR IGNORE state SET name = ? WHERE provider = ? AND name = ?", found)
 
 
 def restore_key_state(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wall: float) -> None:
-    """Restore what the file knows in providers that start. Circuits and retired models are for those that have them.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
+    """Restore what the file knows in providers that start; circuits and retired models where they have any."""
     for name, wrapper in wrappers.items():
+        rename_keys(connection, name, wrapper.pool.credentials)
         wrapper.pool.load(pool_state(connection, name, wrapper.pool.credentials, wall))
         circuits = states(connection, name, "circuit")
         retired = states(connection, name, "gone", since=wall - GONE_FOR)

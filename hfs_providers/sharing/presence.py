@@ -29,7 +29,6 @@ class Process(NamedTuple):
     """What distinguishes a process from all others.
 
     Args:
-        pid: its number.
         born: when it started, in ticks since the machine did; 0 if the system does not say.
         place: the machine, its run, and the namespace of process numbers.
     """
@@ -45,8 +44,6 @@ class Presence:
     Each method takes a connection to the file, and raises `sqlite3.Error` if the file cannot be used.
 
     Args:
-        process: by default the one that makes this.
-        wall: seconds since the epoch.
         patience: seconds to wait for other writers.
     """
 
@@ -134,11 +131,7 @@ class Presence:
 
 
 def running_processes(connection: sqlite3.Connection, wall: float) -> int:
-    """How many processes use the file.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
+    """How many processes use the file."""
     rows = connection.execute("SELECT pid, born, place, seen FROM processes WHERE shared <> ?", (DEAD,)).fetchall()
     return sum(alive(Process(*process), seen, wall) for *process, seen in rows)
 
@@ -160,13 +153,7 @@ def this() -> Process:
 
 
 def alive(process: Process, seen: float, wall: float) -> bool:
-    """Whether a process lives. One that has got its number since does not count.
-
-    Args:
-        process: to be looked for.
-        seen: when it last said that it lives, in seconds since the epoch.
-        wall: now, in seconds since the epoch.
-    """
+    """Whether a process lives that was last `seen` then. One that has got its number since does not count."""
     if process.place != _place():
         return abs(wall - seen) < STALE
     if process.born:

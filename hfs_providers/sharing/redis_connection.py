@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hfs_providers.contract.records import Problem
 
 REDIS_TIMEOUT = 0.25
-"""Seconds to wait for an answer."""
+"""Seconds that a call may wait for an answer."""
 
 _CONNECTING = 1.0
 """Seconds to wait for a connection."""
@@ -48,19 +48,21 @@ class RedisConnection:
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, with user, password and TLS options as redis-py takes them.
+        timeout: seconds to wait for an answer.
 
     Raises:
         ImportError: redis-py is not installed.
         ValueError: the URL cannot be read. The message holds no part of the URL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout: float = REDIS_TIMEOUT) -> None:
         import redis
         from redis.backoff import NoBackoff
         from redis.connection import parse_url
         from redis.retry import Retry
 
         self._redis = redis
+        self._timeout = timeout
         self.errors = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
         """What any method may raise."""
         try:
@@ -78,7 +80,7 @@ class RedisConnection:
             "protocol": 2,
             "decode_responses": True,
             "encoding_errors": "replace",
-            "socket_timeout": REDIS_TIMEOUT,
+            "socket_timeout": timeout,
             "socket_connect_timeout": _CONNECTING,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
@@ -168,7 +170,7 @@ class RedisConnection:
             words = "is out of memory"
             remedy = "Give it more (maxmemory), with the policy noeviction"
         elif isinstance(error, exceptions.TimeoutError | TimeoutError):
-            words = f"did not answer within {REDIS_TIMEOUT * 1000:.0f} ms"
+            words = f"did not answer within {self._timeout * 1000:.0f} ms"
         else:
             said = str(error) or type(error).__name__
             for secret in self._secrets:

@@ -25,6 +25,7 @@ from hfs_providers.contract.records import Event
 from hfs_providers.keys.ledger import Ledger, Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing.history import Used, from_pool, from_store
+from hfs_providers.sharing.redis_budgets import RedisBudgets
 from hfs_providers.sharing.redis_connection import RedisConnection, ScriptCall
 from hfs_providers.sharing.redis_messages import Announce, CountedScope, Message, Release, Reserve, told_key
 from hfs_providers.usage.database import Store
@@ -53,11 +54,10 @@ class Counts:
     """One process's part in the counts. For one thread at a time, but for `settled_at` and `announcement`.
 
     Args:
-        pools: by provider.
         store: the local file, where all processes of the host write their usage; None if there is none.
-        wall: seconds since the epoch.
         flush: writes what was recorded to the file, within the seconds that it is given.
         send: takes a release that is to be said next.
+        budgets: those that are shared by the same server, or None.
     """
 
     def __init__(
@@ -67,23 +67,18 @@ class Counts:
         wall: Callable[[], float],
         flush: Callable[[float], object] | None,
         send: Callable[[Release], object],
+        budgets: RedisBudgets | None = None,
     ) -> None:
         self._pools = pools
         self._store = store
         self._wall = wall
         self._flush = flush
         self._send = send
+        self._budgets = budgets
         self._holder = uuid.uuid4().hex
         self._host = store.source if store is not None else self._holder
-        # By provider and id of a key: the names of its account and of the key.
-        self._keys: dict[tuple[str, str], tuple[str, str]] = {}
-        # By provider and account: the names of its keys.
+        # By provider and account: the names of its keys, also of those that have left.
         self._names: dict[tuple[str, str], set[str]] = {}
-        for provider, pool in pools.items():
-            for credential in pool.credentials:
-                account, name = credential.account, credential.name
-                self._keys[provider, credential.id] = (account, name)
-                self._names.setdefault((provider, account), set()).add(name)
         self._generation = ""
         # Seconds by which the server's clock is ahead of this host's.
         self._offset = 0.0
@@ -102,10 +97,11 @@ class Counts:
 
     def announcement(self, event: Event) -> Announce | None:
         """What an event says of a key; None if nothing."""
-        known = self._keys.get((event.provider, event.key_id or ""))
-        if known is None:
+        pool = self._pools.get(event.provider)
+        credential = pool.credential(event.key_id or "") if pool is not None else None
+        if credential is None:
             return None
-        account, name = known
+        account, name = credential.account, credential.name
         milliseconds = int(min(event.seconds or 0.0, DAY) * 1000)
         of = event.provider, account
         if event.kind == "key_dead":
@@ -126,7 +122,7 @@ class Counts:
         for provider, pool in self._pools.items():
             for held in pool.join(ledger):
                 self.in_flight[CountedScope(provider, held.account, held.scope)] = (held.requests, held.tokens)
-        self._publish(server, self._scopes())
+        self._publish_all(server)
         self._announce_all(server)
 
     def _register(self, server: RedisConnection, lost: str = "") -> bool:
@@ -158,7 +154,15 @@ class Counts:
         changed = self._register(server)
         if not changed and any(self._published.get(scope, -math.inf) > fresh for scope in scopes):
             changed = self._register(server, lost=self._generation)
-        self._publish(server, self._scopes() | set(scopes) if changed else scopes)
+        if changed:
+            self._publish_all(server, scopes)
+        else:
+            self._publish(server, scopes)
+
+    def _publish_all(self, server: RedisConnection, scopes: Iterable[CountedScope] = ()) -> None:
+        self._publish(server, self._scopes() | set(scopes))
+        if self._budgets is not None:
+            self._budgets.publish(server, self._generation, joining=True)
 
     def _scopes(self) -> set[CountedScope]:
         """All that this process knows to be in use."""
@@ -187,6 +191,9 @@ class Counts:
 
     def _used(self, scopes: Sequence[CountedScope]) -> list[Used]:
         wall = self._wall()
+        for provider, pool in self._pools.items():
+            for credential in pool.credentials:
+                self._names.setdefault((provider, credential.account), set()).add(credential.name)
         if self._store is not None:
             # The usage log, which writes to the file, says what is wrong with it.
             with suppress(sqlite3.Error, OSError), closing(self._store.connect()) as connection:
@@ -207,16 +214,20 @@ class Counts:
         for provider, pool in self._pools.items():
             for about in pool.dump()["accounts"]:
                 first = about["keys"][0]["id"]
-                of = provider, self._keys[provider, first][0]
+                known = pool.credential(first)
+                if known is None:
+                    # It has left just now.
+                    continue
+                of = provider, known.account
                 for cooldown in about["cooling"]:
                     left = int((cooldown["until"] - wall) * 1000)
                     field = f"c:{cooldown['model'] or ''}"
                     announced.append((Announce(*of, field, left, cooldown["reason"], 0), first))
                 for key in about["keys"]:
-                    dead = key.get("dead")
-                    if dead is not None:
+                    dead, known = key.get("dead"), pool.credential(key["id"])
+                    if dead is not None and known is not None:
                         left = int((dead["retry_at"] - wall) * 1000)
-                        field = f"d:{self._keys[provider, key['id']][1]}"
+                        field = f"d:{known.name}"
                         age = max(0, int((wall - dead.get("since", wall)) * 1000))
                         announced.append((Announce(*of, field, left, dead["reason"], age), key["id"]))
         announced = [each for each in announced if (each[0].milliseconds or 0) > 0]
@@ -227,7 +238,8 @@ class Counts:
             if answer == "revived":
                 self._reviving.add((provider, key_id))
                 try:
-                    self._pools[provider].revive(key_id)
+                    with suppress(KeyError):
+                        self._pools[provider].revive(key_id)
                 finally:
                     self._reviving.discard((provider, key_id))
 
@@ -238,12 +250,7 @@ class Counts:
     # Serving.
 
     def serve(self, server: RedisConnection, work: Sequence[Message]) -> None:
-        """Say what there is to say, in one round trip if no counts were lost.
-
-        Args:
-            server: an open connection.
-            work: in its order; if empty, only that this process lives.
-        """
+        """Say what there is to say (if nothing, that this process lives), in one round trip if no counts were lost."""
         ended: dict[CountedScope, list[Release]] = {}
         for each in work:
             if isinstance(each, Release):
@@ -268,8 +275,18 @@ class Counts:
             for reserve in unknown:
                 again = max(self.settled_at, self._wall() + SOON)
                 reserve.settle(Refusal("limited", again, "what all have used is being counted again", "key"))
+        self._serve_budgets(server, work)
         if not work or time.monotonic() >= self._beat_at:
             self._beat(server)
+
+    def _serve_budgets(self, server: RedisConnection, work: Sequence[Message]) -> None:
+        if self._budgets is None:
+            return
+        settled = self.settled_at <= self._wall()
+        if not self._budgets.serve(server, work, self._generation, settled=settled):
+            if not self._register(server):
+                self._register(server, lost=self._generation)
+            self._publish_all(server)
 
     def _answer(self, reserves: Sequence[Reserve], answers: Sequence[Any]) -> list[Reserve]:
         """Pass the answers on. Returns the reservations in scopes that the server does not know."""
@@ -299,9 +316,11 @@ class Counts:
         self._beats += 1
         if self._register(server) or self.settled_at > self._wall():
             # Repeated until all is settled: rows may have come late to the file.
-            self._publish(server, self._scopes())
+            self._publish_all(server)
             self._announce_all(server)
             return
+        if self._budgets is not None:
+            self._budgets.publish(server, self._generation, joining=False)
         if self._revival_is_new:
             self._announce_all(server)
         if self._beats % 5 == 0:

@@ -1,9 +1,9 @@
 """Several hosts share key state through Redis: `RedisLedger`.
 
 One thread of the process speaks with the server. It sends what the pools reserve and release in the order in which it
-comes, as much as there is in one round trip. A caller waits for its reservation, but never longer than `REDIS_TIMEOUT`:
-then the ledger is away, its pools leave it and go on alone with what they know, and the thread tries to reach the
-server, at growing intervals, until they can join again.
+comes, as much as there is in one round trip. When the server does not answer within `REDIS_TIMEOUT`, the ledger is
+away: its pools leave it and go on alone with what they know, and the thread tries to reach the server, at growing
+intervals, until they can join again. A caller waits no longer than that for its reservation.
 
 What is said to the server is in `redis_messages` and `redis_counts`, what the server does in `scripts/*.lua`, the
 connection in `redis_connection`, and what the host has used in `history`.
@@ -12,6 +12,7 @@ connection in `redis_connection`, and what the host has used in `history`.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -25,13 +26,18 @@ from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.records import Event, Problem
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
+from hfs_providers.money.budgets import BudgetLedger
+from hfs_providers.sharing.redis_budgets import RedisBudgets
 from hfs_providers.sharing.redis_connection import REDIS_TIMEOUT, RedisConnection
 from hfs_providers.sharing.redis_counts import BEAT_INTERVAL, SOON, Counts
-from hfs_providers.sharing.redis_messages import Message, Release, Reserve
+from hfs_providers.sharing.redis_messages import Message, Paid, Release, Reserve, Spend
 from hfs_providers.usage.database import Store
 
 STARTING = 1.0
 """Seconds that `start` waits for the server, at most."""
+
+_PATIENCE = REDIS_TIMEOUT + 0.1
+"""Seconds that a call waits: a little longer than the thread does, so that it hears of a server that is away."""
 
 _POLL = 0.005
 """Seconds after which a task checks again whether the server has answered for the first time."""
@@ -48,7 +54,7 @@ class RedisLedger:
     Args:
         url: `redis://`, `rediss://` or `unix://`; a password in it is shown nowhere.
         store: the local file, where all processes of the host write their usage; None if there is none.
-        wall: seconds since the epoch.
+        budgets: who keeps account of those that the same server shares; None if there are none.
         flush: writes what was recorded to the file, within the seconds that it is given.
     """
 
@@ -58,6 +64,7 @@ class RedisLedger:
         store: Store | None = None,
         *,
         wall: Callable[[], float] = time.time,
+        budgets: BudgetLedger | None = None,
         flush: Callable[[float], object] | None = None,
     ) -> None:
         self.problem: Problem | None = None
@@ -68,6 +75,9 @@ class RedisLedger:
         self._store = store
         self._wall = wall
         self._flush = flush
+        self._budgets = budgets if isinstance(budgets, RedisBudgets) else None
+        if self._budgets is not None:
+            self._budgets.ask, self._budgets.tell = self._ask, self._count
         self._pools: Mapping[str, KeyPool] = {}
         self._begin()
         try:
@@ -92,7 +102,9 @@ class RedisLedger:
         self._look_until = 0.0
         self._left = True
         self._failures = 0
-        self._counts = Counts(self._pools, self._store, self._wall, self._flush, self._work.put)
+        # When the thread began with what it is doing, by the monotonic clock; infinite while it has nothing to do.
+        self._serving_since = math.inf
+        self._counts = Counts(self._pools, self._store, self._wall, self._flush, self._work.put, self._budgets)
 
     # What pools and the manager call.
 
@@ -100,9 +112,6 @@ class RedisLedger:
         """Share the keys of these pools from now on.
 
         Returns when they are joined, or the server is known to be away: after a second at most.
-
-        Args:
-            pools: by provider.
         """
         self._pools = dict(pools)
         self._begin()
@@ -121,7 +130,7 @@ class RedisLedger:
         reserve = Reserve(reservation)
         self._work.put(reserve)
         try:
-            reserve.done.wait(REDIS_TIMEOUT)
+            reserve.done.wait(_PATIENCE)
         except BaseException:
             self._withdraw(reserve)
             raise
@@ -142,7 +151,7 @@ class RedisLedger:
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
         reserve = Reserve(reservation, loop, woken.set)
-        timer = loop.call_later(REDIS_TIMEOUT, woken.set)
+        timer = loop.call_later(_PATIENCE, woken.set)
         self._work.put(reserve)
         try:
             await woken.wait()
@@ -163,10 +172,18 @@ class RedisLedger:
         if not reserve.ticket.acquire(blocking=False):
             reserve.done.wait()
             return reserve.answer
-        if self._mode == "joining":
+        if self._mode == "joining" or not self._is_stuck():
             return Refusal("limited", self._wall() + SOON, "what all have used is being counted", "key")
         self._away(TimeoutError())
         return None
+
+    def _is_stuck(self) -> bool:
+        """Whether the thread waits for the server longer than its own timeouts let it.
+
+        A call that got no answer in time proves nothing: it is the process, or the whole machine, that may have stood
+        still, or counts that are being published. Whether the server answers, the thread finds out.
+        """
+        return time.monotonic() - self._serving_since > 4 * REDIS_TIMEOUT
 
     def _withdraw(self, reserve: Reserve) -> None:
         """The caller was interrupted: end what was granted, now or when it is granted."""
@@ -181,12 +198,29 @@ class RedisLedger:
         if self._mode in ("here", "joining"):
             self._work.put(Release(reservation, charged))
 
-    def observe(self, event: Event) -> None:
-        """Tell the others that a key is cooling or dead, or was revived.
+    def _ask(self, spend: Spend) -> None:
+        """See `RedisBudgets.ask`."""
+        if not self._looked.is_set():
+            self._launch(REDIS_TIMEOUT)
+            self._looked.wait(self._unlooked())
+        if self._mode == "here":
+            self._work.put(spend)
+            while not spend.done.wait(_PATIENCE) and not self._is_stuck():
+                pass
+            if not spend.done.is_set() and spend.ticket.acquire(blocking=False):
+                self._away(TimeoutError())
+            else:
+                spend.done.wait()
 
-        Args:
-            event: of any kind.
-        """
+    def _count(self, paid: Paid) -> None:
+        """See `RedisBudgets.tell`."""
+        if self._mode in ("here", "joining"):
+            self._work.put(paid)
+        else:
+            paid.dismiss()
+
+    def observe(self, event: Event) -> None:
+        """Tell the others of a key that is cooling or dead, or was revived."""
         if self._mode in ("here", "joining"):
             announcement = self._counts.announcement(event)
             if announcement is not None:
@@ -221,10 +255,12 @@ class RedisLedger:
                     self._try(server, self._join)
                     continue
                 work = self._take()
+                self._serving_since = time.monotonic()
                 if self._try(server, partial(self._counts.serve, work=work)):
                     self._failures = 0
                 else:
                     self._dismiss(work)
+                self._serving_since = math.inf
                 if None in work:
                     return
         finally:
@@ -283,8 +319,8 @@ class RedisLedger:
     def _dismiss(self, work: Iterable[Message]) -> None:
         """Let those who wait go on alone."""
         for each in work:
-            if isinstance(each, Reserve):
-                each.settle(None)
+            if isinstance(each, Reserve | Spend | Paid):
+                each.dismiss()
 
     def _away(self, error: BaseException) -> None:
         """Go on without the server. Called in any thread."""

@@ -1,18 +1,21 @@
-"""What is said to the Redis server: reservations, releases and announcements, and the keys that they are about."""
+"""What is said to the Redis server: of the limits of keys, of their state, and of budgets."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from hfs_providers.keys.ledger import Refusal, Reservation
+from hfs_providers.money.budgets import Claim, OverBudget
 from hfs_providers.sharing.redis_connection import ScriptCall
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+
+_A = TypeVar("_A")
 
 # Milliseconds by which others may try a dead key early: who found it dead must not come before they may.
 _EARLY = 500
@@ -47,27 +50,33 @@ def _tag(provider: str, account: str) -> str:
     return f"hfs:{{{quote(provider, safe='')}/{quote(account, safe='')}}}"
 
 
-class Reserve:
-    """A reservation that a caller waits for. Whoever takes the `ticket` decides its answer.
+class Question(Generic[_A]):
+    """What a caller waits for an answer to. Whoever takes the `ticket` decides it.
 
     Args:
-        reservation: what is asked for.
         loop, wake: the event loop of a task that waits, and what wakes the task there; None for a thread.
     """
 
-    __slots__ = ("_loop", "_wake", "answer", "done", "reservation", "ticket")
+    __slots__ = ("_loop", "_wake", "answer", "done", "ticket")
 
-    def __init__(
-        self, reservation: Reservation, loop: AbstractEventLoop | None = None, wake: Callable[[], object] | None = None
-    ) -> None:
-        self.reservation = reservation
+    def __init__(self, loop: AbstractEventLoop | None = None, wake: Callable[[], object] | None = None) -> None:
         self.done = threading.Event()
         self.ticket = threading.Lock()
-        self.answer: Refusal | None = None
+        self.answer: _A | None = None
         self._loop = loop
         self._wake = wake
 
-    def settle(self, answer: Refusal | None) -> bool:
+    def dismiss(self) -> None:
+        """Let the caller go on alone."""
+        self.settle(None)
+
+    def withdraw(self) -> _A | None:
+        """Give up waiting; the answer, if it was given before."""
+        if not self.ticket.acquire(blocking=False):
+            self.done.wait()
+        return self.answer
+
+    def settle(self, answer: _A | None) -> bool:
         """Answer the caller; False if it has given up."""
         loop = self._loop
         if (loop is not None and loop.is_closed()) or not self.ticket.acquire(blocking=False):
@@ -79,6 +88,18 @@ class Reserve:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._wake)
         return True
+
+
+class Reserve(Question[Refusal]):
+    """A reservation; without an answer it is granted."""
+
+    __slots__ = ("reservation",)
+
+    def __init__(
+        self, reservation: Reservation, loop: AbstractEventLoop | None = None, wake: Callable[[], object] | None = None
+    ) -> None:
+        super().__init__(loop, wake)
+        self.reservation = reservation
 
 
 class Release(NamedTuple):
@@ -95,7 +116,6 @@ class Announce(NamedTuple):
         provider, account: of the key.
         field: of the hash `told` (see `scripts/prelude.lua`).
         milliseconds: for which it holds; None if the key was revived.
-        reason: for people.
         age: milliseconds since it was learned; None if it was learned just now.
     """
 
@@ -115,5 +135,38 @@ class Announce(NamedTuple):
         return ScriptCall("announce", [told_key(self.provider, self.account)], args)
 
 
-Message: TypeAlias = Reserve | Release | Announce | None
+class Spend(Question[OverBudget | bool]):
+    """Whether a claim fits: True, or why not; unanswered if the server is away."""
+
+    __slots__ = ("claim",)
+
+    def __init__(self, claim: Claim) -> None:
+        super().__init__()
+        self.claim = claim
+
+
+class Paid:
+    """The end of a request.
+
+    Args:
+        claim: what it had reserved.
+        cost: in nano-USD.
+        dismissed: called once when the server has counted it, or will not.
+    """
+
+    __slots__ = ("_dismissed", "claim", "cost")
+
+    def __init__(self, claim: Claim, cost: int, dismissed: Callable[[Claim], object]) -> None:
+        self.claim = claim
+        self.cost = cost
+        self._dismissed: Callable[[Claim], object] | None = dismissed
+
+    def dismiss(self) -> None:
+        """The server has counted it, or is away."""
+        dismissed, self._dismissed = self._dismissed, None
+        if dismissed is not None:
+            dismissed(self.claim)
+
+
+Message: TypeAlias = Reserve | Release | Announce | Spend | Paid | None
 """What there is to say; None to say goodbye."""

@@ -21,6 +21,9 @@ from hfs_providers.sharing.redis_connection import RedisConnection, ScriptCall
 from hfs_providers.sharing.redis_messages import CountedScope, told_key
 from hfs_providers.usage.database import QUARTER
 
+_TIMEOUT = 5.0
+"""Seconds to wait for an answer: no call waits for it."""
+
 
 class _Question(NamedTuple):
     """What is asked of an account: the counts of a model, or with None what was told of its keys."""
@@ -37,19 +40,12 @@ def take_over(
     models: Mapping[str, Collection[str]],
     wall: Callable[[], float] = time.time,
 ) -> Problem | None:
-    """Tell pools which of their keys are dead or cooling on any host, and what all hosts have used.
+    """Tell pools which of their keys are dead or cooling on any host, and what all hosts have used of `models`.
 
-    Args:
-        url: of Redis.
-        pools: by provider.
-        models: by provider, the models whose counts are wanted.
-        wall: seconds since the epoch.
-
-    Returns:
-        Why Redis cannot be read, or None.
+    Returns why Redis cannot be read, or None.
     """
     try:
-        server = RedisConnection(url)
+        server = RedisConnection(url, _TIMEOUT)
     except (ImportError, ValueError):
         # A problem of the manager already.
         return None

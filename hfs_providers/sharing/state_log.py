@@ -4,10 +4,11 @@ Each row has a body of JSON. Instants are seconds since the epoch. The kinds of 
 
     key      by `Credential.name`: {"reason", "retry_at", "probation"}, or {"revived": true}
     rest     by `Credential.account`: {model or "" for all: {"until", "reason"}}; {} after a revival
+    limits   by `Credential.name`: {model: {the limits that answers have shown, by the names of `Limits`}}
     circuit  by model: what the circuit's `dump` returns
     gone     by model: {"successor"}
 
-Bodies of the first two also say in "by" which process wrote them.
+Bodies of the first two also say in "by" which process wrote them. A file that cannot be read raises `sqlite3.Error`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 from hfs_providers.contract.protocols import KeepsCircuits
-from hfs_providers.contract.records import Credential, Event, Wrapper
+from hfs_providers.contract.records import LIMIT_NAMES, Credential, Event, Wrapper
 from hfs_providers.keys import snapshot
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.keys.snapshot import AccountSnapshot, CooldownSnapshot, Death, KeySnapshot
+from hfs_providers.usage.key_events import KeyEvent
 from hfs_providers.usage.log import Work
 
 _log = logging.getLogger("hfs_providers")
@@ -48,49 +51,52 @@ class StateChange(NamedTuple):
 
 
 def changes(connection: sqlite3.Connection, since: float) -> list[StateChange]:
-    """What was written about keys after the stamp `since`. Stamps are seconds since the epoch, but never go back.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
+    """What was written about keys after the stamp `since`. Stamps are seconds since the epoch, but never go back."""
     query = "SELECT provider, kind, name, body, at FROM state WHERE kind IN ('key', 'rest') AND at > ?"
     return [StateChange(*row) for row in connection.execute(query, (since,))]
 
 
 def apply(pool: KeyPool, found: Sequence[StateChange], wall: float, own: str = "") -> None:
-    """Tell a pool how the state of its keys has changed elsewhere.
-
-    Args:
-        pool: of one provider.
-        found: changes, of any providers.
-        wall: seconds since the epoch.
-        own: the mark of this process's own changes, which the pool knows already.
-    """
+    """Tell a pool how the state of its keys has changed elsewhere. It knows the changes with the mark `own`."""
     accounts: list[AccountSnapshot] = []
     current = {status.id: status.state for status in pool.statuses()}
+    named = _by_kind_and_name(pool)
     for change in found:
         if change.provider != pool.provider:
             continue
         body = _body(change.body)
         if own and body.get("by") == own:
             continue
-        for credential in pool.credentials:
-            if (credential.name if change.kind == "key" else credential.account) != change.name:
-                continue
+        for credential in named.get((change.kind, change.name), ()):
             about: KeySnapshot = {"id": credential.id, "fingerprint": credential.fingerprint}
             if change.kind == "rest" and (cooldowns := cooldowns_of(body)):
                 accounts.append({"keys": [about], "cooling": cooldowns, "windows": []})
             elif change.kind == "key" and not body.get("revived"):
                 about["dead"] = cast("Death", body)
                 accounts.append({"keys": [about], "cooling": [], "windows": []})
-            elif current[credential.id] == ("dead" if change.kind == "key" else "cooling"):
-                _thread.applies = True
-                try:
-                    pool.revive(credential.id)
-                finally:
-                    _thread.applies = False
+            elif current.get(credential.id) == ("dead" if change.kind == "key" else "cooling"):
+                _revive(pool, credential.id)
     if accounts:
         pool.load({"version": snapshot.VERSION, "at": wall, "accounts": accounts})
+
+
+def _by_kind_and_name(pool: KeyPool) -> dict[tuple[str, str], list[Credential]]:
+    """The keys that a row of `state` is about."""
+    found: dict[tuple[str, str], list[Credential]] = {}
+    for credential in pool.credentials:
+        for of in (("key", credential.name), ("rest", credential.account)):
+            found.setdefault(of, []).append(credential)
+    return found
+
+
+def _revive(pool: KeyPool, key_id: str) -> None:
+    _thread.applies = True
+    try:
+        # It may have left meanwhile.
+        with suppress(KeyError):
+            pool.revive(key_id)
+    finally:
+        _thread.applies = False
 
 
 def cooldowns_of(body: Mapping[str, Any]) -> list[CooldownSnapshot]:
@@ -100,17 +106,7 @@ def cooldowns_of(body: Mapping[str, Any]) -> list[CooldownSnapshot]:
 
 
 def states(connection: sqlite3.Connection, provider: str, kind: str, since: float = 0.0) -> dict[str, dict[str, Any]]:
-    """The bodies of the rows of one kind by their names. Those that cannot be read are left out.
-
-    Args:
-        connection: of the store.
-        provider: its name.
-        kind: `key`, `rest`, `circuit` or `gone`.
-        since: the stamp of the oldest row to be read.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
+    """The bodies of the rows of one kind by their names. Those that cannot be read are left out."""
     found = {}
     query = "SELECT name, body FROM state WHERE provider = ? AND kind = ? AND at >= ?"
     for name, body in connection.execute(query, (provider, kind, since)):
@@ -133,8 +129,6 @@ class StateKeeper:
 
     Args:
         defer: has work done by the writer, in order.
-        wrappers: by provider.
-        wall: seconds since the epoch.
         mark: identifies this process; called each time, because after a fork the child is another one.
     """
 
@@ -155,21 +149,29 @@ class StateKeeper:
         if event.kind == "key_revived" and getattr(_thread, "applies", False):
             # It is in the file already. Written again, it could hide what was written since.
             return
-        make = _WORKS.get(event.kind)
         wrapper = self._wrappers.get(event.provider)
-        if make is None or wrapper is None:
+        if event.kind not in _WORKS or wrapper is None:
             return
         try:
-            work = make(event, wrapper, self._wall(), self._mark())
+            wall = self._wall()
+            work = _WORKS[event.kind](event, wrapper, wall, self._mark())
         except Exception:
             _log.warning("%s of %s could not be written down", event.kind, event.provider, exc_info=True)
             return
         if work is not None:
             self._defer(work)
+            self._defer(_key_event(event, wrapper, wall).write)
+
+
+def _key_event(event: Event, wrapper: Wrapper, wall: float) -> KeyEvent:
+    credential = _credential(event, wrapper)
+    key = credential.name if credential is not None else event.key_id
+    until = None if event.seconds is None else wall + event.seconds
+    return KeyEvent(wall, event.provider, key, event.model, event.kind, event.reason, until)
 
 
 def _credential(event: Event, wrapper: Wrapper) -> Credential | None:
-    return next((each for each in wrapper.pool.credentials if each.id == event.key_id), None)
+    return cast("KeyPool", wrapper.pool).credential(event.key_id or "")
 
 
 def _cooling(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
@@ -231,6 +233,20 @@ def _revived(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
     return forget
 
 
+def _limits(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
+    credential, model = _credential(event, wrapper), event.model
+    if credential is None or model is None:
+        return None
+    learned = cast("KeyPool", wrapper.pool).learned(model, credential.id)
+    shown = {name: value for name in LIMIT_NAMES if (value := getattr(learned, name, None)) is not None}
+
+    def add(connection: sqlite3.Connection) -> None:
+        body = _body(_get(connection, event.provider, "limits", credential.name))
+        _put(connection, event.provider, "limits", credential.name, {**body, model: shown}, wall)
+
+    return add
+
+
 def _circuit(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
     model = event.model
     if model is None or not isinstance(wrapper, KeepsCircuits):
@@ -239,6 +255,10 @@ def _circuit(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | N
     if body is None:
         return lambda connection: _drop(connection, event.provider, "circuit", model)
     return lambda connection: _put(connection, event.provider, "circuit", model, body, wall)
+
+
+def _nothing(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work:
+    return lambda connection: None
 
 
 def _gone(event: Event, wrapper: Wrapper, wall: float, mark: str) -> Work | None:
@@ -253,9 +273,13 @@ _WORKS: dict[str, Callable[[Event, Wrapper, float, str], Work | None]] = {
     "key_cooling": _cooling,
     "key_dead": _dead,
     "key_revived": _revived,
+    "limits_learned": _limits,
     "circuit_opened": _circuit,
     "circuit_closed": _circuit,
     "model_replaced": _gone,
+    # Of these the file knows nothing but that they happened.
+    "key_joined": _nothing,
+    "key_left": _nothing,
 }
 
 

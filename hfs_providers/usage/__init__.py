@@ -8,6 +8,7 @@ from hfs_providers.contract.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hfs_providers.contract.usage_row import UsageRow as UsageRow
+    from hfs_providers.contract.usage_row import asking as asking
     from hfs_providers.usage.database import Store as Store
     from hfs_providers.usage.location import usage_path as usage_path
     from hfs_providers.usage.report import UsageReport as UsageReport
@@ -21,7 +22,7 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "hfs_providers.contract.usage_row": "UsageRow",
+            "hfs_providers.contract.usage_row": "UsageRow asking",
             "hfs_providers.usage.database": "Store",
             "hfs_providers.usage.location": "usage_path",
             "hfs_providers.usage.retention": "Prunable prunable prune",

@@ -19,7 +19,6 @@ class StoreConnection:
     while the process forks, because what SQLite knows of a file's locks is wrong in a child.
 
     Args:
-        store: the file.
         durable, patience: as for `Store.connect`.
     """
 
@@ -43,10 +42,7 @@ class StoreConnection:
 
     @contextmanager
     def use(self, wait: float = BUSY) -> Iterator[sqlite3.Connection]:
-        """The connection, for the thread that asks, until the block ends.
-
-        Args:
-            wait: seconds to wait for other threads at most.
+        """The connection, for the thread that asks, until the block ends; it waits so many seconds for other threads.
 
         Raises:
             StoreError, OSError, sqlite3.Error: the file cannot be used.

@@ -20,7 +20,7 @@ from pathlib import Path
 from hfs_providers.contract.errors import StoreError
 from hfs_providers.usage.transaction import BUSY, corrupt, patiently, transaction
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the file; an older one is migrated when it is opened, a newer one is left alone."""
 
 QUARTER = 900
@@ -32,9 +32,7 @@ _APPLICATION = 0x48465350  # "HFSP"
 # Bytes that the write-ahead log keeps on the disk once it has been copied into the file.
 _LOG_SIZE = 16 * 1024 * 1024
 
-
-# By version: what makes that version out of the one before.
-_MIGRATIONS = {
+MIGRATIONS = {
     1: """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     -- Who was asked with which key. Rows name it by number, because there are millions of them.
@@ -94,7 +92,73 @@ _MIGRATIONS = {
             tokens = tokens + NEW.tokens, charged = charged + NEW.charged, latency = latency + NEW.latency;
     END;
     """,  # noqa: S608  our own words
+    # Nothing here reads or writes rows: calls do not wait for it, however many there are.
+    3: f"""
+    ALTER TABLE usage ADD COLUMN call_id TEXT NOT NULL DEFAULT '';
+    ALTER TABLE usage ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE usage ADD COLUMN status INTEGER;
+    ALTER TABLE usage ADD COLUMN reason TEXT NOT NULL DEFAULT '';
+    ALTER TABLE usage ADD COLUMN cooled_until REAL;
+    ALTER TABLE usage ADD COLUMN tokens_cached INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE usage ADD COLUMN tokens_cache_write INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE usage ADD COLUMN cost_nanousd INTEGER;
+    ALTER TABLE quarter ADD COLUMN tokens_cached INTEGER NOT NULL DEFAULT 0;
+    -- How many of the requests have a price, and the sum of their prices.
+    ALTER TABLE quarter ADD COLUMN priced INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE quarter ADD COLUMN cost_nanousd INTEGER NOT NULL DEFAULT 0;
+    -- A client is part of the series, so that sums by client need no other table.
+    CREATE TABLE series_of_clients (
+        id INTEGER PRIMARY KEY,
+        provider TEXT NOT NULL, model TEXT NOT NULL, key_id TEXT NOT NULL, fingerprint TEXT NOT NULL,
+        client TEXT NOT NULL DEFAULT '',
+        UNIQUE (provider, model, key_id, fingerprint, client)
+    );
+    INSERT INTO series_of_clients (id, provider, model, key_id, fingerprint)
+        SELECT id, provider, model, key_id, fingerprint FROM series;
+    DROP TABLE series;
+    ALTER TABLE series_of_clients RENAME TO series;
+    DROP TRIGGER usage_quarter;
+    CREATE TRIGGER usage_quarter AFTER INSERT ON usage BEGIN
+        INSERT INTO quarter (
+            series, start, outcome, requests, tokens_in, tokens_out, tokens, charged, latency,
+            tokens_cached, priced, cost_nanousd
+        )
+        VALUES (
+            NEW.series, CAST(NEW.at / {QUARTER} AS INTEGER) * {QUARTER}, NEW.outcome,
+            1, NEW.tokens_in, NEW.tokens_out, NEW.tokens, NEW.charged, NEW.latency,
+            NEW.tokens_cached, NEW.cost_nanousd IS NOT NULL, coalesce(NEW.cost_nanousd, 0)
+        )
+        ON CONFLICT (series, start, outcome) DO UPDATE SET
+            requests = requests + 1, tokens_in = tokens_in + NEW.tokens_in, tokens_out = tokens_out + NEW.tokens_out,
+            tokens = tokens + NEW.tokens, charged = charged + NEW.charged, latency = latency + NEW.latency,
+            tokens_cached = tokens_cached + NEW.tokens_cached, priced = priced + excluded.priced,
+            cost_nanousd = cost_nanousd + excluded.cost_nanousd;
+        UPDATE budget SET spent = spent + NEW.cost_nanousd
+            WHERE NEW.cost_nanousd > 0 AND NEW.at >= start AND NEW.at < ends
+            AND (provider = '' OR provider = (SELECT provider FROM series WHERE id = NEW.series))
+            AND (client = '' OR client = (SELECT client FROM series WHERE id = NEW.series));
+    END;
+    -- What was spent in the current period of each budget, and what processes have reserved of it.
+    CREATE TABLE budget (
+        name TEXT NOT NULL, start INTEGER NOT NULL, ends INTEGER NOT NULL,
+        provider TEXT NOT NULL, client TEXT NOT NULL, spent INTEGER NOT NULL,
+        -- Where several hosts share it: how many, and what this one may have spent if it hears of the others no more.
+        hosts INTEGER NOT NULL DEFAULT 1, part INTEGER,
+        PRIMARY KEY (name, start, ends)
+    ) WITHOUT ROWID;
+    CREATE TABLE budget_held (
+        name TEXT NOT NULL, holder TEXT NOT NULL,
+        pid INTEGER NOT NULL, born REAL NOT NULL, place TEXT NOT NULL, seen REAL NOT NULL, nanousd INTEGER NOT NULL,
+        PRIMARY KEY (name, holder)
+    ) WITHOUT ROWID;
+    -- What happened to keys and models. A key is named by its fingerprint, or by its id if it has no secret.
+    CREATE TABLE key_event (
+        at REAL NOT NULL, provider TEXT NOT NULL, key TEXT, model TEXT, kind TEXT NOT NULL, reason TEXT, until REAL
+    );
+    CREATE INDEX key_event_at ON key_event (at);
+    """,  # noqa: S608  our own words
 }
+"""By version: what makes that version out of the one before."""
 
 
 class Store:
@@ -159,11 +223,7 @@ class Store:
         return found.st_dev, found.st_ino
 
     def set_aside(self, identity: tuple[int, int] | None) -> None:
-        """Rename a file that is corrupt, unless another process was faster.
-
-        Args:
-            identity: of the file that was found corrupt.
-        """
+        """Rename a corrupt file, unless another process was faster. `identity` is that of the file that was found."""
         if identity is None or self.identity() != identity:
             return
         target = self.path.with_name(f"{self.path.name}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -227,7 +287,7 @@ class Store:
         with transaction(connection):
             # Another process may have been faster.
             for step in range(self.check(connection) + 1, SCHEMA_VERSION + 1):
-                for statement in _statements(_MIGRATIONS[step]):
+                for statement in _statements(MIGRATIONS[step]):
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")

@@ -91,11 +91,10 @@ class UsageLog:
     recorded before.
 
     Args:
-        store: the file.
         on_commit: called by the writer's thread after rows were committed.
+        price: what a request cost, in nano-USD, or None if that is not known; called by the writer's thread.
         group: seconds for which rows gather.
         retry: seconds between tries while the file cannot be written.
-        kept: rows kept in memory meanwhile.
     """
 
     def __init__(
@@ -103,12 +102,14 @@ class UsageLog:
         store: Store,
         *,
         on_commit: Callable[[], object] | None = None,
+        price: Callable[[UsageRow], int | None] = lambda _: None,
         group: float = GROUP,
         retry: float = RETRY,
         kept: int = KEPT,
     ) -> None:
         self.store = store
         self.on_commit = on_commit
+        self._price = price
         self._group = group
         self._retry = retry
         self._most = kept
@@ -154,13 +155,9 @@ class UsageLog:
             self._rouse()
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until everything recorded before is in the file.
+        """Wait up to `timeout` seconds until everything recorded before is in the file.
 
-        Args:
-            timeout: seconds.
-
-        Returns:
-            Whether it is; False at once if the file cannot be written.
+        Returns whether it is; False at once if the file cannot be written.
         """
         if not self._queue and not self._pending and self._idle:
             return True
@@ -171,10 +168,8 @@ class UsageLog:
         return mark.passed.wait(timeout) and mark.kept
 
     def close(self, timeout: float = 5.0) -> None:
-        """Flush, and stop the thread. Safe to call twice; a row that is recorded later starts it again.
-
-        Args:
-            timeout: seconds to wait at most.
+        """Flush, and stop the thread, for up to `timeout` seconds. Safe to call twice; a row that is recorded later
+        starts it again.
         """
         kept = self.flush(timeout)
         thread = self._thread
@@ -269,7 +264,7 @@ class UsageLog:
             batch = [self._pending[place] for place in range(min(len(self._pending), _BATCH))]
             if not batch:
                 return wrote
-            rows = [each for each in batch if isinstance(each, UsageRow)]
+            rows = [self._priced(each) for each in batch if isinstance(each, UsageRow)]
             works = [each for each in batch if not isinstance(each, (UsageRow, _Mark))]
             try:
                 if rows or works:
@@ -283,6 +278,16 @@ class UsageLog:
                 if isinstance(each, _Mark):
                     each.tell(self._error is None)
             wrote = wrote or bool(rows)
+
+    def _priced(self, row: UsageRow) -> UsageRow:
+        if row.cost_nanousd is not None:
+            return row
+        try:
+            return row._replace(cost_nanousd=self._price(row))
+        except Exception:
+            # A value in it that is no number.
+            _log.debug("a row of %s/%s has no price", row.provider, row.model, exc_info=True)
+            return row
 
     def _commit(self, rows: Sequence[UsageRow], works: Sequence[Work]) -> None:
         try:

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, get_args
 
 from hfs_providers.usage.database import QUARTER, Store, opened
 
-Dimension = Literal["provider", "model", "key", "fingerprint", "outcome", "hour", "day"]
+Dimension = Literal["provider", "model", "key", "fingerprint", "client", "outcome", "hour", "day"]
 
 Period = Literal["hour", "day"]
 
@@ -41,6 +41,9 @@ class UsageTotal(NamedTuple):
         requests: all that were sent.
         ok: those that were answered.
         tokens_in, tokens_out, tokens: as the providers counted them.
+        tokens_cached: those of `tokens_in` that came from a provider's cache.
+        cost_nanousd: what those with a price cost, in billionths of a US dollar.
+        unpriced: those without one: their model has no price, or their tokens are not known.
         latency: mean seconds of a request.
     """
 
@@ -50,12 +53,21 @@ class UsageTotal(NamedTuple):
     tokens_in: int
     tokens_out: int
     tokens: int
+    tokens_cached: int
+    cost_nanousd: int
+    unpriced: int
     latency: float
 
 
 _SUMMED = UsageTotal._fields[1:]
-# As they stand in rows and quarters; of the rest each table makes its own.
-_COUNTED = ", ".join(_SUMMED[2:])
+_QUARTERS = {"ok": f"CASE outcome WHEN '{_OK}' THEN requests ELSE 0 END", "unpriced": "requests - priced"}
+_ROWS = {
+    "requests": "1",
+    "ok": f"outcome = '{_OK}'",
+    "cost_nanousd": "coalesce(cost_nanousd, 0)",
+    "unpriced": "cost_nanousd IS NULL",
+}
+"""What is summed up that does not stand in a table under its own name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ class UsageTotals:
 
 @dataclass(frozen=True, slots=True)
 class UsageTimeline:
-    """Requests over time, quiet hours and days included.
+    """Requests or their cost over time, quiet hours and days included.
 
     Args:
         period: what one value stands for.
@@ -111,7 +123,6 @@ class UsageReport:
     """Queries over a store.
 
     Args:
-        store: the file.
         zone: of hours and days; None is the machine's.
     """
 
@@ -128,13 +139,14 @@ class UsageReport:
         providers: Iterable[str] = (),
         models: Iterable[str] = (),
         keys: Iterable[str] = (),
+        clients: Iterable[str] = (),
     ) -> UsageTotals:
         """What was used between two moments, in groups.
 
         Args:
             by: what to divide it by; without it there is one group, or none if there are no rows.
             since, until: seconds since the epoch, the first of them included; None is open.
-            providers, models, keys: only these (keys by id or fingerprint); none is all.
+            providers, models, keys, clients: only these (keys by id or fingerprint); none is all.
 
         Raises:
             ValueError: `by` has an unknown name.
@@ -144,7 +156,7 @@ class UsageReport:
         for name in wanted:
             if name not in DIMENSIONS:
                 raise ValueError(f"usage has no {name!r}: choose from {', '.join(DIMENSIONS)}")
-        only = {"provider": set(providers), "model": set(models), "key": set(keys)}
+        only = {"provider": set(providers), "model": set(models), "key": set(keys), "client": set(clients)}
         with opened(self._store) as connection:
             connection.execute("PRAGMA temp_store = MEMORY")
             connection.execute("BEGIN")
@@ -152,18 +164,20 @@ class UsageReport:
 
     def timeline(
         self,
-        by: Literal["provider", "model", "key", "outcome"],
+        by: Literal["provider", "model", "key", "client", "outcome"],
         *,
         since: float | None = None,
         until: float | None = None,
+        of: Literal["requests", "cost_nanousd"] = "requests",
         **only: Iterable[str],
     ) -> UsageTimeline:
-        """Requests by hour if the span is short, else by day.
+        """Requests or their cost, by hour if the span is short, else by day.
 
         Args:
             by: what makes a line.
             since, until: seconds since the epoch; None is the first and the last request that there is.
-            only: `providers`, `models`, `keys` as for `totals`.
+            of: what is added up.
+            only: `providers`, `models`, `keys`, `clients` as for `totals`.
 
         Raises:
             StoreError: the file cannot be read.
@@ -184,7 +198,7 @@ class UsageReport:
         for row in self.totals((by, period), since=since, until=until, **only).rows:
             place = places.get(row.group[1])
             if place is not None:
-                lines.setdefault(row.group[0], [0] * len(places))[place] += row.requests
+                lines.setdefault(row.group[0], [0] * len(places))[place] += getattr(row, of)
         return UsageTimeline(period, tuple(places), lines)
 
     def extent(self) -> tuple[float, float] | None:
@@ -238,14 +252,21 @@ class _Query:
 
     def _choose_series(self, only: Mapping[str, set[str]]) -> None:
         """Number the groups that the wanted series fall into."""
-        columns = [name for name in self._by if name in ("provider", "model", "key", "fingerprint")]
+        wanted = {name: names for name, names in only.items() if names}
+        columns = [name for name in self._by if name in ("provider", "model", "key", "fingerprint", "client")]
         numbers: dict[tuple[str, ...], int] = {}
         part: list[tuple[int, int]] = []
-        for series, provider, model, key, mark in self._connection.execute(
-            "SELECT id, provider, model, key_id, fingerprint FROM series"
+        for series, provider, model, key, mark, client in self._connection.execute(
+            "SELECT id, provider, model, key_id, fingerprint, client FROM series"
         ):
-            about = {"provider": (provider,), "model": (model,), "key": (key, mark), "fingerprint": (mark,)}
-            if any(names and names.isdisjoint(about[name]) for name, names in only.items()):
+            about = {
+                "provider": (provider,),
+                "model": (model,),
+                "key": (key, mark),
+                "fingerprint": (mark,),
+                "client": (client,),
+            }
+            if wanted and any(names.isdisjoint(about[name]) for name, names in wanted.items()):
                 continue
             group = tuple(about[name][0] for name in columns)
             part.append((series, numbers.setdefault(group, len(numbers))))
@@ -289,8 +310,7 @@ class _Query:
         # In this order: for each series and bucket one range of the table itself, whose key begins with series and
         # start; what comes is in the order of its groups, so that millions of rows need not be sorted.
         self._add(
-            f"SELECT grp, slot, {self._outcome} AS outcome, sum(requests) AS requests, "  # noqa: S608  our own words
-            f"sum(CASE outcome WHEN '{_OK}' THEN requests ELSE 0 END) AS ok, {_summed(_SUMMED[2:])} "
+            f"SELECT grp, slot, {self._outcome} AS outcome, {_summed(_QUARTERS)} "  # noqa: S608  our own words
             "FROM part CROSS JOIN bucket CROSS JOIN quarter "
             "ON quarter.series = part.series AND start >= first AND start < last "
             f"GROUP BY part.series, bucket.slot{', quarter.outcome' if 'outcome' in self._by else ''}",
@@ -310,8 +330,8 @@ class _Query:
     def _add_piece(self, begin: float, end: float) -> None:
         slot = self._slot(math.floor(begin / QUARTER) * QUARTER)
         self._add(
-            f"SELECT grp, {slot} AS slot, {self._outcome} AS outcome, 1 AS requests, "  # noqa: S608  our own words
-            f"outcome = '{_OK}' AS ok, {_COUNTED} FROM part CROSS JOIN usage USING (series) WHERE at >= ? AND at < ?",
+            f"SELECT grp, {slot} AS slot, {self._outcome} AS outcome, {_summed(_ROWS)} "  # noqa: S608  our own words
+            "FROM part CROSS JOIN usage USING (series) WHERE at >= ? AND at < ? GROUP BY 1, 2, 3",
             (begin, end),
         )
 
@@ -330,7 +350,7 @@ class _Query:
         return self._slots.setdefault(_period_of(start, self._period, self._zone), len(self._slots))
 
     def _add(self, source: str, bounds: tuple[float, ...]) -> None:
-        query = f"SELECT grp, slot, outcome, {_summed(_SUMMED)} FROM ({source}) GROUP BY 1, 2, 3"  # noqa: S608  our own words
+        query = f"SELECT grp, slot, outcome, {_summed({})} FROM ({source}) GROUP BY 1, 2, 3"  # noqa: S608  our own words
         for group, slot, outcome, *sums in self._connection.execute(query, bounds):
             found = self._sums.setdefault((group, slot, outcome), [0] * len(_SUMMED))
             for place, value in enumerate(sums):
@@ -355,8 +375,9 @@ class _Query:
         return next(iter(names))
 
 
-def _summed(names: Iterable[str]) -> str:
-    return ", ".join(f"sum({name}) AS {name}" for name in names)
+def _summed(made: Mapping[str, str]) -> str:
+    """The sums of `_SUMMED`; those that a table has under another name are `made`."""
+    return ", ".join(f"sum({made.get(name, name)}) AS {name}" for name in _SUMMED)
 
 
 def _period_of(moment: float, period: Period, zone: tzinfo | None) -> str:

@@ -21,6 +21,7 @@ from hfs_providers.contract.instants import DAY
 from hfs_providers.contract.records import Problem
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store, opened
+from hfs_providers.usage.key_events import forget_key_events
 from hfs_providers.usage.transaction import transaction
 
 NEEDED = 2 * DAY
@@ -67,10 +68,8 @@ def prunable(
     """Count the rows that are older than a moment, and those of them that must stay.
 
     Args:
-        store: the file.
         before: seconds since the epoch; rows of the last two days are not counted.
         targets: names of databases that rows are forwarded to, besides those that the file knows.
-        wall: the time now, in seconds since the epoch.
 
     Raises:
         StoreError: the file cannot be read.
@@ -91,10 +90,8 @@ def prune(store: Store, before: float, *, targets: Collection[str] = (), wall: C
     """Delete the rows that are older than a moment and were forwarded to every database. Their totals stay.
 
     Args:
-        store: the file.
         before: seconds since the epoch; rows of the last two days stay, whatever it says.
         targets: names of databases that rows are forwarded to, besides those that the file knows.
-        wall: the time now, in seconds since the epoch.
 
     Returns:
         How many rows were deleted.
@@ -182,10 +179,11 @@ def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, tar
         )
         connection.executemany("DELETE FROM quarter WHERE series = ? AND start = ? AND outcome = ?", sums.fetchall())
         connection.execute("DELETE FROM state WHERE at < ?", (wall - STATE,))
+        more = forget_key_events(connection, wall, STEP) == STEP
         # In one query both would look at all rows.
         first, last = connection.execute("SELECT (SELECT MIN(id) FROM usage), (SELECT MAX(id) FROM usage)").fetchone()
         if first is None:
-            return Pruned(0, 0, more=False)
+            return Pruned(0, 0, more)
         sent = _forwarded(connection, wall, targets)
         # Numbers have few gaps: this is how many rows there are, without counting them.
         over = last - first + 1 - keep.rows
@@ -198,7 +196,7 @@ def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, tar
             (number, at) for number, at in oldest if outgrown or at < wall - keep.days * DAY or number < first + over
         ]
         gone = _delete(connection, aged, wall)
-        return Pruned(len(gone), sum(number > sent for number in gone), more=len(gone) == STEP)
+        return Pruned(len(gone), sum(number > sent for number in gone), more or len(gone) == STEP)
 
 
 def _delete(connection: sqlite3.Connection, rows: Iterable[tuple[int, float]], wall: float) -> list[int]:

@@ -5,22 +5,32 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, get_type_hints
+from operator import attrgetter
+from types import NoneType
+from typing import Any, TypeAlias, get_args, get_type_hints
 
 from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.usage.database import SCHEMA_VERSION
 
-COLUMNS = get_type_hints(UsageRow)
+_HINTS = get_type_hints(UsageRow)
+
+NULLABLE = frozenset(name for name, hint in _HINTS.items() if NoneType in get_args(hint))
+"""The fields of a row that may be None."""
+
+COLUMNS: Mapping[str, type] = {name: get_args(hint)[0] if name in NULLABLE else hint for name, hint in _HINTS.items()}
 """The fields of a row by name, with their types, as every table and statement has them."""
 
-_SERIES = UsageRow._fields[1:5]
-_VALUES = ("at", *UsageRow._fields[5:])
+_SERIES = (*UsageRow._fields[1:5], "client")
+_VALUES = tuple(name for name in UsageRow._fields if name not in _SERIES)
 
-Series: TypeAlias = tuple[str, str, str, str]
-"""Provider, model, key id and fingerprint."""
+_series_of: Callable[[UsageRow], Series] = attrgetter(*_SERIES)
+_values_of: Callable[[UsageRow], tuple[object, ...]] = attrgetter(*_VALUES)
 
-AT_ONCE = 100
-"""Rows that one statement takes: old versions of SQLite take 999 values."""
+Series: TypeAlias = tuple[str, str, str, str, str]
+"""Provider, model, key id, fingerprint and client."""
+
+AT_ONCE = 100 if sqlite3.sqlite_version_info >= (3, 32) else 60
+"""Rows that one statement takes: older versions of SQLite take 999 values."""
 
 SELECT = f"SELECT usage.id, {', '.join(COLUMNS)} FROM usage JOIN series ON series.id = usage.series"  # noqa: S608  our own
 """Whole rows with their numbers."""
@@ -43,7 +53,6 @@ def write_rows(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: 
     5 ms at the earliest, at their cost: with seven statements for each group, 100 tasks had a twelfth less throughput.
 
     Args:
-        connection: of the store.
         rows: in the order in which they are to be numbered.
         known: the numbers of series, remembered from one call to the next; clear it after a rollback.
 
@@ -70,24 +79,27 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: dic
     for row in rows:
         if not 0 <= row.at < _MOST:
             raise ValueError("no time")
-        name = row[1:5]
+        name = _series_of(row)
         series = known.get(name)
         if series is None:
             series = known[name] = _number(connection, name)
-        values += (series, row.at, *row[5:])
+        values += (series, *_values_of(row))
     places = ", ".join([_PLACES] * len(rows))
     statement = f"{_INSERT} SELECT * FROM (VALUES {places}) {_UNLESS_NEWER}"  # noqa: S608  our own
     return connection.execute(statement, values).rowcount
 
 
 def _number(connection: sqlite3.Connection, name: Series) -> int:
-    connection.execute(f"INSERT OR IGNORE INTO series ({_NAMES}) VALUES (?, ?, ?, ?)", name)  # noqa: S608  our own
-    query = f"SELECT id FROM series WHERE ({_NAMES}) = (?, ?, ?, ?)"  # noqa: S608  our own
+    connection.execute(f"INSERT OR IGNORE INTO series ({_NAMES}) VALUES (?, ?, ?, ?, ?)", name)  # noqa: S608  our own
+    query = f"SELECT id FROM series WHERE ({_NAMES}) = (?, ?, ?, ?, ?)"  # noqa: S608  our own
     return int(connection.execute(query, name).fetchone()[0])
 
 
 def _mended(row: UsageRow) -> UsageRow:
-    mended = UsageRow._make(_MEND[COLUMNS[name]](value) for name, value in row._asdict().items())
+    mended = UsageRow._make(
+        None if value is None and name in NULLABLE else _MEND[COLUMNS[name]](value)
+        for name, value in row._asdict().items()
+    )
     return mended if mended.at else mended._replace(at=time.time())
 
 

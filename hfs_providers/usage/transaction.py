@@ -26,29 +26,21 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def begin(connection: sqlite3.Connection, seconds: float = BUSY) -> None:
-    """Begin a transaction that writes. Waits for others in steps of a tenth of a millisecond.
+    """Begin a transaction that writes, on a connection of patience 0. Waits in steps of a tenth of a millisecond.
 
     SQLite's own waiting sleeps for up to 100 ms at a time, during which the file is given to others many times over.
 
-    Args:
-        connection: of patience 0.
-        seconds: to wait at most.
-
     Raises:
-        sqlite3.OperationalError: it is locked for longer than that.
+        sqlite3.OperationalError: it is locked for more than so many seconds.
     """
     patiently(lambda: connection.execute("BEGIN IMMEDIATE"), seconds)
 
 
 def patiently(action: Callable[[], object], seconds: float) -> None:
-    """Do something as soon as no other process locks the file.
-
-    Args:
-        action: a statement that writes, on a connection of patience 0.
-        seconds: to wait at most.
+    """Do something as soon as no other process locks the file: a statement that writes, on a connection of patience 0.
 
     Raises:
-        sqlite3.OperationalError: the file is locked for longer than that.
+        sqlite3.OperationalError: the file is locked for more than so many seconds.
     """
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE
@@ -65,12 +57,7 @@ def patiently(action: Callable[[], object], seconds: float) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, seconds: float = BUSY) -> Iterator[None]:
-    """All or nothing; part of the transaction that is under way, if one is.
-
-    Args:
-        connection: of the store.
-        seconds: to wait for other writers at most.
-    """
+    """All or nothing, after waiting for others for so many seconds; part of the transaction under way, if one is."""
     if connection.in_transaction:
         yield
         return

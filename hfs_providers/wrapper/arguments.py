@@ -54,11 +54,12 @@ def bound_model(
 ) -> Any:
     """A model without rotation that uses one key, and no lease; by default the default model.
 
-    The timeout is the SDK's, in seconds.
+    The timeout is the SDK's, in seconds. It is left out if the model class takes none.
     """
     from hfs_providers.calls.model import build_model
 
-    arguments = class_arguments(backend, {}, None, timeout)
+    takes_timeout = "timeout" in backend.model_class.__dataclass_fields__
+    arguments = class_arguments(backend, {}, None, timeout if takes_timeout else None)
     model: Any = build_model(backend, model_id or backend.default_model_id, CallOptions(), arguments)
     bound = model.bare_copy()
     backend.clients.bind(bound, credential)

@@ -36,11 +36,9 @@ def check_keys(
     If the caller stops iterating, the remaining keys are not tried.
 
     Args:
-        wrappers: by provider.
         timeout: seconds for one request; a probe that has no result in twice the time and 10 s more is given up.
         ask: ask for one token, even if a cheaper request proves the key.
         most, most_of_one: requests at a time, in all and to one provider.
-        clock: monotonic seconds.
     """
     waiting = {name: deque(wrapper.pool.credentials) for name, wrapper in wrappers.items()}
     done: queue.SimpleQueue[Numbered] = queue.SimpleQueue()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from typing import Any
 
-from hfs_providers.calls.backend import Backend, Tokens
+from hfs_providers.calls.affinity import affinity_of_body
+from hfs_providers.calls.backend import Backend
+from hfs_providers.calls.budgeted_call import new_call
 from hfs_providers.calls.call import Call
 from hfs_providers.calls.options import CallOptions
+from hfs_providers.contract.error_rules import ErrorRules
 from hfs_providers.contract.records import Credential
+from hfs_providers.contract.usage_fields import Tokens, field_of
 from hfs_providers.keys.leases import Lease
 
 
@@ -20,12 +24,9 @@ class ClientPlan:
     """How the clients of a rotating client are made and read.
 
     Args:
-        backend: where the keys come from.
         make: builds the SDK's client for a credential; called once for each key.
-        options: how calls are made.
         model_param: the argument of a call that names its model.
         tokens: reads the tokens of an answer, or None for the usual places.
-        client_class: what `make` builds.
         completes: whether the arguments of a call are completed as keycycle's OpenAI client does it: with the default
             model if it names none, and with the usage of a stream unless it says otherwise.
     """
@@ -33,6 +34,7 @@ class ClientPlan:
     backend: Backend
     make: Callable[[Credential], Any]
     options: CallOptions
+    rules: ErrorRules
     model_param: str = "model"
     tokens: Callable[[Any], int] | None = None
     client_class: Any = object
@@ -44,22 +46,21 @@ class ClientPlan:
         """The provider's count, or None if the answer has none."""
         if self.tokens is not None:
             return Tokens(total_tokens=int(self.tokens(answer) or 0))
-        found = _field(answer, "usage")
+        found = field_of(answer, "usage")
         if found is None:
-            # The events of OpenAI's Responses streams have it one level deeper; Cohere's answers have another name.
-            found = _field(_field(answer, "response"), "usage") or _field(_field(answer, "meta"), "billed_units")
+            # The events of OpenAI's Responses streams have it one level deeper; those of other SDKs another name.
+            found = field_of(field_of(answer, "response"), "usage") or field_of(
+                field_of(answer, "meta"), "billed_units"
+            )
         if found is None:
             return None
-        given = _first(found, "prompt_tokens", "input_tokens")
-        taken = _first(found, "completion_tokens", "output_tokens")
-        return Tokens(given, taken, _first(found, "total_tokens") or given + taken)
+        return self.backend.traits.usage_fields.read(found)
 
 
 class ClientRequest:
     """One call of a method of the SDK's client.
 
     Args:
-        plan: of the rotating client.
         path: the attributes that lead to the method.
         clients: the SDK's clients by key id; those that are missing are made.
         args, kwargs: of the method. Arguments that only keycycle knows are taken out of `kwargs`.
@@ -92,7 +93,11 @@ class ClientRequest:
         options = plan.options
         if model is None and plan.completes and backend.config.default_model is None:
             options = replace(options, explicit=False)
-        return Call(backend, options, model or backend.default_model_id)
+        model = model or backend.default_model_id
+        affinity = affinity_of_body(self._kwargs, options.affinity)
+        call = new_call(backend, options, model, affinity, self._kwargs, self._kwargs)
+        call.rules = plan.rules
+        return call
 
     def target(self, call: Call, lease: Lease) -> Callable[[], Any]:
         """What sends the request with the key of a lease."""
@@ -126,12 +131,3 @@ def _keywords(target: Any) -> frozenset[str]:
     except (TypeError, ValueError):
         return frozenset()
     return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
-
-
-def _field(found: Any, name: str) -> Any:
-    return found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
-
-
-def _first(found: Any, *names: str) -> int:
-    values = (_field(found, name) for name in names)
-    return next((value for value in values if isinstance(value, int)), 0)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.calls._keycycle import MultiProviderWrapper
+from hfs_providers.calls.affinity import CONVERSATION
 from hfs_providers.calls.backend import Backend
+from hfs_providers.calls.evidence import root_of
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.contract.errors import MissingSdkError, ProviderUnavailableError
 from hfs_providers.contract.records import Credential
@@ -39,7 +41,7 @@ class KeycycleFace(MultiProviderWrapper):
         self.backend.tracks_usage = enabled
 
     def get_openai_client(self, estimated_tokens: int = 1000, max_retries: int = 5, **client_kwargs: Any) -> Any:
-        """An `openai.OpenAI` for the provider's OpenAI-compatible endpoint, each of whose calls has a key of its own.
+        """An `openai.OpenAI` for the provider's OpenAI-compatible endpoint, each of whose calls leases a key.
 
         As with keycycle, a call that names no model is made with the default one, and a stream that does not say
         `stream_options` ends with a chunk of its usage, whose `choices` are empty.
@@ -47,7 +49,7 @@ class KeycycleFace(MultiProviderWrapper):
         Args:
             estimated_tokens: tokens to reserve for a call.
             max_retries: retries of transient failures per call.
-            client_kwargs: arguments of `openai.OpenAI`.
+            client_kwargs: arguments of `openai.OpenAI`, and `affinity` as for `get_rotating_client`.
 
         Raises:
             MissingSdkError: the openai SDK is not installed.
@@ -70,9 +72,11 @@ class KeycycleFace(MultiProviderWrapper):
         model_param: str = "model",
         excluded_kwargs: Sequence[str] | None = None,
         timeout: float | None = 10.0,
+        *,
+        affinity: str | None = CONVERSATION,
         **client_kwargs: Any,
     ) -> RotatingClient | AsyncRotatingClient:
-        """Any SDK's client, each of whose calls has a key of its own.
+        """Any SDK's client, each of whose calls leases a key.
 
         Args:
             client_class: of the SDK.
@@ -84,6 +88,7 @@ class KeycycleFace(MultiProviderWrapper):
             model_param: the argument of a call that names its model.
             excluded_kwargs: arguments that its constructor must not be given.
             timeout: seconds that a call waits for a key; None is as long as it takes.
+            affinity: as for `ProviderManager.get_model`; a call's `prompt_cache_key` or `user` names one too.
             client_kwargs: arguments of its constructor.
         """
         from hfs_providers.wrapper import rotating_client as rotating
@@ -96,8 +101,9 @@ class KeycycleFace(MultiProviderWrapper):
             key = {api_key_param: credential.secret.reveal()} if credential.secret is not None else {}
             return client_class(**key, **arguments)
 
-        options = CallOptions(estimated_tokens, True, seconds(timeout), max_retries)
-        plan = ClientPlan(self.backend, make, options, model_param, usage_extractor, client_class)
+        options = CallOptions(estimated_tokens, True, seconds(timeout), max_retries, affinity=affinity)
+        rules = self.backend.traits.errors.with_modules([root_of(client_class)])
+        plan = ClientPlan(self.backend, make, options, rules, model_param, usage_extractor, client_class)
         wanted = rotating.is_async(client_class) if is_async is None else is_async
         return rotating.AsyncRotatingClient(plan) if wanted else rotating.RotatingClient(plan)
 
@@ -128,20 +134,15 @@ class KeycycleFace(MultiProviderWrapper):
         super().print_key_stats(self._shown(identifier))
 
     def print_granular_stats(self, identifier: int | str, model_id: str) -> None:
-        """Print one key and model.
-
-        Args:
-            identifier: as for `print_key_stats`.
-            model_id: the model.
-        """
+        """Print one key and model; see `print_key_stats`."""
         super().print_granular_stats(self._shown(identifier), model_id)
 
     def _shown(self, identifier: int | str) -> int | str:
         """A form of the identifier that may be printed: keycycle's tables print an identifier that they do not find."""
-        place = self.manager.place(identifier)
-        if place is not None or isinstance(identifier, int):
-            return identifier if place is None else place
-        return fingerprint(identifier)
+        found = self.manager.find(identifier)
+        if found is not None:
+            return found[0]
+        return identifier if isinstance(identifier, int) else fingerprint(identifier)
 
     def end_dropped(self) -> None:
         """Write down the requests of streams that were dropped half read."""

@@ -11,11 +11,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.calls.backend import Backend
+from hfs_providers.calls.retry_pauses import key_cooldown
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.attempt import Attempt
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Credential, KeyProbe, KeyStatus, ProbeOutcome
-from hfs_providers.contract.usage_row import UsageRow
+from hfs_providers.contract.usage_row import NO_FAILURE, Failure, UsageRow
 from hfs_providers.wrapper.arguments import bound_model
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Probe:
             verdict = self._request()
             latency = time.perf_counter() - self._began
             if self._asks and (verdict is None or verdict.sent):
-                self._record(latency, "ok" if verdict is None else verdict.kind)
+                self._record(latency, verdict)
             outcome, reason = self._settle(lease, verdict)
         finally:
             if lease is not None:
@@ -111,17 +112,21 @@ class Probe:
             return judge(error, self._backend.traits.errors)
         return None
 
-    def _record(self, latency: float, outcome: str) -> None:
-        backend, credential = self._backend, self._credential
+    def _record(self, latency: float, verdict: Verdict | None) -> None:
+        backend, usage = self._backend, self._usage
+        failure = NO_FAILURE
+        if verdict is not None:
+            cooldown = key_cooldown(0, verdict.retry_after) if verdict.kind == "rate_limited" else None
+            failure = Failure(verdict.status, verdict.reason, cooldown)
         row = UsageRow.of(
             backend.provider,
             self._model_id,
-            credential.id,
-            credential.fingerprint,
-            outcome,
-            counted=self._usage,
+            self._credential,
+            "ok" if verdict is None else verdict.kind,
+            counted=None if usage is None else backend.traits.usage_fields.whole(usage),
             latency=latency,
-            charged=self._charged if outcome == "ok" else 0,
+            charged=self._charged if verdict is None else 0,
+            failure=failure,
         )
         backend.services.record(row)
 
@@ -138,7 +143,7 @@ class Probe:
             else:
                 self._pool.revive(key_id)
             return "works", None
-        said = verdict.code or (f"HTTP {verdict.status}" if verdict.status else verdict.kind)
+        said = verdict.reason
         words = " ".join(self._backend.redactor.scrub(verdict.message).split())[:_LONGEST_REASON]
         reason = f"{said}: {words}" if words and words != said else said
         if verdict.kind == "dead":

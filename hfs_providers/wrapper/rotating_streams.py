@@ -15,10 +15,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
-from hfs_providers.calls.backend import Tokens
 from hfs_providers.calls.call import Call, KeyedAttempt
 from hfs_providers.calls.verdicts import judge
 from hfs_providers.contract.forks import ForkPhase, at_fork
+from hfs_providers.contract.usage_fields import Tokens
 from hfs_providers.keys.leases import Lease
 from hfs_providers.wrapper.client_plan import ClientPlan, ClientRequest
 
@@ -257,7 +257,7 @@ def _end(call: Call, lease: Lease, error: BaseException | None) -> None:
         call.answered(lease, call.usage)
         return
     call.passed_on()
-    if isinstance(error, Exception) and judge(error, call.backend.traits.errors).kind != "local":
+    if isinstance(error, Exception) and judge(error, call.rules).kind != "local":
         call.settle(lease, error)
     else:
         # Raised by the block itself: the request was sent, and the caller did not read its answer.
@@ -268,20 +268,32 @@ def _abandon(call: Call, lease: Lease) -> None:
     call.settle(lease, GeneratorExit())
 
 
-# Streams that were dropped before their end: what is left to be closed, the call, its lease.
-_dropped: queue.SimpleQueue[tuple[Any, Call, Lease]] = queue.SimpleQueue()
+# Streams that were dropped before their end: what is left to be closed, the call, its lease. An event is set when all
+# that was dropped before it has ended.
+_dropped: queue.SimpleQueue[tuple[Any, Call, Lease] | threading.Event] = queue.SimpleQueue()
+_CLOSING = 5.0
+"""Seconds that the end of a manager waits for connections of dropped streams to be closed."""
+
 _watching = threading.Lock()
 _thread: threading.Thread | None = None
 
 
 def end_dropped() -> None:
     """End the leases of streams that were dropped half read, and write down their requests."""
+    if _thread is not None and _thread.is_alive():
+        ended = threading.Event()
+        _dropped.put(ended)
+        ended.wait(_CLOSING)
     with suppress(queue.Empty):
         while True:
-            _end_one(*_dropped.get_nowait())
+            _end_one(_dropped.get_nowait())
 
 
-def _end_one(inner: Any, call: Call, lease: Lease) -> None:
+def _end_one(dropped: tuple[Any, Call, Lease] | threading.Event) -> None:
+    if isinstance(dropped, threading.Event):
+        dropped.set()
+        return
+    inner, call, lease = dropped
     if not inspect.iscoroutinefunction(getattr(inner, "close", None)):
         with suppress(Exception):
             inner.close()
@@ -300,7 +312,7 @@ def _watch() -> None:
 def _run() -> None:
     while True:
         try:
-            _end_one(*_dropped.get())
+            _end_one(_dropped.get())
         except Exception:
             logging.getLogger("hfs_providers").exception("a dropped stream could not be ended")
 

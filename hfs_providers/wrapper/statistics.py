@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from hfs_providers.calls._keycycle import GlobalStats, KeyDetailedStats, KeySummary, ModelAggregatedStats, UsageSnapshot
@@ -22,12 +22,7 @@ _BATCH = 256
 
 
 class PoolManager:
-    """What keycycle's users read of its manager, over a `KeyPool`.
-
-    Args:
-        pool: of the provider.
-        wall: seconds since the epoch.
-    """
+    """What keycycle's users read of its manager, over a `KeyPool`."""
 
     def __init__(self, pool: KeyPool, wall: Callable[[], float] = time.time) -> None:
         self._pool = pool
@@ -52,6 +47,13 @@ class PoolManager:
             with self._lock:
                 self._sort()
 
+    def forget(self, key_ids: Collection[str]) -> None:
+        """Count nothing of keys that have left."""
+        with self._lock:
+            self._sort()
+            for pair in [pair for pair in self._meters if pair[0] in key_ids]:
+                del self._meters[pair], self._totals[pair]
+
     def _sort(self) -> None:
         """Count what is pending. Expects the lock to be held."""
         while self._pending:
@@ -74,19 +76,15 @@ class PoolManager:
 
     def get_global_stats(self) -> GlobalStats:
         """All keys, and their sum."""
-        keys = [self._summary(place, None) for place in range(len(self._pool.credentials))]
+        keys = [self._summary(place, credential, None) for place, credential in enumerate(self._pool.credentials)]
         return GlobalStats(sum((key.snapshot for key in keys), UsageSnapshot()), keys)
 
     def get_key_stats(self, identifier: int | str) -> KeyDetailedStats | None:
-        """One key by model.
-
-        Args:
-            identifier: its place (from 0), id, fingerprint or the key itself.
-        """
-        place = self.place(identifier)
-        if place is None:
+        """One key by model; the identifier is as for `find`."""
+        found = self.find(identifier)
+        if found is None:
             return None
-        credential = self._pool.credentials[place]
+        place, credential = found
         models = sorted(model for key_id, model in self._counted if key_id == credential.id)
         breakdown = {model: self._snapshot(credential, model) for model in models}
         total = self._snapshot(credential, None)
@@ -95,23 +93,26 @@ class PoolManager:
     def get_model_stats(self, model_id: str) -> ModelAggregatedStats:
         """One model by key."""
         used = self._counted
-        places = [n for n, c in enumerate(self._pool.credentials) if (c.id, model_id) in used]
-        keys = [self._summary(place, model_id) for place in places]
+        keys = [
+            self._summary(place, credential, model_id)
+            for place, credential in enumerate(self._pool.credentials)
+            if (credential.id, model_id) in used
+        ]
         return ModelAggregatedStats(model_id, sum((key.snapshot for key in keys), UsageSnapshot()), keys)
 
     def get_granular_stats(self, identifier: int | str, model_id: str) -> KeySummary | None:
         """One key and model. The snapshot is None if they were not used."""
-        place = self.place(identifier)
-        if place is None:
+        found = self.find(identifier)
+        if found is None:
             return None
-        credential = self._pool.credentials[place]
+        place, credential = found
         used = (credential.id, model_id) in self._counted
         # keycycle's tables take None for "not used", although its annotation does not allow it.
         snapshot: Any = self._snapshot(credential, model_id) if used else None
         return KeySummary(place, credential.fingerprint, snapshot)
 
-    def place(self, identifier: int | str) -> int | None:
-        """The place of a key, from 0; None where there is no such key.
+    def find(self, identifier: int | str) -> tuple[int, Credential] | None:
+        """A key and its place, from 0; None where there is no such key.
 
         Args:
             identifier: its place, id, fingerprint or the key itself.
@@ -119,11 +120,10 @@ class PoolManager:
         for place, credential in enumerate(self._pool.credentials):
             secret = credential.secret.reveal() if credential.secret is not None else None
             if identifier in (place, credential.id, credential.fingerprint, secret):
-                return place
+                return place, credential
         return None
 
-    def _summary(self, place: int, model_id: str | None) -> KeySummary:
-        credential = self._pool.credentials[place]
+    def _summary(self, place: int, credential: Credential, model_id: str | None) -> KeySummary:
         return KeySummary(place, credential.fingerprint, self._snapshot(credential, model_id))
 
     def _snapshot(self, credential: Credential, model_id: str | None) -> UsageSnapshot:

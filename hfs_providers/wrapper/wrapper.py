@@ -7,16 +7,18 @@ and logs parts of keys; neither runs here.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from hfs_providers.calls.affinity import CONVERSATION
 from hfs_providers.calls.backend import Backend
 from hfs_providers.calls.circuit import Circuit
 from hfs_providers.calls.options import CallOptions
 from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import Credential, KeyProbe, ProviderConfig, Services
+from hfs_providers.contract.secret import KEY_ID
 from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.keys.leases import Lease
 from hfs_providers.wrapper.arguments import bound_model, class_arguments, seconds
@@ -28,15 +30,11 @@ if TYPE_CHECKING:
     from agno.models.base import Model
     from rich.console import Console
 
+    from hfs_providers.calls.exchange import Exchange
+
 
 class ProviderWrapper(KeycycleFace):
-    """Gives out the models and keys of one provider.
-
-    Args:
-        provider: the plugin's data.
-        config: what the environment said.
-        services: clock, observers and usage log.
-    """
+    """Gives out the models and keys of one provider."""
 
     def __init__(self, provider: ProviderTraits, config: ProviderConfig, services: Services) -> None:
         # Not super().__init__(): see the module's docstring.
@@ -49,7 +47,7 @@ class ProviderWrapper(KeycycleFace):
         self.backend.count = self.manager.count
 
     def __repr__(self) -> str:
-        return f"ProviderWrapper({self.provider}, {len(self.config.credentials)} keys)"
+        return f"ProviderWrapper({self.provider}, {len(self.pool.credentials)} keys)"
 
     @property
     def model_class(self) -> type[Model]:  # type: ignore[override]  # an attribute in keycycle
@@ -72,6 +70,7 @@ class ProviderWrapper(KeycycleFace):
         max_retries: int = 5,
         request_timeout: float | None = None,
         key_id: int | str | None = None,
+        affinity: str | None = CONVERSATION,
         model_params: Mapping[str, Any] | None = None,
         **agno_kwargs: Any,
     ) -> Model:
@@ -88,11 +87,35 @@ class ProviderWrapper(KeycycleFace):
         from hfs_providers.calls.model import build_model
 
         chosen = model_id or agno_kwargs.pop("id", None)
-        explicit = chosen is not None or self.config.default_model is not None if explicit is None else explicit
-        pinned = None if key_id is None else self._credential(key_id).id
-        options = CallOptions(estimated_tokens, wait, seconds(timeout), max_retries, explicit, pinned)
+        options = self._options(chosen, explicit, estimated_tokens, wait, timeout, max_retries, key_id, affinity)
         arguments = class_arguments(self.backend, agno_kwargs, model_params, request_timeout)
         return build_model(self.backend, chosen or self.default_model_id, options, arguments)
+
+    def exchange(
+        self,
+        model_id: str | None = None,
+        *,
+        explicit: bool | None = None,
+        estimated_tokens: int = 1000,
+        wait: bool = True,
+        timeout: float | None = 10.0,
+        max_retries: int = 5,
+        key_id: int | str | None = None,
+        affinity: str | None = CONVERSATION,
+        body: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Exchange:
+        """A request that the caller sends itself, over the provider's keys. The arguments are those of `get_model`.
+
+        Args:
+            body: what will be sent, in any protocol; it tells the conversation, and a budget estimates its cost by it.
+
+        Raises:
+            KeyNotFoundError: there is no such key.
+        """
+        from hfs_providers.calls.exchange import Exchange
+
+        options = self._options(model_id, explicit, estimated_tokens, wait, timeout, max_retries, key_id, affinity)
+        return Exchange(self.backend, model_id or self.default_model_id, options, body)
 
     def get_key_usage(  # type: ignore[override]  # keycycle hands out an object that nobody ends
         self,
@@ -158,22 +181,46 @@ class ProviderWrapper(KeycycleFace):
             KeyNotFoundError: the key is none of this provider's.
         """
         credential = self._credential(api_key)
-        who = self.provider, model_id or self.default_model_id, credential.id, credential.fingerprint
         tokens = actual_tokens or estimated_tokens
-        row = UsageRow.of(*who, "ok", charged=tokens)._replace(tokens=tokens)
+        model = model_id or self.default_model_id
+        row = UsageRow.of(self.provider, model, credential, "ok", charged=tokens)._replace(tokens=tokens)
         self.backend.count(row)
         self.backend.services.record(row)
 
+    def _options(
+        self,
+        model_id: str | None,
+        explicit: bool | None,
+        estimated_tokens: int,
+        wait: bool,
+        timeout: float | None,
+        max_retries: int,
+        key_id: int | str | None,
+        affinity: str | None,
+    ) -> CallOptions:
+        if explicit is None:
+            explicit = model_id is not None or self.config.default_model is not None
+        pinned = None if key_id is None else self._credential(key_id).id
+        return CallOptions(estimated_tokens, wait, seconds(timeout), max_retries, explicit, pinned, affinity)
+
     def _credential(self, key_id: int | str) -> Credential:
-        place = self.manager.place(key_id)
-        if place is not None:
-            return self.config.credentials[place]
-        from hfs_providers.calls.errors import KeyNotFoundError
+        found = self.manager.find(key_id)
+        if found is not None:
+            return found[1]
+        from hfs_providers.calls.model_errors import KeyNotFoundError
 
         # An identifier that is not found is not shown, because it may be a mistyped key.
-        shown = isinstance(key_id, int) or re.fullmatch(rf"{re.escape(self.provider)}#\d{{1,9}}", key_id)
-        ids = [credential.id for credential in self.config.credentials]
+        named = KEY_ID.fullmatch(key_id) if isinstance(key_id, str) else None
+        shown = isinstance(key_id, int) or (named is not None and named[1] == self.provider)
+        ids = [credential.id for credential in self.pool.credentials]
         raise KeyNotFoundError(self.provider, ids, key_id if shown else None)
+
+    def change_keys(
+        self, joining: Sequence[Credential], leaving: Collection[str] = (), state: Mapping[str, object] | None = None
+    ) -> None:
+        """Take in keys and let others go; see `ChangesKeys`."""
+        self.backend.change_keys(joining, leaving, state)
+        self.manager.forget(leaving)
 
     # What outlives the process: `KeepsCircuits`.
 
@@ -198,16 +245,7 @@ class ProviderWrapper(KeycycleFace):
             return list(clients.model_ids(bound.__dict__[clients.client_field]))
 
     def probe(self, credential: Credential, *, timeout: float = PROBE_TIMEOUT, ask: bool = False) -> KeyProbe:
-        """Try one key for real, with the cheapest request that proves it. What it shows goes into the pool.
-
-        Args:
-            credential: the key.
-            timeout: seconds, for the SDK.
-            ask: ask the default model for one token, even if a cheaper request proves the key.
-
-        Raises:
-            MissingSdkError: the provider's SDK is not installed.
-        """
+        """Try one key for real: see `authoring.Wrapper.probe`. Raises MissingSdkError."""
         return Probe(self.backend, credential, timeout, ask).run()
 
     @cached_property

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 
 from hfs_providers.testing import LoopbackServer, ServerError
+from tests import warm
 from tests.agents.workers import DEADLINE, item
 
-AGENTS = [sys.executable, "-m", "hfs_providers", "agents"]
+
+def command(*args: str) -> list[str]:
+    return [warm.python(), "-m", "hfs_providers", "agents", *args]
 
 
 def agents(
@@ -25,7 +28,7 @@ def agents(
 ) -> tuple[subprocess.CompletedProcess[bytes], list[dict[str, Any]]]:
     """Run a command; and its results."""
     data = given.encode() if isinstance(given, str) else given
-    done = subprocess.run([*AGENTS, *args], env=dict(env), cwd=cwd, input=data, capture_output=True, timeout=120)
+    done = subprocess.run(command(*args), env=dict(env), cwd=cwd, input=data, capture_output=True, timeout=120)
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
     return done, results
 
@@ -93,7 +96,7 @@ class TestRun:
         self, number: signal.Signals, code: int, env: Mapping[str, str], server: LoopbackServer, tmp_path: Path
     ) -> None:
         pipe = subprocess.PIPE
-        process = subprocess.Popen([*AGENTS, "run"], env=dict(env), cwd=tmp_path, stdin=pipe, stdout=pipe, stderr=pipe)
+        process = subprocess.Popen(command("run"), env=dict(env), cwd=tmp_path, stdin=pipe, stdout=pipe, stderr=pipe)
         assert process.stdin is not None
         with server.hold() as gate:
             process.stdin.write(lines([item(n) for n in range(6)]).encode() + b"\n")
@@ -116,7 +119,7 @@ class TestRun:
 
         terminal, end = pty.openpty()
         process = subprocess.Popen(
-            [*AGENTS, "run"],
+            command("run"),
             env={**env, "TERM": "xterm", "COLUMNS": "100"},
             cwd=tmp_path,
             stdin=subprocess.PIPE,
@@ -140,9 +143,7 @@ class TestRun:
     def test_ends_quietly_when_nobody_reads_its_results(self, env: Mapping[str, str], tmp_path: Path) -> None:
         (tmp_path / "work.jsonl").write_text(lines([item(n) for n in range(300)]))
         pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            [*AGENTS, "run", "work.jsonl"], env=dict(env), cwd=tmp_path, stdout=pipe, stderr=pipe
-        )
+        process = subprocess.Popen(command("run", "work.jsonl"), env=dict(env), cwd=tmp_path, stdout=pipe, stderr=pipe)
         assert process.stdout is not None
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["success"]
@@ -165,7 +166,12 @@ class TestRun:
         # Reading a terminal's upper end fails with EIO once nobody has its lower end.
         reading, writing = pty.openpty()
         process = subprocess.Popen(
-            [*AGENTS, "run"], env=dict(env), cwd=tmp_path, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command("run"),
+            env=dict(env),
+            cwd=tmp_path,
+            stdin=reading,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         os.close(reading)
         os.write(writing, lines([item(n) for n in range(2)]).encode() + b'\n{"id": "half')
@@ -177,8 +183,8 @@ class TestRun:
 
     @pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX's closes it")
     def test_says_that_stdin_is_closed(self, env: Mapping[str, str], tmp_path: Path) -> None:
-        command = ["sh", "-c", 'exec "$0" -m hfs_providers agents run - <&-', sys.executable]
-        done = subprocess.run(command, env=dict(env), cwd=tmp_path, capture_output=True, timeout=60)
+        closed = ["sh", "-c", 'exec "$0" -m hfs_providers agents run - <&-', sys.executable]
+        done = subprocess.run(closed, env=dict(env), cwd=tmp_path, capture_output=True, timeout=60)
         assert done.returncode == 2
         assert done.stderr.startswith(b"Error: stdin is closed\n")
 
@@ -234,8 +240,8 @@ class TestResume:
         path.write_text(json.dumps({"item_id": "0", "success": True}) + '\n{"item_id": "1", "succ')
         for _ in range(2):
             with path.open("a") as results:
-                command = [*AGENTS, "run", "work.jsonl", "--resume", "results.jsonl"]
-                subprocess.run(command, env=dict(env), cwd=tmp_path, stdout=results, timeout=60)
+                resumed = command("run", "work.jsonl", "--resume", "results.jsonl")
+                subprocess.run(resumed, env=dict(env), cwd=tmp_path, stdout=results, timeout=60)
         whole = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
         assert sorted(result["item_id"] for result in whole) == ["0", "1", "2", "3", "4", "line 6"]
 
@@ -260,7 +266,11 @@ class TestWatch:
         (tmp_path / "events.jsonl").write_text(heartbeat * 20_000)
         pipe = subprocess.PIPE
         process = subprocess.Popen(
-            [*AGENTS, "watch", "events.jsonl"], env={**env, **buffering}, cwd=tmp_path, stdout=pipe, stderr=pipe
+            command("watch", "events.jsonl"),
+            env={**env, **buffering},
+            cwd=tmp_path,
+            stdout=pipe,
+            stderr=pipe,
         )
         assert process.stdout is not None
         assert b"heartbeat" in process.stdout.readline()
@@ -282,7 +292,11 @@ class TestWatch:
         path = tmp_path / "events.jsonl"
         path.write_text('{"kind": "heartbeat", "at": 1.0, "agent": "executor#1"}\n{"kind": "hea')
         process = subprocess.Popen(
-            [*AGENTS, "watch", "events.jsonl"], env=dict(env), cwd=tmp_path, stdout=subprocess.PIPE, text=True
+            command("watch", "events.jsonl"),
+            env=dict(env),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         assert "heartbeat" in process.stdout.readline()

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pydantic import BaseModel
 
 from hfs_providers.agents.contract import AgentHealth, EventKind, WorkItem
 from hfs_providers.agents.structures import ROLE_DATA
+from tests import warm
 from tests.agents.workers import RawWorker
 
 DOCS = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.parametrize("program", blocks("python"))
 def test_the_programs_run(program: str, env: Mapping[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [warm.python(), "-c", program],
         env={**env, "HFS_TIER_CAREFUL": "cerebras,groq"},
         cwd=tmp_path,
         capture_output=True,
@@ -45,7 +45,7 @@ def test_the_programs_say_what_is_missing_without_a_provider(
     program: str, bare: Mapping[str, str], tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program], env=dict(bare), cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [warm.python(), "-c", program], env=dict(bare), cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert "unavailable" in done.stdout
@@ -58,7 +58,7 @@ def test_the_commands_run(env: Mapping[str, str], tmp_path: Path) -> None:
         program, *args = shlex.split(command.removeprefix("$ ").replace(" < work.jsonl", ""))
         assert program == "hfs-providers"
         done = subprocess.run(
-            [sys.executable, "-m", "hfs_providers", *args],
+            [warm.python(), "-m", "hfs_providers", *args],
             env=dict(env),
             cwd=tmp_path,
             input=blocks("json")[0],

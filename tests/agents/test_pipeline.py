@@ -162,6 +162,7 @@ def test_the_item_has_to_fit() -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_over_a_real_chain_a_rejection_leads_to_a_second_attempt(bare: Mapping[str, str]) -> None:
     prompts: list[str] = []
     verdicts = [REJECTED, APPROVED]

@@ -19,6 +19,7 @@ from hfs_providers.agents.bridge import Bridge, WorkerDiedError, worker_command
 from hfs_providers.testing import LoopbackServer, ServerError
 from tests.agents.fleet import run
 from tests.agents.workers import DEADLINE, item
+from tests.long import takes_long
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
@@ -51,8 +52,9 @@ async def held(gate: Any, number: int) -> bool:
 
 
 @posix
+@pytest.mark.usefixtures("warm_workers")
 def test_from_start_to_end(env: Mapping[str, str], server: LoopbackServer) -> None:
-    """One supervisor for all, because each of its workers takes a second to start."""
+    """One supervisor for all, because each of its workers takes a while to start."""
 
     async def main() -> None:
         async with Supervisor(env=env, heartbeat=0.5) as supervisor:
@@ -137,6 +139,7 @@ def test_from_start_to_end(env: Mapping[str, str], server: LoopbackServer) -> No
 
 
 @posix
+@pytest.mark.usefixtures("warm_workers")
 def test_without_any_provider_every_role_is_unavailable_and_says_why(bare: Mapping[str, str]) -> None:
     async def main() -> None:
         async with Supervisor(env=bare) as supervisor:
@@ -150,6 +153,7 @@ def test_without_any_provider_every_role_is_unavailable_and_says_why(bare: Mappi
 
 
 @linux
+@takes_long
 def test_a_thousand_items_through_four_workers_are_answered_once_each_in_flat_memory(
     env: Mapping[str, str], server: LoopbackServer
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from hfs_providers import SettingsError
 from hfs_providers.agents import serving
 from hfs_providers.cli import app
 from hfs_providers.testing import BadRequest, LoopbackServer
+from tests import warm
 
 POSTGRES = os.environ.get("HFS_TEST_POSTGRES_URL", "")
 needs_postgres = pytest.mark.skipif(
@@ -42,7 +42,7 @@ class Serve:
 
     def __init__(self, env: Mapping[str, str], key: str | None = SERVER_KEY) -> None:
         own = {**env} if key is None else {**env, "HFS_AGENTS_KEY": key}
-        command = [sys.executable, "-m", "hfs_providers", "agents", "serve", "--port", "0"]
+        command = [warm.python(), "-m", "hfs_providers", "agents", "serve", "--port", "0"]
         self.process = subprocess.Popen(command, env=own, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         self.said = list(self._first_lines())
         base = next((line.split()[-1] for line in self.said if line.startswith("Serving on ")), None)
@@ -396,6 +396,7 @@ class TestTheDatabase:
         assert "secret" not in str(error.value)
 
 
+@pytest.mark.usefixtures("kept_logging")
 class TestTheCommand:
     def test_without_its_extra_names_the_one_that_installs_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else object())

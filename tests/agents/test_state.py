@@ -4,51 +4,63 @@ from __future__ import annotations
 
 import pytest
 
-from hfs_providers.agents.state import Errors, Restarts, Tally
+from hfs_providers.agents.contract import Idle, WorkResult
+from hfs_providers.agents.state import Record, Restarts
 from tests.conftest import FakeTime
 
 
-class TestTheTally:
-    def test_knows_no_rate_before_the_first_work(self) -> None:
-        tally = Tally()
-        assert (tally.success_rate, tally.mean_duration) == (None, None)
+@pytest.fixture
+def record(fake_time: FakeTime) -> Record:
+    return Record(fake_time.monotonic)
 
-    def test_gives_the_share_that_succeeded_and_the_mean_duration(self) -> None:
-        tally = Tally()
+
+def worked(success: bool, duration: float = 1.0, error: str | None = None) -> WorkResult:
+    return WorkResult(item_id="1", success=success, duration=duration, error=error)
+
+
+class TestWork:
+    def test_knows_no_rate_before_the_first(self, record: Record) -> None:
+        health = record.health(True, Idle())
+        assert (health.success_rate, health.mean_duration) == (None, None)
+
+    def test_gives_the_share_that_succeeded_and_the_mean_duration(self, record: Record) -> None:
         for success, duration in ((True, 1.0), (True, 2.0), (True, 3.0), (False, 6.0)):
-            tally.count(success, duration)
-        assert (tally.succeeded, tally.failed, tally.success_rate, tally.mean_duration) == (3, 1, 0.75, 3.0)
+            record.note(worked(success, duration))
+        health = record.health(True, Idle())
+        assert (health.succeeded, health.failed, health.success_rate, health.mean_duration) == (3, 1, 0.75, 3.0)
+
+    def test_that_was_cancelled_is_not_counted(self, record: Record) -> None:
+        record.note(worked(False, error="cancelled"))
+        assert record.health(True, Idle()).failed == 0
 
 
 class TestErrors:
-    @pytest.fixture
-    def errors(self, fake_time: FakeTime) -> Errors:
-        return Errors(fake_time.monotonic)
+    def test_degrade_an_agent_at_the_third(self, record: Record) -> None:
+        assert [record.error("e") for _ in range(5)] == [False, False, True, False, False]
+        assert not record.health(True, Idle()).is_healthy
 
-    def test_degrade_an_agent_at_the_third(self, errors: Errors) -> None:
-        assert [errors.record("e") for _ in range(5)] == [False, False, True, False, False]
-        assert errors.degraded
-
-    def test_ask_for_a_restart_at_the_fifth(self, errors: Errors) -> None:
+    def test_ask_for_a_restart_at_the_fifth(self, record: Record) -> None:
         asked = []
         for _ in range(5):
-            errors.record("e")
-            asked.append(errors.ask_for_restart)
+            record.error("e")
+            asked.append(record.ask_for_restart)
         assert asked == [False, False, False, False, True]
 
-    def test_ask_for_none_where_five_take_more_than_a_minute(self, errors: Errors, fake_time: FakeTime) -> None:
+    def test_ask_for_none_where_five_take_more_than_a_minute(self, record: Record, fake_time: FakeTime) -> None:
         for _ in range(20):
-            errors.record("e")
+            record.error("e")
             fake_time.now += 15.1
-        assert not errors.ask_for_restart
-        assert errors.count == 20
+        assert not record.ask_for_restart
+        assert record.errors == 20
 
-    def test_are_forgotten_after_a_success_but_for_the_last(self, errors: Errors) -> None:
+    def test_are_forgotten_after_a_success_but_for_the_last(self, record: Record) -> None:
         for number in range(4):
-            errors.record(f"e{number}")
-        errors.clear()
-        errors.record("e4")
-        assert (errors.count, errors.degraded, errors.ask_for_restart, errors.last) == (1, False, False, "e4")
+            record.error(f"e{number}")
+        record.note(worked(True))
+        record.error("e4")
+        health = record.health(True, Idle())
+        assert (health.error_count, health.is_healthy, health.last_error) == (1, True, "e4")
+        assert not record.ask_for_restart
 
 
 class TestRestarts:

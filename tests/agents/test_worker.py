@@ -6,14 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from hfs_providers.agents.bridge import worker_command
 from hfs_providers.agents.wire import LINE_LIMIT
 from hfs_providers.testing import LoopbackServer, Unauthorized
+from tests import warm
 from tests.agents.workers import DEADLINE, RawWorker, item
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
@@ -21,7 +22,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 
 class TestInitialize:
     def test_comes_before_anything_else(self, env: Mapping[str, str], tmp_path: Path) -> None:
-        with RawWorker("reviewer", env, tmp_path) as worker:
+        with RawWorker("reviewer", env, tmp_path, command=worker_command("reviewer", 30)) as worker:
             for method in ("start_session", "send_work", "cancel", "health", "stop_session", "shutdown"):
                 assert worker.ask(method)["error"]["code"] == -32002
             refused = worker.ask("initialize", {"protocol_versions": [7, "1"]})["error"]
@@ -253,7 +254,7 @@ class TestTheEnd:
     @posix
     def test_comes_with_a_reader_that_has_gone(self, env: Mapping[str, str], tmp_path: Path) -> None:
         reading, writing = os.pipe()
-        command = [sys.executable, "-m", "hfs_providers", "agents", "worker", "--role", "executor"]
+        command = [warm.python(), "-m", "hfs_providers", "agents", "worker", "--role", "executor"]
         process = subprocess.Popen(
             command, env=dict(env), cwd=tmp_path, stdin=subprocess.PIPE, stdout=writing, stderr=subprocess.PIPE
         )
@@ -283,7 +284,7 @@ sys.exit(run_worker("executor"))
 def test_a_worker_that_is_stuck_ends_within_its_grace_all_the_same(
     ending: str, code: int, env: Mapping[str, str], tmp_path: Path
 ) -> None:
-    with RawWorker("executor", env, tmp_path, command=[sys.executable, "-c", STUCK]) as worker:
+    with RawWorker("executor", env, tmp_path, command=[warm.python(), "-c", STUCK]) as worker:
         worker.initialize()
         session = worker.session()
         worker.send("send_work", {"session_id": session, "item": item()})
@@ -298,7 +299,7 @@ def test_a_worker_that_is_stuck_ends_within_its_grace_all_the_same(
 class TestStandardOutput:
     def test_is_where_agno_logs_by_itself(self, tmp_path: Path) -> None:
         program = "from agno.utils.log import log_error; log_error('an error of a run')"
-        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run([warm.python(), "-c", program], cwd=tmp_path, capture_output=True, text=True)
         assert "an error of a run" in done.stdout
 
     def test_belongs_to_the_protocol_though_agno_logs_there(
@@ -306,7 +307,8 @@ class TestStandardOutput:
     ) -> None:
         # Whatever prints in the process, from its start on.
         (tmp_path / "sitecustomize.py").write_text("import atexit\natexit.register(print, 'printed at the end')\n")
-        with RawWorker("executor", {**env, "PYTHONPATH": str(tmp_path)}, tmp_path) as worker:
+        found_first = {**env, "PYTHONPATH": str(tmp_path)}
+        with RawWorker("executor", found_first, tmp_path, command=worker_command("executor", 30)) as worker:
             worker.initialize()
             session = worker.session(models=["groq/not-a-model"])
             server.retire("groq", "not-a-model")

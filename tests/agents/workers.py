@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests import warm
 
 DEADLINE = 30.0
 """Seconds after which something that should happen counts as not happening."""
@@ -49,7 +50,7 @@ class RawWorker:
         heartbeat: float = 30.0,
         command: Sequence[str] | None = None,
     ) -> None:
-        usual = [sys.executable, "-m", "hfs_providers", "agents", "worker", "--role", role]
+        usual = [warm.python(), "-m", "hfs_providers", "agents", "worker", "--role", role]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             command or [*usual, "--heartbeat", str(heartbeat)],

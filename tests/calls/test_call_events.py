@@ -32,7 +32,7 @@ class Shop:
         wrapper: Any = self.manager.wrappers["groq"]
         wrapper.backend.sleep = lambda seconds: None
         wrapper.backend.async_sleep = lambda seconds: asyncio.sleep(0)
-        self.model: Any = self.manager.get_model("groq", "m")
+        self.model: Any = self.manager.get_model("groq", "m", affinity=None)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ class TestLimitedKeys:
     @pytest.mark.parametrize("way", WAYS)
     def test_are_asked_again_by_the_same_call_when_their_cooldown_is_over(self, place: Place, way: str) -> None:
         place.script(RateLimited(retry_after=1), RateLimited(retry_after=1))
-        ask(place, way, timeout=20)
+        ask(place, way, timeout=20, affinity=None)
         assert sum(place.naps) == pytest.approx(1)
         assert place.hits() == [2, 1]
 

@@ -6,10 +6,22 @@ import json
 from typing import Any
 
 import pytest
+from agno.models.openai.like import OpenAILike
 
-from hfs_providers.calls.evidence import MAX_MESSAGE, chain_of, evidence_of
+from hfs_providers.calls.evidence import MAX_MESSAGE, chain_of, evidence_of, modules_of
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.contract.error_rules import ErrorRules, Evidence, Meaning
+
+
+class OwnModel(OpenAILike):
+    """A model class of a program's own, whose bugs are no provider's."""
+
+
+def test_the_sdk_of_a_model_class_is_known_by_the_names_in_its_module() -> None:
+    assert modules_of(OpenAILike) == {"openai"}
+    assert modules_of(OwnModel) >= {"openai"}
+    assert "tests" not in modules_of(OwnModel)
+
 
 NOW = 1_795_262_400.0
 
@@ -37,6 +49,23 @@ def verdict(status: Any = None, body: Any = None, rules: ErrorRules = ACME, **fi
 
 
 class TestTheStatus:
+    @pytest.mark.parametrize(
+        ("status", "means"),
+        [
+            *[(status, "server_error") for status in (200, 299, 408, 409, 425, 499, 500, 504, 599)],
+            *[(status, "bad_request") for status in (300, 399, 400, 404, 405, 418, 422, 501)],
+            *[(status, "overloaded") for status in (498, 502, 503, 529)],
+            *[(status, "rate_limited") for status in (403, 429)],
+            *[(status, "dead") for status in (401, 402)],
+            (410, "model_gone"),
+            (413, "context_overflow"),
+            (451, "refused"),
+        ],
+    )
+    def test_alone_means(self, status: int, means: str) -> None:
+        found = verdict(status, {"error": {"message": "no"}})
+        assert (found.kind, found.status, found.credits) == (means, status, status == 402)
+
     @pytest.mark.parametrize(
         ("status", "inner", "read_as"),
         [

@@ -26,6 +26,7 @@ from hfs_providers import KeyedProvider, KeysExhaustedError, ModelCallError, Mod
 from hfs_providers.calls._keycycle import NoAvailableKeyError
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.testing import LoopbackServer, OpenAIDialect, RateLimited, Raw, Step
+from tests import warm
 
 MODEL = "openai/gpt-oss-120b"
 NAIVE = """
@@ -33,6 +34,8 @@ import asyncio, json, os, pickle, sys, time
 from collections import deque
 from pathlib import Path
 from agno.models.message import Message
+for name in [name for name in sys.modules if name.partition(".")[0] == "keycycle"]:
+    del sys.modules[name]  # as our package has imported it
 from keycycle import MultiProviderWrapper, NoAvailableKeyError, RateLimits
 from keycycle.utils import get_agno_model_class
 
@@ -91,7 +94,7 @@ def naive(server: LoopbackServer, keys: list[str], tmp_path: Path) -> Naive:
         given = {"url": server.base_url("groq"), "keys": keys, "model": MODEL}
         clean = {name: value for name, value in os.environ.items() if name != "TIDB_DB_URL"}
         done = subprocess.run(
-            [sys.executable, "-c", NAIVE.replace("__PROGRAM__", program), json.dumps(given)],
+            [warm.python(), "-c", NAIVE.replace("__PROGRAM__", program), json.dumps(given)],
             cwd=directory,
             env={**clean, **env},
             capture_output=True,
@@ -458,7 +461,7 @@ class TestTheOpenAIClient:
         wrapper = ours(count=2)
         slept: list[float] = []
         wrapper.backend.sleep = slept.append
-        client = wrapper.get_openai_client()
+        client = wrapper.get_openai_client(affinity=None)
         answer = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hello"}])
         assert "hello" in answer.choices[0].message.content
         assert server.hits("groq") == dict.fromkeys(keys[:2], 1)

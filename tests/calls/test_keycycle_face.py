@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +14,8 @@ import openai
 import pytest
 
 from hfs_providers import ProviderManager, StreamInterruptedError
-from hfs_providers.testing import HalfStream, LoopbackServer, RateLimited, Raw, Unauthorized
+from hfs_providers.calls import _keycycle
+from hfs_providers.testing import HalfStream, LoopbackServer, OpenAIDialect, RateLimited, Raw, Unauthorized
 from hfs_providers.usage import UsageRow
 from tests.sharing.redis_server import eventually
 
@@ -82,7 +85,7 @@ def test_listing_the_models_is_given_no_model(wrapper: Any, server: LoopbackServ
 
 
 def test_a_stream_is_counted_though_its_caller_does_not_ask_for_usage() -> None:
-    silent = LoopbackServer(unasked_usage=False)
+    silent = LoopbackServer(dialects=[OpenAIDialect("openrouter", "/api/v1")])
     with silent, ProviderManager(env=silent.env({"openrouter": 1})) as manager:
         rows: list[UsageRow] = []
         manager.observe(lambda event: rows.append(event.usage) if event.usage is not None else None)
@@ -94,7 +97,7 @@ def test_a_stream_is_counted_though_its_caller_does_not_ask_for_usage() -> None:
 
 
 def test_what_a_caller_says_of_a_streams_usage_holds() -> None:
-    silent = LoopbackServer(unasked_usage=False)
+    silent = LoopbackServer(dialects=[OpenAIDialect("openrouter", "/api/v1")])
     with silent, ProviderManager(env=silent.env({"openrouter": 1})) as manager:
         wrapper: Any = manager.wrappers["openrouter"]
         client = wrapper.get_openai_client()
@@ -107,7 +110,7 @@ def test_what_a_caller_says_of_a_streams_usage_holds() -> None:
 
 
 def test_with_options_sends_nothing_and_rotates(wrapper: Any, server: LoopbackServer, rows: list[UsageRow]) -> None:
-    client = wrapper.get_openai_client().with_options(timeout=5)
+    client = wrapper.get_openai_client(affinity=None).with_options(timeout=5)
     assert (server.seen, rows) == ([], [])
     for _ in range(3):
         client.chat.completions.create(messages=MESSAGES)
@@ -119,7 +122,11 @@ def test_with_options_of_an_async_client_rotates(wrapper: Any, server: LoopbackS
     server.script("groq", keys[0], [RateLimited(retry_after=40)])
 
     async def ask() -> None:
-        await wrapper.get_async_openai_client().with_options(timeout=5).chat.completions.create(messages=MESSAGES)
+        await (
+            wrapper.get_async_openai_client(affinity=None)
+            .with_options(timeout=5)
+            .chat.completions.create(messages=MESSAGES)
+        )
 
     asyncio.run(ask())
     assert server.hits("groq") == {keys[0]: 1, keys[1]: 1}
@@ -163,7 +170,7 @@ def test_a_streaming_block_rotates_and_is_counted(
 ) -> None:
     server.script("groq", keys[0], [RateLimited(retry_after=40)])
     server.script("groq", keys[1], [Unauthorized()])
-    block = opening(wrapper.get_openai_client())(model="m", messages=MESSAGES)
+    block = opening(wrapper.get_openai_client(affinity=None))(model="m", messages=MESSAGES)
     assert rows == []
     with block as stream:
         for event in stream:
@@ -181,7 +188,7 @@ def test_an_async_streaming_block_rotates_and_is_counted(
     server.script("groq", keys[0], [RateLimited(retry_after=40)])
 
     async def ask() -> str:
-        async with opening(wrapper.get_async_openai_client())(messages=MESSAGES) as stream:
+        async with opening(wrapper.get_async_openai_client(affinity=None))(messages=MESSAGES) as stream:
             return str((await stream.get_final_completion()).choices[0].message.content)
 
     assert "hello" in asyncio.run(ask())
@@ -220,7 +227,7 @@ def test_a_streaming_response_rotates_and_is_counted(
     wrapper: Any, server: LoopbackServer, keys: list[str], rows: list[UsageRow]
 ) -> None:
     server.script("groq", keys[0], [RateLimited(retry_after=40)])
-    completions = wrapper.get_openai_client().chat.completions
+    completions = wrapper.get_openai_client(affinity=None).chat.completions
     with completions.with_streaming_response.create(messages=MESSAGES) as response:
         assert "hello" in response.parse().choices[0].message.content
     assert [row.outcome for row in rows] == ["rate_limited", "ok"]
@@ -233,7 +240,7 @@ def test_an_async_streaming_response_rotates_and_is_counted(
     server.script("groq", keys[0], [RateLimited(retry_after=40)])
 
     async def ask() -> str:
-        completions = wrapper.get_async_openai_client().chat.completions
+        completions = wrapper.get_async_openai_client(affinity=None).chat.completions
         async with completions.with_streaming_response.create(messages=MESSAGES) as response:
             return str((await response.parse()).choices[0].message.content)
 
@@ -286,7 +293,7 @@ def test_a_parsed_answer_rotates_and_is_counted(
         said: str
 
     server.script("groq", keys[0], [RateLimited(retry_after=40)])
-    client = wrapper.get_openai_client()
+    client = wrapper.get_openai_client(affinity=None)
     for parse in (client.chat.completions.parse, client.beta.chat.completions.parse):
         assert parse(messages=MESSAGES, response_format=Answer).choices[0].message.parsed.said
     assert [row.outcome for row in rows] == ["rate_limited", "ok", "ok"]
@@ -326,6 +333,24 @@ def test_what_was_dropped_is_written_down_by_the_end_of_the_manager(
     assert [row.outcome for row in rows] == ["abandoned"]
 
 
+def test_what_the_watching_thread_is_writing_down_is_waited_for(
+    manager: ProviderManager, wrapper: Any, rows: list[UsageRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = threading.Event()
+
+    def slowly(call: Any, lease: Any) -> None:
+        taken.set()
+        time.sleep(0.2)
+        call.settle(lease, GeneratorExit())
+
+    monkeypatch.setattr("hfs_providers.wrapper.rotating_streams._abandon", slowly)
+    next(wrapper.get_openai_client().chat.completions.create(model="m", messages=MESSAGES, stream=True))
+    gc.collect()
+    assert taken.wait(30)
+    manager.shutdown()
+    assert [row.outcome for row in rows] == ["abandoned"]
+
+
 def test_an_async_stream_is_an_iterator(wrapper: Any, rows: list[UsageRow]) -> None:
     async def ask() -> list[Any]:
         stream = await wrapper.get_async_openai_client().chat.completions.create(
@@ -355,6 +380,8 @@ def test_usage_is_tracked_until_it_is_turned_off(server: LoopbackServer, tmp_pat
     with ProviderManager(env={**server.env({"groq": 1}), "HFS_USAGE_DB": str(path)}) as manager:
         wrapper: Any = manager.wrappers["groq"]
         create = wrapper.get_openai_client().chat.completions.create
+        told: list[str | None] = []
+        manager.observe(lambda event: told.append(event.model))
         assert wrapper.track_usage
         create(model="written", messages=MESSAGES)
         create(model="unwritten", messages=MESSAGES, track_usage=False)
@@ -365,6 +392,7 @@ def test_usage_is_tracked_until_it_is_turned_off(server: LoopbackServer, tmp_pat
         assert wrapper.manager.get_global_stats().total.total_requests == 4
         wrapper.track_usage = True
         create(model="written", messages=MESSAGES)
+    assert told == ["written", "unwritten", "unwritten", "written", "written"]
     import sqlite3
 
     connection = sqlite3.connect(path)
@@ -393,3 +421,9 @@ def test_the_tables_do_not_print_a_key_that_they_do_not_find(
     printed = capsys.readouterr().out
     assert "not found" in printed
     assert "somebody" not in printed
+
+
+def test_what_stands_in_for_a_module_has_the_names_that_others_take_from_it() -> None:
+    stand_in = _keycycle._late("keycycle.config.models")
+    assert stand_in.__name__ == "keycycle.config.models"
+    assert {"MODEL_LIMITS", "PROVIDER_STRATEGIES"} <= vars(stand_in).keys()

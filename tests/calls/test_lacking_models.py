@@ -12,7 +12,7 @@ from agno.models.message import Message
 
 from hfs_providers import Event, KeyedProvider, Limits, ModelDefault, ModelNotFoundError, ProviderManager
 from hfs_providers.authoring import ErrorRules
-from hfs_providers.testing import LoopbackServer, ModelGone, OpenAIDialect, Raw, Unauthorized
+from hfs_providers.testing import LoopbackServer, ModelGone, Ok, OpenAIDialect, Raw, Unauthorized
 
 LACKING = ModelGone(decommissioned=False)
 JSON = {"content-type": "application/json"}
@@ -27,8 +27,8 @@ def plugin(**fields: Any) -> KeyedProvider:
 class House:
     """A provider of so many keys, and its requests."""
 
-    def __init__(self, keys: int, provider: KeyedProvider, dialect: OpenAIDialect | None = None, **env: str) -> None:
-        self.server = LoopbackServer(dialects=[dialect or OpenAIDialect("corp")], limits={})
+    def __init__(self, keys: int, provider: KeyedProvider, **env: str) -> None:
+        self.server = LoopbackServer(dialects=[OpenAIDialect("corp")])
         self.keys = keys
         self.provider = provider
         self.variables = env
@@ -127,6 +127,9 @@ def test_a_default_that_all_keys_lack_gives_way_to_its_successor(house: House) -
     house.script(1, LACKING)
     house.script(2, LACKING)
     assert "corp/second" in house.ask(None)
+    # What they lacked was the other model.
+    assert house.states("second") == ["ready", "ready"]
+    assert [e.seconds for e in house.events if e.kind == "key_rotated"] == [0.0, 0.0]
 
 
 def test_with_no_other_key_ready_it_is_reported_at_once(house: House) -> None:
@@ -135,7 +138,7 @@ def test_with_no_other_key_ready_it_is_reported_at_once(house: House) -> None:
     house.ask()
     house.script(1, then=LACKING)
     with pytest.raises(ModelNotFoundError):
-        house.ask()
+        house.ask(affinity=None)
 
 
 def test_each_endpoint_of_a_keyless_provider_has_its_own_models() -> None:
@@ -202,16 +205,13 @@ def test_a_provider_declares_its_own_wait_header() -> None:
         assert cooling(house) == [17.0]
 
 
-class Telling(OpenAIDialect):
-    def allowance(self, limits: Any, requests: int, tokens: int) -> dict[str, str]:
-        return {"x-corp-day": "500", "x-corp-minute": "7"}
-
-
-def limits_of(limits: dict[str, Limits], **env: str) -> dict[str, int]:
-    """The limits that hold after one answer, whose headers show 500 requests a day and 7 a minute."""
+def limits_of(limits: dict[str, Limits], answers: int = 1, **env: str) -> dict[str, int]:
+    """The limits that hold after some answers, whose headers show 500 requests a day and 7 a minute."""
     provider = plugin(limits=limits, limit_headers={"x-corp-day": "rpd", "x-corp-minute": "rpm"})
-    with House(1, provider, Telling("corp"), **env) as house:
-        house.ask()
+    with House(1, provider, **env) as house:
+        house.script(1, then=Ok(headers={"x-corp-day": "500", "x-corp-minute": "7"}))
+        for _ in range(answers):
+            house.ask()
         used = house.manager.wrappers["corp"].pool.used("m")["corp#1"]
         return {f"{use.unit[0]}{use.period[0]}": use.limit for use in used}
 
@@ -230,7 +230,8 @@ def test_limits_of_the_user_are_not_added_to() -> None:
 
 def test_headers_that_show_another_limit_than_the_plugin_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="hfs_providers")
-    limits_of({"*": Limits(rpm=20)})
+    limits_of({"*": Limits(rpm=7)})
+    limits_of({"*": Limits(rpm=20)}, answers=2)
     told = [record.getMessage() for record in caplog.records if "other limits" in record.getMessage()]
     assert told == [
         "corp: the answers of m show other limits (rpm=7) than its plugin; the plugin's count unless CORP_LIMITS says "

@@ -11,7 +11,7 @@ import pytest
 from agno.models.message import Message
 
 from hfs_providers import KeyedProvider, ModelDefault, ProviderManager
-from hfs_providers.calls.errors import ModelCallError
+from hfs_providers.calls.model_errors import ModelCallError
 from hfs_providers.testing import LoopbackServer, Ok, OpenAIDialect, Raw, Request
 
 PROVIDERS = ("groq", "cerebras", "openrouter")

@@ -30,12 +30,13 @@ from agno.models.groq import Groq
 from agno.models.message import Message
 from agno.models.openrouter import OpenRouter
 
-from hfs_providers.calls.errors import KeysExhaustedError, StreamInterruptedError
+from hfs_providers.calls.model_errors import KeysExhaustedError, StreamInterruptedError
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.contract.error_rules import Kind
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.plugins import cerebras, gemini, openrouter
 from hfs_providers.plugins import groq as groq_plugin
+from tests import warm
 
 NOW = 1_795_262_400.0
 """2026-11-21 12:00 UTC, four in the morning in California: 20 hours before Gemini's daily quotas are reset."""
@@ -980,6 +981,17 @@ def test_aiohttps_errors_are_known_beneath_agnos(name: str, sent: bool) -> None:
     assert judge(error) == Verdict("transport", None, None, "broken", sent=sent)
 
 
+def test_a_request_that_was_refused_here_was_not_sent_whatever_failed_before() -> None:
+    error = foreign("LocalProtocolError", "httpx")
+    error.__cause__ = foreign("ReadError", "httpcore")
+    assert judge(error).kind == "local"
+
+
+@pytest.mark.parametrize("name", ["BrokenResourceError", "ClosedResourceError", "EndOfStream"])
+def test_a_request_may_have_been_sent_before_one_of_anyios(name: str) -> None:
+    assert judge(foreign(name, "anyio")) == Verdict("transport", None, None, "broken")
+
+
 def test_a_timeout_beneath_a_transport_is_one_of_the_transport() -> None:
     frames: dict[str, Any] = {"__name__": "aiohttp.helpers"}
     exec("def leave():\n    raise TimeoutError", frames)
@@ -1210,16 +1222,16 @@ def test_looking_at_an_error_imports_no_sdk() -> None:
         heavy = {"agno", "httpx", "httpx2", "groq", "openai", "cerebras", "google.genai", "pydantic", "aiohttp"}
         print(sorted(heavy & set(sys.modules)))
     """
-    assert run(program, Path.cwd()) == ["[]"]
+    assert run(program, Path.cwd(), sys.executable) == ["[]"]
 
 
 # -- the way that reads words -----------------------------------------------------------------------------------------
 
 
-def run(program: str, cwd: Path) -> list[str]:
+def run(program: str, cwd: Path, python: str) -> list[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
+        [python, "-c", textwrap.dedent(program)],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -1249,7 +1261,7 @@ def test_reading_words_kills_keys_that_codes_and_statuses_leave_alone(tmp_path: 
             error = groq.APIStatusError(f"Error code: {{status}} - {{body}}", response=response, body=body)
             print("kills", bool(is_auth_error(error)))
     """
-    killed = [line for line in run(program, tmp_path) if line.startswith("kills")]
+    killed = [line for line in run(program, tmp_path, warm.python()) if line.startswith("kills")]
     assert killed == ["kills True"] * len(MISREAD)
     for status, words, kind in MISREAD.values():
         body = {"error": {"message": words}}

@@ -14,12 +14,15 @@ import httpx2
 import openai
 import pytest
 
-from hfs_providers.calls.verdict_rules import QUOTES_KEY
+from hfs_providers.calls.common_codes import QUOTES_KEY
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.contract.error_rules import ErrorRules
 
 DOCS = Path(__file__).parents[2] / "docs" / "verdicts.md"
 NOW = 1_795_262_400.0
+OPENAI = ErrorRules(modules={"openai"})
+AWS = ErrorRules(modules={"botocore"})
+COHERE = ErrorRules(modules={"cohere"})
 
 
 def oai(kind: str | None = None, code: object = None, **more: Any) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def refusal_of(case: Case) -> openai.APIStatusError:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.server}: {case.sends}".replace("`", ""))
 def test_a_servers_error_gets_its_verdict(case: Case) -> None:
-    verdict = judge(refusal_of(case), now=lambda: NOW)
+    verdict = judge(refusal_of(case), OPENAI, now=lambda: NOW)
     assert meaning(verdict) == case.means
     assert verdict.retry_after == case.wait
 
@@ -133,7 +136,7 @@ def test_the_documentation_has_a_row_for_each_of_them() -> None:
 
 def test_the_bad_request_of_xai_names_its_code_for_a_wrong_key_too() -> None:
     body = {"code": "Client specified an invalid argument", "error": "The model expects a single `text` element."}
-    verdict = judge(refusal_of(Case("xai", "", 400, body, "")))
+    verdict = judge(refusal_of(Case("xai", "", 400, body, "")), OPENAI)
     assert (verdict.kind, verdict.code) == ("bad_request", body["code"])
     assert verdict.code in QUOTES_KEY
     assert verdict.message == body["error"]
@@ -192,14 +195,14 @@ def aws(code: str | None, status: int | None = 400, name: str = "ClientError", *
     ],
 )
 def test_botocores_errors_are_read_by_their_code(code: str | None, status: int | None, means: str) -> None:
-    verdict = judge(aws(code, status))
+    verdict = judge(aws(code, status), AWS)
     assert meaning(verdict) == means
     assert verdict.status == status
     assert verdict.sent
 
 
 def test_botocores_errors_tell_their_words_and_their_wait() -> None:
-    verdict = judge(aws("ThrottlingException", 429, **{"retry-after": "9"}))
+    verdict = judge(aws("ThrottlingException", 429, **{"retry-after": "9"}), AWS)
     assert (verdict.message, verdict.retry_after) == ("as AWS words it", 9.0)
 
 
@@ -221,18 +224,18 @@ def bare(module: str, name: str) -> Exception:
     ],
 )
 def test_botocores_transport_is_one(name: str, sent: bool) -> None:
-    verdict = judge(bare("botocore.exceptions", name))
+    verdict = judge(bare("botocore.exceptions", name), AWS)
     assert (verdict.kind, verdict.sent) == ("transport", sent)
 
 
 @pytest.mark.parametrize("name", ["NoCredentialsError", "ParamValidationError", "NoRegionError"])
 def test_botocores_complaints_about_what_it_was_given_are_local(name: str) -> None:
-    assert judge(bare("botocore.exceptions", name)).kind == "local"
+    assert judge(bare("botocore.exceptions", name), AWS).kind == "local"
 
 
 @pytest.mark.parametrize("module", ["cohere.core.http_sse._exceptions", "httpx_sse._exceptions"])
 def test_a_stream_that_is_no_event_stream_is_the_servers_fault(module: str) -> None:
-    verdict = judge(bare(module, "SSEError"))
+    verdict = judge(bare(module, "SSEError"), COHERE)
     assert (verdict.kind, verdict.sent) == ("server_error", True)
 
 
@@ -248,13 +251,13 @@ def test_botocores_real_errors_are_read_as_their_shapes() -> None:
         real.NoCredentialsError(): ("local", False),
     }
     for error, (kind, sent) in errors.items():
-        verdict = judge(error)
+        verdict = judge(error, AWS)
         assert (verdict.kind, verdict.sent) == (kind, sent)
 
 
 def test_coheres_real_errors_are_read_as_their_shapes() -> None:
     sse = pytest.importorskip("cohere.core.http_sse._exceptions", reason="cohere is not installed")
     api = pytest.importorskip("cohere.core.api_error")
-    assert judge(sse.SSEError("no event stream")).kind == "server_error"
-    refused = judge(api.ApiError(status_code=429, headers={"retry-after": "4"}, body={"message": "slow down"}))
+    assert judge(sse.SSEError("no event stream"), COHERE).kind == "server_error"
+    refused = judge(api.ApiError(status_code=429, headers={"retry-after": "4"}, body={"message": "slow down"}), COHERE)
     assert (refused.kind, refused.retry_after, refused.message) == ("rate_limited", 4.0, "slow down")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hfs_providers.calls import retry_pauses
 from hfs_providers.calls.retry_after import (
     MAX_WAIT,
     NOT_A_WAIT,
@@ -281,3 +282,44 @@ def test_no_header_can_make_it_raise_or_wait_for_more_than_a_day(headers: dict[s
     wait = wait_from_headers(headers, NOW)
     assert wait is None or 0 <= wait <= MAX_WAIT
     limits_from_headers(headers)
+
+
+def test_a_number_that_is_no_header_s_is_no_text() -> None:
+    assert lower_headers({"a": 10**18 - 1, "b": 10**18, "c": -(10**18), "d": 1 - 10**18}) == {
+        "a": ["9" * 18],
+        "b": [""],
+        "c": [""],
+        "d": ["-" + "9" * 18],
+    }
+
+
+@pytest.mark.parametrize(
+    ("retry", "retry_after", "longest"),
+    [(1, None, 0.5), (2, None, 1.0), (3, None, 2.0), (5, None, 8.0), (9, None, 8.0), (1, 3.0, 3.0), (9, 60.0, 8.0)],
+)
+def test_a_retry_waits_twice_as_long_each_time_and_at_least_as_the_provider_says(
+    retry: int, retry_after: float | None, longest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[tuple[float, float]] = []
+    monkeypatch.setattr(retry_pauses.random, "uniform", lambda *share: shares.append(share) or share[1])
+    assert retry_pauses.retry_pause(retry, retry_after) == longest
+    assert shares == [(0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("refusals", "retry_after", "seconds"),
+    [
+        (0, None, 30.0),
+        (5, None, 30.0),
+        (0, 0.0, 0.1),
+        (1, 0.0, 0.2),
+        (3, 0.0, 0.8),
+        (9, 0.0, 8.0),
+        (1, 5.0, 5.0),
+        (9, 60.0, 60.0),
+    ],
+)
+def test_a_key_that_refuses_again_cools_down_for_longer(
+    refusals: int, retry_after: float | None, seconds: float
+) -> None:
+    assert retry_pauses.key_cooldown(refusals, retry_after) == pytest.approx(seconds)

@@ -26,7 +26,7 @@ from hfs_providers import (
     UnknownProviderError,
 )
 from hfs_providers.calls._keycycle import NoAvailableKeyError
-from hfs_providers.calls.errors import ContextOverflowError
+from hfs_providers.calls.model_errors import ContextOverflowError
 from hfs_providers.calls.verdicts import Verdict
 from hfs_providers.errors import (
     ForwardingError,
@@ -239,15 +239,16 @@ class TestExhausted:
         assert "ACME_CLOUD_API_KEY_1" in text
 
     def test_it_has_the_fields_that_keycycle_s_handlers_read(self) -> None:
-        error = KeysExhaustedError(exhausted(waited=False))
+        error = KeysExhaustedError(exhausted())
         assert (error.provider, error.model_id, error.wait, error.timeout, error.total_keys, error.cooling_down) == (
             "groq",
             "qwen/qwen3-32b",
-            False,
+            True,
             10.0,
             16,
             11,
         )
+        assert not KeysExhaustedError(exhausted(timeout=0.0)).wait
 
     def test_it_has_the_fields_that_agno_s_handlers_read(self) -> None:
         error = KeysExhaustedError(exhausted())

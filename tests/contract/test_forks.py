@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import weakref
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import hfs_providers
 from hfs_providers.contract import forks
 from hfs_providers.contract.forks import ForkPhase, at_fork
+from tests import warm
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -75,7 +75,7 @@ def test_a_program_that_ends_with_a_registered_object_prints_nothing() -> None:
         "pool = KeyPool('p', [Credential('p#1', None)])\n"
         "pool.acquire('m').commit(1)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([warm.python(), "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
 
 

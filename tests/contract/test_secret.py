@@ -92,10 +92,10 @@ class TestSecret:
 
 class TestFingerprint:
     def test_is_the_start_of_the_sha256(self) -> None:
-        assert fingerprint(KEY) == hashlib.sha256(KEY.encode()).hexdigest()[:8]
+        assert fingerprint(KEY) == hashlib.sha256(KEY.encode()).hexdigest()[:16]
 
-    def test_is_eight_hex_digits(self) -> None:
-        assert len(fingerprint(KEY)) == 8
+    def test_is_sixteen_hex_digits(self) -> None:
+        assert len(fingerprint(KEY)) == 16
         assert int(fingerprint(KEY), 16) >= 0
 
     def test_is_that_of_the_secret_and_its_credential(self) -> None:
@@ -129,6 +129,16 @@ class TestScrubbedText:
     def test_of_keys_that_contain_one_another_the_longer_goes_whole(self) -> None:
         redactor = Redactor([("a#1", Secret("gsk_mArKeD")), ("a#2", Secret("gsk_mArKeD_and_more"))])
         assert redactor.scrub("gsk_mArKeD_and_more") == "[a#2]"
+
+    @pytest.mark.parametrize("begins", ["gsk_", "gsk mArKeD ", ""])
+    def test_each_of_very_many_keys_becomes_its_id(self, begins: str) -> None:
+        keys = {f"a#{number}": f"{begins}{number * 7919:06d}" for number in range(5_000)}
+        redactor = Redactor((key_id, Secret(key)) for key_id, key in keys.items())
+        assert redactor.scrub(f"{keys['a#17']}, not {keys['a#4999']}") == "[a#17], not [a#4999]"
+
+    def test_a_key_that_is_added_becomes_its_id(self, redactor: Redactor) -> None:
+        redactor.add([("groq#4", Secret("another_mArKeD"))])
+        assert redactor.scrub(f"{KEY} another_mArKeD") == "[groq#3] [groq#4]"
 
     @pytest.mark.parametrize(
         "masked",
@@ -262,6 +272,16 @@ class TestScrubbedException:
         error = RuntimeError("failed", argument)
         redactor.scrub_exception(error)
         assert "mArKeD" not in printed(error)
+
+    def test_an_attribute_that_only_its_own_text_shows_is_scrubbed(self, redactor: Redactor) -> None:
+        class OwnWords(Exception):
+            def __str__(self) -> str:
+                return str(vars(self)["reason"])
+
+        error = OwnWords()
+        vars(error)["reason"] = f"bad key {KEY}"
+        redactor.scrub_exception(error)
+        assert str(error) == "bad key [groq#3]"
 
     def test_a_read_only_message_is_scrubbed_through_the_arguments(self, redactor: Redactor) -> None:
         error = ReadOnlyError(KEY)

@@ -26,7 +26,7 @@ def broken(config: Any, services: Any) -> Any:
 @pytest.fixture
 def said(fake_provider: Make, caplog: pytest.LogCaptureFixture) -> list[str]:
     """What is logged at INFO by a manager of three providers that work and one that does not."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "hfs_providers")
     made = [fake_provider(name) for name in ("acme", "beta", "gamma")]
     made.append(fake_provider("delta", build_wrapper=broken))
     env = {name: value for each in ("acme", "beta", "gamma", "delta") for name, value in keys(each, 3).items()}
@@ -53,7 +53,7 @@ def test_how_many_are_healthy(said: list[str]) -> None:
 def test_a_provider_whose_keys_are_dead_is_not_healthy(caplog: pytest.LogCaptureFixture) -> None:
     with ProviderManager(keys("groq")) as manager:
         manager.wrappers["groq"].pool.retire("groq#1", "refused")
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "hfs_providers")
     with ProviderManager(keys("groq")):
         pass
     assert "Provider initialization complete: 0/4 providers healthy" in caplog.text
@@ -70,7 +70,7 @@ def test_that_nothing_is_persisted(said: list[str]) -> None:
 def test_where_something_is_persisted_nothing_is_said_of_it(
     fake_provider: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "hfs_providers")
     with ProviderManager(keys("acme"), plugins=[fake_provider("acme")]):
         pass
     assert "Nothing is persisted" not in caplog.text

@@ -10,6 +10,7 @@ import platformdirs
 import pytest
 
 from hfs_providers import Limits
+from hfs_providers.contract.secret import fingerprint
 from hfs_providers.core.config_file import FileConfig, load_file_config
 from hfs_providers.core.inventory import Inventory, take_inventory
 from hfs_providers.core.settings import Settings
@@ -192,6 +193,21 @@ class TestWhatItSays:
         write('[providers.acme.keys.2."*"]\nrpm = 500\nshared = true')
         assert acme().providers["acme"].config.key_limits == {"acme#2": {"*": Limits(rpm=500, shared=True)}}
 
+    def test_limits_of_a_key_that_is_listed(self, acme: Callable[..., Inventory]) -> None:
+        key_id = f"acme@{fingerprint('a-key')}"
+        write(f'[providers.acme.keys."{key_id}"]\nfree = true\n"*".rpm = 7')
+        found = acme()
+        assert found.providers["acme"].config.key_limits == {key_id: {"*": Limits(rpm=7)}}
+        assert found.file.free == {key_id}
+
+    @pytest.mark.parametrize("name", ["beta@0123456789abcdef", "acme", "acme#1", "acme@0123", "0123456789abcdef"])
+    def test_a_name_that_no_key_of_the_provider_has_is_an_error(
+        self, acme: Callable[..., Inventory], name: str
+    ) -> None:
+        write(f'[providers.acme.keys."{name}"]\n"*".rpm = 7')
+        (problem,) = [each for each in acme().problems if each.level == "error"]
+        assert "a key of acme is named by its number, or as acme@ and its fingerprint" in problem.message
+
     def test_a_provider_may_be_written_in_capitals(self, acme: Callable[..., Inventory]) -> None:
         write("[providers.ACME]\nmodel = 'from-the-file'")
         assert acme().providers["acme"].config.default_model == "from-the-file"
@@ -234,6 +250,7 @@ class TestNoKey:
             "[providers.acme]\nkeys = ['acme-mArKeD0123456789']",
             "[providers.acme]\nkeys = 'acme-mArKeD0123456789'",
             "[providers.acme.keys]\nacme-mArKeD0123456789 = {}",
+            "[providers.acme.keys.'acme-mArKeD0123456789']\n'*'.rpm = -1",
             "[providers.acme.keys.1]\nsecret = 'acme-mArKeD0123456789'",
             "api_key = acme-mArKeD0123456789",
         ],

@@ -28,6 +28,8 @@ from hfs_providers import (
     get_provider_manager,
     list_available_providers,
 )
+from hfs_providers.core.provider_configs import provider_configs
+from tests import warm
 
 Make = Callable[..., Any]
 BUILT_IN = ["cerebras", "groq", "gemini", "openrouter"]
@@ -73,7 +75,7 @@ def kill(manager: ProviderManager, provider: str) -> None:
 class TestEmptyEnvironment:
     @pytest.fixture
     def manager(self, caplog: pytest.LogCaptureFixture) -> Iterator[ProviderManager]:
-        caplog.set_level(logging.INFO)
+        caplog.set_level(logging.INFO, "hfs_providers")
         with ProviderManager() as manager:
             yield manager
 
@@ -181,7 +183,7 @@ class TestBuilding:
             assert any("boom" in text for text in manager.environment_status["acme"]["problems"])
 
     def test_the_summary_is_logged_at_the_start(self, fake_provider: Make, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.INFO)
+        caplog.set_level(logging.INFO, "hfs_providers")
         with ProviderManager(keys("acme"), plugins=[fake_provider("acme")]) as manager:
             summary = manager.get_status_summary()
         assert [r.levelname for r in caplog.records if r.getMessage() == summary] == ["INFO"]
@@ -624,7 +626,7 @@ class TestShutdown:
             "acme = P('acme', '', models=[h.ModelDefault('m')])\n"
             "h.ProviderManager({'ACME_API_KEY': 'a-key-of-acme'}, plugins=[acme])\n"
         )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        done = subprocess.run([warm.python(), "-c", program], capture_output=True, text=True, check=True)
         assert done.stdout == "closed\n"
 
     def test_after_it_nothing_is_left_for_the_end_of_the_process(
@@ -708,7 +710,8 @@ class TestProcessManager:
 
 class TestProviderConfigs:
     def test_are_name_and_first_default_model(self) -> None:
-        assert hfs_providers.PROVIDER_CONFIGS == [
+        assert provider_configs() == hfs_providers.PROVIDER_CONFIGS
+        assert provider_configs() == [
             ("cerebras", "llama-3.3-70b"),
             ("groq", "llama-3.3-70b-versatile"),
             ("gemini", "gemini-2.5-flash"),
@@ -722,9 +725,9 @@ class TestProviderConfigs:
             "acme = KeyedProvider('acme', '', models=[ModelDefault('a')])\n"
         )
         install("more-llm", {"zeta": "more_of_test:zeta", "acme": "more_of_test:acme"}, {"more_of_test": source})
-        assert hfs_providers.PROVIDER_CONFIGS[4:] == [("acme", "a"), ("zeta", "z")]
+        assert provider_configs()[4:] == [("acme", "a"), ("zeta", "z")]
 
     def test_no_order_of_the_user_s_changes_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HFS_PROVIDER_ORDER", "openrouter")
         Path("hfs-providers.toml").write_text('order = ["gemini"]')
-        assert [name for name, _ in hfs_providers.PROVIDER_CONFIGS] == BUILT_IN
+        assert [name for name, _ in provider_configs()] == BUILT_IN

@@ -205,7 +205,7 @@ class TestCalls:
         server.script("groq", env["GROQ_API_KEY_1"], [], then=RateLimited(retry_after=600))
         server.script("groq", env["GROQ_API_KEY_2"], [], then=Unauthorized())
         with ProviderManager(env) as manager:
-            manager.get_model("groq").response(messages=[Message(role="user", content="hello")])
+            manager.get_model("groq", affinity=None).response(messages=[Message(role="user", content="hello")])
         with ProviderManager(env) as manager:
             pool = manager.wrappers["groq"].pool
             model = manager.default_model("groq")
@@ -279,7 +279,9 @@ class TestFileThatComesLate:
                 lease = first.wrappers["acme"].pool.acquire("m")
                 second.wrappers["acme"].pool.acquire("m").release()
                 lease.release()
-                assert first.persistence._ledger.shared  # type: ignore[union-attr]
+                ledger: Any = first.persistence._ledger
+                eventually(lambda: ledger.shared)
+                assert ledger.shared
 
 
 class TestRecording:

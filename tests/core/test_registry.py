@@ -19,6 +19,7 @@ from hfs_providers.contract import records
 from hfs_providers.contract.deadline import bounded, within_deadline
 from hfs_providers.core import hookspecs, registry
 from hfs_providers.core.inventory import Inventory, take_inventory
+from hfs_providers.core.provider_configs import provider_configs
 from hfs_providers.core.registry import Registry
 from hfs_providers.errors import PluginConflictError, PluginContractError, PluginLoadError
 
@@ -380,11 +381,9 @@ class TestDisabled:
         assert take_inventory({"HFS_DISABLED_PLUGINS": "groq"}).registry.disabled == ["groq"]
 
     def test_nor_does_the_list_of_providers_import_it(self, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-        import hfs_providers
-
         install("bad-llm", {"bad": "disabled_of_test:plugin"}, {"disabled_of_test": GOOD.format(name="bad")})
         monkeypatch.setenv("HFS_DISABLED_PLUGINS", "bad")
-        assert "bad" not in dict(hfs_providers.PROVIDER_CONFIGS)
+        assert "bad" not in dict(provider_configs())
         assert "disabled_of_test" not in sys.modules
 
 
@@ -452,10 +451,8 @@ class TestBadHook:
             assert manager.is_provider_healthy("acme") is True
 
     def test_keeps_no_other_out_of_the_list_of_providers(self, install: Install) -> None:
-        import hfs_providers
-
         install("bad-llm", {"bad": "raising_of_test"}, {"raising_of_test": hooks(configure_env="raise ValueError")})
-        assert [name for name, _ in hfs_providers.PROVIDER_CONFIGS] == BUILT_IN
+        assert [name for name, _ in provider_configs()] == BUILT_IN
 
     def test_a_configuration_of_another_name_is_refused(self, fake_provider: Make) -> None:
         bad = fake_provider("bad", configure_env=giver(ProviderConfig("acme", configured=True)))

@@ -80,9 +80,9 @@ def house(server: LoopbackServer) -> Iterator[House]:
     use_agent_logger()
 
 
-def ask(model: Any, way: str = "sync", prompt: str = "hello", **options: Any) -> str:
+def ask(model: Any, way: str = "sync", prompt: str | list[Message] = "hello", **options: Any) -> str:
     """One turn below the agent, where errors are raised; the text that came back."""
-    messages = [Message(role="user", content=prompt)]
+    messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
     if way == "sync":
         return str(model.response(messages=messages, **options).content)
     if way == "async":

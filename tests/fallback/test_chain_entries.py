@@ -26,7 +26,7 @@ from hfs_providers import (
     SettingsError,
     UnknownProviderError,
 )
-from hfs_providers.calls.errors import ContextOverflowError
+from hfs_providers.calls.model_errors import ContextOverflowError
 from hfs_providers.fallback.messages import converted
 from hfs_providers.testing import ContextTooLong, LoopbackServer, Ok, RateLimited, ServerError
 from tests.fallback.chains import PROVIDERS, WAYS, House, ask, house, lookup, seen_by, server

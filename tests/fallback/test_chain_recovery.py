@@ -13,7 +13,7 @@ from agno.team import Team
 
 from hfs_providers import ChainExhaustedError, StreamInterruptedError
 from hfs_providers.calls.circuit import Circuit
-from hfs_providers.fallback.recovery import is_recoverable, recovery_wait
+from hfs_providers.fallback.controls import is_recoverable, recovery_wait
 from hfs_providers.testing import HalfStream, Ok, RateLimited, Reset, ServerError, Stall
 from tests.fallback.chains import WAYS, House, ask, house, server
 

@@ -13,9 +13,10 @@ from agno.models.cerebras import Cerebras
 from agno.models.google import Gemini
 from agno.models.groq import Groq
 from agno.models.message import Message
+from agno.models.openai.like import OpenAILike
 from agno.models.openrouter import OpenRouter
 
-from hfs_providers.testing import Ok, RateLimited, Raw, Reset, ServerError
+from hfs_providers.testing import Ok, RateLimited, Raw, Reset, ServerError, Step, StreamError
 from tests.fallback.chains import WAYS, House, ask, house, lookup, seen_by, server
 
 __all__ = ["house", "server"]
@@ -86,6 +87,15 @@ def test_an_error_of_a_model_of_one_s_own_means_what_its_plugin_says(house: Hous
     refusal = {"error": {"message": "busy", "type": "x", "code": "capacity_exceeded"}}
     house.server.script("groq", KEY, [], then=Raw(400, refusal))
     assert "[openrouter/" in ask(house.chain(bare(house, "groq"), "openrouter"))
+
+
+@pytest.mark.parametrize(
+    "step", [StreamError(chunks=0), Raw(200, b"data: {\n\n", {"content-type": "text/event-stream"})]
+)
+def test_an_error_of_a_model_without_a_plugin_is_known_by_its_sdk(house: House, step: Step) -> None:
+    own = OpenAILike(id="mine", api_key=KEY, base_url=house.env["OPENROUTER_BASE_URL"], max_retries=0)
+    house.server.script("openrouter", KEY, [], then=step)
+    assert "[groq/" in ask(house.chain(own, "groq"), "stream")
 
 
 class TestTheClient:

@@ -16,7 +16,7 @@ from hfs_providers.calls.circuit import Circuit
 from hfs_providers.calls.verdicts import Verdict
 from hfs_providers.clients.attempt import answering
 from hfs_providers.errors import ChainExhaustedError
-from hfs_providers.fallback.config import ChainConfig, Restore, ServedBy
+from hfs_providers.fallback.config import ChainConfig, OnInterrupt, Restore, ServedBy
 from hfs_providers.fallback.entry import Entry
 from hfs_providers.fallback.turn import Turn, current_turn, original_error, running_turn
 
@@ -37,6 +37,7 @@ class Chain:
     """The config of a chain `a -> b -> c`, at a time of its own."""
 
     def __init__(self, *windows: int | None, restore: Restore = "when_available", restarts: bool = False) -> None:
+        on_interrupt: OnInterrupt = "restart" if restarts else "raise"
         self.now = 0.0
         self.events: list[Event] = []
         self.owner = Owner()
@@ -54,7 +55,7 @@ class Chain:
         async def async_sleep(seconds: float) -> None: ...
 
         self.config = ChainConfig(
-            self.entries, restore, restarts, self.events.append, lambda seconds: None, async_sleep
+            self.entries, restore, on_interrupt, self.events.append, lambda seconds: None, async_sleep
         )
 
     def turn(self, *args: Any) -> Turn:

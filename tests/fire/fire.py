@@ -12,6 +12,7 @@ import logging
 import random
 import re
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -20,6 +21,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agno.exceptions import ModelProviderError
@@ -37,6 +39,9 @@ DROPPED = 0.1
 
 CANCELLED = 0.05
 """Share of the async calls that are cancelled."""
+
+# Never spent: what is tried is that the account of it is right.
+_MONEY = '[budgets]\nusd = 1_000_000\nper = "month"\n[prices."*"]\ninput = 1\noutput = 2\n'
 
 _current: ContextVar[Call | None] = ContextVar("fire_call", default=None)
 
@@ -89,6 +94,10 @@ class Report:
     held: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By provider: calls in flight and tokens reserved at the end."""
 
+    reserved: int = -1
+    spent: int = -1
+    """What the budget says, in nano-USD: reserved at the end, and spent."""
+
     leases: int = 0
     leases_open: int = 0
     leases_told: int = 0
@@ -115,14 +124,20 @@ class Report:
         return self.ledger.answered + self.ledger.left + self.ledger.late
 
     @property
+    def costs(self) -> int:
+        """What was written down that requests cost, in nano-USD."""
+        return sum(row.cost_nanousd or 0 for call in self.calls for row in call.rows)
+
+    @property
     def good(self) -> bool:
         """Whether everything holds."""
-        nothing_held = set(self.held.values()) == {(0, 0)} and not self.leases_open
+        nothing_held = set(self.held.values()) == {(0, 0)} and not self.leases_open and not self.reserved
         return (
             nothing_held
             and not (self.wrong or self.ledger.wrong)
             and self.answered == self.explained
             and self.hits == self.sent
+            and self.spent == self.costs
         )
 
     def unmet(self) -> list[str]:
@@ -143,6 +158,7 @@ class Report:
             f"given up without a cause: {ledger.given_up}",
             f"  leases: {self.leases}, of them {self.leases_told} beside a cooling or dead key; "
             f"open at the end: {self.leases_open}; held at the end: {self.held}",
+            f"  spent: {self.spent} nano-USD, written down: {self.costs}, reserved at the end: {self.reserved}",
             f"  wrong: {len(self.wrong) + len(ledger.wrong)}",
             *(f"    {count} like: {line}" for line, count in _kinds(self.wrong + ledger.wrong)),
         ]
@@ -175,11 +191,15 @@ class Fire:
         interval = sys.getswitchinterval()
         sys.setswitchinterval(0.0005)
         try:
-            with fire_server(self.plan.seed) as server:
+            with fire_server(self.plan.seed) as server, tempfile.TemporaryDirectory() as directory:
                 server.light()
-                with self._quiet(), ProviderManager(env=self._environment(server)) as manager:
+                config = Path(directory) / "hfs-providers.toml"
+                config.write_text(_MONEY)
+                env = self._environment(server) | {"HFS_CONFIG": str(config)}
+                with self._quiet(), ProviderManager(env=env) as manager:
                     self._prepare(manager)
                     self._burn()
+                    self._count_money(manager)
                 # Stopped before it is read: what it did not do by now it never did.
                 server.stop()
                 self._balance(server)
@@ -210,6 +230,11 @@ class Fire:
                 max_retries=2,
                 request_timeout=self.plan.request_timeout,
             )
+
+    def _count_money(self, manager: ProviderManager) -> None:
+        ledger: Any = manager.budgets and manager.budgets._ledger
+        self.report.reserved = sum(ledger._held.values())
+        ((_, self.report.spent),) = ledger._spent.values()
 
     def _burn(self) -> None:
         began = time.monotonic()

@@ -19,8 +19,9 @@ from tests.fire.faults import Served
 from tests.fire.fire import Fire, Plan, Report
 from tests.fire.ledger import Call, settle
 from tests.fire.watch import WatchedPool
+from tests.long import LONGEST
 
-CALLS = 2_000
+CALLS = 2_000 if LONGEST else 800
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,10 @@ class TestUnderFire:
     def test_nothing_is_held_at_the_end(self, report: Report) -> None:
         assert set(report.held.values()) == {(0, 0)}
         assert report.leases_open == 0
+        assert report.reserved == 0
+
+    def test_what_a_budget_says_was_spent_is_what_was_written_down(self, report: Report) -> None:
+        assert report.spent == report.costs > 0
 
 
 class TestTheWatch:

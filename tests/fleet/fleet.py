@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfs_providers.testing import LoopbackProcess
 from hfs_providers.testing.server import Seen
+from tests.loopback_process import LoopbackProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 MINUTE = 60.0
@@ -34,6 +34,7 @@ class Plan:
     Args:
         env: for every worker, besides keys and limits; with `HFS_USAGE_DB`, and `HFS_REDIS_URL` to share by Redis.
         own_env: by the number of a worker, what it is given besides.
+        program: the module of a worker.
         processes, keys: how many.
         rpm: requests a minute that a key is allowed.
         seconds: for which each worker calls.
@@ -41,6 +42,7 @@ class Plan:
 
     env: Mapping[str, str]
     own_env: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    program: str = "tests.fleet.worker"
     processes: int = 8
     keys: int = 16
     rpm: int = 5
@@ -106,7 +108,7 @@ def run(plan: Plan) -> Result:
     workers: list[subprocess.Popen[str]] = []
     with LoopbackProcess() as server:
         env = {
-            **_clean(os.environ),
+            **clean(os.environ),
             **server.env({"groq": plan.keys}),
             "GROQ_LIMITS": f"rpm={plan.rpm}",
             "PYTHONPATH": str(ROOT),
@@ -116,7 +118,7 @@ def run(plan: Plan) -> Result:
             for number in range(plan.processes):
                 workers.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "tests.fleet.worker", str(plan.seconds)],
+                        [sys.executable, "-m", plan.program, str(plan.seconds)],
                         env={**env, **plan.own_env.get(number, {})},
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
@@ -137,7 +139,7 @@ def run(plan: Plan) -> Result:
         return Result(plan, server.seen, reports)
 
 
-def _clean(env: Mapping[str, str]) -> dict[str, str]:
+def clean(env: Mapping[str, str]) -> dict[str, str]:
     ours = ("HFS_", "TIDB_", "NUM_", "EXPECTED_")
     return {name: value for name, value in env.items() if not name.startswith(ours) and "API_KEY" not in name}
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fleet.fleet import Plan, Result, run
+from tests.long import takes_longest
 from tests.sharing.redis_server import RedisServer, binary, eventually
 
 LONG = "HFS_TEST_FLEET"
@@ -36,14 +37,17 @@ def result(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Res
     return run(plan(server, tmp_path_factory.mktemp("hosts")))
 
 
+@takes_longest
 def test_no_key_is_used_more_than_it_may(result: Result) -> None:
     assert result.busiest <= result.plan.rpm
 
 
+@takes_longest
 def test_nine_tenths_of_what_is_allowed_are_used(result: Result) -> None:
     assert result.used >= 0.9
 
 
+@takes_longest
 def test_every_call_is_answered_or_says_that_no_key_is_free(result: Result) -> None:
     assert set(result.endings) == {"answered", "exhausted"}
     assert result.endings["answered"] == len(result.seen)

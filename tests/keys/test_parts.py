@@ -10,6 +10,7 @@ import pytest
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.contract.secret import Secret
+from hfs_providers.keys.clocks import Clocks
 from hfs_providers.keys.leases import Lease
 from hfs_providers.keys.limits import Allowance, Meter, Readiness, strictest
 from hfs_providers.keys.pool import KeyPool
@@ -64,6 +65,7 @@ class TestSlidingWindow:
             window.add(float(second), second)
         assert (window.requests, window.tokens) == (60, sum(range(140, 200)))
         assert window.freed_at(199.0, 1, 0) == 200.0
+        assert window.freed_at(199.0, 3, 0) == 202.0
         assert window.freed_at(199.0, 0, 140) == 200.0
         assert window.freed_at(199.0, 0, 141) == 201.0
         assert window.freed_at(199.0, 61, 0) == float("inf")
@@ -104,11 +106,23 @@ class TestZonedDay:
         day.add(0.0, 11)
         assert (day.requests, day.tokens) == (4, 111)
         assert day.freed_at(0.0, 4, 111) == pytest.approx(43_200.0)
+        clock.now = 43_199.5
+        assert day.freed_at(10.0, 4, 111) == pytest.approx(10.5)
+        clock.now = 0.0
         assert day.freed_at(0.0, 5, 0) == float("inf")
         assert day.freed_at(0.0, 0, 112) == float("inf")
         clock.now = 43_200.0
         day.add(clock.now, 7)
         assert (day.requests, day.tokens, day.entries()) == (1, 7, [(0.0, 1, 7)])
+        clock.now += 86_400.0
+        assert day.entries() == []
+
+    def test_what_is_restored_is_that_of_the_day_by_the_wall_clock(self) -> None:
+        clock = Clock()
+        clock.now = 600.0
+        day = ZonedDay(ZoneInfo("UTC"), clock.wall)
+        day.restore(5000.0, [(5000.0 - 43_801.0, 4, 400), (5000.0 - 43_800.0, 2, 70), (5000.0, 1, 30)])
+        assert day.entries() == [(0.0, 3, 100)]
 
 
 class TestAllowance:
@@ -130,6 +144,47 @@ class TestAllowance:
         assert strictest([some, None, others]) == Limits(rpm=3, tpm=100, rpd=7, day_zone="UTC", shared=True)
         assert strictest([some, some]) is some
         assert strictest([None, None]) is None
+
+
+class TestClocks:
+    @pytest.mark.parametrize(("apart", "moved"), [(0.1, True), (0.11, False)])
+    def test_readings_that_do_not_belong_together_are_not_compared(self, apart: float, moved: bool) -> None:
+        readings = iter([0.0, 0.0, apart])
+        wall = NOON
+        clocks = Clocks(lambda: next(readings), lambda: wall)
+        wall += 5
+        assert clocks.moved(0.0) == moved
+
+    def test_an_instant_that_was_taken_a_while_ago_moves_no_clock(self) -> None:
+        assert not Clocks(lambda: 5.0, lambda: NOON).moved(0.0)
+
+
+class TestForks:
+    """What a child forgets when it begins, told to a pool of this process."""
+
+    @staticmethod
+    def child(pool: KeyPool) -> tuple[int, int]:
+        """What is counted as in flight when it begins."""
+        pool._lending._after_fork_in_child()
+        counts = pool.counts("m")
+        return counts.in_flight, counts.reserved_tokens
+
+    def test_what_the_parent_has_in_flight_is_not_counted(self) -> None:
+        pool, _ = make(1, Limits(rpm=1, tpm=1000))
+        lease = pool.acquire("m", 1000)
+        with pytest.raises(PoolExhaustedError):
+            pool.acquire("m", 1000, 0)
+        assert self.child(pool) == (0, 0)
+        pool.acquire("m", 1000, 0).release()
+        lease.commit(1)
+        assert [use.used for use in pool.used("m")["p#1"]] == [0, 0]
+
+    def test_a_lease_of_the_parent_that_is_collected_here_is_not_taken_back(self) -> None:
+        pool, _ = make()
+        lease = [pool.acquire("m", 70)]
+        assert self.child(pool) == (0, 0)
+        lease.clear()
+        assert (pool.counts("m").in_flight, pool.counts("m").reserved_tokens) == (0, 0)
 
 
 class TestCounts:
@@ -208,18 +263,28 @@ class TestSleepingSlots:
         pool.acquire("m", 1, 0).commit(400)
         assert pool.next_free("m", 1000) == 60.0
         assert pool.next_free("m", 700) == 60.0
+        assert pool.next_free("m", 601) == 60.0
         assert pool.next_free("m", 600) == 0.0
         assert pool.acquire("m", 520, 0).key_id == "p#1"
 
+    def test_a_slot_without_room_for_several_sizes_is_counted_once(self) -> None:
+        pool, _ = make(1, Limits(tpm=1000))
+        pool.acquire("m", 1, 0).commit(600)
+        for tokens in (520, 900, 1000, 520):
+            with pytest.raises(PoolExhaustedError) as caught:
+                pool.acquire("m", tokens, 0)
+            assert (caught.value.limited, caught.value.free_in) == (1, 60.0)
+
     def test_limits_that_change_leave_no_slot_of_the_old_ones(self) -> None:
-        pool, _ = make(2, Limits(rpm=1), "shared")
+        pool, _ = make(2, None, "shared")
+        pool.learn("m", "p#1", Limits(rpm=1))
         pool.acquire("m", 1, 0).commit(1)
         assert pool.next_free("m", 1) == 60.0
-        meter = pool._keyring.accounts[0].meters["m"]
-        assert len(meter.sleepers) == 1
-        pool.invalidate_limits("m")
-        assert not meter.sleepers
-        assert pool.next_free("m", 1) == 60.0
+        (account,) = pool._keyring.accounts
+        before = account.meters["m"]
+        pool.learn("m", "p#1", Limits(rpm=1, shared=True))
+        assert not before.sleepers
+        assert pool.next_free("m", 1) == 0.0
 
 
 class TestLostLeases:

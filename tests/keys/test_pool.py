@@ -8,9 +8,9 @@ import importlib.util
 import json
 import pickle
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.contract.secret import Secret
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.keys.state import CREDIT_PROBATION, DEFAULT_COOLDOWN, PROBATION, PROBE_RETRY
+from tests import warm
 
 # 2026-01-15 12:00 UTC.
 NOON = 1_768_478_400.0
@@ -133,6 +134,16 @@ class TestLease:
                 pass
         assert pool.counts("m").ready == 16
 
+    @pytest.mark.parametrize(("estimate", "reserved"), [(7, 7), (7.9, 7), (-5, 0)])
+    def test_it_reserves_whole_tokens(self, estimate: Any, reserved: int) -> None:
+        pool = make()
+        assert [pool.acquire("m", estimate).reserved for _ in range(2)] == [reserved] * 2
+
+    def test_a_free_key_is_leased_the_short_way_once_its_model_is_known(self) -> None:
+        pool = make()
+        pool.acquire("m").release()
+        assert pool.acquire_nowait("m") is not None
+
     def test_one_that_is_dropped_is_released_when_it_is_collected(self) -> None:
         pool = make(limits=Limits(rpm=1))
         lease = pool.acquire("m")
@@ -201,6 +212,18 @@ class TestWindows:
         assert free_in(pool, tokens=5000) == 60.0
         passes(pool, 60)
         pool.acquire("m", 5000, 0).release()
+
+    def test_a_request_without_tokens_fits_into_a_full_window_of_tokens(self) -> None:
+        pool = make(limits=Limits(tpm=1000))
+        pool.acquire("m").commit(1000)
+        assert (pool.next_free("m", 0), pool.next_free("m", 1)) == (0.0, 60.0)
+
+    def test_counts_are_for_a_request_of_one_token(self) -> None:
+        pool = make(limits=Limits(tpm=1000))
+        pool.acquire("m").commit(999)
+        assert (pool.counts("m").ready, pool.counts("m").free_in) == (1, 0.0)
+        pool.acquire("m", 1).commit(1)
+        assert (pool.counts("m").limited, pool.counts("m").free_in) == (1, 60.0)
 
     def test_a_limit_of_nothing_admits_nothing(self) -> None:
         assert free_in(make(limits=Limits(rpd=0))) is None
@@ -345,12 +368,32 @@ class TestLimits:
             pool.acquire("m").commit(1)
         assert asked == [("m", "p#1"), ("m", "p#2")]
 
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            KeyPool.acquire,
+            KeyPool.next_free,
+            KeyPool.counts,
+            KeyPool.statuses,
+            KeyPool.used,
+            KeyPool.limits,
+            KeyPool.rooms,
+            KeyPool.load,
+        ],
+    )
+    def test_the_resolver_is_asked_outside_the_lock(self, ask: Callable[..., object]) -> None:
+        used = make(limits=Limits(rpm=5))
+        used.acquire("m").commit(1)
+        held: list[bool] = []
+        pool: KeyPool = make(resolver=lambda *_: held.append(pool._lending.lock.locked()))
+        ask(pool, *{KeyPool.limits: ("m", "p#1"), KeyPool.load: (used.dump(),)}.get(ask, ("m",)))
+        assert held == [False]
+
     def test_new_limits_hold_at_once_and_what_was_used_stays_counted(self) -> None:
-        limits = Limits(rpm=5)
-        pool = make(resolver=lambda *_: limits)
+        pool = make()
+        pool.learn("m", "p#1", Limits(rpm=5))
         pool.acquire("m").commit(1)
-        limits = Limits(rpm=1)
-        pool.invalidate_limits()
+        pool.learn("m", "p#1", Limits(rpm=1))
         assert free_in(pool) == 60.0
 
     def test_learned_limits_hold_where_none_are_known(self) -> None:
@@ -377,11 +420,9 @@ class TestLimits:
         assert free_in(pool) == 60.0
 
     def test_so_does_one_that_filled_up_the_limits_of_a_plugin(self) -> None:
-        limits = Limits(rpd=100)
-        pool = make(resolver=lambda *_: limits)
+        pool = make(resolver=lambda *_: Limits(rpd=100), merge=lambda known, shown: replace(known, rpm=shown.rpm))
         lease = pool.acquire("m")
-        limits = Limits(rpd=100, rpm=3)
-        pool.invalidate_limits("m")
+        pool.learn("m", "p#1", Limits(rpm=3))
         lease.commit(1)
         for _ in range(2):
             pool.acquire("m", timeout=0).commit(1)
@@ -394,11 +435,9 @@ class TestLimits:
         assert pool.next_free("m") == 0.0
 
     def test_a_lease_from_before_the_limits_changed_ends_as_any(self) -> None:
-        limits = Limits(rpm=1)
-        pool = make(resolver=lambda *_: limits)
+        pool = make()
         lease = pool.acquire("m")
-        limits = Limits(rpm=1, shared=True)
-        pool.invalidate_limits()
+        pool.learn("m", "p#1", Limits(rpm=1, shared=True))
         lease.commit(1)
         assert pool.counts("m").in_flight == 0
 
@@ -411,6 +450,14 @@ class TestChoice:
     def test_turns_are_the_keys_own_whichever_the_model(self) -> None:
         pool = make(3)
         assert [pool.acquire(model).key_id for model in ("a", "b", "a", "b")] == ["p#1", "p#2", "p#3", "p#1"]
+
+    def test_a_key_that_is_back_keeps_its_turn_within_its_account(self) -> None:
+        pool = make(3, accounts=["us"] * 3)
+        for _ in range(4):
+            pool.acquire("m").release()
+        pool.retire("p#2", "out")
+        pool.revive("p#2")
+        assert [pool.acquire("m").key_id for _ in range(3)] == ["p#2", "p#3", "p#1"]
 
     def test_excluded_keys_are_passed_over_and_keep_their_turn(self) -> None:
         pool = make(3)
@@ -466,6 +513,18 @@ class TestCooling:
         second.rate_limited(5)
         assert free_in(pool) == 100.0
 
+    def test_one_that_is_as_long_keeps_its_reason(self) -> None:
+        pool = make()
+        for reason in ("first", "second"):
+            pool.pause("p#1", "m", 100, reason)
+        assert pool.statuses("m")[0].reason == "first"
+
+    def test_it_is_over_at_its_last_instant(self) -> None:
+        pool = make()
+        pool.acquire("m").rate_limited(5)
+        passes(pool, 5)
+        assert (pool.statuses()[0].state, pool.statuses("m")[0].state) == ("ready", "ready")
+
     def test_keys_of_one_account_rest_together(self) -> None:
         pool = make(2, accounts=("x", "x"))
         pool.acquire("m").rate_limited(10, "key")
@@ -503,6 +562,8 @@ class TestDead:
         pool = self.dead_pool()
         assert free_in(pool) == spread(PROBATION)
         assert pool.statuses()[0].reason == "401"
+        passes(pool, spread(PROBATION))
+        assert pool.acquire("m", timeout=0, key_id="p#1").probe
 
     def test_without_credits_probation_is_a_day(self) -> None:
         pool = make()
@@ -580,6 +641,14 @@ class TestDead:
         pool = self.dead_pool()
         pool.revive("p#1")
         assert pool.acquire("m", timeout=0).key_id == "p#1"
+        assert [len(account["keys"]) for account in pool.dump()["accounts"]] == [1]
+
+    def test_a_key_that_was_revived_is_refused_like_a_new_one(self) -> None:
+        pool = make()
+        pool.acquire("m").dead("402", credits=True)
+        pool.revive("p#1")
+        pool.acquire("m").dead("401")
+        assert free_in(pool) == spread(PROBATION)
 
 
 class TestTrials:
@@ -637,6 +706,15 @@ class TestTrials:
         with pytest.raises(PoolExhaustedError) as caught:
             pool.acquire("m", timeout=10, trial=False)
         assert (caught.value.dead, caught.value.free_in) == (3, 0.0)
+
+    def test_one_of_an_account_is_tried_by_a_call_that_has_had_its_live_ones(self) -> None:
+        pool = make(3, accounts=["us"] * 3)
+        pool.retire("p#2", "out")
+        passes(pool, PROBATION)
+        lease = pool.acquire("m", timeout=0, exclude={"p#1", "p#3"})
+        assert (lease.key_id, lease.probe) == ("p#2", True)
+        lease.commit(1)
+        assert [pool.acquire("m").key_id for _ in range(3)] == ["p#1", "p#3", "p#2"]
 
     def test_the_one_that_was_due_first_is_tried_first(self) -> None:
         pool = self.pool(9, 0)
@@ -721,6 +799,19 @@ class TestSuspension:
         lease.rate_limited(40)
         assert free_in(pool) == 40.0
 
+    def test_is_looked_for_once_a_second_and_not_by_each_call(self) -> None:
+        looks: list[None] = []
+        clock = Clock()
+        wall = clock.wall
+        clock.wall = lambda: looks.append(None) or wall()  # type: ignore[method-assign,func-returns-value]
+        pool = make(2, clock=clock)
+        pool.acquire("m").rate_limited(100)
+        pool.acquire("m").release()
+        looks.clear()
+        for _ in range(10):
+            pool.acquire("m", timeout=0).release()
+        assert len(looks) == 1
+
     def test_a_wall_clock_that_is_set_back_lengthens_nothing(self) -> None:
         pool = make(limits=Limits(rpm=1))
         pool.acquire("other").rate_limited(100)
@@ -758,7 +849,7 @@ class TestWaiting:
         pool.acquire("m").commit(1)
         with pytest.raises(PoolExhaustedError) as caught:
             pool.acquire("m", timeout=59)
-        assert (caught.value.free_in, caught.value.waited) == (60.0, True)
+        assert caught.value.free_in == 60.0
         assert not naps(pool)
 
     def test_for_a_busy_key_it_waits_until_the_timeout(self) -> None:
@@ -775,6 +866,37 @@ class TestWaiting:
         pool._waits.during = lease.release  # type: ignore[attr-defined]
         assert pool.acquire("m", timeout=8).key_id == "p#1"
         assert pool._clock() == 1024.0
+
+    def test_a_busy_key_helps_a_request_without_tokens_where_all_tokens_are_used(self) -> None:
+        pool = make(1, Limits(rpm=2, tpm=1000))
+        pool.acquire("m").commit(1000)
+        lease = pool.acquire("m", 0)
+        pool._waits.during = lease.release  # type: ignore[attr-defined]
+        assert pool.acquire("m", 0, 10).key_id == "p#1"
+
+    def test_any_lease_that_ends_serves_it_at_once(self) -> None:
+        pool = make(1, Limits(rpm=1))
+        pool.acquire("m").commit(1)
+        in_flight: list[int] = []
+
+        # It still sleeps when another call finds that its key has become free.
+        def end() -> None:
+            passes(pool, 61)
+            pool.acquire("other").release()
+            in_flight.append(pool.counts("m").in_flight)
+
+        pool._waits.during = end  # type: ignore[attr-defined]
+        pool.acquire("m", timeout=100).release()
+        assert in_flight == [1]
+
+    @pytest.mark.parametrize("way", ["acquire", "aacquire"])
+    def test_it_does_so_for_ten_seconds_unless_told_otherwise(self, way: str) -> None:
+        pool = make(1, Limits(rpm=1))
+        lease = pool.acquire("m")
+        with pytest.raises(PoolExhaustedError):
+            asyncio.run(pool.aacquire("m")) if way == "aacquire" else pool.acquire("m")
+        assert naps(pool) == [10.0]
+        lease.release()
 
     def test_it_gives_up_as_soon_as_the_busy_key_turns_out_to_be_limited(self) -> None:
         pool = make(1, Limits(rpm=1))
@@ -862,6 +984,16 @@ class TestSnapshot:
         new.acquire("m", timeout=0).dead("401")
         assert free_in(new) == pytest.approx(spread(2 * PROBATION))
 
+    def test_a_key_that_was_revived_here_is_due_when_the_state_says(self) -> None:
+        pool = make()
+        pool.retire("p#1", "out")
+        state = pool.dump()
+        passes(pool, 1000)
+        pool.retire("p#1", "out")
+        pool.revive("p#1")
+        pool.load(state)
+        assert free_in(pool) == pytest.approx(spread(PROBATION) - 1000)
+
     def test_when_a_key_died_survives(self) -> None:
         pool = make()
         pool.acquire("m").dead("401")
@@ -914,7 +1046,10 @@ class TestSnapshot:
             {"version": 1, "at": float("nan"), "accounts": []},
             {"version": 1, "at": 1e9, "accounts": [{"keys": [{"id": "p#1", "fingerprint": keys(1)[0].fingerprint,
                 "dead": {"retry_at": "x"}}], "cooling": [{"model": 3, "until": 1}, {"until": True}],
-                "windows": [{"kind": "week"}, {"kind": "minute", "entries": [[1], "abc", [None, 1, 1]]}]}]},
+                "windows": [{"kind": "week"}, {"kind": "minute", "models": ["m"], "entries": [[1], "abc", [None, 1, 1],
+                    None, ["1e9", "9", "9"], [1e9, 10**400, 9], [1e9, float("nan"), 9], [1e9, 9, {}]]},
+                    {"kind": "minute", "models": ["m"], "entries": 5},
+                    {"kind": "minute", "models": ["m"], "entries": "5"}]}]},
         ],
     )  # fmt: skip
     def test_garbage_is_left_out(self, state: dict[str, object]) -> None:
@@ -943,5 +1078,5 @@ print([manager.get_key("m", limits) is not None for _ in range(129)].index(False
 manager.stop()
 """
     # In a process and a directory of its own: importing it sets up logging and makes a file where it stands.
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([warm.python(), "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "128 given" in done.stdout, done.stderr

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -135,6 +135,31 @@ def test_a_model_that_cannot_be_served_does_not_block_another() -> None:
     asyncio.run(main())
 
 
+def test_those_behind_one_who_waits_for_any_key_are_not_looked_at() -> None:
+    pool = make()
+    looks: list[None] = []
+
+    class Excluded(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            looks.append(None)
+            return super().__iter__()
+
+    async def main() -> None:
+        held = pool.acquire("m")
+        first = asyncio.create_task(pool.aacquire("m", timeout=LONG))
+        await settle()
+        second = asyncio.create_task(pool.aacquire("m", timeout=2 * LONG, exclude=Excluded(["p#9"])))
+        await settle()
+        looks.clear()
+        pool.acquire("other").release()
+        assert not looks
+        held.release()
+        (await first).release()
+        (await second).release()
+
+    asyncio.run(main())
+
+
 def test_a_later_arrival_does_not_overtake_a_larger_request_that_waits() -> None:
     pool = make()
 
@@ -184,6 +209,24 @@ def test_a_waiter_that_is_cancelled_leaves_the_line() -> None:
 
     asyncio.run(main())
     assert (waiting(pool), pool.counts("m").in_flight) == (0, 0)
+
+
+def test_those_behind_a_waiter_that_is_cancelled_get_what_it_kept_from_them() -> None:
+    pool = make()
+
+    async def main() -> None:
+        held = pool.acquire("m", 500)
+        large = asyncio.create_task(pool.aacquire("m", 1000, LONG))
+        small = asyncio.create_task(pool.aacquire("m", 100, LONG))
+        await settle()
+        assert not small.done()
+        large.cancel()
+        await settle()
+        assert small.done()
+        small.result().release()
+        held.release()
+
+    asyncio.run(main())
 
 
 def test_a_lease_handed_to_a_task_that_is_cancelled_goes_to_the_next() -> None:

@@ -20,10 +20,12 @@ from hfs_providers.contract.secret import Secret
 from hfs_providers.keys.leases import Lease
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.keys.state import CREDIT_PROBATION, DEFAULT_COOLDOWN, PROBATION, PROBE_RETRY
+from tests.long import LONGEST
 
 MODELS = ("a", "b")
 IDS = tuple(f"p#{n}" for n in range(1, 5))
 NEVER = float("inf")
+NEVER_USED = 1_000_000
 LIMITS = (
     None,
     Limits(rpm=2),
@@ -62,11 +64,12 @@ class Clock:
         self.now += seconds
 
 
+def credential(id_: str, account: str) -> Credential:
+    return Credential(id_, Secret(f"sk-test-{id_[2:]}-secret"), {"account": account})
+
+
 def make(limits: Limits | None, clock: Clock, accounts: tuple[str, ...], **options: Any) -> KeyPool:
-    credentials = [
-        Credential(f"p#{n}", Secret(f"sk-test-{n}-secret"), {"account": account})
-        for n, account in enumerate(accounts, start=1)
-    ]
+    credentials = [credential(f"p#{n}", account) for n, account in enumerate(accounts, start=1)]
     return KeyPool("p", credentials, limits=lambda *_: limits, clock=clock, wall=clock.wall, **options)
 
 
@@ -90,6 +93,7 @@ class Naive:
     spread: Callable[[str, float], float]
     ended: list[tuple[str, str, float, int]] = field(default_factory=list)
     open: list[Lease] = field(default_factory=list)
+    key_of: dict[Lease, NaiveKey] = field(default_factory=dict)
     cooling: dict[tuple[str, str | None], float] = field(default_factory=dict)
     turn: int = 0
 
@@ -100,9 +104,7 @@ class Naive:
     def has_room(self, key: NaiveKey, model: str, estimate: int, now: float) -> bool:
         if self.limits is None:
             return True
-        flying = [
-            lease for lease in self.open if self._mine(key, model, self.keys[lease.key_id].account, lease.model_id)
-        ]
+        flying = [lease for lease in self.open if self._mine(key, model, self.key_of[lease].account, lease.model_id)]
         for requests_name, tokens_name, span, grain in SPANS:
             past = []
             for account, other, at, count in self.ended:
@@ -159,11 +161,12 @@ class Naive:
         key = self.keys[lease.key_id]
         key.used = self.turn
         self.open.append(lease)
+        self.key_of[lease] = key
         if key.dead is not None:
             key.probe = lease
 
     def end(self, lease: Lease, outcome: str, count: int, now: float, *, wide: bool, wait: float | None) -> None:
-        key = self.keys[lease.key_id]
+        key = self.key_of[lease]
         self.open.remove(lease)
         if outcome != "release":
             self.ended.append((key.account, lease.model_id, now, count))
@@ -178,7 +181,7 @@ class Naive:
             scope = (key.account, None if wide else lease.model_id)
             until = now + (DEFAULT_COOLDOWN if wait is None else wait)
             self.cooling[scope] = max(until, self.cooling.get(scope, 0.0))
-        if outcome == "dead":
+        if outcome == "dead" and self.keys.get(key.id) is key:
             self.mark_dead(key, CREDIT_PROBATION if wide else PROBATION, now, probed=probed)
 
     def mark_dead(self, key: NaiveKey, base: float, now: float, *, probed: bool) -> None:
@@ -191,6 +194,11 @@ class Naive:
         key.retry_at = max(earlier, now + self.spread(key.id, key.probation))
         key.dead, key.probe = "dead", None
 
+    def forget_those_who_left(self) -> None:
+        here = {key.account for key in self.keys.values()} | {self.key_of[lease].account for lease in self.open}
+        self.ended = [entry for entry in self.ended if entry[0] in here]
+        self.cooling = {scope: until for scope, until in self.cooling.items() if scope[0] in here}
+
 
 class PoolMachine(RuleBasedStateMachine):
     @initialize(limits=st.sampled_from(LIMITS), accounts=st.sampled_from([(), ("x", "x", "y", "z")]))
@@ -198,9 +206,11 @@ class PoolMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.pool = make(limits, self.clock, accounts or IDS)
         self.exact_turns = not accounts
+        self.account_of = dict(zip(IDS, accounts or IDS, strict=True))
+        self.joined = 4
         self.naive = Naive(
             limits,
-            {id_: NaiveKey(id_, accounts[n] if accounts else id_, n - 4) for n, id_ in enumerate(IDS)},
+            {id_: NaiveKey(id_, self.account_of[id_], n - NEVER_USED) for n, id_ in enumerate(IDS)},
             lambda id_, seconds: self.pool._keyring.keys[id_].spread(seconds),
         )
 
@@ -240,7 +250,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert (error.limited, error.cooling, error.dead) == tuple(
             states.count(each) for each in ("limited", "cooling", "dead")
         )
-        assert error.total == 4
+        assert error.total == len(by_key)
 
     @precondition(lambda self: self.naive.open)
     @rule(
@@ -271,8 +281,21 @@ class PoolMachine(RuleBasedStateMachine):
     def advance(self, passed: float) -> None:
         self.clock.advance(passed)
 
+    @rule(leaving=st.sets(st.sampled_from(IDS)), joining=st.sets(st.sampled_from(IDS)))
+    def keys_leave_and_join(self, leaving: set[str], joining: set[str]) -> None:
+        for id_ in leaving & self.naive.keys.keys():
+            del self.naive.keys[id_]
+        new = sorted(joining - self.naive.keys.keys())
+        for id_ in new:
+            self.naive.keys[id_] = NaiveKey(id_, self.account_of[id_], self.joined - NEVER_USED)
+            self.joined += 1
+        self.naive.forget_those_who_left()
+        self.pool.change_keys([credential(id_, self.account_of[id_]) for id_ in new], leaving)
+
     @rule(id_=st.sampled_from(IDS))
     def revive(self, id_: str) -> None:
+        if id_ not in self.naive.keys:
+            return
         key = self.naive.keys[id_]
         key.dead, key.probe, key.probation = None, None, 0.0
         for scope in [scope for scope in self.naive.cooling if scope[0] == key.account]:
@@ -281,12 +304,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(id_=st.sampled_from(IDS))
     def retire(self, id_: str) -> None:
-        self.naive.mark_dead(self.naive.keys[id_], PROBATION, self.clock.now, probed=False)
-        self.pool.retire(id_, "out")
-
-    @rule()
-    def forget_limits(self) -> None:
-        self.pool.invalidate_limits()
+        if id_ in self.naive.keys:
+            self.naive.mark_dead(self.naive.keys[id_], PROBATION, self.clock.now, probed=False)
+            self.pool.retire(id_, "out")
 
     @rule(model=models, estimate=tokens)
     def next_free_admits_then_and_not_before(self, model: str, estimate: int) -> None:
@@ -329,7 +349,7 @@ class PoolMachine(RuleBasedStateMachine):
             flying = [
                 lease
                 for lease in self.naive.open
-                if self.naive.keys[lease.key_id].account == account and model in (None, lease.model_id)
+                if self.naive.key_of[lease].account == account and model in (None, lease.model_id)
             ]
             for name, _, span, _ in SPANS:
                 most = getattr(limits, name)
@@ -501,9 +521,9 @@ class WaitingMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(
-    max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=300 if LONGEST else 60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestWaiting = WaitingMachine.TestCase
 TestWaiting.settings = settings(
-    max_examples=250, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=250 if LONGEST else 50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

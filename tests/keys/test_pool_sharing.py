@@ -238,6 +238,41 @@ def test_what_is_being_asked_for_is_not_reported_as_in_flight() -> None:
     assert len(book.ended) == 1
 
 
+def test_a_child_forgets_what_its_parent_was_asking_for() -> None:
+    book, keys = Book(), pool(1)
+    keys.join(book)
+    asking = keys.aacquire("m", 300)
+
+    class Fork(BaseException):
+        """Ends the question, as the child does when it drops the parent's tasks."""
+
+    def forked(reservation: Reservation) -> None:
+        keys._lending._after_fork_in_child()
+        raise Fork
+
+    book.reserve_async = forked  # type: ignore[assignment]
+    with pytest.raises(Fork):
+        asyncio.run(asking)
+    assert (keys.counts("m").in_flight, keys.counts("m").reserved_tokens) == (0, 0)
+
+
+def test_a_lease_for_a_task_whose_loop_was_closed_is_not_being_asked_for() -> None:
+    book, keys = Book(), pool(1, Limits(tpm=1000))
+    keys.join(book)
+    held = keys.acquire("m", 1000)
+    loop = asyncio.new_event_loop()
+    call = keys.aacquire("m", 1000)
+    task = loop.create_task(call)
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()  # without cancelling its task
+    held.release()
+    held = keys.acquire("m", 200)
+    keys.leave()
+    assert keys.join(book) == [(keys.credentials[0].fingerprint, "m", 1, 200)]
+    call.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 def test_a_ledger_that_is_interrupted_leaves_nothing_open() -> None:
     book, keys = Book(), pool(1)
 

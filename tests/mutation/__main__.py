@@ -1,13 +1,15 @@
 """How many planted faults the tests find: `python -m tests.mutation --sample 400`.
 
 The tests run once, with coverage, to learn which of them run which line. Then each mutant of a seeded sample is tried
-by the tests that run its line, those of its own package and the fast ones first. Survivors are printed.
-Nothing is changed in place: each worker has a copy of the repository.
+by the tests that run its line, those of its own package and the fast ones first. Survivors are printed as they are
+found, except those of `equal.toml`. With `--coverage`, a run that was interrupted goes on where it ended, as long as no
+source has changed. Nothing is changed in place: each worker has a copy of the repository.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -17,17 +19,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
 import coverage
 
+from tests.mutation.equal import LIST, equal_mutants
 from tests.mutation.mutants import Mutant, sample
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("keys", "calls", "fallback", "usage")
-FOLDERS = ("keys", "calls", "fallback", "usage", "wrapper", "sharing", "core", "plugins", "clients", "contract")
+FOLDERS = (*PACKAGES, "money", "wrapper", "sharing", "core", "plugins", "clients", "contract")
 BUDGET = 60.0
 """Seconds of tests that a mutant is tried by, as they took without it; more are left out, the slowest first."""
 
@@ -67,7 +70,7 @@ def learn(place: Path, folder: Path, jobs: int) -> None:
     pytest(place, *folders, "-n", str(jobs), *options, f"--cov-config={folder / 'coveragerc'}")
 
 
-def tests_of(mutant: Mutant, data: coverage.CoverageData, times: Mapping[str, float]) -> list[str]:
+def trials_of(mutant: Mutant, data: coverage.CoverageData, times: Mapping[str, float]) -> list[str]:
     """The tests that try a mutant, best first: those that run it; if it runs on import, those that run its module."""
     contexts = {
         line: {name.removesuffix("|run") for name in names} & times.keys()
@@ -87,9 +90,12 @@ def tests_of(mutant: Mutant, data: coverage.CoverageData, times: Mapping[str, fl
 
 
 def attempt(mutant: Mutant, place: Path, tests: Sequence[str], times: Mapping[str, float]) -> str:
-    """How a mutant ends: killed, too slow, survived or not covered."""
+    """How a mutant ends: killed, survived or not covered."""
     if not tests:
         return "not covered"
+    # One test that hangs is enough.
+    longest = 30 + 3 * max(times[name] for name in tests)
+    hangs = ["-o", f"faulthandler_timeout={longest}", "-o", "faulthandler_exit_on_timeout=true"]
     module, listing = place / mutant.path, place / "tests.txt"
     source = module.read_bytes()
     module.write_bytes(mutant.planted(source))
@@ -97,19 +103,27 @@ def attempt(mutant: Mutant, place: Path, tests: Sequence[str], times: Mapping[st
     try:
         timeout = 30 + 3 * sum(times[name] for name in tests)
         # Without xdist: one process per mutant.
-        code = pytest(
-            place, "-x", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib", "@tests.txt", timeout=timeout
-        )
+        options = ["-x", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib", *hangs]
+        code = pytest(place, *options, "@tests.txt", timeout=timeout)
     finally:
         module.write_bytes(source)
-    return "too slow" if code is None else "survived" if code == 0 else "killed"
+    return "survived" if code == 0 else "killed"
+
+
+def show(mutant: Mutant, ending: str) -> None:
+    if ending != "killed":
+        print(f"{ending:<12}{mutant}", flush=True)
+
+
+def source_hash() -> str:
+    """Of the package and its tests."""
+    files = [file for name in ("hfs_providers", "tests") for file in sorted((ROOT / name).rglob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def report(results: Sequence[Result]) -> float:
     """Print what came of it; the share that was found, 0 to 1."""
-    lived = [result for result in results if result[1] in ("survived", "not covered")]
-    for mutant, ending in lived:
-        print(f"{ending:<12}{mutant}")
+    lived = [result for result in results if result[1] != "killed"]
     every, left = (Counter(mutant.package for mutant, _ in part) for part in (results, lived))
     for package in [*every, "all"]:
         total, missed = (len(results), len(lived)) if package == "all" else (every[package], left[package])
@@ -125,14 +139,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--packages", nargs="+", default=PACKAGES)
-    parser.add_argument("--coverage", type=Path, help="a folder that keeps the coverage for the next run")
+    parser.add_argument("--coverage", type=Path, help="a folder that keeps coverage and results for the next run")
     parser.add_argument("--least", type=float, default=0.9, help="share that has to be killed, 0 to 1")
     given = parser.parse_args()
+    equal = {str(mutant) for mutant in equal_mutants(ROOT, LIST.read_text())}
+    chosen = sample(ROOT, given.packages, given.sample, given.seed)
+    mutants = [mutant for mutant in chosen if str(mutant) not in equal]
     with tempfile.TemporaryDirectory() as temporary:
         places: SimpleQueue[Path] = SimpleQueue()
         for number in range(given.jobs):
             places.put(copy_of_the_repository(Path(temporary, str(number))))
-        folder = (given.coverage or Path(temporary, "coverage")).resolve()
+        folder = (given.coverage or Path(temporary, "coverage")).resolve() / source_hash()
         if not (folder / "times.json").exists():
             learn(Path(temporary, "0"), folder, given.jobs)
         times = json.loads((folder / "times.json").read_text())
@@ -140,7 +157,7 @@ def main() -> int:
         data.read()
 
         def judge(mutant: Mutant) -> Result:
-            tests = tests_of(mutant, data, times)
+            tests = trials_of(mutant, data, times)
             place = places.get()
             try:
                 return mutant, attempt(mutant, place, tests, times)
@@ -148,11 +165,26 @@ def main() -> int:
                 places.put(place)
 
         began = time.monotonic()
-        mutants = sample(ROOT, given.packages, given.sample, given.seed)
-        with ThreadPoolExecutor(given.jobs) as pool:
-            results = list(pool.map(judge, mutants))
+        known = folder / "results.txt"
+        known.touch()
+        # The last line may be torn: it is no mutant, which is then tried again.
+        endings = dict(line.split("\t", 1)[::-1] for line in known.read_text().splitlines() if "\t" in line)
+        results = [(mutant, endings[str(mutant)]) for mutant in mutants if str(mutant) in endings]
+        for result in results:
+            show(*result)
+        with ThreadPoolExecutor(given.jobs) as pool, known.open("a") as kept:
+            todo = [pool.submit(judge, mutant) for mutant in mutants if str(mutant) not in endings]
+            try:
+                for done in as_completed(todo):
+                    mutant, ending = done.result()
+                    results.append((mutant, ending))
+                    print(ending, mutant, sep="\t", file=kept, flush=True)
+                    show(mutant, ending)
+            finally:
+                pool.shutdown(cancel_futures=True)
     share = report(results)
-    print(f"{len(results)} mutants, seed {given.seed}, {time.monotonic() - began:.0f} s")
+    left_out = f"{len(chosen) - len(mutants)} equal ones left out"
+    print(f"{len(results)} mutants, {left_out}, seed {given.seed}, {time.monotonic() - began:.0f} s")
     return 0 if share >= given.least else 1
 
 

@@ -31,14 +31,15 @@ _NOT_RUN = ("annotation", "returns", "decorator_list", "bases")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault: in the module `path`, from byte `start` to `end` (on these lines), `new` stands in place of `old`."""
+    """One fault: in the module `path`, from byte `start` to `end`, `new` makes the text `before` of `lines` `after`."""
 
     path: str
     lines: range
     start: int
     end: int
-    old: str
     new: str
+    before: str
+    after: str
 
     @property
     def package(self) -> str:
@@ -49,26 +50,29 @@ class Mutant:
         return source[: self.start] + self.new.encode() + source[self.end :]
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.lines[0]}  {' '.join(self.old.split())}  ->  {self.new}"
+        return f"{self.path}:{self.lines[0]}  {self.before}  ->  {self.after}"
 
 
 def sample(root: Path, packages: Sequence[str], size: int, seed: int) -> list[Mutant]:
     """A random choice among all mutants of the packages, in the order of the files."""
     files = [file for package in packages for file in sorted((root / "hfs_providers" / package).rglob("*.py"))]
-    every = [each for file in files for each in _mutants(file.relative_to(root).as_posix(), file.read_bytes())]
+    every = [each for file in files for each in mutants(file.relative_to(root).as_posix(), file.read_bytes())]
     chosen = random.Random(seed).sample(range(len(every)), min(size, len(every)))
     return [every[number] for number in sorted(chosen)]
 
 
-def _mutants(path: str, source: bytes) -> Iterator[Mutant]:
+def mutants(path: str, source: bytes) -> Iterator[Mutant]:
+    """All faults of a module."""
     begins = [0, 0]
     for line in source.splitlines(keepends=True):
         begins.append(begins[-1] + len(line))
     for node in _nodes(ast.parse(source)):
         start, end = begins[node.lineno] + node.col_offset, begins[node.end_lineno or 0] + (node.end_col_offset or 0)
         lines = range(node.lineno, (node.end_lineno or 0) + 1)
+        first, last = begins[lines[0]], begins[lines[-1] + 1]
         for new in _changes(node):
-            yield Mutant(path, lines, start, end, source[start:end].decode(), new)
+            texts = source[first:last], source[first:start] + new.encode() + source[end:last]
+            yield Mutant(path, lines, start, end, new, *(" ".join(text.decode().split()) for text in texts))
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.stmt | ast.expr]:

@@ -6,8 +6,12 @@ from pathlib import Path
 import hfs_providers
 
 ROOT = Path(hfs_providers.__file__).parent
-ABOVE = {"agents", "cli", "families", "plugins", "testing"}
-NAMES = re.compile("cerebras|groq|gemini|google|openrouter", re.IGNORECASE)
+ABOVE = {"agents", "cli", "families", "gateway", "plugins", "testing"}
+# In quotes also words that mean something else elsewhere: names of modules, by which an SDK would be known here.
+NAMES = re.compile(
+    'cerebras|groq|gemini|google|openrouter|anthropic|cohere|mistral|aiobotocore|"(?:together|botocore|boto3|ollama)"',
+    re.IGNORECASE,
+)
 # The four functions that applications call, each named after a provider.
 HELPERS = re.compile(r"get_(?:cerebras|groq|gemini|openrouter)_model|get_model\(\"\w+\"")
 

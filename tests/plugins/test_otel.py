@@ -30,6 +30,7 @@ from hfs_providers.contract.records import EventKind
 from hfs_providers.core.registry import Registry
 from hfs_providers.plugins import otel
 from hfs_providers.testing import LoopbackServer, RateLimited, ServerError, Unauthorized
+from tests import warm
 
 FOUR = ["cerebras", "groq", "gemini", "openrouter"]
 MESSAGES = [Message(role="user", content="hello")]
@@ -353,7 +354,7 @@ class TestDocs:
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         env = {**kept, **server.env({"groq": 1, "cerebras": 1})}
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+            [warm.python(), "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stderr
         for name in ("answer a question", "chat llama-3.3-70b-versatile", "chat gpt-oss-120b"):

@@ -92,6 +92,14 @@ class Server(ABC):
         """A new database with a user of its name, who may make tables or may not. Returns its name."""
 
     @abstractmethod
+    def allow_alter(self, database: str) -> None:
+        """Let the user of a database alter its table."""
+
+    @abstractmethod
+    def forbid_alter(self, database: str) -> None:
+        """Let the user of a database write into its table and nothing else."""
+
+    @abstractmethod
     def drop_connections(self, database: str) -> None:
         """Hang up on everybody but oneself, as a serverless database does after some minutes."""
 
@@ -127,6 +135,16 @@ class Server(ABC):
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             result = connection.execute(text(statement), values)
             return [tuple(row) for row in result] if result.returns_rows else []
+
+    @contextlib.contextmanager
+    def reading(self, database: str) -> Iterator[None]:
+        """A transaction that has read the table and goes on."""
+        from sqlalchemy import NullPool, create_engine, make_url, text
+
+        engine = create_engine(make_url(self.admin).set(database=database), poolclass=NullPool)
+        with engine.connect() as connection, connection.begin():
+            connection.execute(text("SELECT count(*) FROM hfs_usage"))
+            yield
 
     def _answers(self) -> bool:
         try:
@@ -171,9 +189,15 @@ class MariaDb(Server):
         self.query(f"CREATE DATABASE {name}")
         self.query(f"CREATE USER {name}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
         # As docs/databases.md says.
-        rights = "CREATE, INDEX, SELECT, INSERT, UPDATE" if create else "SELECT, INSERT, UPDATE"
+        rights = "CREATE, ALTER, INDEX, SELECT, INSERT, UPDATE" if create else "SELECT, INSERT, UPDATE"
         self.query(f"GRANT {rights} ON {name}.* TO {name}@'127.0.0.1'")
         return name
+
+    def allow_alter(self, database: str) -> None:
+        self.query(f"GRANT ALTER ON {database}.* TO {database}@'127.0.0.1'")
+
+    def forbid_alter(self, database: str) -> None:
+        self.query(f"REVOKE ALTER ON {database}.* FROM {database}@'127.0.0.1'")
 
     def drop_connections(self, database: str) -> None:
         for (number,) in self.query("SELECT id FROM information_schema.processlist WHERE user = :user", user=database):
@@ -228,6 +252,14 @@ class Postgres(Server):
         self.query(f"CREATE USER {name} PASSWORD '{PASSWORD}'")
         self.query(f"CREATE DATABASE {name} OWNER {name if create else 'owner'}")
         return name
+
+    def allow_alter(self, database: str) -> None:
+        # Only its owner may.
+        self.query(f"ALTER TABLE hfs_usage OWNER TO {database}", database)
+
+    def forbid_alter(self, database: str) -> None:
+        self.query("ALTER TABLE hfs_usage OWNER TO owner", database)
+        self.query(f"GRANT SELECT, INSERT ON hfs_usage TO {database}", database)
 
     def drop_connections(self, database: str) -> None:
         self.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = :user", user=database)

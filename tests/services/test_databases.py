@@ -182,6 +182,59 @@ class TestRows:
         assert behind(store)[0].refused == 1
 
 
+class TestATableOfAnOlderVersion:
+    """One without the columns that came later."""
+
+    @pytest.fixture
+    def older(self, server: Server, database: str, store: Store) -> str:
+        write(store, 0, 1)
+        with forwarding(store, server.url(database)) as forwarder:
+            assert forwarder.flush(DEADLINE), forwarder.problem
+        for name in target.ADDED:
+            server.query(f"ALTER TABLE hfs_usage DROP COLUMN {name}", database)
+        row = usage_rows(1, 1)[0]._replace(client="web", cooled_until=1_760_000_030.5, cost_nanousd=7)
+        with contextlib.closing(store.connect()) as connection:
+            write_rows(connection, [row])
+        return database
+
+    def test_gets_them(self, server: Server, older: str, store: Store) -> None:
+        server.allow_alter(older)
+        with forwarding(store, server.url(older)) as one, forwarding(store, server.url(older)) as two:
+            one.wake()
+            two.wake()
+            assert one.flush(DEADLINE), one.problem
+            assert two.flush(DEADLINE), two.problem
+        rows = server.query("SELECT id, client, cooled_until, status, cost_nanousd FROM hfs_usage ORDER BY id", older)
+        (*_, instant, _, _) = rows[1]
+        assert rows == [(1, None, None, None, None), (2, "web", instant, None, 7)]
+        assert instant.replace(tzinfo=None).isoformat() == "2025-10-09T08:53:50.500000"
+        assert behind(store)[0].lacking == ""
+
+    def test_that_may_not_be_altered_is_sent_what_it_has(self, server: Server, older: str, store: Store) -> None:
+        server.forbid_alter(older)
+        url = server.url(older)
+        with forwarding(store, url) as forwarder:
+            assert forwarder.flush(DEADLINE), forwarder.problem
+        assert sums(server, older) == local_sums(store)
+        (problem,) = storage_status({"HFS_USAGE_DB": str(store.path), "HFS_FORWARD_DB": url}).problems
+        assert "cooled_until, cost_nanousd" in problem.message
+        assert "docs/databases.md" in str(problem.remedy)
+        # Whoever owns the table adds them.
+        server.allow_alter(older)
+        write(store, 2, 1)
+        with forwarding(store, url) as forwarder:
+            assert forwarder.flush(DEADLINE), forwarder.problem
+        assert storage_status({"HFS_USAGE_DB": str(store.path), "HFS_FORWARD_DB": url}).problems == ()
+
+    def test_that_somebody_reads_for_long_is_left_as_it_is(self, server: Server, older: str, store: Store) -> None:
+        server.allow_alter(older)
+        url = server.url(older)
+        with server.reading(older), forwarding(store, url) as forwarder:
+            assert forwarder.flush(DEADLINE), forwarder.problem
+        assert sums(server, older) == local_sums(store)
+        assert behind(store)[0].lacking
+
+
 class TestAServerThatIsAway:
     def test_at_the_start(self, server: Server, database: str, store: Store) -> None:
         server.stop()

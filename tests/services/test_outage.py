@@ -16,9 +16,9 @@ import pytest
 from agno.models.message import Message
 
 from hfs_providers import ProviderManager
-from hfs_providers.testing import LoopbackProcess
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.forwarding.forwarder import Forwarder, behind
+from tests.loopback_process import LoopbackProcess
 from tests.services.databases import DEADLINE, MariaDb
 
 MARIADB = os.environ.get("HFS_TEST_MARIADB", "")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,6 +25,7 @@ from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.row_writer import write_rows
+from tests import warm
 
 KEYS = [Credential("p#1", Secret("a-secret-1")), Credential("p#2", Secret("a-secret-2"))]
 KEYLESS = [Credential("p#1", None), Credential("p#2", None)]
@@ -57,7 +58,9 @@ class Member:
         """One request, answered at once."""
         with self.pool.acquire(model, estimate, timeout=0, key_id=key_id) as lease:
             key = lease.credential
-            self.log.record(UsageRow(self.wall(), "p", model, key.id, key.fingerprint, 0, 0, tokens, 0.1, "ok", tokens))
+            row = UsageRow(self.wall(), "p", model, key.id, key.fingerprint, 0, 0, tokens, 0.1, "ok", tokens)
+            # What all clients have used counts together.
+            self.log.record(row._replace(client=next(CLIENTS)))
             lease.commit(tokens)
         # Else a row may be in the file, and its request in flight, for a moment.
         self.log.flush()
@@ -74,6 +77,7 @@ class Member:
 
 
 Join = Callable[..., Member]
+CLIENTS = itertools.cycle(["", "web", "batch"])
 
 
 @pytest.fixture
@@ -117,6 +121,22 @@ def company(*members: Member) -> None:
 def in_flight(store: Store) -> int:
     with closing(store.connect()) as connection:
         return int(connection.execute("SELECT COALESCE(SUM(requests), 0) FROM in_flight").fetchone()[0])
+
+
+def test_a_key_that_joined_is_shared_and_one_that_left_ends_its_calls(member: Join, store: Store) -> None:
+    first, second = member(Limits(rpm=2)), member(Limits(rpm=2))
+    company(first, second)
+    new = Credential("p@new", Secret("a-new-secret"))
+    for each in (first, second):
+        each.pool.change_keys([new], [key.id for key in KEYS])
+    lease = first.pool.acquire("m")
+    assert second.calls(key_id=None) == 1
+    first.pool.change_keys([], [new.id])
+    lease.release()
+    first.log.flush()
+    assert in_flight(store) == 0
+    first.wall.now += 1
+    assert second.calls(key_id=None) == 1
 
 
 class TestComing:
@@ -540,7 +560,7 @@ def test_a_forked_child_shares_with_its_parent(tmp_path: Path) -> None:
         "manager.shutdown()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "usage.db")], capture_output=True, text=True, timeout=60
+        [warm.python(), "-c", program, str(tmp_path / "usage.db")], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
 

@@ -68,7 +68,38 @@ def left(found: KeyPool, model: str = "m", key: str = "p#1") -> float:
     return free_in
 
 
+class TestOlderNames:
+    """Versions before named a key by 8 digits of its fingerprint."""
+
+    def older(self, store: Store, key: Credential) -> None:
+        write(store, row(50, key=key)._replace(fingerprint=key.fingerprint[:8]))
+        state(store, "key", key.fingerprint[:8], {"reason": "gone", "retry_at": NOON + 90, "probation": 90.0})
+        state(store, "rest", key.fingerprint[:8], {"m": {"until": NOON + 40, "reason": "full"}})
+
+    def test_of_known_keys_are_rewritten(self, store: Store) -> None:
+        self.older(store, KEYS[0])
+        write(store, row(50, key=Credential("p#9", Secret("removed")))._replace(fingerprint="0badcafe"))
+        found = pool(store, Limits(rpm=1))
+        assert left(found) == pytest.approx(90)
+        found.revive("p#1")
+        assert left(found) == pytest.approx(10)
+        with closing(store.connect()) as connection:
+            names = connection.execute("SELECT name FROM state UNION SELECT fingerprint FROM series").fetchall()
+        assert set(names) == {(KEYS[0].fingerprint,), ("0badcafe",)}
+
+    def test_that_two_keys_have_are_left_alone(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.older(store, KEYS[0])
+        twin = Credential("p#3", Secret("twin"))
+        object.__setattr__(twin, "fingerprint", KEYS[0].fingerprint[:8] + "00000000")
+        assert left(pool(store, Limits(rpm=1), [KEYS[0], twin])) == 0
+
+
 class TestWindows:
+    def test_what_all_clients_have_used_counts_together(self, store: Store) -> None:
+        write(store, *(row(50 - number)._replace(client=f"client {number}") for number in range(3)))
+        assert left(pool(store, Limits(rpm=3))) == pytest.approx(10)
+        assert left(pool(store, Limits(rpm=4))) == 0
+
     def test_the_minute_is_exact(self, store: Store) -> None:
         write(store, row(50), row(20), row(61))
         assert left(pool(store, Limits(rpm=2))) == pytest.approx(10)
@@ -198,7 +229,7 @@ class TestState:
         state(store, "gone", "b", {"successor": "x"})
         state(store, "gone", "c", {"successor": "d"}, at=NOON - GONE_FOR - 1)
         provider = KeyedProvider("p", "nowhere:Model", client="own", models=[ModelDefault(name) for name in "abcd"])
-        services: Any = SimpleNamespace(clock=time.monotonic)
+        services: Any = SimpleNamespace(clock=time.monotonic, budgets=None)
         wrapper = ProviderWrapper(provider, ProviderConfig("p", KEYS), services)
         with closing(store.connect()) as connection:
             restore_key_state(connection, {"p": wrapper}, NOON)
@@ -235,6 +266,26 @@ class TestKeeping:
             ("ready", None),
         ]
 
+    def test_what_happened_and_when_it_is_over(self, groq: Any, env: dict[str, str]) -> None:
+        groq.pool.acquire("m", key_id="groq#1").rate_limited(500, reason="slow down")
+        groq.pool.acquire("m", key_id="groq#2").dead("401")
+        groq.pool.revive("groq#2")
+        persistence = groq.backend.services.persistence
+        assert persistence.flush()
+        with closing(persistence.store.connect()) as connection:
+            found = connection.execute("SELECT provider, key, model, kind, reason, until - at FROM key_event")
+            limited, dead, revived = found.fetchall()
+        keys = [credential.fingerprint for credential in groq.pool.credentials]
+        assert limited == ("groq", keys[0], "m", "key_cooling", "slow down", pytest.approx(500))
+        assert dead[:5] == ("groq", keys[1], None, "key_dead", "401")
+        assert dead[5] > 2000
+        assert revived == ("groq", keys[1], None, "key_revived", None, None)
+        # A process that begins learns of it. Nothing has happened again.
+        again = self.again(env)
+        assert left(again.pool, key="groq#1") > 0
+        with closing(persistence.store.connect()) as connection:
+            assert connection.execute("SELECT count(*) FROM key_event").fetchone() == (3,)
+
     def test_of_two_rests_the_longer_is_kept(self, groq: Any, env: dict[str, str]) -> None:
         first, second = groq.pool.acquire("m", key_id="groq#1"), groq.pool.acquire("m", key_id="groq#1")
         first.rate_limited(500)
@@ -263,6 +314,19 @@ class TestKeeping:
         groq.backend.services.persistence.flush()
         assert self.again(env).backend.serving("llama-3.3-70b-versatile") == successor
 
+    def test_limits_that_answers_have_shown(self, env: dict[str, str]) -> None:
+        with ProviderManager({**env, "GROQ_LIMITS": ""}) as manager:
+            for model, limits in (("m", Limits(rpm=7)), ("n", Limits(tpd=9)), ("m", Limits(rpm=5))):
+                manager.wrappers["groq"].pool.learn(model, "groq#1", limits)
+
+        def known(groq: Any, model: str) -> list[tuple[str, str, int]]:
+            return [(use.period, use.unit, use.limit) for use in groq.pool.used(model)["groq#1"]]
+
+        groq = self.again({**env, "GROQ_LIMITS": ""})
+        assert (known(groq, "m"), known(groq, "n")) == ([("minute", "requests", 5)], [("day", "tokens", 9)])
+        # What the user says is final.
+        assert known(self.again(env), "n") == [("minute", "requests", 2)]
+
     def test_windows(self, groq: Any, env: dict[str, str]) -> None:
         credential = groq.pool.credentials[0]
         for _ in range(2):
@@ -273,8 +337,8 @@ class TestKeeping:
         assert [status.state for status in self.again(env).pool.statuses("m")] == ["limited", "ready", "ready"]
 
     def test_no_key_is_in_the_file(self, groq: Any, env: dict[str, str], tmp_path: Path) -> None:
-        self.test_windows(groq, env)
         self.test_cooling_and_dead_keys(groq, env)
+        self.test_circuits(groq, env)
         for path in tmp_path.glob("usage.db*"):
             assert b"gsk_test" not in path.read_bytes()
 

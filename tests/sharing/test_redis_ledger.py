@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from hfs_providers.contract.usage_row import UsageRow
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing import redis_connection
+from hfs_providers.sharing.redis_connection import REDIS_TIMEOUT
 from hfs_providers.sharing.redis_counts import SETTLE
 from hfs_providers.sharing.redis_ledger import RedisLedger
 from hfs_providers.usage.database import Store
@@ -73,7 +75,8 @@ def test_every_script_is_found_and_begins_with_the_prelude() -> None:
     folder = Path(redis_connection.__file__).parent / "scripts"
     prelude = (folder / "prelude.lua").read_text()
     names = {file.stem for file in folder.iterdir()} - {"prelude"}
-    assert names == {"announce", "heartbeat", "look", "publish", "register", "release", "reserve", "revived"}
+    of_keys = {"announce", "heartbeat", "look", "publish", "register", "release", "reserve", "revived"}
+    assert names == of_keys | {"paid", "spend", "spent"}
     scripts = {name: prelude + (folder / f"{name}.lua").read_text() for name in names}
     assert scripts == redis_connection.SCRIPTS
 
@@ -144,6 +147,28 @@ def test_a_limit_holds_over_all_hosts(server: RedisServer, hosts: Callable[..., 
     alone = KeyPool("acme", both[0].pool.credentials, limits=lambda model, key: limits)
     for _ in range(5):
         alone.acquire("m", timeout=0).commit()  # and a pool that knows nobody would have let five more go
+
+
+def test_a_key_that_joined_is_shared_and_one_that_left_ends_its_calls(clock: Clock, hosts: Callable[..., Host]) -> None:
+    here, there = hosts(Limits(rpm=1), keys=2), hosts(Limits(rpm=1), keys=2)
+    new = Credential("acme@new", Secret(f"{SECRET} new"))
+    for host in (here, there):
+        host.pool.change_keys([new], ["acme#0", "acme#1"])
+    lease = here.pool.acquire("m")
+    assert not there.call()
+    here.pool.change_keys([], [new.id])
+    lease.release()
+    settled(here, clock)
+    clock.pass_by(1)
+    assert there.call()
+    here.pool.change_keys([new])
+    settled(there, clock)
+    clock.pass_by(61)
+    here.pool.acquire("m").dead("revoked")
+    settled(here, clock)
+    with pytest.raises(PoolExhaustedError) as caught:
+        there.pool.acquire("m", timeout=0)
+    assert caught.value.dead == 1
 
 
 def test_calls_in_flight_count_for_everyone_and_a_release_counts_nothing(
@@ -548,6 +573,25 @@ def test_a_server_that_hangs_lets_calls_go_on_alone_and_hears_of_them_later(
     assert not there.call()
     said = [record.message for record in caplog.records if "did not answer" in record.message]
     assert 1 <= len(said) <= 2  # once for each that noticed
+
+
+def test_a_process_that_stood_still_does_not_take_its_server_for_gone(
+    server: RedisServer, hosts: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = hosts(Limits(rpm=2)), hosts(Limits(rpm=2))
+    assert here.call()
+    serve = here.ledger._counts.serve
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        time.sleep(2 * REDIS_TIMEOUT)
+        serve(*args, **kwargs)
+
+    monkeypatch.setattr(here.ledger._counts, "serve", late)
+    assert not here.call()
+    monkeypatch.undo()
+    assert here.shares
+    assert there.call()
+    assert not here.call()
 
 
 def test_a_server_that_died_and_came_back_empty_is_told_what_was_used(

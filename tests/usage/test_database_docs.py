@@ -1,4 +1,7 @@
-"""docs/databases.md: its statements are those that make the table, and its URLs and TLS options mean what it says."""
+"""docs/databases.md: its statements are those that make the table, and its URLs and TLS options mean what it says.
+
+docs/usage.md: its table of columns has those that rows have.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Dialect
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from hfs_providers.usage.forwarding import target
 from hfs_providers.usage.forwarding.url import DatabaseUrl, mysql_tls
+from hfs_providers.usage.row_writer import COLUMNS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "databases.md").read_text()
 STATEMENTS = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
@@ -30,6 +34,11 @@ def test_a_statement_makes_the_table_that_we_make(place: int, dialect: Dialect) 
     (index,) = target.table().indexes
     made = f"{CreateTable(target.table()).compile(dialect=dialect)} {CreateIndex(index).compile(dialect=dialect)}"
     assert bare(STATEMENTS[place]) == bare(made)
+
+
+def test_a_statement_adds_the_columns_that_older_tables_lack() -> None:
+    columns = [CreateColumn(target.table().c[name]).compile(dialect=mysql.dialect()) for name in target.ADDED]
+    assert bare(STATEMENTS[2]) == bare(f"ALTER TABLE hfs_usage {', '.join(f'ADD COLUMN {each}' for each in columns)}")
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -64,5 +73,12 @@ def test_tls_options_mean_what_is_said_of_them(row: tuple[str, ...]) -> None:
             assert given == {}
 
 
+def test_the_table_of_columns_names_them_all_in_order() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()
+    table = page.partition("## What is in a row")[2].partition("In the file,")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(cells)) == list(COLUMNS)
+
+
 def test_there_is_something_to_compare() -> None:
-    assert (len(STATEMENTS), len(URLS), len(TLS)) == (2, 6, 6)
+    assert (len(STATEMENTS), len(URLS), len(TLS)) == (3, 6, 6)

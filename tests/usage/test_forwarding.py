@@ -177,6 +177,20 @@ class TestRows:
         assert target.ids == [1, 1, 2, 2, 3]
 
 
+class TestATableOfAnOlderVersion:
+    def test_gets_the_columns_that_came_later(self, store: Store, target: Target, forwarder: Forwarder) -> None:
+        columns = [column for column in remote.table().c if column.name not in remote.ADDED]
+        target.query(
+            f"CREATE TABLE hfs_usage ({', '.join(f'{each.name} NOT NULL' for each in columns)}, "
+            "PRIMARY KEY (source, id))"
+        )
+        write(store, client="web", cost_nanousd=7, status=429)
+        assert forwarder.flush(DEADLINE), forwarder.problem
+        assert target.query("SELECT client, cost_nanousd, status, cooled_until FROM hfs_usage") == [
+            ("web", 7, 429, None)
+        ]
+
+
 class TestAnOutage:
     def test_loses_and_repeats_nothing(self, store: Store, target: Target, forwarder: Forwarder) -> None:
         write(store, 150)

@@ -10,8 +10,9 @@ from sqlite3 import Connection
 import pytest
 
 from hfs_providers import ProviderManager
-from hfs_providers.usage import UsageRow, retention
+from hfs_providers.usage import UsageRow, key_events, retention
 from hfs_providers.usage.database import Store
+from hfs_providers.usage.key_events import KeyEvent
 from hfs_providers.usage.retention import STEP, SUMS, Pruned, Pruner, Retention, prune_step
 from hfs_providers.usage.row_writer import write_rows
 
@@ -50,6 +51,24 @@ def test_old_rows_go_and_their_sums_stay(connection: Connection) -> None:
     assert prune_step(connection, Retention(), NOW) == Pruned(2, 0, more=False)
     assert left(connection) == [34, 1]
     assert connection.execute("SELECT SUM(requests) FROM quarter").fetchone() == (4,)
+
+
+def test_events_of_keys_are_kept_a_week(connection: Connection) -> None:
+    for days in (8, 7.1, 6.9, 0):
+        KeyEvent(NOW - days * DAY, "p", "ab", "m", "key_cooling", "full", None).write(connection)
+    prune_step(connection, Retention(), NOW)
+    kept = connection.execute("SELECT (? - at) / ? FROM key_event ORDER BY at", (NOW, DAY)).fetchall()
+    assert kept == [(pytest.approx(6.9),), (0.0,)]
+
+
+def test_too_many_events_of_keys_go_oldest_first(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_events, "MOST_KEY_EVENTS", 3)
+    for number in range(STEP + 5):
+        KeyEvent(NOW, "p", str(number), None, "key_dead", None, None).write(connection)
+    assert prune_step(connection, Retention(), NOW).more
+    assert not prune_step(connection, Retention(), NOW).more
+    kept = connection.execute("SELECT key FROM key_event").fetchall()
+    assert kept == [(str(number),) for number in range(STEP + 2, STEP + 5)]
 
 
 def test_rows_beyond_the_bound_go_oldest_first(connection: Connection) -> None:

@@ -21,9 +21,21 @@ from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import QUARTER, Store
 from hfs_providers.usage.location import default_path
 from hfs_providers.usage.log import UsageLog
-from hfs_providers.usage.row_writer import Series, write_rows
+from hfs_providers.usage.row_writer import SELECT, Series, write_rows
+from tests import warm
 
 ROW = UsageRow(1_700_000_000.0, "groq", "llama", "groq#1", "ab12cd34", 2, 3, 5, 0.25, "ok", 5)
+WHOLE = ROW._replace(
+    call_id="c1",
+    attempt=2,
+    client="web",
+    status=429,
+    reason="tokens",
+    cooled_until=1_700_000_030.5,
+    tokens_cached=1,
+    tokens_cache_write=1,
+    cost_nanousd=12_345,
+)
 
 
 @pytest.fixture
@@ -62,12 +74,8 @@ def eventually(true: Callable[[], bool], seconds: float = 20.0) -> bool:
 class TestWriteRows:
     def test_a_row_is_written_whole(self, store: Store) -> None:
         with closing(store.connect()) as connection:
-            write_rows(connection, [ROW])
-        query = (
-            "SELECT at, provider, model, key_id, fingerprint, tokens_in, tokens_out, tokens, latency, outcome, charged"
-            " FROM usage JOIN series ON series.id = usage.series"
-        )
-        assert ask(store, query) == [tuple(ROW)]
+            write_rows(connection, [ROW, WHOLE])
+        assert ask(store, SELECT) == [(1, *ROW), (2, *WHOLE)]
 
     def test_sums_are_kept_by_quarter_and_outcome(self, store: Store) -> None:
         start = int(ROW.at // QUARTER) * QUARTER
@@ -155,10 +163,13 @@ class TestWriting:
     def test_an_idle_log_is_flushed_at_once(self, log: UsageLog) -> None:
         assert log.flush(0)
 
-    def test_no_thread_runs_before_the_first_row(self, log: UsageLog) -> None:
-        assert not any(thread.name == "hfs-usage" for thread in threading.enumerate())
+    def test_no_thread_runs_before_the_first_row(self, store: Store) -> None:
+        before = set(threading.enumerate())
+        log = UsageLog(store)
+        assert set(threading.enumerate()) <= before
         log.record(ROW)
-        assert any(thread.name == "hfs-usage" for thread in threading.enumerate())
+        assert [thread.name for thread in set(threading.enumerate()) - before] == ["hfs-usage"]
+        log.close()
 
     def test_many_threads_lose_and_repeat_nothing(self, log: UsageLog, store: Store) -> None:
         def record(number: int) -> None:
@@ -222,7 +233,7 @@ row = UsageRow(1.7e9, "groq", "m", "groq#1", "ab", 1, 2, 3, 0.1, "ok", 3)
 
 def run(path: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     program = PROGRAM + "\n".join(lines)
-    return subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([warm.python(), "-c", program, str(path)], capture_output=True, text=True, timeout=60)
 
 
 class TestEnds:

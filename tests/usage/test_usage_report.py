@@ -37,6 +37,7 @@ def many(count: int = 600, spread: float = 3 * 86_400.0) -> list[UsageRow]:
             rng.randint(1, 3),
             rng.choice(["ok", "ok", "rate_limited", "transport"]),
             rng.randint(0, 500),
+            client=rng.choice(["", "web"]),
         )
         for _ in range(count)
     ]
@@ -48,6 +49,7 @@ DIMENSIONS: dict[str, Callable[[UsageRow], str]] = {
     "model": lambda each: each.model,
     "key": lambda each: each.key_id,
     "fingerprint": lambda each: each.fingerprint,
+    "client": lambda each: each.client,
     "outcome": lambda each: each.outcome,
     "hour": lambda each: datetime.fromtimestamp(each.at // 3600 * 3600, UTC).isoformat(),
     "day": lambda each: datetime.fromtimestamp(each.at, UTC).date().isoformat(),
@@ -55,18 +57,18 @@ DIMENSIONS: dict[str, Callable[[UsageRow], str]] = {
 
 
 def by_hand(rows: Sequence[UsageRow], by: Sequence[str]) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Requests, answered ones, tokens in, out and all, summed the slow way."""
-    sums: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * 5)
+    """Requests, answered ones, tokens in, out, all and cached, summed the slow way."""
+    sums: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * 6)
     for each in rows:
         total = sums[tuple(DIMENSIONS[name](each) for name in by)]
-        counts = (1, each.outcome == "ok", each.tokens_in, each.tokens_out, each.tokens)
+        counts = (1, each.outcome == "ok", each.tokens_in, each.tokens_out, each.tokens, each.tokens_cached)
         for place, value in enumerate(counts):
             total[place] += value
     return {group: tuple(total) for group, total in sums.items()}
 
 
 def found(report: UsageReport, by: Sequence[str] = (), **options: object) -> dict[tuple[str, ...], tuple[int, ...]]:
-    return {each.group: each[1:6] for each in report.totals(by, **options).rows}  # type: ignore[arg-type]
+    return {each.group: each[1:7] for each in report.totals(by, **options).rows}  # type: ignore[arg-type]
 
 
 class TestTotals:
@@ -77,12 +79,14 @@ class TestTotals:
             ("provider",),
             ("model",),
             ("key",),
+            ("client",),
             ("outcome",),
             ("hour",),
             ("day",),
             ("key", "provider"),
             ("fingerprint", "day"),
             ("day", "model", "outcome"),
+            ("client", "key", "hour"),
             ("provider", "hour", "day"),
         ],
         ids="-".join,
@@ -109,16 +113,17 @@ class TestTotals:
         write(store, rows := many(3000))
         inside = [each for each in rows if (since or 0) <= each.at < (until or 1e12)]
         report = UsageReport(store, UTC).totals(by, since=since, until=until)  # type: ignore[arg-type]
-        assert {each.group: each[1:6] for each in report.rows} == by_hand(inside, by)
+        assert {each.group: each[1:7] for each in report.rows} == by_hand(inside, by)
         assert (report.since, report.until, report.exact) == (since, until, True)
 
     def test_include_the_beginning_and_not_the_end(self, store: Store) -> None:
         write(store, [row(NOON + 10), row(NOON + 20)])
-        assert found(UsageReport(store), since=NOON + 10, until=NOON + 20) == {(): (1, 1, 3, 7, 10)}
+        assert found(UsageReport(store), since=NOON + 10, until=NOON + 20) == {(): (1, 1, 3, 7, 10, 1)}
 
     def test_of_an_empty_span_are_none(self, store: Store) -> None:
         write(store, many())
-        assert UsageReport(store).totals(since=NOON + 60, until=NOON).rows == ()
+        report = UsageReport(store).totals(since=NOON + 60, until=NOON)
+        assert (report.rows, report.exact) == ((), True)
 
     def test_can_be_of_some_providers_models_and_keys(self, store: Store) -> None:
         write(store, rows := many())
@@ -127,6 +132,8 @@ class TestTotals:
         assert found(report, ["key"], providers=["groq"], models=["small"]) == by_hand(kept, ["key"])
         one = [each for each in rows if each.key_id == "groq#2"]
         assert found(report, keys=["groq#2"]) == by_hand(one, [])
+        web = [each for each in rows if each.client == "web"]
+        assert found(report, ["key"], clients=["web"]) == by_hand(web, ["key"])
 
     def test_find_a_key_by_its_fingerprint_whatever_its_number_was(self, store: Store) -> None:
         old = row(NOON, number=1)
@@ -142,7 +149,7 @@ class TestTotals:
         write(store, rows := many())
         report = UsageReport(store, UTC)
         whole = report.totals(("provider", "hour")).total
-        assert {(): whole[1:6]} == by_hand(rows, ())
+        assert {(): whole[1:7]} == by_hand(rows, ())
         assert whole.latency == pytest.approx(report.totals().rows[0].latency)
 
     def test_of_an_empty_file_are_none(self, store: Store) -> None:
@@ -158,7 +165,7 @@ class TestTotals:
         with closing(store.connect()) as writer:
             writer.execute("BEGIN IMMEDIATE")
             writer.execute("DELETE FROM usage")
-            assert found(UsageReport(store), since=NOON - 1) == {(): (1, 1, 3, 7, 10)}
+            assert found(UsageReport(store), since=NOON - 1) == {(): (1, 1, 3, 7, 10, 1)}
             writer.execute("ROLLBACK")
 
     def test_of_a_file_that_is_gone_bad_are_a_typed_error(self, store: Store) -> None:
@@ -257,6 +264,21 @@ class TestPruning:
         prune(store, NOON + 200)
         report = UsageReport(store).totals(since=NOON + 500, until=NOON + 600)
         assert (report.since, report.until, report.total.requests) == (NOON, NOON + 900, 2)
+
+    def test_widens_one_of_two_ends_in_neighbouring_quarters(self, store: Store) -> None:
+        write(store, [row(NOON + second) for second in (100, 800, 1000, 1700)])
+        prune(store, NOON + 900)
+        report = UsageReport(store).totals(since=NOON + 500, until=NOON + 1200)
+        assert (report.since, report.until, report.exact) == (NOON, NOON + 1200, False)
+        assert report.total.requests == 3
+
+    def test_widens_no_span_of_whole_quarters(self, store: Store) -> None:
+        write(store, [row(NOON + second) for second in (100, 800, 1000, 1700)])
+        prune(store, NOON + 1800)
+        for since, until, requests in ((NOON, NOON + 900, 2), (NOON + 900, NOON + 1800, 2), (NOON, NOON + 1800, 4)):
+            report = UsageReport(store).totals(since=since, until=until)
+            assert (report.since, report.until, report.exact) == (since, until, True)
+            assert report.total.requests == requests
 
     def test_keeps_what_one_database_has_not_got(self, store: Store) -> None:
         write(store, [row(NOON + second) for second in range(10)])

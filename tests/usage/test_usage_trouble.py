@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,9 +15,10 @@ import pytest
 from hfs_providers import ProviderManager
 from hfs_providers.errors import StoreError
 from hfs_providers.usage import UsageRow
-from hfs_providers.usage.database import QUARTER, SCHEMA_VERSION, Store
+from hfs_providers.usage.database import SCHEMA_VERSION, Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.row_writer import write_rows
+from tests import warm
 
 ROW = UsageRow(1_700_000_000.0, "groq", "llama", "groq#1", "ab12cd34", 2, 3, 5, 0.25, "ok", 5)
 
@@ -198,7 +198,7 @@ class TestFileThatCannotBeWritten:
             "print(sent)\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program, str(store.path)], capture_output=True, text=True, timeout=60
+            [warm.python(), "-c", program, str(store.path)], capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stderr
         assert "usage cannot be kept in" in done.stderr
@@ -253,24 +253,6 @@ class TestNewerSchema:
         assert log.waiting == 250
         assert count(store) == 0
         log.close()
-
-
-class TestOlderSchema:
-    def test_a_file_of_the_first_version_keeps_its_sums_and_goes_on_with_them(self, tmp_path: Path) -> None:
-        path = tmp_path / "usage.db"
-        with closing(Store(path).connect()) as connection:
-            # What the first version wrote: it summed the rows up itself.
-            connection.execute("DROP TRIGGER usage_quarter")
-            connection.execute("PRAGMA user_version = 1")
-            write_rows(connection, [ROW])
-            start = int(ROW.at // QUARTER) * QUARTER
-            connection.execute("INSERT INTO quarter VALUES (1, ?, 'ok', 1, 2, 3, 5, 5, 0.25)", (start,))
-        store = Store(path)
-        with closing(store.connect()) as connection:
-            write_rows(connection, [ROW])
-            found = connection.execute("SELECT requests, tokens_in, tokens_out, tokens, charged, latency FROM quarter")
-            assert found.fetchall() == [(2, 4, 6, 10, 10, 0.5)]
-            assert store.check(connection) == SCHEMA_VERSION
 
 
 class TestManagerWithoutPersistence:

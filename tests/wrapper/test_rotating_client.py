@@ -61,7 +61,7 @@ def test_the_async_openai_client_answers(wrapper: Any) -> None:
 
 
 def test_calls_spread_over_the_keys_on_one_connection(wrapper: Any, server: LoopbackServer, keys: list[str]) -> None:
-    client = wrapper.get_openai_client()
+    client = wrapper.get_openai_client(affinity=None)
     for _ in range(6):
         complete(client)
     assert server.hits("groq") == dict.fromkeys(keys, 2)
@@ -71,7 +71,7 @@ def test_calls_spread_over_the_keys_on_one_connection(wrapper: Any, server: Loop
 def test_limited_and_dead_keys_are_passed_by(wrapper: Any, server: LoopbackServer, keys: list[str]) -> None:
     server.script("groq", keys[0], [RateLimited(retry_after=40)])
     server.script("groq", keys[1], [Unauthorized()])
-    assert "hello" in complete(wrapper.get_openai_client()).choices[0].message.content
+    assert "hello" in complete(wrapper.get_openai_client(affinity=None)).choices[0].message.content
     assert [status.state for status in wrapper.pool.statuses()] == ["cooling", "dead", "ready"]
 
 

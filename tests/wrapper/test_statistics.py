@@ -25,7 +25,7 @@ def wrapper(server: LoopbackServer) -> Iterator[Any]:
 
 
 def ask(wrapper: Any, model_id: str) -> None:
-    wrapper.get_model(model_id).response(messages=[Message(role="user", content="hello")])
+    wrapper.get_model(model_id, affinity=None).response(messages=[Message(role="user", content="hello")])
 
 
 def test_each_key_counts_what_it_sent(wrapper: Any, server: LoopbackServer) -> None:

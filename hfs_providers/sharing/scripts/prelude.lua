@@ -11,6 +11,12 @@
 --     hfs:T:flying:S   hash    holder: `<expiry ms> <requests> <tokens>`
 --     hfs:T:shares:S   hash    g, and what each host put into the buckets of `used`: `<host>/hr:N` and so on
 --
+-- and of budgets, with the hash tag `budgets`; money is in nano-USD:
+--
+--     hfs:{budgets}:hosts          hash    g, and when each host gave its last sign of life, in ms
+--     hfs:{budgets}:spent:NAME:N   hash    what each host has spent in the period that begins at N
+--     hfs:{budgets}:held:NAME      hash    holder: `<expiry ms> <what it has reserved> <host>`
+--
 --     invariant: mr and mt are the sums over `minute`, the buckets of `used` those over `shares`. A script that finds
 --                `used` of another generation, or out of step with `minute`, changes nothing and returns 'new'.
 --
@@ -58,4 +64,26 @@ local function sweep(key)
   for _, field in ipairs(redis.call('HKEYS', key)) do
     if over(field) then redis.call('HDEL', key, field) end
   end
+end
+
+-- Budgets. Lua writes large numbers with an exponent.
+local KEPT_SPENT = 33 * 86400000
+local function whole(number) return string.format('%.0f', number) end
+
+local function set_held(key, holder, host, amount)
+  if amount <= 0 then
+    redis.call('HDEL', key, holder)
+  else
+    redis.call('HSET', key, holder, whole(now + LIFE) .. ' ' .. whole(amount) .. ' ' .. host)
+    redis.call('PEXPIRE', key, KEPT_SPENT)
+  end
+end
+
+local function held_by(key, holder)
+  return tonumber(string.match(redis.call('HGET', key, holder) or '0 0 ', '^%d+ (%d+) '))
+end
+
+local function add_spent(key, host, amount)
+  redis.call('HINCRBY', key, host, whole(amount))
+  redis.call('PEXPIRE', key, KEPT_SPENT)
 end

@@ -72,6 +72,7 @@ class Behind:
         error: why the last try failed, or None if it did not.
         refused: rows that it refuses for good. They are only in the local file.
         refusal: why it refused the last of them.
+        lacking: the columns that its table does not have, with commas. They are not sent.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Behind:
     error: str | None = None
     refused: int = 0
     refusal: str | None = None
+    lacking: str = ""
 
     @property
     def trouble(self) -> str | None:
@@ -96,14 +98,14 @@ def behind(store: Store, *names: str) -> list[Behind]:
         OSError, sqlite3.Error: the local file cannot be read.
     """
     with contextlib.closing(store.connect()) as local:
-        rows = local.execute("SELECT name, forwarded, at, error, refused, refusal FROM targets ORDER BY name")
+        rows = local.execute(
+            "SELECT targets.name, forwarded, at, error, refused, refusal, coalesce(value, '') FROM targets"
+            " LEFT JOIN meta ON meta.name = 'lacking ' || targets.name ORDER BY targets.name"
+        )
         known = {row[0]: row[1:] for row in rows}
+        unknown = {name: (0, None, None, 0, None, "") for name in names if name not in known}
         return [
-            Behind(name, *_left(local, forwarded), at, error, refused, refusal)
-            for name, (forwarded, at, error, refused, refusal) in {
-                **known,
-                **{name: (0, None, None, 0, None) for name in names if name not in known},
-            }.items()
+            Behind(name, *_left(local, forwarded), *about) for name, (forwarded, *about) in {**known, **unknown}.items()
         ]
 
 
@@ -113,8 +115,6 @@ class Forwarder:
     Args:
         store: the local file.
         url: of the database, as SQLAlchemy reads it.
-        pace: see `Pace`.
-        wall: the wall clock.
         chance: random numbers from 0 to 1.
 
     Raises:
@@ -168,13 +168,9 @@ class Forwarder:
                 self._start()
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Send what is in the local file now.
+        """Send what is in the local file now, for up to `timeout` seconds. Returns whether the database has it all.
 
-        Args:
-            timeout: seconds; a database that is known to fail is tried once.
-
-        Returns:
-            Whether the database has it all.
+        A database that is known to fail is tried once.
         """
         try:
             with self._local.use() as local:
@@ -195,10 +191,7 @@ class Forwarder:
     def close(self, timeout: float = 5.0) -> None:
         """Send what is in the local file, unless the database is known to fail, and stop. Safe twice.
 
-        What is not sent by then stays in the file, for the next forwarder.
-
-        Args:
-            timeout: seconds, at most.
+        What is not sent within `timeout` seconds stays in the file, for the next forwarder.
         """
         until = time.monotonic() + timeout
         if not self._failures:
@@ -315,8 +308,9 @@ class Forwarder:
             with self._local.use() as local:
                 if self._store.source == source:
                     local.execute(_SENT, (self.name, last, self._wall(), len(refused), refusal))
+                    # Known from then on without asking the server.
+                    local.execute(_IS, (f"lacking {self.name}", ", ".join(sorted(self._target.lacking))))
                     if self._target.product is not None:
-                        # Known from then on without asking the server.
                         local.execute(_IS, (f"product {self.name}", self._target.product))
         finally:
             with self._turn:

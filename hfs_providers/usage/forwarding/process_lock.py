@@ -16,11 +16,7 @@ from hfs_providers.contract.forks import ForkPhase, at_fork
 def try_lock(path: str) -> Iterator[bool]:
     """Try to hold the lock as long as the block lasts: True, or False if another process holds it. Never waits.
 
-    Args:
-        path: of the lock's file; it stays there, empty.
-
-    Raises:
-        sqlite3.Error: the file cannot be made.
+    Its file stays there, empty. Raises sqlite3.Error if it cannot be made.
     """
     lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     _held.add(lock)

@@ -30,11 +30,7 @@ class Sent:
 
 
 def send(env: Mapping[str, str], timeout: float) -> list[Sent]:
-    """Send what is in the local file to each database that the environment names.
-
-    Args:
-        env: `HFS_USAGE_DB` and so on.
-        timeout: seconds, for each database.
+    """Send what is in the local file to each database that the environment names, for so many seconds each.
 
     Raises:
         StoreError: the local file cannot be used.

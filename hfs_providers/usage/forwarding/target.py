@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfs_providers.contract.errors import ForwardingError
 from hfs_providers.usage.forwarding.url import DatabaseUrl, mysql_tls
-from hfs_providers.usage.row_writer import COLUMNS
+from hfs_providers.usage.row_writer import COLUMNS, NULLABLE
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
@@ -26,8 +26,24 @@ if TYPE_CHECKING:
 
 TABLE = "hfs_usage"
 
-LENGTHS = {"source": 32, "provider": 64, "model": 255, "key_id": 128, "fingerprint": 16, "outcome": 64}
+LENGTHS = {
+    "source": 32,
+    "provider": 64,
+    "model": 255,
+    "key_id": 128,
+    "fingerprint": 16,
+    "outcome": 64,
+    "call_id": 32,
+    "client": 64,
+    "reason": 255,
+}
 """Characters that a text column holds; what is longer is cut."""
+
+TIMES = ("at", "cooled_until")
+"""The columns that are instants."""
+
+ADDED = tuple(COLUMNS)[tuple(COLUMNS).index("call_id") :]
+"""The columns that tables of older versions do not have."""
 
 CONNECT = 10
 """Seconds to connect."""
@@ -35,6 +51,12 @@ CONNECT = 10
 ANSWER = 30
 """Seconds for an answer."""
 
+# While an ALTER waits for somebody who reads the table, all others wait for the ALTER: it gives up after 2 s.
+_IMPATIENT = {
+    "mysql": "SET SESSION lock_wait_timeout = 2",
+    "mariadb": "SET SESSION lock_wait_timeout = 2",
+    "postgresql": "SET LOCAL lock_timeout = '2s'",
+}
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _GREATEST = 2**63 - 1
 # A CHECK constraint of somebody's own: MySQL's and MariaDB's drivers call it an operational error.
@@ -54,7 +76,7 @@ def table() -> Table:
     from sqlalchemy.dialects.mysql import DATETIME
 
     def kind_of(name: str) -> Any:
-        if name == "at":
+        if name in TIMES:
             return DateTime(timezone=True).with_variant(DATETIME(fsp=6), "mysql", "mariadb")
         return {int: BigInteger(), float: Double(), str: String(LENGTHS.get(name))}[COLUMNS[name]]
 
@@ -63,7 +85,7 @@ def table() -> Table:
         MetaData(),
         Column("source", String(LENGTHS["source"]), primary_key=True),
         Column("id", BigInteger, primary_key=True, autoincrement=False),
-        *(Column(name, kind_of(name), nullable=False) for name in COLUMNS),
+        *(Column(name, kind_of(name), nullable=name in ADDED) for name in COLUMNS),
         Index(f"{TABLE}_at", "at"),
         # Model ids differ by case; a collation that ignores it would add them up.
         mysql_charset="utf8mb4",
@@ -75,14 +97,16 @@ def table() -> Table:
 
 def fitted(source: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """A local row as the table takes it: texts cut, no NUL (PostgreSQL has none), numbers that every database has."""
-    numbers = {name: _bounded(kind(row[name])) for name, kind in COLUMNS.items() if kind is not str}
-    texts = {"source": source, **{name: str(row[name]) for name in LENGTHS if name != "source"}}
-    return {
-        "id": row["id"],
-        **numbers,
-        "at": datetime.fromtimestamp(min(max(numbers["at"], 0.0), _LATEST), UTC),
-        **{name: text.replace("\0", "\ufffd")[: LENGTHS[name]] for name, text in texts.items()},
-    }
+    return {"id": row["id"], "source": source, **{name: _fitted(name, row[name]) for name in COLUMNS}}
+
+
+def _fitted(name: str, value: Any) -> Any:
+    if value is None and name in NULLABLE:
+        return None
+    if COLUMNS[name] is str:
+        return str(value).replace("\0", "\ufffd")[: LENGTHS[name]]
+    number = _bounded(COLUMNS[name](value))
+    return datetime.fromtimestamp(min(max(number, 0.0), _LATEST), UTC) if name in TIMES else number
 
 
 def _bounded(number: float) -> float:
@@ -98,6 +122,8 @@ class Target:
         self._raw: Any = None
         self.product: str | None = None
         """What the server says that it is, once connected to, if it speaks MySQL's protocol."""
+        self.lacking: frozenset[str] = frozenset()
+        """Columns that the table, once connected to, has not and may not be given: they are not sent."""
 
     @property
     def connected(self) -> bool:
@@ -220,6 +246,7 @@ class Target:
         from sqlalchemy.exc import SQLAlchemyError
 
         if inspect(connection).has_table(TABLE):
+            self._add_columns(connection)
             return
         try:
             table().create(connection)
@@ -233,6 +260,27 @@ class Target:
                     f"there is no table {TABLE}, and it cannot be made: {self.words(error)}",
                     "Let the user create it, or create it by hand (docs/databases.md has the statement)",
                 ) from None
+
+    def _add_columns(self, connection: Connection) -> None:
+        """Give a table of an older version the columns that it lacks."""
+        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.schema import CreateColumn
+
+        for name in _lacking(connection):
+            column = CreateColumn(table().c[name]).compile(dialect=connection.dialect)
+            try:
+                if connection.dialect.name in _IMPATIENT:
+                    connection.exec_driver_sql(_IMPATIENT[connection.dialect.name])
+                connection.exec_driver_sql(f"ALTER TABLE {TABLE} ADD COLUMN {column}")
+                connection.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                connection.rollback()
+                # Unless another process was faster, the other columns would be refused as well.
+                if name in _lacking(connection):
+                    break
+        self.lacking = frozenset(_lacking(connection))
 
     @contextlib.contextmanager
     def _bounded(self) -> Iterator[None]:
@@ -248,6 +296,8 @@ class Target:
     def _insert(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         from sqlalchemy import insert, select
 
+        if self.lacking:
+            rows = [{name: value for name, value in row.items() if name not in self.lacking} for row in rows]
         statement = _once(connection.dialect.name)
         if statement is not None:
             connection.execute(statement, rows)
@@ -257,6 +307,13 @@ class Target:
         known = set(connection.execute(there).scalars())
         if missing := [row for row in rows if row["id"] not in known]:
             connection.execute(insert(table()), missing)
+
+
+def _lacking(connection: Connection) -> list[str]:
+    from sqlalchemy import inspect
+
+    there = {column["name"] for column in inspect(connection).get_columns(TABLE)}
+    return [name for name in ADDED if name not in there]
 
 
 @cache

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# The top-level modules of SDKs whose errors are known without a plugin that names them.
-SDK_ROOTS = frozenset({"openai", "anthropic", "cohere", "together", "botocore", "aiobotocore"})
+# The top-level modules of transports.
 TRANSPORT_ROOTS = frozenset(
     {"httpx", "httpcore", "httpx2", "httpcore2", "httpx_sse", "aiohttp", "requests", "urllib3", "anyio"}
 )

@@ -4,6 +4,7 @@
     |- ModelCallError: a call that failed for good, with its verdict
     |  |- KeyRejectedError: the provider refused every key that was tried
     |  |- ContextOverflowError: also Agno's ContextWindowExceededError, so that Agno compresses and tries again
+    |  |- BudgetExceededError: it would cost more than a budget has left
     |  |- ModelNotFoundError: the model id is gone or was never there
     |  `- StreamInterruptedError: a stream that broke after content had been received
     |- ChainExhaustedError: no entry of a fallback chain could answer
@@ -16,6 +17,7 @@ They are not in `contract/errors.py` because importing Agno's exceptions takes 0
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,15 +29,21 @@ from hfs_providers.calls._keycycle import NoAvailableKeyError
 from hfs_providers.calls.verdicts import Verdict
 from hfs_providers.contract.error_rules import Kind
 from hfs_providers.contract.errors import HfsProvidersError, PoolExhaustedError
+from hfs_providers.money.budgets import OverBudget
+from hfs_providers.money.prices import NANO
 
 
-def reads_as_overflow(words: str) -> bool:
-    """Whether Agno takes a provider's message for a context overflow.
+def reads_as_overflow(verdict: Verdict) -> bool:
+    """Whether a rejected request was too long for the model, as Agno reads the provider's message.
 
     Some providers have no code for a prompt that does not fit, so Agno, whose compression depends on it, reads the
-    words. Nothing else is decided by words, and no key depends on it.
+    words. Nothing else is decided by words, and no key depends on it. A 402 is about credits, even if it
+    advises fewer tokens.
     """
-    return isinstance(ModelProviderError.classify(ModelProviderError(words, 400)), ContextWindowExceededError)
+    if verdict.kind != "bad_request" or verdict.status == 402:
+        return False
+    error = ModelProviderError(verdict.message, 400)
+    return isinstance(ModelProviderError.classify(error), ContextWindowExceededError)
 
 
 class ModelCallError(HfsProvidersError, ModelProviderError):
@@ -76,6 +84,34 @@ class KeyRejectedError(ModelCallError):
     """The provider refused the key, and there is no other to try."""
 
 
+class BudgetExceededError(ModelCallError):
+    """A request that would cost more than a budget has left, or whose model has no price. It was not sent.
+
+    Args:
+        over: which budget, and how much of it is spent.
+        provider, model_id: who was to be asked.
+        free_in: seconds until the budget begins anew; infinite if no time helps.
+        attempts: requests that this call sent before.
+    """
+
+    def __init__(self, over: OverBudget, provider: str, model_id: str, free_in: float, attempts: int) -> None:
+        self.budget = over.budget.name
+        self.limit_usd = over.budget.nanousd / NANO
+        self.spent_usd = over.use.spent / NANO
+        self.free_in = free_in if math.isfinite(free_in) else None
+        name = f"{provider}/{model_id}"
+        remedy = (
+            f"It begins anew in {free_in:.0f} s. Raise `usd` in [{over.budget.name}], or use a model that costs less"
+        )
+        if over.claim is None:
+            remedy = f'Set [prices."{name}"], or unpriced = "allow" in [{over.budget.name}]'
+        message = f"{name} was not asked: {over}. {remedy}"
+        verdict = Verdict("rate_limited", 429, "budget_exceeded", message, self.free_in, sent=False)
+        super().__init__(
+            message, provider=provider, model_id=model_id, verdict=verdict, status_code=429, attempts=attempts
+        )
+
+
 class ContextOverflowError(ModelCallError, ContextWindowExceededError):
     """The messages do not fit into the model's context window, or into what one request may hold."""
 
@@ -85,19 +121,11 @@ class ModelNotFoundError(ModelCallError):
 
     Args:
         successor: the model that follows it in the plugin's list, or None.
+        call: as for `ModelCallError`.
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        provider: str,
-        model_id: str,
-        verdict: Verdict,
-        successor: str | None = None,
-        status_code: int = 404,
-        key_id: str | None = None,
-        attempts: int = 1,
+        self, message: str, *, provider: str, model_id: str, successor: str | None = None, **call: Any
     ) -> None:
         hint = f" Its successor is {successor!r}." if successor else ""
         super().__init__(
@@ -105,10 +133,7 @@ class ModelNotFoundError(ModelCallError):
             f"({message})",
             provider=provider,
             model_id=model_id,
-            verdict=verdict,
-            status_code=status_code,
-            key_id=key_id,
-            attempts=attempts,
+            **call,
         )
         self.successor = successor
 
@@ -118,29 +143,11 @@ class StreamInterruptedError(ModelCallError):
 
     Args:
         received: the text that arrived.
+        call: as for `ModelCallError`.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        provider: str,
-        model_id: str,
-        verdict: Verdict,
-        received: str,
-        status_code: int = 502,
-        key_id: str | None = None,
-        attempts: int = 1,
-    ) -> None:
-        super().__init__(
-            message,
-            provider=provider,
-            model_id=model_id,
-            verdict=verdict,
-            status_code=status_code,
-            key_id=key_id,
-            attempts=attempts,
-        )
+    def __init__(self, message: str, *, received: str, **call: Any) -> None:
+        super().__init__(message, **call)
         self.received = received
 
 
@@ -161,7 +168,7 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
         provider: str | None = None,
         model_id: str | None = None,
     ) -> None:
-        self.reasons = dict(reasons or {pool.provider: pool.describe()})
+        self.reasons = dict(reasons or {pool.provider: str(pool)})
         text = "; ".join(self.reasons.values())
         # keycycle's and Agno's __init__ call super() with arguments that the other does not take. So neither is called,
         # and the fields that their handlers read are set here.
@@ -173,7 +180,7 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
         self.provider = provider or pool.provider
         self.model_id = model_id or pool.model_id
         self.model_name = self.provider
-        self.wait = pool.waited
+        self.wait = pool.timeout > 0
         self.timeout = pool.timeout
         self.total_keys = pool.total
         self.cooling_down = pool.cooling
@@ -193,8 +200,6 @@ class KeyNotFoundError(HfsProvidersError, _keycycle.KeyNotFoundError):
     The identifier is shown only if it cannot be a key.
 
     Args:
-        provider: its name.
-        key_ids: the ids of the provider's keys.
         identifier: what the caller gave, if it can be shown.
     """
 
@@ -255,16 +260,7 @@ def call_error(
     successor: str | None,
     received: str | None,
 ) -> ModelCallError:
-    """The error of a call that failed for good.
-
-    Args:
-        verdict: on the last attempt, scrubbed of keys.
-        error: what the last attempt raised.
-        provider, model_id, key_id: who was asked last.
-        attempts: requests sent.
-        successor: the model that follows in the plugin's list, or None.
-        received: the text that had been passed on to the caller; None where nothing had.
-    """
+    """The error of a call that failed for good; `received` is the text that the caller has got, or None."""
     words = verdict.message or type(error).__name__
     message = f"{provider}/{model_id}: {words}"
     status = verdict.status if verdict.status and 400 <= verdict.status < 600 and verdict.status != 529 else None

@@ -134,12 +134,7 @@ BY_STATUS: Mapping[int, Meaning] = {
 
 
 def meaning_of(evidence: Evidence, rules: ErrorRules) -> tuple[Meaning, str | None]:
-    """What an answer means, and the code, reason or type that says so.
-
-    Args:
-        evidence: the answer.
-        rules: of the provider; they are read before the general ones.
-    """
+    """What an answer means by its provider's rules, then by the general ones; and the code or type that says so."""
     said = next((name for name in map(as_name, _names(evidence, *rules.fields, "code", "type")) if name), None)
     if rules.decide is not None:
         with suppress(Exception):  # a plugin's own function

@@ -1,0 +1,49 @@
+"""What a provider's keys can still serve, by all that is known of their use: here, in the file and in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+from hfs_providers.contract.records import Wrapper
+from hfs_providers.keys.capacity import Capacity, capacity_of
+from hfs_providers.keys.pool import KeyPool
+from hfs_providers.keys.snapshot import PoolSnapshot, models_of
+
+if TYPE_CHECKING:
+    from hfs_providers.core.persistence import Persistence
+
+
+def measure_capacity(
+    pool: KeyPool,
+    persistence: Persistence,
+    default: str,
+    model: str | None,
+    rate: float | None,
+    tokens: float | None,
+) -> list[Capacity]:
+    """The capacity of a pool for one model, or for the default one and those that were asked within a day."""
+    known = persistence.known_of(pool.provider, pool.credentials) or pool.dump()
+    models = models_known(known, default) if model is None else [model]
+    watched = pool.watched()
+    watched.load(known)
+    persistence.consult({pool.provider: cast(Wrapper, SimpleNamespace(pool=watched))}, {pool.provider: models})
+    return _of(watched, models, rate, tokens)
+
+
+def stored_capacity(pool: KeyPool, known: PoolSnapshot | None, default: str) -> list[Capacity]:
+    """The capacity for the default model and those that were asked within a day, by what the file knows."""
+    watched = pool.watched()
+    if known is not None:
+        watched.load(known)
+    return _of(watched, models_known(known, default), None, None)
+
+
+def models_known(known: PoolSnapshot | None, default: str) -> list[str]:
+    """The default model, and those that were asked within a day."""
+    return list(dict.fromkeys([default, *(sorted(models_of(known)) if known is not None else ())]))
+
+
+def _of(watched: KeyPool, models: Sequence[str], rate: float | None, tokens: float | None) -> list[Capacity]:
+    return [capacity_of(watched.provider, each, watched.rooms(each), rate, tokens) for each in models]

@@ -1,0 +1,153 @@
+"""What a rotating model lets Agno see of its attempts: retries, errors, arguments of streams, logs, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from agno.models.groq import Groq
+from agno.models.message import Message
+
+from hfs_providers.calls.model_errors import ModelCallError, call_error
+from hfs_providers.calls.verdicts import Verdict
+from hfs_providers.testing import LoopbackServer, Ok, Raw, ServerError
+from tests.fallback.chains import WAYS, House, ask, house, seen_by, server
+
+__all__ = ["house", "server"]
+
+# Agno takes such words for a prompt that is too long, whatever the status.
+OVERFLOW_IN_WORDS = Raw(500, {"error": {"message": "our context window has too many tokens", "type": "server_error"}})
+
+
+def asked(text: str = "hello") -> list[Message]:
+    return [Message(role="user", content=text)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestAgnosRetries:
+    def test_they_are_made_where_a_model_has_them(self, house: House, way: str) -> None:
+        house.script("groq", ServerError(500))
+        model = house.manager.get_model("groq", max_retries=0, retries=1, delay_between_retries=0)
+        assert "[groq/" in ask(model, way)
+        assert house.asked("groq") == 2
+
+    def test_the_error_after_them_is_ours(self, house: House, way: str) -> None:
+        house.script("groq", then=OVERFLOW_IN_WORDS)
+        model = house.manager.get_model("groq", max_retries=0, retries=1, delay_between_retries=0)
+        with pytest.raises(ModelCallError, match=r"groq/.*context window") as caught:
+            ask(model, way)
+        assert caught.value.kind == "server_error"
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_arguments_of_streams_are_added_to_those_of_the_caller(house: House, way: str) -> None:
+    own = {"temperature": 0.5, "extra_body": {"user": "me", "stream_options": {"x": 1}}}
+    model = house.manager.get_model("groq", request_params=own)
+    requests = seen_by(house)
+    ask(model, way)
+    ask(house.manager.get_model("groq"), way)
+    first, second = [request.body for request in requests]
+    assert first["stream_options"] == {"include_usage": True, "x": 1}
+    assert (first["temperature"], first["user"]) == (0.5, "me")
+    assert second["stream_options"] == {"include_usage": True}
+    assert own == {"temperature": 0.5, "extra_body": {"user": "me", "stream_options": {"x": 1}}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_logged_beside_a_call_is_not_held_back(house: House, way: str) -> None:
+    logged: list[str] = []
+    log = logging.getLogger("agno")
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    model = house.manager.get_model("groq")
+
+    async def run() -> None:
+        if way == "sync":
+            model.response(messages=asked())
+        elif way == "async":
+            await model.aresponse(messages=asked())
+        elif way == "stream":
+            for _ in model.response_stream(messages=asked()):
+                log.error("between")
+        else:
+            async for _ in model.aresponse_stream(messages=asked()):
+                log.error("between")
+        log.error("after")
+
+    log.addHandler(handler)
+    try:
+        asyncio.run(run())
+    finally:
+        log.removeHandler(handler)
+    assert logged[-1] == "after"
+    assert ("between" in logged) == (way in ("stream", "astream"))
+
+
+def test_an_async_stream_that_is_left_is_closed_while_its_key_is_leased(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.script("groq", then=Ok("one two three four"))
+    genuine = Groq.ainvoke_stream
+    in_flight: list[int] = []
+
+    async def watched(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        try:
+            async for step in genuine(self, *args, **kwargs):
+                yield step
+        finally:
+            in_flight.append(house.manager.wrappers["groq"].pool.counts("m").in_flight)
+
+    async def leave() -> None:
+        model: Any = house.manager.get_model("groq", "m")
+        async with aclosing(model.ainvoke_stream(asked(), Message(role="assistant"))) as stream:
+            await anext(stream)
+
+    monkeypatch.setattr(Groq, "ainvoke_stream", watched)
+    asyncio.run(leave())
+    assert in_flight == [1]
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_answer_is_charged_as_it_says_or_else_as_it_was_estimated(house: House, way: str) -> None:
+    message = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
+    unsaid = Raw(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [message]})
+    house.script("groq", Ok(usage=(30, 12)), unsaid)
+    model = house.manager.get_model("groq")
+    ask(model, way)
+    ask(model, way)
+    rows = [event.usage for event in house.events if event.usage is not None]
+    assert [(row.tokens, row.charged) for row in rows] == [(42, 42), (0, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "status"),
+    [
+        *(("dead", None, 401), ("model_gone", None, 404), ("context_overflow", None, 400), ("bad_request", None, 400)),
+        *(("refused", None, 403), ("overloaded", None, 503), ("local", None, 500), ("server_error", None, 502)),
+        # Agno does not know 529, nor what is no error.
+        *(("overloaded", 529, 503), ("overloaded", 200, 503), ("server_error", 399, 502), ("server_error", 600, 502)),
+        *(("server_error", 400, 400), ("server_error", 599, 599), ("overloaded", 530, 530)),
+    ],
+)
+def test_an_error_has_a_status_that_agno_understands(kind: Any, said: int | None, status: int) -> None:
+    names: Any = {"provider": "groq", "model_id": "m", "key_id": "groq#1", "successor": None}
+    error = call_error(Verdict(kind, said, None, ""), RuntimeError("no"), attempts=1, received=None, **names)
+    assert error.status_code == status
+    assert ModelCallError("no", provider="groq", model_id="m", verdict=error.verdict).status_code == 502
+
+
+def test_what_a_provider_has_not_implemented_is_not_asked_for_again(house: House) -> None:
+    house.script("groq", then=Raw(501))
+    with pytest.raises(ModelCallError) as caught:
+        ask(house.manager.get_model("groq"))
+    assert (caught.value.kind, house.asked("groq")) == ("bad_request", 1)
+
+
+def test_an_error_of_an_unknown_key_tells_what_was_asked_for(server: LoopbackServer, house: House) -> None:
+    with pytest.raises(Exception, match="has no key 'groq#9'") as caught:
+        house.manager.get_model("groq", key_id="groq#9")
+    assert caught.value.identifier == "groq#9"  # type: ignore[attr-defined]
