@@ -7,6 +7,7 @@ plugin = KeyedProvider(
     model_class="agno.models.openai.like:OpenAILike",
     sdk="openai",
     base_url="https://llm.acme.example/v1",
+    openai_path="",
     models=[ModelDefault("acme-large"), ModelDefault("acme-small")],
     limits={"acme-*": Limits(rpm=600)},
 )

@@ -5,42 +5,7 @@
 Without any of these it is the server on this machine.
 """
 
-from typing import Any
-
-from hfs_providers.authoring import Clients, Credential, ErrorRules, KeyedProvider, Meaning, ModelDefault
-
-
-class OllamaClients(Clients):
-    """The SDK makes its HTTP client itself; what is shared is the transport beneath."""
-
-    settings = ("host", "timeout", "client_params")
-    url_field = "host"
-    answers = "asked"
-
-    def make_transport(self) -> Any:
-        # Imported here, because importing the plugin imports no more than it needs.
-        import httpx
-
-        return self.shared(httpx.HTTPTransport)
-
-    def make_async_transport(self) -> Any:
-        import httpx
-
-        return self.shared(httpx.AsyncHTTPTransport)
-
-    def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
-        super().configure(bound, credential, transport)
-        bound.client_params = {"transport": transport, **self.provider.client_params, **(bound.client_params or {})}
-
-    def usable(self, answer: Any) -> bool:
-        return answer.get("message") is not None
-
-    def ends(self, chunk: Any) -> bool:
-        return bool(chunk.get("done"))
-
-    def model_ids(self, client: Any) -> list[str]:
-        return [str(model.model) for model in client.list().models]
-
+from hfs_providers.authoring import HttpApi, KeyedProvider, ModelDefault
 
 plugin = KeyedProvider(
     name="ollama",
@@ -48,16 +13,11 @@ plugin = KeyedProvider(
     sdk="ollama",
     base_url="http://127.0.0.1:11434",
     openai_path="/v1",
+    # https://docs.ollama.com/api/openai-compatibility and https://docs.ollama.com/api/anthropic-compatibility
+    http=HttpApi(openai=("chat/completions", "responses", "embeddings", "models"), messages="/v1/messages"),
     proof="models",
     models=(ModelDefault("llama3.2"), ModelDefault("llama3.1")),
     keyless=True,
     env_aliases=("OLLAMA_HOST",),
-    client=OllamaClients,
-    errors=ErrorRules(
-        # "model not found, try pulling it first"; a wrong address has another body, and the same status. Another
-        # endpoint may have the model.
-        statuses={404: Meaning("model_gone", scope="key")},
-        # Without a status: an error inside a stream.
-        exceptions={"ResponseError": Meaning("server_error")},
-    ),
+    client="ollama",
 )

@@ -2,6 +2,11 @@
 
 FAMILIES = {
     "stainless": "hfs_providers.families.stainless:StainlessClients",
+    "anthropic": "hfs_providers.families.anthropic:AnthropicClients",
+    "azure_openai": "hfs_providers.families.azure_openai:AzureOpenAIClients",
+    "cohere": "hfs_providers.families.cohere:CohereClients",
     "google_genai": "hfs_providers.families.google_genai:GenaiClients",
+    "mistral": "hfs_providers.families.mistral:MistralClients",
+    "ollama": "hfs_providers.families.ollama:OllamaClients",
 }
 """By the name that `KeyedProvider.client` may give, the subclass of `Clients`."""

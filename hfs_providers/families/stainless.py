@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 from hfs_providers.authoring import Clients, Credential
 
@@ -12,7 +12,7 @@ class StainlessClients(Clients):
     """They take `http_client`, `api_key` and `max_retries`."""
 
     settings = (*Clients.settings, "organization", "http_client")
-    answers = "choices"
+    answers: Literal["unknown", "choices", "asked"] = "choices"
 
     def _sdk(self) -> Any:
         requirement = self.provider.requirement

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from hfs_providers.contract.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from hfs_providers.testing.answers import PromptCache as PromptCache
     from hfs_providers.testing.answers import Request as Request
     from hfs_providers.testing.conformance import ProviderConformance as ProviderConformance
     from hfs_providers.testing.dialects import Dialect as Dialect
     from hfs_providers.testing.dialects import pieces as pieces
-    from hfs_providers.testing.process import LoopbackProcess as LoopbackProcess
+    from hfs_providers.testing.protocols.anthropic import AnthropicDialect as AnthropicDialect
     from hfs_providers.testing.refusals import wait_headers as wait_headers
     from hfs_providers.testing.scripts import BadRequest as BadRequest
     from hfs_providers.testing.scripts import ContextTooLong as ContextTooLong
@@ -44,10 +45,10 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "hfs_providers.testing.answers": "Request",
+            "hfs_providers.testing.answers": "PromptCache Request",
             "hfs_providers.testing.conformance": "ProviderConformance",
             "hfs_providers.testing.dialects": "Dialect pieces",
-            "hfs_providers.testing.process": "LoopbackProcess",
+            "hfs_providers.testing.protocols.anthropic": "AnthropicDialect",
             "hfs_providers.testing.refusals": "wait_headers",
             "hfs_providers.testing.scripts": (
                 "BadRequest ContextTooLong EmptyBody Forbidden Garbage HalfStream ModelGone Ok PaymentRequired "

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hfs_providers.testing.scripts import Ok
 
 _DEEPEST = 8
+# What a prompt consists of, in the order in which a model reads it.
+_PROMPT = ("tools", "system", "systemInstruction", "instructions", "messages", "contents", "input")
+_BLOCK = 128
 _LEAST = (("minimum", 0), ("exclusiveMinimum", 1))
 _FORMATS = {"date": "2026-01-31", "date-time": "2026-01-31T12:00:00Z", "time": "12:00:00Z", "email": "a@example.com"}
+_SCHEMA_IN_WORDS = re.compile(r"JSON that fits this JSON schema:\n(\{.*)", re.DOTALL)
 # Agno describes a schema in the system prompt where it uses JSON mode.
 _FIELDS_IN_WORDS = re.compile(r"<json_field_properties>\s*(\{.*?\})\s*</json_field_properties>", re.DOTALL)
 
@@ -23,15 +27,12 @@ class Request:
 
     Args:
         provider: whose path it came in on.
-        key: the caller's key.
-        model: the model asked for.
         path, method: of HTTP.
         stream: whether a stream was asked for.
         prompt: the last thing that the user said.
         tool_result: the last tool's result, or None.
         tools: names and JSON schemas of the tools on offer.
         schema: the JSON schema that the answer must fit, `{}` for any JSON, or None for text.
-        body: the decoded body.
         wants_usage: whether a stream's usage was asked for.
     """
 
@@ -62,8 +63,32 @@ def think(request: Request) -> Ok:
     return Ok(text=f"[{request.provider}/{request.model}] You said: {request.prompt}")
 
 
+class PromptCache:
+    """An `answer` for `LoopbackServer`: as usual, with a prompt cache for each key and model as providers have them.
+
+    What of a prompt was seen before, from its beginning and in blocks of 128 tokens, is told as `Ok.cached`.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str], set[int]] = {}
+
+    def __call__(self, request: Request) -> Ok:
+        known = self._known.setdefault((request.provider, request.key, request.model), set())
+        words = json.dumps([request.body.get(name) for name in _PROMPT]).split()
+        cached = prefix = 0
+        for end in range(_BLOCK, len(words) + 1, _BLOCK):
+            prefix = hash((prefix, *words[end - _BLOCK : end]))
+            if prefix in known:
+                cached = end
+            known.add(prefix)
+        return replace(think(request), cached=cached)
+
+
 def schema_in_words(system: str) -> Mapping[str, Any] | None:
-    """The JSON schema that Agno describes in a system prompt, or None."""
+    """The JSON schema that Agno describes in a system prompt, or that a chain writes into it; or None."""
+    if whole := _SCHEMA_IN_WORDS.search(system):
+        schema: Mapping[str, Any] = json.JSONDecoder().raw_decode(whole[1])[0]
+        return schema
     found = _FIELDS_IN_WORDS.search(system)
     if found is None:
         return None

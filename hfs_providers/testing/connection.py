@@ -13,6 +13,8 @@ from hfs_providers.testing.answers import Request
 from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.scripts import BadRequest, Ok, Reply, Reset, Stall, Step
 
+_Taken = tuple[Dialect, Request, Step]
+
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 
 
@@ -40,9 +42,6 @@ class Serves(Protocol):
 
     def models(self, provider: str) -> tuple[str, ...]:
         """The provider's models."""
-
-    def with_allowance(self, dialect: Dialect, request: Request, reply: Reply) -> Reply:
-        """The reply with what is left of the key's limits."""
 
     def note(self, request: Request, step: Step, reply: Reply, connection: int, finished: bool) -> None:
         """Write down how it was answered, and whether the whole answer was sent."""
@@ -91,51 +90,61 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
             return
         if found is not None:
-            self._task = asyncio.get_running_loop().create_task(self._handle(*found))
+            # Before the task begins: a request that has come counts, even if its client is gone by then.
+            taken = self._take(*found)
+            self._task = asyncio.get_running_loop().create_task(self._handle(taken))
 
-    async def _handle(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
+    async def _handle(self, taken: _Taken | Reply) -> None:
         server = self._server
         server.in_flight += 1
         server.max_in_flight = max(server.max_in_flight, server.in_flight)
         try:
-            await self._respond(method, target.partition("?")[0], headers, body)
+            if isinstance(taken, Reply):
+                self._write(taken)
+            else:
+                await self._respond(*taken)
         except Exception as error:
-            # A dialect or an `answer` of the test's own may fail: its caller is told, and not left to a timeout.
-            self._write(_failed(500, f"the loopback server failed: {error!r}"))
+            self._write(_broken(error))
         finally:
             server.in_flight -= 1
             self._task = None
         if self._transport is not None and not self._transport.is_closing():
             self._next()
 
-    async def _respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+    def _take(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> _Taken | Reply:
+        """Read and count a request; a reply if nothing more is to be done about it."""
+        path = target.partition("?")[0]
         if method == "GET" and path.endswith("/v1/tcp_warming"):
             # The Cerebras SDK's, at each client's construction: a connection, no request.
-            self._write(Reply(200, b"{}", {"content-type": "application/json"}))
-            return
+            return Reply(200, b"{}", {"content-type": "application/json"})
         given = _decoded(body)
-        found = self._server.read(method, path, headers, given or {})
-        if found is None:
-            self._write(_failed(404, f"the loopback server has no such path: {method} {path}"))
-            return
-        dialect, request = found
-        step = self._server.next_step(request) if given is not None else BadRequest()
-        if isinstance(step, Ok) and method == "POST" and step.text is None and step.tool_calls is None:
-            step = self._server.thought(request, step)
-        if method == "POST":
+        try:
+            found = self._server.read(method, path, headers, given or {})
+            if found is None:
+                return _failed(404, f"the loopback server has no such path: {method} {path}")
+            dialect, request = found
+            step = self._server.next_step(request) if given is not None else BadRequest()
+            if isinstance(step, Ok):
+                step = dialect.objection(request) or step
+            if isinstance(step, Ok) and method == "POST" and step.text is None and step.tool_calls is None:
+                step = self._server.thought(request, step)
+        except Exception as error:
+            return _broken(error)
+        return dialect, request, step
+
+    async def _respond(self, dialect: Dialect, request: Request, step: Step) -> None:
+        if request.method == "POST":
             await self._server.wait_at_gate()
         if isinstance(step, (Reset, Stall)):
             self._server.note(request, step, Reply(), self._number, False)
             await asyncio.sleep(getattr(step, "seconds", 0))
             self._reset()
             return
-        if method == "GET" and isinstance(step, Ok):
+        if request.method == "GET" and isinstance(step, Ok):
             listing = json.dumps(dialect.models(self._server.models(request.provider))).encode()
             reply = Reply(200, listing, {"content-type": "application/json"})
         else:
             reply = dialect.reply(request, step)
-            if isinstance(step, Ok):
-                reply = self._server.with_allowance(dialect, request, reply)
         await self._reply(request, step, reply)
 
     async def _reply(self, request: Request, step: Step, reply: Reply) -> None:
@@ -193,6 +202,11 @@ class Connection(asyncio.Protocol):
             # Zero seconds to linger: close sends RST instead of FIN.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+
+
+def _broken(error: Exception) -> Reply:
+    # A dialect or an `answer` of the test's own may fail: its caller is told, and not left to a timeout.
+    return _failed(500, f"the loopback server failed: {error!r}")
 
 
 def _failed(status: int, message: str) -> Reply:

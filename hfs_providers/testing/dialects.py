@@ -17,7 +17,7 @@ from typing import Any
 
 from hfs_providers.testing.answers import Request, count
 from hfs_providers.testing.refusals import Answer, refusal
-from hfs_providers.testing.scripts import EmptyBody, Garbage, HalfStream, Ok, Raw, Reply, Step, StreamError
+from hfs_providers.testing.scripts import EmptyBody, ErrorStep, Garbage, HalfStream, Ok, Raw, Reply, Step, StreamError
 
 _JSON = {"content-type": "application/json"}
 
@@ -27,9 +27,6 @@ class Dialect:
 
     A subclass gives at least `read`, `whole` and `stream`. The rest has usable defaults: server-sent events, errors as
     OpenAI words them, and OpenAI's list of models.
-
-    Args:
-        provider: the provider's name.
     """
 
     base_path = ""
@@ -44,6 +41,9 @@ class Dialect:
     stream_type = "text/event-stream"
     """The content type of a stream."""
 
+    others: Sequence[Dialect] = ()
+    """Protocols that the provider speaks besides this one, each on paths of its own."""
+
     keyless = False
     """Whether the provider takes endpoints rather than keys. Then each endpoint has a path of its own on the server,
     and its last part stands for the key: the server adds it to what `read` returns."""
@@ -55,12 +55,14 @@ class Dialect:
         """The request, or None where the path is none of the provider's.
 
         Args:
-            method: GET or POST.
             path: below the provider's prefix, without the query.
             headers: by lower-case name.
-            body: the decoded JSON.
         """
         raise LookupError(f"{type(self).__name__} reads no request")
+
+    def objection(self, request: Request) -> Step | None:
+        """How the provider refuses a request whose history it does not take; None for one that it takes."""
+        return None
 
     def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
         """The body of an answer in one piece."""
@@ -81,16 +83,6 @@ class Dialect:
     def first_events(self) -> list[bytes]:
         """What a stream begins with before its first event."""
         return []
-
-    def allowance(self, limits: Mapping[str, int], requests: int, tokens: int) -> dict[str, str]:
-        """The rate-limit headers of a good answer.
-
-        Args:
-            limits: `requests` a day and `tokens` a minute that a key may have.
-            requests: how many the key has sent.
-            tokens: what this answer cost.
-        """
-        return {}
 
     def last_events(self) -> list[bytes]:
         """What ends a whole stream after its last event."""
@@ -118,7 +110,7 @@ class Dialect:
         if answer is None:
             raise ValueError(f"the loopback server does not know how to answer {type(step).__name__}")
         status, body, headers = answer
-        if getattr(step, "echo_key", False):
+        if isinstance(step, ErrorStep) and step.echo_key:
             body = _with_key(body, request.key)
         return Reply(status, json.dumps(body).encode(), {**_JSON, **headers})
 
@@ -127,8 +119,7 @@ class Dialect:
 
         Args:
             request: whom it is for.
-            step: `RateLimited`, `Unauthorized`, `PaymentRequired`, `Forbidden`, `ModelGone`, `BadRequest`,
-                `ContextTooLong` or `ServerError`. `wait_headers` makes the headers of the first.
+            step: `RateLimited` (whose headers `wait_headers` makes), `Unauthorized`, `BadRequest` and so on.
 
         Returns:
             None for a step that is no error.
@@ -143,11 +134,11 @@ class Dialect:
         tokens = sum(self.usage(request, answer))
         if not request.stream:
             body = json.dumps(self.whole(request, answer)).encode()
-            return Reply(headers=_JSON, body=body, delay=answer.delay, tokens=tokens)
+            return Reply(headers={**_JSON, **answer.headers}, body=body, delay=answer.delay, tokens=tokens)
         content, end = self.stream(request, answer)
         chunks = [*self.first_events(), *map(self.event, (*content, *end)), *self.last_events()]
         return Reply(
-            headers=self._stream_headers,
+            headers={**self._stream_headers, **answer.headers},
             body=None,
             chunks=chunks,
             delay=answer.delay,

@@ -29,12 +29,7 @@ _HTTP_NAMES = {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service U
 
 
 def refusal(step: Step, request: Request) -> Answer | None:
-    """The provider's answer for an error step, or None where the step is no error.
-
-    Args:
-        step: what to do.
-        request: whom it is for; a provider that is not built in speaks like OpenAI.
-    """
+    """The provider's answer for an error step, or None for another step. By default as OpenAI words it."""
     return _WORDINGS.get(request.provider, _openai)(step, request)
 
 

@@ -26,6 +26,8 @@ class Ok(Step):
         chunk_delay: seconds between the chunks of a stream.
         chunks: how many chunks a streamed text is cut into.
         usage: tokens in and out; None counts words.
+        headers: of HTTP, besides the usual ones.
+        cached: how many of the tokens in it says that it read from its cache.
     """
 
     text: str | None = None
@@ -34,10 +36,19 @@ class Ok(Step):
     chunk_delay: float = 0.0
     chunks: int = 4
     usage: tuple[int, int] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cached: int = 0
 
 
 @dataclass(frozen=True)
-class RateLimited(Step):
+class ErrorStep(Step):
+    """An error, as the provider words it; `echo_key` puts the caller's key into the message, as some do."""
+
+    echo_key: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class RateLimited(ErrorStep):
     """429, as the provider words it.
 
     Args:
@@ -47,7 +58,6 @@ class RateLimited(Step):
         per: the window that is used up.
         scope: whether the limit is the model's or the whole key's.
         unit: what is counted.
-        echo_key: put the caller's key into the message, as some providers do.
     """
 
     retry_after: float | None = None
@@ -55,79 +65,61 @@ class RateLimited(Step):
     per: Literal["minute", "day"] = "minute"
     scope: Literal["model", "key"] = "model"
     unit: Literal["requests", "tokens"] = "requests"
-    echo_key: bool = False
 
 
 @dataclass(frozen=True)
-class Unauthorized(Step):
+class Unauthorized(ErrorStep):
     """The key is wrong: 401, and Gemini's 400 with API_KEY_INVALID."""
 
-    echo_key: bool = False
-
 
 @dataclass(frozen=True)
-class PaymentRequired(Step):
+class PaymentRequired(ErrorStep):
     """402: no credits left. Gemini has no 402 and answers 403 with BILLING_DISABLED.
 
     Args:
-        echo_key: put the caller's key into the message.
         fewer_tokens: OpenRouter's other 402: there are credits, too few for the request's `max_tokens`.
     """
 
-    echo_key: bool = False
     fewer_tokens: bool = False
 
 
 @dataclass(frozen=True)
-class Forbidden(Step):
+class Forbidden(ErrorStep):
     """403: the key may not do this. Gemini answers 400 with FAILED_PRECONDITION about a region.
 
     Args:
-        echo_key: put the caller's key into the message.
         about: what is barred. Where a provider words only some of these, the others look like `key`.
     """
 
-    echo_key: bool = False
     about: Literal["key", "model", "region", "moderation"] = "key"
 
 
 @dataclass(frozen=True)
-class ModelGone(Step):
+class ModelGone(ErrorStep):
     """The model is retired: 404, and Groq's 400 with model_decommissioned.
 
     Args:
-        echo_key: put the caller's key into the message.
         decommissioned: False for Groq's 404 with model_not_found, of a model that never was.
     """
 
-    echo_key: bool = False
     decommissioned: bool = True
 
 
 @dataclass(frozen=True)
-class BadRequest(Step):
+class BadRequest(ErrorStep):
     """400: the request is wrong."""
 
-    echo_key: bool = False
-
 
 @dataclass(frozen=True)
-class ContextTooLong(Step):
+class ContextTooLong(ErrorStep):
     """The messages do not fit into the context window."""
 
-    echo_key: bool = False
-
 
 @dataclass(frozen=True)
-class ServerError(Step):
-    """The provider failed.
-
-    Args:
-        status: 500, 502, 503 or 529.
-    """
+class ServerError(ErrorStep):
+    """The provider failed, with status 500, 502, 503 or 529."""
 
     status: int = 500
-    echo_key: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,11 +129,7 @@ class Reset(Step):
 
 @dataclass(frozen=True)
 class Stall(Step):
-    """Silence, then the connection is closed.
-
-    Args:
-        seconds: of silence.
-    """
+    """Silence for so many seconds, then the connection is closed."""
 
     seconds: float = 60.0
 
@@ -173,11 +161,7 @@ class HalfStream(Step):
 
 @dataclass(frozen=True)
 class StreamError(Step):
-    """A stream that says in its middle that the provider failed.
-
-    Args:
-        chunks: how many chunks with content are sent first.
-    """
+    """A stream that says, after so many chunks with content, that the provider failed."""
 
     chunks: int = 1
 
@@ -219,11 +203,9 @@ class Reply:
     """What goes over the wire for a step.
 
     Args:
-        status: HTTP status.
         body: the whole body, or None for a stream.
         headers: besides the framing ones.
         chunks: of a stream.
-        delay: seconds before the first byte.
         chunk_delay: seconds before each further chunk.
         ending: how the answer ends: as it should, by the connection's `reset`, or by silence (`stall`).
         stall: seconds of silence.

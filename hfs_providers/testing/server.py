@@ -47,7 +47,7 @@ class Seen:
         at: monotonic seconds.
         provider, model, path, stream: what was asked for.
         key: the caller's key; never represented.
-        fingerprint: the first 8 hex digits of its SHA-256.
+        fingerprint: the first 16 hex digits of its SHA-256.
         outcome: the name of the step that answered it.
         status: HTTP status, or 0 where none was sent.
         connection: the number of the connection that it came on.
@@ -96,9 +96,6 @@ class LoopbackServer:
         dialects: of providers besides the built-in four, or instead of one of them.
         answer: what thinks of an answer, and of its delays, where no script says them.
         log_size: requests that `seen` keeps.
-        limits: `requests` a day and `tokens` a minute that the rate-limit headers of Groq's and Cerebras' good answers
-            show; no such headers where not given.
-        unasked_usage: whether Cerebras' and OpenRouter's streams tell their usage where the request did not ask.
         port: 0 for any that is free.
 
     The methods may be called from any thread while it serves. No key appears in its representation.
@@ -110,11 +107,8 @@ class LoopbackServer:
         answer: Callable[[Request], Ok] | None = None,
         log_size: int = 100_000,
         port: int = 0,
-        unasked_usage: bool = True,
-        limits: Mapping[str, int] | None = None,
     ) -> None:
-        self._limits = limits
-        self._dialects = {**built_in(unasked_usage), **{dialect.provider: dialect for dialect in dialects}}
+        self._dialects = {**built_in(), **{dialect.provider: dialect for dialect in dialects}}
         self._answer = answer or think
         self._lock = threading.Lock()
         self._scripts: dict[tuple[str, str, str | None], tuple[deque[Step], Step | None]] = {}
@@ -192,7 +186,6 @@ class LoopbackServer:
         """What goes into the SDK's base URL.
 
         Args:
-            provider: its name.
             endpoint: of a keyless provider; what stands for the key in scripts and counts.
         """
         dialect = self._dialects[provider]
@@ -233,7 +226,6 @@ class LoopbackServer:
         """Say what the next requests are answered with.
 
         Args:
-            provider: its name.
             key: whose requests, or `*` for any key that has no script of its own.
             steps: one for each request.
             then: for all requests after them; None answers as usual.
@@ -306,11 +298,7 @@ class LoopbackServer:
     # What its connections ask
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Read | None:
-        """The dialect that a path's first part names, and the request as that dialect reads it; None where it is none.
-
-        Args:
-            method, path, headers, body: see `Dialect.read`; the path is the whole one.
-        """
+        """The dialect that a path's first part names, and the request as it reads it; None where it is none."""
         name, _, rest = path.removeprefix("/").partition("/")
         dialect = self._dialects.get(name)
         if dialect is None:
@@ -318,10 +306,11 @@ class LoopbackServer:
         endpoint = None
         if dialect.keyless:
             endpoint, _, rest = rest.partition("/")
-        request = dialect.read(method, f"/{rest}", headers, body)
-        if request is None:
-            return None
-        return dialect, request if endpoint is None else replace(request, key=endpoint)
+        for spoken in (dialect, *dialect.others):
+            request = spoken.read(method, f"/{rest}", headers, body)
+            if request is not None:
+                return spoken, request if endpoint is None else replace(request, key=endpoint)
+        return None
 
     def next_step(self, request: Request) -> Step:
         """What to do with a request."""
@@ -342,13 +331,6 @@ class LoopbackServer:
                 return ModelGone()
         return Ok()
 
-    def with_allowance(self, dialect: Dialect, request: Request, reply: Reply) -> Reply:
-        """`reply` with the rate-limit headers of a good answer, where the server was told limits."""
-        if self._limits is None:
-            return reply
-        told = dialect.allowance(self._limits, self.hits(request.provider).get(request.key, 0), reply.tokens)
-        return replace(reply, headers={**reply.headers, **told})
-
     def thought(self, request: Request, step: Ok) -> Ok:
         """`step` with something to say. What a script left open (delays, chunks, usage) is as `answer` has it."""
         scripted = {each.name: getattr(step, each.name) for each in fields(Ok)}
@@ -365,7 +347,7 @@ class LoopbackServer:
             path=request.path,
             stream=request.stream,
             key=request.key,
-            fingerprint=hashlib.sha256(request.key.encode()).hexdigest()[:8],
+            fingerprint=hashlib.sha256(request.key.encode()).hexdigest()[:16],
             outcome=type(step).__name__,
             status=status,
             connection=connection,

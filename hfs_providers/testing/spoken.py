@@ -11,18 +11,19 @@ from typing import Any
 
 from hfs_providers.testing.answers import Request, schema_in_words
 from hfs_providers.testing.dialects import Dialect, pieces
-from hfs_providers.testing.refusals import go_duration, limit_headers
-from hfs_providers.testing.scripts import Ok
+from hfs_providers.testing.endpoints import EMBEDDINGS, RESPONSES, asked_of, embeddings, response, response_events
+from hfs_providers.testing.scripts import BadRequest, Ok, Step
 
 # google-genai writes the last one as its users write it.
 _PARAMETERS = ("parameters", "parametersJsonSchema", "parameters_json_schema")
 
+_CALL_FIELDS = frozenset({"id", "type", "function", "index"})
+
 
 class OpenAIDialect(Dialect):
-    """Chat completions as OpenAI, Groq, Cerebras and OpenRouter speak them.
+    """Chat completions as OpenAI, Groq, Cerebras and OpenRouter speak them; embeddings and responses as OpenAI does.
 
     Args:
-        provider: the provider's name.
         base_path: what the SDK's base URL ends with.
         key_prefix: how a key begins.
         api_path: what the SDK puts between that and `/chat/completions`.
@@ -55,6 +56,9 @@ class OpenAIDialect(Dialect):
             # `/key` is OpenRouter's, about the key itself.
             known = (f"{self._api}/models", f"{self._api}/key")
             return Request(self.provider, key, "", path, "GET") if path in known else None
+        model = str(body.get("model", ""))
+        if path.startswith(self._api) and (asked := asked_of(path.removeprefix(self._api), body)) is not None:
+            return Request(self.provider, key, model, path, stream=bool(body.get("stream")), body=body, **asked)
         if path != f"{self._api}/chat/completions":
             return None
         messages: list[dict[str, Any]] = body.get("messages") or []
@@ -67,7 +71,7 @@ class OpenAIDialect(Dialect):
         return Request(
             provider=self.provider,
             key=key,
-            model=str(body.get("model", "")),
+            model=model,
             path=path,
             stream=bool(body.get("stream")),
             prompt=next((_text(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), ""),
@@ -78,7 +82,19 @@ class OpenAIDialect(Dialect):
             wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
         )
 
+    def objection(self, request: Request) -> Step | None:
+        # Fields that they do not know, as Groq ("property ... is unsupported"), and a result without its call.
+        messages: list[dict[str, Any]] = request.body.get("messages") or []
+        calls = [call for message in messages for call in message.get("tool_calls") or ()]
+        results = {message.get("tool_call_id") for message in messages if message.get("role") == "tool"}
+        unknown = results - {call.get("id") for call in calls}
+        return BadRequest() if unknown or any(call.keys() - _CALL_FIELDS for call in calls) else None
+
     def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
+        if request.path.endswith(EMBEDDINGS):
+            return embeddings(request, self._usage(request, answer))
+        if request.path.endswith(RESPONSES):
+            return response(request, answer, self._usage(request, answer))
         message: dict[str, Any] = {"role": "assistant", "content": answer.text}
         if answer.tool_calls:
             message["tool_calls"] = self._calls(answer)
@@ -86,6 +102,8 @@ class OpenAIDialect(Dialect):
         return {**self._frame(request, "chat.completion"), "choices": [choice], "usage": self._usage(request, answer)}
 
     def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        if request.path.endswith(RESPONSES):
+            return response_events(request, answer, pieces(answer), self._usage(request, answer))
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         if answer.tool_calls:
             deltas += [{"tool_calls": [{"index": n, **call}]} for n, call in enumerate(self._calls(answer))]
@@ -110,22 +128,6 @@ class OpenAIDialect(Dialect):
         elif told:
             ending.append({**frame, "choices": [], "usage": usage})
         return events, ending
-
-    def allowance(self, limits: Mapping[str, int], requests: int, tokens: int) -> dict[str, str]:
-        # https://console.groq.com/docs/rate-limits and https://inference-docs.cerebras.ai/support/rate-limits;
-        # OpenRouter sends none with a good answer.
-        names = {"groq": ("requests", "tokens"), "cerebras": ("requests-day", "tokens-minute")}.get(self.provider)
-        if names is None:
-            return {}
-        headers: dict[str, str] = {}
-        for name, unit, used, window in zip(
-            names, ("requests", "tokens"), (requests, tokens), (86_400, 60), strict=True
-        ):
-            limit = limits.get(unit, 0)
-            reset = round(used / max(limit, 1) * window, 3)
-            in_words = go_duration(reset) if self.provider == "groq" else f"{reset:.6f}"
-            headers |= limit_headers(name, limit, max(limit - used, 0), in_words)
-        return headers
 
     def first_events(self) -> list[bytes]:
         # https://openrouter.ai/docs/api-reference/streaming: a comment, so that nobody gives up waiting.
@@ -169,17 +171,24 @@ class OpenAIDialect(Dialect):
     def _reason(self, answer: Ok) -> str:
         return "tool_calls" if answer.tool_calls else "stop"
 
-    def _usage(self, request: Request, answer: Ok) -> dict[str, int]:
+    def _usage(self, request: Request, answer: Ok) -> dict[str, Any]:
         tokens_in, tokens_out = self.usage(request, answer)
         total = tokens_in + tokens_out
-        return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": total}
+        details = {"prompt_tokens_details": {"cached_tokens": answer.cached}} if answer.cached else {}
+        return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": total, **details}
 
 
 class GeminiDialect(Dialect):
-    """`generateContent` and `streamGenerateContent` of the Gemini API."""
+    """`generateContent` and `streamGenerateContent` of the Gemini API, and its endpoints that are like OpenAI's."""
 
     key_prefix = "AIza"
     _path = re.compile(r"/v1(?:beta|alpha)?/models/(?P<model>[^:]+):(?P<call>generateContent|streamGenerateContent)")
+
+    def __init__(self, provider: str, keyless: bool = False) -> None:
+        super().__init__(provider)
+        self.keyless = keyless
+        # https://ai.google.dev/gemini-api/docs/openai
+        self.others = (OpenAIDialect(provider, "/v1beta/openai", self.key_prefix, keyless=keyless),)
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
         key = headers.get("x-goog-api-key", "")
@@ -215,6 +224,12 @@ class GeminiDialect(Dialect):
             schema=schema,
             body=body,
         )
+
+    def objection(self, request: Request) -> Step | None:
+        # https://ai.google.dev/gemini-api/docs/thought-signatures: the first of a model's calls needs one.
+        turns = [[part for part in c["parts"] if "functionCall" in part] for c in request.body.get("contents") or ()]
+        unsigned = any(calls and "thoughtSignature" not in calls[0] for calls in turns)
+        return BadRequest() if unsigned and "gemini-3" in request.model else None
 
     def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
         parts = self._calls(request, answer) or [{"text": answer.text}]
@@ -259,6 +274,7 @@ class GeminiDialect(Dialect):
                 "promptTokenCount": tokens_in,
                 "candidatesTokenCount": tokens_out,
                 "totalTokenCount": tokens_in + tokens_out,
+                **({"cachedContentTokenCount": answer.cached} if answer.cached else {}),
             },
             "modelVersion": request.model,
             "responseId": "r1",
@@ -280,11 +296,11 @@ def _text(content: Any) -> str:
     return str(content or "")
 
 
-def built_in(unasked_usage: bool = True) -> dict[str, Dialect]:
+def built_in() -> dict[str, Dialect]:
     """The dialects of the built-in providers; the paths are those that their SDKs add to their base URLs."""
     return {
-        "cerebras": OpenAIDialect("cerebras", "", "csk-", "/v1", unasked_usage),
+        "cerebras": OpenAIDialect("cerebras", "", "csk-", "/v1", unasked_usage=True),
         "groq": OpenAIDialect("groq", "", "gsk_", "/openai/v1"),
         "gemini": GeminiDialect("gemini"),
-        "openrouter": OpenAIDialect("openrouter", "/api/v1", "sk-or-v1-", unasked_usage=unasked_usage),
+        "openrouter": OpenAIDialect("openrouter", "/api/v1", "sk-or-v1-", unasked_usage=True),
     }

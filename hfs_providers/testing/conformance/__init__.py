@@ -10,7 +10,7 @@ import pytest
 
 # Before they are imported: an assertion in them then says what it compared.
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{room}" for room in ("answers", "base", "contract", "failures", "objects"))
+    *(f"{__name__}.{room}" for room in ("answers", "base", "contract", "declared", "failures", "messages", "objects"))
 )
 
 from hfs_providers.testing.conformance.base import CAPABILITIES  # noqa: E402  see above

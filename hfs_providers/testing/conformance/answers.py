@@ -90,14 +90,20 @@ class AnswerChecks(Base):
     def test_calls_spread_over_the_keys(
         self, manager: ProviderManager, server: LoopbackServer, keys: list[str]
     ) -> None:
-        model = manager.get_model(self.name)
+        model = manager.get_model(self.name, affinity=None)
         for _ in range(2 * KEYS):
             ask(model)
         assert server.hits(self.name) == dict.fromkeys(keys, 2)
 
+    def test_a_conversation_keeps_its_key(self, manager: ProviderManager, server: LoopbackServer) -> None:
+        model = manager.get_model(self.name)
+        for _ in range(KEYS):
+            ask(model)
+        assert list(server.hits(self.name).values()) == [KEYS]
+
     @needs("shared_connections")
     def test_rotated_calls_share_one_connection(self, manager: ProviderManager, server: LoopbackServer) -> None:
-        model = manager.get_model(self.name)
+        model = manager.get_model(self.name, affinity=None)
         for _ in range(2 * KEYS):
             ask(model)
         assert server.connections == 1
@@ -105,7 +111,7 @@ class AnswerChecks(Base):
     # Usage
 
     def test_each_request_leaves_a_row(self, manager: ProviderManager, events: list[Event], keys: list[str]) -> None:
-        model = manager.get_model(self.name)
+        model = manager.get_model(self.name, affinity=None)
         for _ in range(KEYS):
             ask(model)
         rows = [event.usage for event in events if event.usage is not None]

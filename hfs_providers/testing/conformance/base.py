@@ -16,8 +16,9 @@ from hfs_providers import ProviderManager
 from hfs_providers.authoring import Event, ModelDefault
 from hfs_providers.contract.environment import env_name
 from hfs_providers.testing.dialects import Dialect
+from hfs_providers.testing.protocols import dialect_of
 from hfs_providers.testing.server import LoopbackServer
-from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect, built_in
+from hfs_providers.testing.spoken import built_in
 
 KEYS = 3
 
@@ -137,11 +138,11 @@ class Base:
             return self.dialect
         if self.name in built_in():
             return None
-        match getattr(self.plugin, "client", None):
-            case "stainless":
-                return OpenAIDialect(self.name, keyless=self.plugin.keyless)
-            case "google_genai":
-                return GeminiDialect(self.name)
+        plugin = self.plugin
+        client, sdk = getattr(plugin, "client", None), getattr(plugin, "sdk", None)
+        dialect = dialect_of(self.name, client, sdk, getattr(plugin, "keyless", False))
+        if dialect is not None:
+            return dialect
         pytest.fail(f"{type(self).__name__} needs an attribute `dialect`: how {self.name} speaks is not known")
 
     def _known(self, server: LoopbackServer) -> Dialect:

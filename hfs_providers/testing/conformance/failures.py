@@ -48,7 +48,7 @@ class FailureChecks(Base):
         self, manager: ProviderManager, server: LoopbackServer, keys: list[str]
     ) -> None:
         server.script(self.name, keys[0], [RateLimited()])
-        assert "hello" in ask(manager.get_model(self.name))
+        assert "hello" in ask(manager.get_model(self.name, affinity=None))
         assert self._states(manager) == ["cooling", "ready", "ready"]
 
     @needs("retry_after")
@@ -57,7 +57,7 @@ class FailureChecks(Base):
         self, manager: ProviderManager, server: LoopbackServer, keys: list[str], form: Any
     ) -> None:
         server.script(self.name, keys[0], [RateLimited(retry_after=400, form=form)])
-        ask(manager.get_model(self.name))
+        ask(manager.get_model(self.name, affinity=None))
         status = self._wrapper(manager).pool.statuses()[0]
         assert status.state == "cooling"
         # Of the forms, a date is in whole seconds.
@@ -67,7 +67,7 @@ class FailureChecks(Base):
         self, manager: ProviderManager, server: LoopbackServer, keys: list[str]
     ) -> None:
         server.script(self.name, keys[0], [Unauthorized()])
-        assert "hello" in ask(manager.get_model(self.name))
+        assert "hello" in ask(manager.get_model(self.name, affinity=None))
         assert self._states(manager) == ["dead", "ready", "ready"]
 
     @needs("payment")
@@ -75,21 +75,21 @@ class FailureChecks(Base):
         self, manager: ProviderManager, server: LoopbackServer, keys: list[str]
     ) -> None:
         server.script(self.name, keys[0], [PaymentRequired()])
-        assert "hello" in ask(manager.get_model(self.name))
+        assert "hello" in ask(manager.get_model(self.name, affinity=None))
         assert self._states(manager) == ["dead", "ready", "ready"]
 
     def test_a_forbidden_key_leaves_rotation_and_the_next_answers(
         self, manager: ProviderManager, server: LoopbackServer, keys: list[str]
     ) -> None:
         server.script(self.name, keys[0], [Forbidden()])
-        assert "hello" in ask(manager.get_model(self.name))
+        assert "hello" in ask(manager.get_model(self.name, affinity=None))
         assert self._states(manager)[0] in ("dead", "cooling")
 
     @needs("async")
     def test_keys_rotate_async_too(self, manager: ProviderManager, server: LoopbackServer, keys: list[str]) -> None:
         server.script(self.name, keys[0], [RateLimited()])
         server.script(self.name, keys[1], [Unauthorized()])
-        answer = asyncio.run(manager.get_model(self.name).aresponse(messages=hello()))
+        answer = asyncio.run(manager.get_model(self.name, affinity=None).aresponse(messages=hello()))
         assert "hello" in str(answer.content)
         assert self._states(manager) == ["cooling", "dead", "ready"]
 
@@ -99,7 +99,7 @@ class FailureChecks(Base):
     ) -> None:
         server.script(self.name, keys[0], [RateLimited()])
         server.script(self.name, keys[1], [Unauthorized()])
-        assert "hello" in "".join(stream(manager.get_model(self.name)))
+        assert "hello" in "".join(stream(manager.get_model(self.name, affinity=None)))
         assert self._states(manager) == ["cooling", "dead", "ready"]
 
     def test_an_exhausted_pool_says_how_many_and_when(
@@ -107,7 +107,7 @@ class FailureChecks(Base):
     ) -> None:
         server.script(self.name, "*", [], then=RateLimited(retry_after=30))
         server.script(self.name, keys[0], [], then=Unauthorized())
-        model = manager.get_model(self.name)
+        model = manager.get_model(self.name, affinity=None)
         with pytest.raises(KeysExhaustedError) as caught:
             ask(model)
         assert caught.value.__cause__ is not None

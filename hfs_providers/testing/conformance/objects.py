@@ -111,7 +111,7 @@ class ObjectChecks(Base):
             pytest.skip(f"{self.name} has endpoints, and no keys")
         server.script(self.name, "*", [ServerError(500, echo_key=True)], then=step)
         caplog.set_level("DEBUG")
-        model = manager.get_model(self.name)
+        model = manager.get_model(self.name, affinity=None)
         with pytest.raises(KeysExhaustedError) as caught:
             ask(model)
         agent_run = Agent(model=model, telemetry=False).run("hello")

@@ -12,7 +12,9 @@ from hfs_providers.testing.conformance.base import CAPABILITIES
 from hfs_providers.testing.conformance.contract import ContractChecks
 from hfs_providers.testing.conformance.declared import DeclaredErrorChecks
 from hfs_providers.testing.conformance.failures import FailureChecks
+from hfs_providers.testing.conformance.messages import DeclaredMessageChecks
 from hfs_providers.testing.conformance.objects import ObjectChecks
+from hfs_providers.testing.conformance.plain_http import PlainHttpChecks
 
 _SETTABLE = frozenset({"plugin", "dialect", "lacks", "pytestmark"})
 
@@ -30,7 +32,14 @@ class _Guarded(type):
 
 
 class ProviderConformance(
-    ContractChecks, AnswerChecks, FailureChecks, DeclaredErrorChecks, ObjectChecks, metaclass=_Guarded
+    ContractChecks,
+    AnswerChecks,
+    FailureChecks,
+    DeclaredErrorChecks,
+    DeclaredMessageChecks,
+    ObjectChecks,
+    PlainHttpChecks,
+    metaclass=_Guarded,
 ):
     """What a provider plugin has to do, through its real SDK and Agno class, against the loopback server.
 

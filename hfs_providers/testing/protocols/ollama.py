@@ -1,38 +1,43 @@
-"""How Ollama speaks: its own paths, a JSON object a line for a stream, and errors of one word of JSON."""
+"""Ollama's chat: its own paths, a JSON object a line for a stream, and errors of one word of JSON."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfs_providers.testing import (
-    Dialect,
+from hfs_providers.testing.answers import Request
+from hfs_providers.testing.dialects import Dialect, pieces
+from hfs_providers.testing.refusals import Answer, wait_headers
+from hfs_providers.testing.scripts import (
     Forbidden,
     ModelGone,
     Ok,
     PaymentRequired,
     RateLimited,
-    Request,
     ServerError,
     Step,
     Unauthorized,
-    pieces,
-    wait_headers,
 )
+from hfs_providers.testing.spoken import OpenAIDialect
 
 
 class OllamaDialect(Dialect):
-    """https://docs.ollama.com/api/chat"""
+    """https://docs.ollama.com/api/chat, for servers without keys and for the cloud."""
 
-    keyless = True
     key_prefix = "gpu-"
     stream_type = "application/x-ndjson"
 
-    def __init__(self) -> None:
-        super().__init__("ollama")
+    def __init__(self, provider: str, keyless: bool = False) -> None:
+        super().__init__(provider)
+        self.keyless = keyless
+        # https://docs.ollama.com/api/openai-compatibility
+        self.others = (OpenAIDialect(provider, "/v1", keyless=keyless),)
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
+        key = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if method == "GET":
-            return Request("ollama", "", "", path, "GET") if path == "/api/tags" else None
+            return Request(self.provider, key, "", path, "GET") if path == "/api/tags" else None
         if path != "/api/chat":
             return None
         messages: list[dict[str, Any]] = body.get("messages") or [{}]
@@ -40,8 +45,8 @@ class OllamaDialect(Dialect):
         last = messages[-1]
         wanted = body.get("format")
         return Request(
-            "ollama",
-            "",
+            self.provider,
+            key,
             str(body.get("model", "")),
             path,
             stream=bool(body.get("stream")),
@@ -75,7 +80,7 @@ class OllamaDialect(Dialect):
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         return {"models": [{"name": name, "model": name, "size": 1} for name in ids]}
 
-    def refuse(self, request: Request, step: Step) -> tuple[int, dict[str, Any], dict[str, str]] | None:
+    def refuse(self, request: Request, step: Step) -> Answer | None:
         match step:
             case ModelGone():
                 return 404, {"error": f"model '{request.model}' not found"}, {}

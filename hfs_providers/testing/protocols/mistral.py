@@ -1,30 +1,32 @@
-"""How Mistral speaks: OpenAI's frames, with usage in the last chunk of a stream and errors of its own."""
+"""Mistral's chat completions: OpenAI's frames, with usage in the last chunk of a stream and errors of its own."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from hfs_providers.testing import (
+from hfs_providers.testing.answers import Request
+from hfs_providers.testing.refusals import Answer, wait_headers
+from hfs_providers.testing.scripts import (
     BadRequest,
     ContextTooLong,
     Forbidden,
     ModelGone,
     Ok,
-    OpenAIDialect,
     PaymentRequired,
     RateLimited,
-    Request,
     ServerError,
     Step,
     Unauthorized,
-    wait_headers,
 )
+from hfs_providers.testing.spoken import OpenAIDialect
 
 
 class MistralDialect(OpenAIDialect):
     """The SDK puts `/v1` behind its address; nothing else of it is in the base URL."""
 
-    def __init__(self) -> None:
-        super().__init__("mistral", base_path="", key_prefix="", api_path="/v1")
+    def __init__(self, provider: str, keyless: bool = False) -> None:
+        super().__init__(provider, base_path="", key_prefix="", api_path="/v1", keyless=keyless)
 
     def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         content, ending = super().stream(request, answer)
@@ -39,7 +41,7 @@ class MistralDialect(OpenAIDialect):
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         return {"object": "list", "data": [{"id": name, "type": "base", "capabilities": {}} for name in ids]}
 
-    def refuse(self, request: Request, step: Step) -> tuple[int, dict[str, Any], dict[str, str]] | None:
+    def refuse(self, request: Request, step: Step) -> Answer | None:
         match step:
             case Unauthorized():
                 # github.com/agent0ai/agent-zero/issues/539

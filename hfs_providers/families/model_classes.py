@@ -1,0 +1,118 @@
+"""Which SDK an Agno model class is built on, by the classes that it inherits from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Sdk(NamedTuple):
+    """What a plugin for a model class has to name.
+
+    Args:
+        distribution: of the SDK.
+        client: the family, or `own`.
+        address: of the vendor, which is that of the class itself alone; a class that inherits from it has its own.
+        module: of the SDK, where it is not named like its distribution.
+        chat: whether it speaks OpenAI's chat completions.
+        params: arguments of the class that calls over several keys need.
+        streams: those that it needs for a stream to tell its usage.
+        lacks: what the class cannot do, as `ProviderConformance.lacks` has it.
+    """
+
+    distribution: str
+    client: str
+    address: str | None = None
+    module: str | None = None
+    chat: bool = False
+    params: Mapping[str, object] = {}
+    streams: Mapping[str, object] = {}
+    lacks: Mapping[str, str] = {}
+
+
+_NO_HEADERS = {"retry_after": "the SDK's errors keep the words and the status of an answer, and drop its headers"}
+# An answer that the provider keeps belongs to the account of the key that asked for it.
+_UNCHAINED = {"use_previous_response_id": False}
+# The classes have no field for it.
+_COUNTED = {"extra_body": {"stream_options": {"include_usage": True}}}
+
+SDKS: Mapping[str, Sdk] = {
+    "anthropic:Claude": Sdk("anthropic", "anthropic", "https://api.anthropic.com"),
+    # Clients of the same SDK whose requests are signed, on paths of their own.
+    "aws:Claude": Sdk("anthropic", "own"),
+    "vertexai:Claude": Sdk("anthropic", "own"),
+    "azure:Claude": Sdk(
+        "anthropic",
+        "anthropic",
+        "https://my-resource.services.ai.azure.com/anthropic",
+        lacks={"model_listing": "the SDK's client for it lists none"},
+    ),
+    "azure:AzureOpenAI": Sdk("openai", "azure_openai", "https://my-resource.openai.azure.com/openai"),
+    "azure:AzureOpenAIResponses": Sdk(
+        "openai", "azure_openai", "https://my-resource.openai.azure.com/openai", params=_UNCHAINED
+    ),
+    "cerebras:Cerebras": Sdk(
+        "cerebras-cloud-sdk", "stainless", "https://api.cerebras.ai", "cerebras.cloud.sdk", streams=_COUNTED
+    ),
+    "cohere:Cohere": Sdk(
+        "cohere",
+        "cohere",
+        "https://api.cohere.com",
+        lacks={"timeouts": "the model class takes none"},
+    ),
+    "google:Gemini": Sdk("google-genai", "google_genai", "https://generativelanguage.googleapis.com", "google.genai"),
+    "groq:Groq": Sdk("groq", "stainless", "https://api.groq.com", streams={"request_params": _COUNTED}),
+    "mistral:MistralChat": Sdk("mistralai", "mistral", "https://api.mistral.ai", "mistralai.client"),
+    "ollama:Ollama": Sdk(
+        "ollama",
+        "ollama",
+        "http://127.0.0.1:11434",
+        lacks={**_NO_HEADERS, "context_overflow": "the server cuts messages that are too long, and says nothing"},
+    ),
+    "openai:OpenAIChat": Sdk("openai", "stainless", "https://api.openai.com/v1", chat=True),
+    "openai:OpenAIResponses": Sdk(
+        "openai",
+        "stainless",
+        "https://api.openai.com/v1",
+        params=_UNCHAINED,
+    ),
+}
+"""By the package of `agno.models` and the name of a class."""
+
+
+_TOOL = {
+    "type": "function",
+    "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+# A field without which a class of the OpenAI family makes no client.
+_NEEDED = ("project_id",)
+
+
+def lacks_of(used: Sdk, model_class: type[Any] | None) -> Mapping[str, str]:
+    """What a model class cannot do, as `ProviderConformance.lacks` has it."""
+    if model_class is None or not used.chat:
+        return used.lacks
+    try:
+        sent = model_class(id="m", api_key="none").get_request_params(tools=[_TOOL])
+    except Exception:  # a class that needs more to be made
+        return used.lacks
+    return used.lacks if "tools" in sent else {**used.lacks, "tools": "the model class sends none"}
+
+
+def needed_of(model_class: type[Any] | None) -> Mapping[str, str]:
+    """Arguments that a model class needs, with values to be replaced."""
+    bases = [base.__name__ for base in getattr(model_class, "__mro__", ())]
+    fields = getattr(model_class, "__dataclass_fields__", {})
+    return {name: f"my-{name}" for name in _NEEDED if name in fields and "OpenAIChat" in bases}
+
+
+def sdk_of(model_class: type[object]) -> Sdk | None:
+    """The SDK of a model class, or None if it is none of those that are known."""
+    for base in model_class.__mro__:
+        module = base.__module__.split(".")
+        if module[:2] != ["agno", "models"]:
+            continue
+        found = SDKS.get(f"{module[2]}:{base.__name__}")
+        if found is not None:
+            return found if base is model_class else found._replace(address=None)
+    return None

@@ -1,0 +1,41 @@
+"""The protocols of the families of SDKs, as the loopback server speaks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hfs_providers.testing.dialects import Dialect
+from hfs_providers.testing.protocols.anthropic import AnthropicDialect
+from hfs_providers.testing.protocols.azure_openai import AzureOpenAIDialect
+from hfs_providers.testing.protocols.cohere import CohereDialect
+from hfs_providers.testing.protocols.mistral import MistralDialect
+from hfs_providers.testing.protocols.ollama import OllamaDialect
+from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect
+
+SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
+    "stainless": OpenAIDialect,
+    "anthropic": AnthropicDialect,
+    "azure_openai": AzureOpenAIDialect,
+    "cohere": CohereDialect,
+    "google_genai": GeminiDialect,
+    "mistral": MistralDialect,
+    "ollama": OllamaDialect,
+}
+"""By the name of a family (`KeyedProvider.client`), what makes the dialect of a provider: with the provider's name, and
+whether it is `keyless`."""
+
+# What these SDKs put behind their base URL, where openai's puts nothing.
+_PATHS = {"groq": "/openai/v1", "cerebras-cloud-sdk": "/v1"}
+
+
+def dialect_of(provider: str, client: object, sdk: str | None, keyless: bool) -> Dialect | None:
+    """The dialect of a provider, or None if its family has none.
+
+    Args:
+        provider: its name.
+        client, sdk, keyless: as `KeyedProvider` has them.
+    """
+    if client == "stainless" and sdk in _PATHS:
+        return OpenAIDialect(provider, "", api_path=_PATHS[sdk], unasked_usage=True, keyless=keyless)
+    make = SPOKEN_BY.get(client) if isinstance(client, str) else None
+    return make(provider, keyless=keyless) if make is not None else None
