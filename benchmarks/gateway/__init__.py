@@ -1,0 +1,1 @@
+"""What the gateway adds to a request, beside other gateways: `python -m benchmarks.gateway`."""

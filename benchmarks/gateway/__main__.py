@@ -1,0 +1,198 @@
+"""Measure the gateway and print the table: `python -m benchmarks.gateway [--rivals litellm portkey]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sqlite3
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.gateway.load import Address, load, streams
+from benchmarks.gateway.subjects import RIVALS, Subject, ours, provider
+from benchmarks.report import machine
+
+_CONNECTIONS = 32
+_LOST = 0.1
+"""Seconds of rows that a `kill -9` may cost."""
+
+
+@dataclass
+class Figures:
+    """What was measured of one gateway, in seconds and megabytes."""
+
+    added: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    memory: float = 0.0
+    grown: float = 0.0
+
+
+def main() -> int:
+    """Returns 0 if every figure of ours reaches its goal."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
+    parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=[], help="measured beside; installed")
+    parser.add_argument("--rivals-in", type=Path, default=Path.home() / ".cache" / "hfs-benchmarks", metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=5, help="of each figure, in turns")
+    parser.add_argument("--requests", type=int, default=20_000, help="before memory is measured")
+    options = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    about = machine()
+    if about["load"] and about["load"][0] > 1:
+        console.print(f"[yellow]somebody else is at work here (load {about['load'][0]}): expect noise[/]")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        upstream = stack.enter_context(provider())
+        direct = Subject("direct", Address(upstream, "/v1/chat/completions", "m"), None)
+        subjects = [stack.enter_context(ours(upstream, directory))]
+        subjects += [stack.enter_context(RIVALS[name](upstream, options.rivals_in)) for name in options.rivals]
+        figures = _measure(console, direct, subjects, options.rounds, options.requests)
+        with ours(upstream, directory):
+            shared = _shared(direct, subjects[0])
+        alone = load(direct.address, _CONNECTIONS, seconds=2).rate
+        lost = _lost_rows(subjects[0], upstream, directory / "usage.db")
+    rows = _rows(figures, lost, options.requests)
+    console.print(_table(rows, subjects))
+    console.print(f"While another process shares the keys by the file: {shared}.")
+    console.print(
+        f"The provider alone answers {alone:.0f} requests/s; it and the load share the machine with each gateway."
+    )
+    return 0 if all(row.met for row in rows) else 1
+
+
+def _measure(
+    console: Console, direct: Subject, subjects: Sequence[Subject], rounds: int, requests: int
+) -> list[Figures]:
+    figures = [Figures() for _ in subjects]
+    for number in range(rounds):
+        console.print(f"[dim]round {number + 1} of {rounds}[/]")
+        alone = statistics.median(load(direct.address, 1, seconds=1).latencies)
+        bare_first, bare_gaps = _streamed(direct)
+        # Another one begins in each round.
+        order = [(number + place) % len(subjects) for place in range(len(subjects))]
+        for subject, found in ((subjects[place], figures[place]) for place in order):
+            found.added.append(statistics.median(load(subject.address, 1, seconds=1).latencies) - alone)
+            before = subject.cpu
+            run = load(subject.address, _CONNECTIONS, seconds=2)
+            if run.failures:
+                raise RuntimeError(f"{subject.name}: {run.failures[0]}")
+            found.rates.append(run.rate)
+            found.cpu.append((subject.cpu - before) / len(run.latencies))
+            try:
+                first, gaps = _streamed(subject)
+            except ConnectionError as error:
+                console.print(f"[yellow]{subject.name} does not stream: {str(error).splitlines()[0]}[/]")
+            else:
+                found.first.append(first - bare_first)
+                found.gaps.append(gaps - bare_gaps)
+    for subject, found in zip(subjects, figures, strict=True):
+        console.print(f"[dim]{requests} requests to {subject.name}[/]")
+        load(subject.address, _CONNECTIONS, requests=requests // 10)
+        early = subject.memory
+        load(subject.address, _CONNECTIONS, requests=requests)
+        found.memory = subject.memory
+        found.grown = found.memory - early
+    return figures
+
+
+def _shared(direct: Subject, subject: Subject) -> str:
+    """What a request costs while another process uses the keys: each is reserved in the file."""
+    alone = statistics.median(load(direct.address, 1, seconds=1).latencies)
+    added = statistics.median(load(subject.address, 1, seconds=2).latencies) - alone
+    rate = load(subject.address, _CONNECTIONS, seconds=3).rate
+    return f"{added * 1e3:.2f} ms added, {rate:.0f} requests/s"
+
+
+def _streamed(subject: Subject) -> tuple[float, float]:
+    """Medians over some streams: seconds to the first chunk, and by how much a gap between chunks is off."""
+    firsts, lags = streams(subject.address, 10)
+    gaps = [abs(later - earlier) for each in lags for earlier, later in pairwise(each)]
+    # The first opens a connection to the provider.
+    return statistics.median(firsts[1:]), statistics.median(gaps)
+
+
+def _lost_rows(subject: Subject, upstream: int, usage: Path) -> int:
+    """Requests older than 100 ms at a `kill -9` that have no row."""
+    assert subject.process is not None
+    process = subject.process
+    killed: list[float] = []
+
+    def kill() -> None:
+        killed.append(time.time())
+        process.send_signal(signal.SIGKILL)
+
+    threading.Timer(1.0, kill).start()
+    load(subject.address, _CONNECTIONS, seconds=3)
+    process.wait()
+    with urllib.request.urlopen(f"http://127.0.0.1:{upstream}/sent") as answer:
+        sent = json.load(answer)
+    # The last second, in which nobody else sent anything.
+    since = killed[0] - 0.9
+    due = sum(since <= moment < killed[0] - _LOST for moment in sent)
+    with sqlite3.connect(usage) as connection:
+        (kept,) = connection.execute("SELECT count(*) FROM usage WHERE at >= ?", (since,)).fetchone()
+    return max(0, due - int(kept))
+
+
+@dataclass
+class Row:
+    """A row of the table."""
+
+    name: str
+    goal: str
+    reached: Callable[[float], bool]
+    shown: str
+    values: list[float | None]
+
+    @property
+    def met(self) -> bool:
+        """Whether ours reaches the goal."""
+        return self.values[0] is not None and self.reached(self.values[0])
+
+
+def _rows(figures: Sequence[Figures], lost: int, requests: int) -> list[Row]:
+    def medians(name: str, scale: float = 1.0) -> list[float | None]:
+        values = (getattr(found, name) for found in figures)
+        return [statistics.median(each) * scale if each else None for each in values]
+
+    return [
+        Row("added to a request, one at a time, ms", "<= 0.5", lambda v: v <= 0.5, "{:.2f}", medians("added", 1e3)),
+        Row(f"requests/s, {_CONNECTIONS} connections", ">= 5000", lambda v: v >= 5000, "{:.0f}", medians("rates")),
+        Row("of a core for a request, us", "", lambda v: True, "{:.0f}", medians("cpu", 1e6)),
+        Row("added to a stream's first chunk, ms", "<= 0.5", lambda v: v <= 0.5, "{:.2f}", medians("first", 1e3)),
+        Row("added to the gap between chunks, ms", "<= 0.1", lambda v: v <= 0.1, "{:.3f}", medians("gaps", 1e3)),
+        Row(
+            f"memory after {requests} requests, MB", "<= 100", lambda v: v <= 100, "{:.0f}", [f.memory for f in figures]
+        ),
+        Row("of it grown over the last nine tenths, MB", "", lambda v: True, "{:.1f}", [f.grown for f in figures]),
+        Row(
+            "rows lost by kill -9 but for 100 ms", "0", lambda v: v == 0, "{:.0f}", [lost, *(None for _ in figures[1:])]
+        ),
+    ]
+
+
+def _table(rows: Sequence[Row], subjects: Sequence[Subject]) -> Table:
+    table = Table("figure", "goal", *(subject.name for subject in subjects), "met")
+    for row in rows:
+        cells = [row.shown.format(value) if value is not None else "-" for value in row.values]
+        table.add_row(row.name, row.goal or "-", *cells, "yes" if row.met else "no")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

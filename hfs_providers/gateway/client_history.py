@@ -1,0 +1,44 @@
+"""What clients have used before a gateway was started, as the usage file says."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+from hfs_providers.contract.errors import StoreError
+from hfs_providers.contract.instants import DAY
+from hfs_providers.keys.windows import WindowEntry
+from hfs_providers.usage import Store
+
+# Of each minute: its last request, its requests, their tokens. A request counts once, whatever it was sent to.
+_USED = """
+    SELECT max(usage.at), sum(usage.attempt = 1), sum(usage.charged)
+    FROM series JOIN usage ON usage.series = series.id AND usage.at > :since
+    WHERE series.client = :client GROUP BY CAST(usage.at / 60 AS INTEGER) ORDER BY 1
+"""
+_log = logging.getLogger("hfs_providers")
+
+
+def used_by_client(
+    store: Store | None, wall: Callable[[], float] = time.time
+) -> Callable[[str], Sequence[WindowEntry]]:
+    """What tells what a client has used within a day, oldest first, at instants of the wall clock.
+
+    Args:
+        store: the usage file; None if there is none.
+    """
+
+    def used(client: str) -> Sequence[WindowEntry]:
+        if store is None or store.unusable is not None:
+            return ()
+        try:
+            with closing(store.connect()) as connection:
+                return connection.execute(_USED, {"client": client, "since": wall() - DAY}).fetchall()
+        except (OSError, sqlite3.Error, StoreError) as error:
+            _log.warning("what %s has used was not read from %s: %s", client, store.path, error)
+            return ()
+
+    return used

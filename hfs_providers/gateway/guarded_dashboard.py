@@ -1,0 +1,54 @@
+"""The dashboard behind the checks of the gateway, as an application of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.types import Receive, Scope, Send
+
+from hfs_providers.dashboard.app import DashboardApp
+from hfs_providers.gateway.guard import Guard
+from hfs_providers.gateway.refusals import Refusal
+from hfs_providers.gateway.reply import Reply
+
+_log = logging.getLogger("hfs_providers")
+
+
+class GuardedDashboard:
+    """The application. It expects the connections of `GatewayProtocol`."""
+
+    def __init__(self, app: DashboardApp, guard: Guard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        connection = scope["extensions"]["hfs.connection"]
+        connection.task = asyncio.current_task()
+        reply = Reply(send, connection.respond)
+        try:
+            self._guard.admit(scope)
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            # The client is gone, or the process ends: nobody reads an answer.
+            return
+        except Exception as error:
+            refusal = error if isinstance(error, Refusal) else Refusal(500, "internal_error", "Its log says why.")
+            if refusal is not error:
+                _log.exception("a request to %s failed", scope["path"])
+            await reply.whole(refusal.status, refusal.raw_headers(), refusal.body())
+        finally:
+            connection.task = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is about to end."""
+        return self._app.closing
+
+    @draining.setter
+    def draining(self, ends: bool) -> None:
+        self._app.closing = ends
+
+    def close(self) -> None:
+        """Nothing of it is open."""

@@ -1,0 +1,1 @@
+"""The gateway: real sockets on both sides."""
