@@ -25,8 +25,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
 PLOT = ROOT / "docs" / "benchmarks.svg"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _WITHIN, _QUICK_WITHIN = 240, 60
-# What would let a user's own keys, settings or proxies into the measurement.
-_FOREIGN = ("NUM_", "HFS_", "EXPECTED_", "TIDB_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+# What would let a user's own keys, settings or proxies into the measurement, or have each start compile the modules.
+_FOREIGN = ("NUM_", "HFS_", "EXPECTED_", "TIDB_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PYTHONDONTWRITE")
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ KEYS = 4
 @contextmanager
 def simulated() -> Iterator[Any]:
     """The providers on loopback, in a process of their own: what they cost is not taken from the callers."""
-    from hfs_providers.testing import LoopbackProcess
+    from tests.loopback_process import LoopbackProcess
 
     with LoopbackProcess() as server:
         yield server

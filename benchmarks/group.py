@@ -32,10 +32,13 @@ GROUPS = {
     "throughput": Group("benchmarks.calls:throughput", ("throughput.",)),
     "streams": Group("benchmarks.calls:first_chunks", ("first_chunk.",)),
     "pool": Group("benchmarks.pool:pools", ("pool.", "verdict")),
+    "affinity": Group("benchmarks.affinity:affinity", ("affinity.",)),
     "past": Group("benchmarks.waiting:past_refused_keys", ("past.",)),
+    "budgets": Group("benchmarks.budgets:budgets", ("budget.",)),
     "gap": Group("benchmarks.waiting:gap", ("gap",)),
     "imports": Group("benchmarks.imports:starts", ("import", "status")),
     "history": Group("benchmarks.imports:history", ("history",)),
+    "key_file": Group("benchmarks.imports:key_file", ("key_file",)),
 }
 
 

@@ -18,9 +18,14 @@ from benchmarks.figures import PROVIDERS, Measured
 from benchmarks.timing import Effort, quartiles
 
 _KEYS = 208
+_LISTED = 5_000
 _ROWS, _DAY = 100_000, 86_400.0
 _MANAGER = "import time; t = time.perf_counter(); from hfs_providers import ProviderManager; m = ProviderManager(); \
 assert sum(len(w.pool.credentials) for w in m.wrappers.values()) == {keys}; print(time.perf_counter() - t)"
+
+_SERVING = "import time; t = time.perf_counter(); from hfs_providers import ProviderManager; \
+pool = ProviderManager().wrappers['groq'].pool; pool.acquire('m').release(); \
+assert len(pool.credentials) == {keys}; print(time.perf_counter() - t)"
 
 
 def starts(effort: Effort) -> list[Measured]:
@@ -69,6 +74,23 @@ def history(effort: Effort) -> list[Measured]:
     low, high = quartiles(seconds)
     alternatives: dict[str, float | str] = {"without history": statistics.median(empty)}
     return [Measured("history", statistics.median(seconds), low, high, "import included", alternatives)]
+
+
+def key_file(effort: Effort) -> list[Measured]:
+    """From the start of a program to its first lease, import included, where a file lists its keys."""
+    seconds: dict[int, list[float]] = {_LISTED: [], 1: []}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "groq.keys"
+        path.touch(0o600)
+        usage = str(Path(directory) / "usage.db")
+        env = {**os.environ, "GROQ_API_KEYS_FILE": str(path), "HFS_USAGE_DB": usage}
+        for _ in range(effort.count(7, 3)):
+            for keys, walls in seconds.items():
+                path.write_text("".join(f"gsk_{number:048}\n" for number in range(keys)))
+                walls.append(float(_run([sys.executable, "-c", _SERVING.format(keys=keys)], env, directory)))
+    low, high = quartiles(seconds[_LISTED])
+    alternatives: dict[str, float | str] = {"one key": statistics.median(seconds[1])}
+    return [Measured("key_file", statistics.median(seconds[_LISTED]), low, high, "import included", alternatives)]
 
 
 def _write_history(path: Path, env: Mapping[str, str]) -> None:

@@ -1,16 +1,19 @@
 """What a file of ten million rows costs: `python -m benchmarks.large [--rows N]`. Not part of the table.
 
-Writes the rows of a month of 208 keys, then times a start, a claim, a report and pruning.
+Writes the rows of a month of 208 keys, the older half as schema 2 has them, and times the migration between the halves;
+then a start, a claim, a report and pruning.
 """
 
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from sqlite3 import Connection
 from types import SimpleNamespace
@@ -24,7 +27,7 @@ from hfs_providers.keys.ledger import Reservation
 from hfs_providers.sharing.file_ledger import FileLedger
 from hfs_providers.sharing.key_state import restore_key_state
 from hfs_providers.usage import UsageRow
-from hfs_providers.usage.database import Store
+from hfs_providers.usage.database import MIGRATIONS, Store
 from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.retention import Retention, prune_step
 from hfs_providers.usage.row_writer import write_rows
@@ -41,7 +44,8 @@ def _rows(count: int, keys: list[Credential], now: float) -> Iterator[list[Usage
     for first in range(0, count, _BATCH):
         yield [
             UsageRow(
-                begin + place * step, "p", "m", keys[place % _KEYS].id, marks[place % _KEYS], 7, 3, 10, 0.5, "ok", 10
+                *(begin + place * step, "p", "m", keys[place % _KEYS].id, marks[place % _KEYS]),
+                *(7, 3, 10, 0.5, "ok", 10, f"{place:016x}"),
             )
             for place in range(first, min(count, first + _BATCH))
         ]
@@ -66,16 +70,39 @@ def main() -> None:
     now = time.time()
     keys = [Credential(f"p#{number}", Secret(f"a-key-{number}")) for number in range(1, _KEYS + 1)]
     with tempfile.TemporaryDirectory() as directory:
-        store = Store(Path(directory) / "usage.db")
+        path = Path(directory) / "usage.db"
+        batches = _rows(count, keys, now)
+        older = _write_older(path, islice(batches, count // _BATCH // 2), keys)
+        console.print(f"{older} rows of schema 2 taken over: {_timed(lambda: Store(path)):.1f} ms")
+        store = Store(path)
         with closing(store.connect()) as connection:
             begin = time.perf_counter()
-            for rows in _rows(count, keys, now):
+            for rows in batches:
                 with transaction(connection):
                     write_rows(connection, rows)
             wrote = time.perf_counter() - begin
-            size = store.path.stat().st_size / 1e6
-            console.print(f"{count} rows: written in {wrote:.0f} s, {wrote / count * 1e6:.1f} us each; {size:.0f} MB")
+            newer, size = count - older, path.stat().st_size / 1e6
+            console.print(f"{newer} more: written in {wrote:.0f} s, {wrote / newer * 1e6:.1f} us each; {size:.0f} MB")
             _measure(console, store, connection, keys, now)
+
+
+def _write_older(path: Path, batches: Iterable[list[UsageRow]], keys: list[Credential]) -> int:
+    """A file of schema 2. Returns how many rows it has."""
+    series = {key.id: (number, "p", "m", key.id, key.fingerprint[:8]) for number, key in enumerate(keys, 1)}
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for version in (1, 2):
+            connection.executescript(MIGRATIONS[version])
+        connection.execute("PRAGMA user_version = 2")
+        connection.execute("INSERT INTO meta VALUES ('source', 'here')")
+        connection.executemany("INSERT INTO series VALUES (?, ?, ?, ?, ?)", series.values())
+        for rows in batches:
+            with transaction(connection):
+                connection.executemany(
+                    "INSERT INTO usage (series, at, tokens_in, tokens_out, tokens, latency, outcome, charged)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    [(series[row.key_id][0], row.at, *row[5:11]) for row in rows],
+                )
+        return int(connection.execute("SELECT count(*) FROM usage").fetchone()[0])
 
 
 def _measure(console: Console, store: Store, connection: Connection, keys: list[Credential], now: float) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import litellm
+from litellm.types.utils import BudgetConfig
 
 from benchmarks.bench import MODELS
 from benchmarks.timing import per_call, seconds_of
@@ -52,6 +54,33 @@ class Rival:
         )
         pick = lambda: router.get_available_deployment(model="any", messages=_MESSAGES)  # noqa: E731  called in a loop
         return per_call(pick, calls=calls, repeats=3)
+
+    def spend(self, provider: str, usd: float, tasks: int) -> int:
+        """Call until a budget of the provider refuses; the number of answers."""
+        return asyncio.run(self._spend(provider, usd, tasks))
+
+    async def _spend(self, provider: str, usd: float, tasks: int) -> int:
+        budget = BudgetConfig(max_budget=usd, budget_duration="1d")
+        base, keys = self._made[provider]
+        router = litellm.Router(
+            model_list=[_deployment(provider, key, base) for key in keys],
+            provider_budget_config={provider: budget},
+            num_retries=0,
+        )
+        answers = 0
+
+        async def calls() -> None:
+            nonlocal answers
+            # It counts a call some time after it has ended; without a bound this might never end.
+            while answers < 1000:
+                try:
+                    await router.acompletion(model="any", messages=_MESSAGES, max_tokens=500)
+                except ValueError:
+                    return
+                answers += 1
+
+        await asyncio.gather(*(calls() for _ in range(tasks)))
+        return answers
 
     def _router(self, provider: str, *, first: bool = False) -> Any:
         base, keys = self._made[provider]

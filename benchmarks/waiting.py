@@ -59,7 +59,8 @@ def _past(effort: Effort, server: Any, provider: str, refusal: Any) -> float:
     # is heard of again by way of the file.
     env, apart = (environment(server, each) | {"HFS_USAGE_DB": "off"} for each in (dict.fromkeys(PROVIDERS, keys), 2))
     with ProviderManager(env=env) as manager, ProviderManager(env=apart) as unhindered:
-        model, plain = manager.get_model(provider, MODELS[provider]), unhindered.get_model(provider, MODELS[provider])
+        # In turn: with its conversation's key, a call might never meet the refused one.
+        model, plain = (each.get_model(provider, MODELS[provider], affinity=None) for each in (manager, unhindered))
         pool = manager.wrapper(provider).pool
         refused = pool.credentials[0].id
 

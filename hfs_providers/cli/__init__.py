@@ -1,6 +1,6 @@
 """The command line `hfs-providers`. `main` is its entry point, `app` the typer application.
 
-Nothing heavy is imported here or at the top of a command's module: `status` must stay within 0.4 s.
+Nothing heavy is imported here or at the top of a command's module: `status` must stay within 0.2 s.
 """
 
 from __future__ import annotations
@@ -8,84 +8,41 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
-from hfs_providers.cli import ask, check, doctor, keys, models, new_plugin, output, status
-from hfs_providers.cli.agents.command import app as agents_app
-from hfs_providers.cli.demo.command import demo as demo_command
-from hfs_providers.cli.usage.command import prune as prune_command
-from hfs_providers.cli.usage.command import usage as usage_command
-from hfs_providers.cli.usage.send import send_rows
+from hfs_providers.cli import output
+from hfs_providers.cli.commands import Group, LazyCommands
 
-
-class _LightHelp:
-    """Mixed in before typer's classes: gives `--help` the default that it lacks."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        # Without one, typer 0.29 imports pydantic at each start, only to find that None is no bool: 0.1 s.
-        option = super().get_help_option(ctx)  # type: ignore[misc]
-        if option is not None and option.default is None:
-            option.default = False
-        return option
-
-
-def _show_log(wanted: bool) -> None:
-    if wanted:
-        output.set_up_logging(True)
+_COMMANDS = {
+    "status": "hfs_providers.cli.status:status",
+    "plugins": "hfs_providers.cli.status:plugins",
+    "models": "hfs_providers.cli.models:models",
+    "check": "hfs_providers.cli.check:check",
+    "ask": "hfs_providers.cli.ask:ask",
+    "demo": "hfs_providers.cli.demo.command:demo",
+    "doctor": "hfs_providers.cli.doctor:doctor",
+    "new-plugin": "hfs_providers.cli.new_plugin:new_plugin",
+    "serve": "hfs_providers.cli.serve:serve_gateway",
+    "dashboard": "hfs_providers.cli.dashboard:dashboard",
+    "top": "hfs_providers.cli.top:top",
+    "clients": "hfs_providers.cli.clients:app",
+    "agents": "hfs_providers.cli.agents.command:app",
+    "usage": "hfs_providers.cli.usage.command:app",
+    "keys": "hfs_providers.cli.keys:app",
+    "capacity": "hfs_providers.cli.capacity:capacity",
+}
 
 
-_Verbosity = Annotated[
-    bool,
-    typer.Option("--verbose", "-v", callback=_show_log, expose_value=False, help="Show the library's log on stderr."),
-]
-
-
-def _verbosity() -> Any:
-    """The option `-v` by itself. Made by typer, because its class takes other arguments in each version."""
-
-    def command(verbose: _Verbosity = False) -> None:
-        pass
-
-    alone = typer.Typer(add_completion=False)
-    alone.command(cls=type("_Plain", (_LightHelp, TyperCommand), {}))(command)
-    return next(option for option in typer.main.get_command(alone).params if option.name == "verbose")
-
-
-_VERBOSE = _verbosity()
-
-
-class _Verbose:
-    """Mixed in before typer's classes: takes `-v` after the command's name, too."""
-
+class _Outermost(Group):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params: list[Any] = [*self.params, _VERBOSE]
-
-
-class _Command(_Verbose, _LightHelp, TyperCommand):
-    pass
-
-
-class _Group(_LightHelp, TyperGroup):
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            # Left to older versions of typer, it would end as "Aborted!" with exit code 1.
-            raise typer.Exit(130) from None
-
-
-class _SubGroup(_Verbose, _Group):
-    pass
+        self.commands: Any = LazyCommands(_COMMANDS)
 
 
 app = typer.Typer(
-    cls=_Group,
+    cls=_Outermost,
     name="hfs-providers",
     help="Turn all your API keys into one LLM model: status, checks, usage and a demo.",
     no_args_is_help=True,
@@ -113,75 +70,6 @@ def options(
 ) -> None:
     """Turn all your API keys into one LLM model: status, checks, usage and a demo."""
     output.set_up_logging(verbose)
-
-
-for _command in (
-    status.status,
-    status.plugins,
-    models.models,
-    check.check,
-    ask.ask,
-    demo_command,
-    doctor.doctor,
-    new_plugin.new_plugin,
-):
-    app.command(cls=_Command)(_command)
-for _made in agents_app.registered_commands:
-    _made.cls = _Command
-app.add_typer(agents_app, name="agents", cls=_SubGroup)
-
-
-class _Unquoted:
-    """Mixed in before typer's classes: quotes no argument in a message, because it may be a pasted key."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        with _unquoted(args):
-            return super().parse_args(ctx, args)  # type: ignore[misc]
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        with _unquoted(args):
-            return super().resolve_command(ctx, args)  # type: ignore[misc]
-
-
-@contextmanager
-def _unquoted(args: Sequence[str]) -> Iterator[None]:
-    given = list(args)
-    try:
-        yield
-    except Exception as error:
-        # Older versions of typer use click's errors, newer ones their own.
-        if isinstance(message := getattr(error, "message", None), str):
-            for arg in sorted(given, key=len, reverse=True):
-                message = message.replace(arg, "...") if arg else message
-            error.message = message  # type: ignore[attr-defined]  # of a usage error
-        raise
-
-
-class _KeysGroup(_Unquoted, _SubGroup):
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands:
-            # As with `check` and `models`, what follows are names of providers.
-            return "", self.commands[_OF], args
-        return super().resolve_command(ctx, args)
-
-
-class _KeysCommand(_Unquoted, _Command):
-    pass
-
-
-_usage = typer.Typer(cls=_SubGroup, invoke_without_command=True)
-_usage.callback(help=usage_command.__doc__)(usage_command)
-_usage.command("prune", cls=_Command)(prune_command)
-_usage.command("send", cls=_Command)(send_rows)
-app.add_typer(_usage, name="usage")
-
-_OF = "PROVIDER..."
-_keys = typer.Typer(cls=_KeysGroup, invoke_without_command=True, subcommand_metavar=f"[{_OF} | COMMAND [ARGS]...]")
-_keys.callback(help=keys.keys.__doc__)(keys.keys)
-_keys.command(_OF, cls=_KeysCommand, hidden=True)(keys.of)
-_keys.command("revive", cls=_KeysCommand)(keys.revive)
-_keys.command("retire", cls=_KeysCommand)(keys.retire)
-app.add_typer(_keys, name="keys")
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def _tried(wrappers: Mapping[str, Wrapper], timeout: float, ask: bool) -> tuple[
 
     found: dict[str, KeyProbe] = {}
     try:
-        with output.progress(sys.stderr.isatty(), stderr=True, transient=True) as bar:
+        with output.progress(sys.stderr.isatty(), transient=True) as bar:
             task = bar.add_task("trying keys", total=sum(len(each.pool.credentials) for each in wrappers.values()))
             for _, probe in check_keys(wrappers, timeout=timeout, ask=ask):
                 found[probe.id] = probe

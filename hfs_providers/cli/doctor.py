@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import typer
 
 from hfs_providers.cli import imports, output
+from hfs_providers.cli.key_sources import in_words, key_sources
 from hfs_providers.cli.models import default_source
 from hfs_providers.cli.status import first_step, plugin_problems
 from hfs_providers.contract.environment import USAGE, env_name
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "info", "warning", "error"]
 _SOON = timedelta(days=30)
+_MOST_CLIENTS = 10
 _ORDER = ("error", "warning", "info", "ok")
 
 
@@ -51,7 +53,19 @@ def doctor(as_json: output.JsonOption = False) -> None:
     found = take_inventory()
     findings = [
         finding
-        for check in (_python, _imports, _problems, _built, _keys, _usable, _environment, _files, _models, _state)
+        for check in (
+            _python,
+            _imports,
+            _problems,
+            _built,
+            _keys,
+            _usable,
+            _environment,
+            _files,
+            _clients,
+            _models,
+            _state,
+        )
         for finding in check(found)
     ]
     findings.sort(key=lambda finding: _ORDER.index(finding.level))
@@ -151,7 +165,7 @@ def _built(found: Inventory) -> Iterator[Finding]:
 
 def _keys(found: Inventory) -> Iterator[Finding]:
     """The keys that the usage file knows to be out of rotation."""
-    from hfs_providers.cli.stored import stored_statuses
+    from hfs_providers.dashboard.stored_keys import stored_statuses
     from hfs_providers.wrapper.probe import RETIRED
 
     for name, statuses in stored_statuses(found).items():
@@ -176,10 +190,10 @@ def _all_dead(statuses: Sequence[KeyStatus]) -> bool:
 
 
 def _usable(found: Inventory) -> Iterator[Finding]:
-    from hfs_providers.cli.stored import stored_statuses
+    from hfs_providers.dashboard.stored_keys import stored_statuses
 
     keys = stored_statuses(found)
-    usable = [name for name, provider in found.providers.items() if provider.usable and not _all_dead(keys[name])]
+    usable = [name for name, each in keys.items() if found.providers[name].usable and not _all_dead(each)]
     if usable:
         yield Finding("ok", "environment", f"Usable, in this order: {', '.join(usable)}")
     else:
@@ -188,6 +202,9 @@ def _usable(found: Inventory) -> Iterator[Finding]:
 
 def _environment(found: Inventory) -> Iterator[Finding]:
     for name, provider in found.providers.items():
+        sources = key_sources(provider.config.credentials)
+        if sources:
+            yield Finding("ok", "environment", f"{name}: keys from {in_words(sources)}", None, name)
         variable = f"{env_name(name)}_BASE_URL"
         if provider.config.base_url is None or not found.settings.env.get(variable, "").strip():
             continue
@@ -202,6 +219,21 @@ def _files(found: Inventory) -> Iterator[Finding]:
         yield Finding("ok", "files", f"Environment file: {found.settings.env_file}")
     if found.file.path is not None:
         yield Finding("ok", "files", f"Configuration file: {found.file.path}")
+
+
+def _clients(found: Inventory) -> Iterator[Finding]:
+    """Who may use the gateway, if that is said."""
+    from hfs_providers.cli.clients import read_clients
+    from hfs_providers.gateway.client_file import ClientsPlace, unlisted
+
+    place = ClientsPlace.of(found.settings.env)
+    listed, problems = read_clients(place)
+    if listed.tokens:
+        problems += unlisted(found.file.clients, listed.names, found.file.path)
+        names = f"{', '.join(listed.names[:_MOST_CLIENTS])}{', ...' * (len(listed.names) > _MOST_CLIENTS)}"
+        yield Finding("ok", "files", f"Clients of the gateway: {names} ({place.path})")
+    for problem in problems:
+        yield Finding(problem.level, "files", problem.message, problem.remedy)
 
 
 def _models(found: Inventory) -> Iterator[Finding]:

@@ -1,9 +1,9 @@
-"""`keys`, `keys revive` and `keys retire`: what state each key is in, and a word of the owner's about it.
+"""`keys`, `keys revive`, `keys retire`: what state each key is in, and a word of the owner's about it.
 
 JSON of `keys`: `providers` (`name`, `error` (why its keys cannot be shown, or null), `default_model`, `keys` (`id`,
-`fingerprint`, `account` (null where it has its own), `state`, `reason`, `free_in` (seconds, or null), `until` (ISO, or
-null), `models` (`model`, `state`, `reason`, `free_in`, `until`, `windows` (`per` (minute, hour, day), `unit` (requests,
-tokens), `used`, `limit`))).
+`fingerprint`, `source` (a variable or a file), `account` (null where it has its own), `state`, `reason`, `free_in`
+(seconds, or null), `until` (ISO, or null), `models` (`model`, `state`, `reason`, `free_in`, `until`, `windows` (`per`
+(minute, hour, day), `unit` (requests, tokens), `used`, `limit`))).
 
 JSON of `keys revive` and `keys retire`: `id`, `fingerprint`, `state`, `reason`, `free_in`, `until`.
 """
@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hfs_providers.cli import output, spans
-from hfs_providers.cli.models import known
+from hfs_providers.cli.commands import Command, DefaultGroup, Unquoted
+from hfs_providers.cli.key_import import import_keys
+from hfs_providers.cli.models import provider_named
 from hfs_providers.cli.status import first_step
 from hfs_providers.cli.table import Column
+from hfs_providers.contract.secret import KEY_ID
 
 if TYPE_CHECKING:
     from hfs_providers import ProviderManager
@@ -28,50 +31,37 @@ if TYPE_CHECKING:
     from hfs_providers.keys import KeyStatus
 
 _STATES = {"ready": "green", "limited": "yellow", "cooling": "yellow", "dead": "red"}
-_KEY_ID = re.compile(r"([a-z0-9][a-z0-9_-]{0,40})#\d{1,6}")
-_FINGERPRINT = re.compile(r"[0-9a-f]{8}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 _DAY = 86_400.0
-_LONGEST_REASON = 200
 
-ProvidersOption = Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(help="For this model only, not for the default model and those in use.", show_default=False),
-]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id, such as groq#3, or its fingerprint.")]
 
 
+class _KeysGroup(Unquoted, DefaultGroup):
+    pass
+
+
+class _KeysCommand(Unquoted, Command):
+    pass
+
+
+app = typer.Typer(cls=_KeysGroup, name="keys", help="Show, import, retire and revive keys.", add_completion=False)
+
+
+@app.command(cls=_KeysCommand)
 def keys(
-    context: typer.Context,
-    provider: ProvidersOption = None,
-    model: ModelOption = None,
+    providers: Annotated[list[str] | None, typer.Argument(help="Only these providers.", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="For this model only, not for the default model and those in use.", show_default=False),
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Show each key: its state, what of its limits is used, and when it is free again."""
-    if context.invoked_subcommand is not None:
-        return
-    _show(provider or [], model, as_json)
-
-
-def of(
-    context: typer.Context,
-    providers: Annotated[list[str], typer.Argument(metavar="PROVIDER...", help="Only these providers.")],
-    provider: ProvidersOption = None,
-    model: ModelOption = None,
-    as_json: output.JsonOption = False,
-) -> None:
-    """Show the keys of these providers: `hfs-providers keys groq`."""
-    # What stood before the providers was taken for options of `keys`.
-    before: Mapping[str, Any] = context.parent.params if context.parent is not None else {}
-    names = [*providers, *(provider or []), *(before.get("provider") or [])]
-    _show(names, model or before.get("model"), as_json or bool(before.get("as_json")))
-
-
-def _show(providers: Sequence[str], model: str | None, as_json: bool) -> None:
+    """Show each key: its state, what of its limits is used, when it is free. Also: keys import, retire, revive."""
     from hfs_providers import HfsProvidersError, ProviderManager
 
     with ProviderManager() as manager:
-        names = [_provider(manager, name) for name in providers]
+        names = [provider_named(manager.inventory, name) for name in providers or ()]
         names = names or [name for name, found in manager.inventory.providers.items() if found.config.configured]
         if not names:
             output.fail("no provider has a key", first_step(manager.inventory))
@@ -93,51 +83,37 @@ def _show(providers: Sequence[str], model: str | None, as_json: bool) -> None:
         output.note(f"Only what this host knows is shown: {problem.message}")
 
 
-def _provider(manager: ProviderManager, said: str) -> str:
-    """A provider's name. What is none is not shown again: it may be a key."""
-    from hfs_providers import UnknownProviderError
-
-    try:
-        return known(manager.inventory, said)
-    except UnknownProviderError:
-        installed = ", ".join(manager.inventory.providers)
-        output.fail("there is no such provider or command (not shown: it may be a key)", f"Use: {installed}", code=2)
+app.command("import", cls=_KeysCommand)(import_keys)
 
 
+@app.command(cls=_KeysCommand)
 def revive(key: KeyArgument, as_json: output.JsonOption = False) -> None:
     """Put a cooling or dead key back into rotation, in all processes that share the usage file."""
     _rule(key, None, as_json)
 
 
+@app.command(cls=_KeysCommand)
 def retire(
     key: KeyArgument,
     reason: Annotated[str, typer.Option(help="The reason, shown with the key.")] = "by hand",
     as_json: output.JsonOption = False,
 ) -> None:
     """Take a key out of rotation, in all processes that share the usage file."""
-    _rule(key, " ".join(reason.split())[:_LONGEST_REASON], as_json)
+    _rule(key, reason, as_json)
 
 
 def _rule(key: str, reason: str | None, as_json: bool) -> None:
     """Revive a key, or with a reason retire it."""
     from hfs_providers import ProviderManager
-    from hfs_providers.contract.redaction import Redactor
+    from hfs_providers.dashboard.rulings import rule_key
     from hfs_providers.usage import usage_path
-    from hfs_providers.wrapper.probe import RETIRED
 
     with ProviderManager() as manager:
         name, credential = _find(manager, key)
-        wrapper = manager.wrapper(name)
-        kept = usage_path(manager.inventory.settings.env) is not None
-        if kept and reason is None:
-            wrapper.pool.revive(credential.id)
-        elif kept and reason is not None:
-            why = Redactor.of(wrapper.pool.credentials).scrub(reason)
-            wrapper.pool.retire(credential.id, f"{RETIRED}: {why}")
-        status = next(each for each in wrapper.pool.statuses() if each.id == credential.id)
-    if not kept:
-        # It would be forgotten with this process.
-        output.fail("key state is not kept: HFS_USAGE_DB is off", "Remove HFS_USAGE_DB, or set it to a path")
+        if usage_path(manager.inventory.settings.env) is None:
+            # It would be forgotten with this process.
+            output.fail("key state is not kept: HFS_USAGE_DB is off", "Remove HFS_USAGE_DB, or set it to a path")
+        status = rule_key(manager, name, credential.id, reason)
     if as_json:
         about = _state(status)
         output.print_json({"id": status.id, "fingerprint": status.fingerprint, **about})
@@ -146,13 +122,13 @@ def _rule(key: str, reason: str | None, as_json: bool) -> None:
     else:
         again = output.local_time(spans.iso_in(status.free_in))
         print(f"{status.id} is out of rotation ({status.reason}). From {again} on, one call may try it.")
-        print("To keep it out for good, remove it from the environment.")
+        print(f"To keep it out for good, remove it from {credential.source or 'the environment'}.")
 
 
 def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
     """A key by its id or fingerprint. What is neither is not shown again: it may be a key."""
     wanted = said.strip().lower()
-    found = _KEY_ID.fullmatch(wanted)
+    found = KEY_ID.fullmatch(wanted)
     if found is None and not _FINGERPRINT.fullmatch(wanted):
         output.fail(
             "that is not a key's id (it is not shown here: it may be a key)",
@@ -183,16 +159,21 @@ def _record(manager: ProviderManager, name: str, model: str | None, asked: Mappi
     pool = manager.wrapper(name).pool
     default = manager.default_model(name)
     shown = _models(manager, name, model, asked)
-    by_model = {each: (pool.statuses(each), pool.used(each)) for each in shown}
+    by_model = {each: ({status.id: status for status in pool.statuses(each)}, pool.used(each)) for each in shown}
+    credentials = {credential.id: credential for credential in pool.credentials}
     records = []
-    for place, (credential, status) in enumerate(zip(pool.credentials, pool.statuses(model), strict=True)):
+    for status in pool.statuses(model):
+        credential = credentials.get(status.id)
+        if credential is None:
+            # It has just left.
+            continue
         models = [
             {
                 "model": each,
-                **_state(statuses[place]),
+                **_state(statuses.get(status.id, status)),
                 "windows": [
                     {"per": use.period, "unit": use.unit, "used": use.used, "limit": use.limit}
-                    for use in used[credential.id]
+                    for use in used.get(status.id, ())
                 ],
             }
             for each, (statuses, used) in by_model.items()
@@ -202,6 +183,7 @@ def _record(manager: ProviderManager, name: str, model: str | None, asked: Mappi
             {
                 "id": status.id,
                 "fingerprint": status.fingerprint,
+                "source": credential.source,
                 "account": credential.params.get("account"),
                 **_state(status),
                 "models": models,
@@ -247,16 +229,19 @@ def _print_keys(records: Sequence[Mapping[str, Any]]) -> None:
                 first = [key["id"], key["fingerprint"]] if place == 0 else [" ", " "]
                 state = output.styled(model["state"], _STATES[model["state"]])
                 again = output.local_time(model["until"])
-                rows.append([*first, state, again, model["model"], _in_words(model["windows"]), model["reason"]])
+                source = key["source"] if place == 0 else " "
+                used = _in_words(model["windows"])
+                rows.append([*first, state, again, model["model"], used, model["reason"], source])
     if rows:
         columns: list[Column | str] = [
             "key",
-            Column("fingerprint", give=2),
+            Column("fingerprint", give=3),
             "state",
             "free at",
-            Column("model", give=4, how="below"),
-            Column("used of limit", give=3, how="below"),
-            Column("reason", give=1, how="below"),
+            Column("model", give=5, how="below"),
+            Column("used of limit", give=4, how="below"),
+            Column("reason", give=2, how="below"),
+            Column("from", give=1),
         ]
         output.print_table(None, columns, rows)
     for record in records:
@@ -266,10 +251,6 @@ def _print_keys(records: Sequence[Mapping[str, Any]]) -> None:
 
 def _in_words(windows: Sequence[Mapping[str, Any]]) -> str:
     return "  ".join(
-        f"{each['unit'][0]}p{each['per'][0]} {_short(each['used'])}/{_short(each['limit'])}" for each in windows
+        f"{each['unit'][0]}p{each['per'][0]} {output.short(each['used'])}/{output.short(each['limit'])}"
+        for each in windows
     )
-
-
-def _short(count: int) -> str:
-    """In thousands where it is long, so that four limits stand in one line."""
-    return str(count) if count < 10_000 else f"{count / 1000:.4g}k" if count < 10_000_000 else f"{count / 1e6:.4g}M"

@@ -61,6 +61,17 @@ def known(found: Inventory, provider: str) -> str:
     raise UnknownProviderError(provider, list(found.providers))
 
 
+def provider_named(inventory: Inventory, said: str) -> str:
+    """A provider's name. What is none is not shown again: it may be a key."""
+    from hfs_providers import UnknownProviderError
+
+    try:
+        return known(inventory, said)
+    except UnknownProviderError:
+        installed = ", ".join(inventory.providers)
+        output.fail("there is no such provider or command (not shown: it may be a key)", f"Use: {installed}", code=2)
+
+
 def _models_record(found: Inventory, name: str, manager: ProviderManager | None) -> dict[str, Any]:
     provider = found.providers[name]
     today = date.today()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hfs_providers.cli import output
-from hfs_providers.cli.model_class import ModelClass, UnknownModelClassError, look_at
 from hfs_providers.contract.environment import env_name
+from hfs_providers.families.model_classes import SDKS, Sdk, lacks_of, needed_of, sdk_of
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _RESERVED = {
@@ -22,12 +25,6 @@ _RESERVED = {
     "hfs": "variables that begin with HFS_ are the library's",
     "num": "variables that begin with NUM_ count keys",
     "expected": "variables that begin with EXPECTED_ count keys",
-}
-_CLIENTS = {
-    "openai": "stainless",
-    "groq": "stainless",
-    "cerebras-cloud-sdk": "stainless",
-    "google-genai": "google_genai",
 }
 _OPENAI_LIKE = "agno.models.openai.like:OpenAILike"
 
@@ -45,27 +42,22 @@ def new_plugin(
 ) -> None:
     """Write a package for a provider of your own, with tests that pass."""
     check_name(name)
-    try:
-        found = look_at(model_class)
-    except UnknownModelClassError as error:
+    # Agno takes a second to import, and the default class says nothing of a provider.
+    found = None if model_class == _OPENAI_LIKE else _model_class(model_class, sdk is None)
+    known = sdk_of(found or object) if model_class != _OPENAI_LIKE else SDKS["openai:OpenAIChat"]._replace(address=None)
+    if sdk is None and known is None:
         output.fail(
-            f"--model-class: {error}", "pip show agno lists what is installed; agno.models.* has the classes", code=2
-        )
-    if sdk is None and not found.speaks_openai:
-        output.fail(
-            f"{model_class} is not built on the openai SDK",
+            f"{model_class} is built on an SDK that is not known here",
             "Say which distribution it needs: --sdk DISTRIBUTION",
             code=2,
         )
-    if sdk is not None and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", sdk):
-        output.fail(f"--sdk: {sdk!r} is not the name of a distribution", "Give its name on the package index", code=2)
-    if base_url is not None and not re.fullmatch(r"https?://[^\s\"\\]+", base_url):
-        output.fail(
-            f"--base-url: {base_url!r} is not an http(s) address", "Give one like https://api.example.com/v1", code=2
-        )
-    if model is not None and not re.fullmatch(r"[^\s\"\\]+", model):
-        output.fail(f"--model: {model!r} is not a model id", "Give the provider's own id of a model", code=2)
-    values = _values(name, sdk or "openai", model_class, keyless, base_url, model, found)
+    _check_options(sdk, base_url, model)
+    used = known or Sdk(sdk or "", "own")
+    own = _own(found)
+    base_url = base_url or own.get("base_url") or used.address
+    values = _values(name, used._replace(distribution=sdk or used.distribution), model_class, keyless, base_url)
+    values["model"] = model or own.get("id") or f"{name}-large"
+    values |= _lines(used, found, keyless)
     target = into / values["distribution"]
     if target.exists() or target.is_symlink():
         output.fail(f"{target} exists already", "Remove it, or give another directory: --into DIRECTORY")
@@ -75,13 +67,25 @@ def new_plugin(
         output.fail(f"{target} cannot be written: {error.strerror}", "Give another directory: --into DIRECTORY")
     print(f"Wrote {target}\n")
     print(f"  cd {target} && pip install -e '.[test]' && pytest\n")
-    if base_url is None and "base_url" not in found.defaults:
+    if base_url is None:
         print(f"Then set base_url in {values['module']}/__init__.py: it is made up.")
-    if not found.speaks_openai:
+    if used.client == "own":
         output.note(
-            f"{model_class} is not known to speak like OpenAI: its tests need a `dialect`, and maybe `client`. "
+            f"how {model_class} speaks is not known: its tests need a `dialect`, and the plugin maybe a `client`. "
             "See docs/plugins.md, A protocol of its own"
         )
+
+
+def _check_options(sdk: str | None, base_url: str | None, model: str | None) -> None:
+    """End the program where one of them cannot be what it says."""
+    if sdk is not None and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", sdk):
+        output.fail(f"--sdk: {sdk!r} is not the name of a distribution", "Give its name on the package index", code=2)
+    if base_url is not None and not re.fullmatch(r"https?://[^\s\"\\]+", base_url):
+        output.fail(
+            f"--base-url: {base_url!r} is not an http(s) address", "Give one like https://api.example.com/v1", code=2
+        )
+    if model is not None and not re.fullmatch(r"[^\s\"\\]+", model):
+        output.fail(f"--model: {model!r} is not a model id", "Give the provider's own id of a model", code=2)
 
 
 def check_name(name: str) -> None:
@@ -97,16 +101,34 @@ def check_name(name: str) -> None:
         output.fail(f"a provider {name!r} is installed already{where}", "Try another name, or uninstall that", code=2)
 
 
-def _values(
-    name: str, sdk: str, model_class: str, keyless: bool, base_url: str | None, model: str | None, found: ModelClass
-) -> dict[str, str]:
+def _model_class(path: str, needed: bool) -> type[Any] | None:
+    """The class at `module:name`; None if its SDK is not installed, unless it is `needed`."""
+    found: object = None
+    module, _, name = path.partition(":")
+    if re.fullmatch(r"\w+(\.\w+)*:\w+", path):
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
+                if needed:
+                    said = " ".join(str(error).split())
+                    output.fail(f"{path} cannot be imported: {said}", "Install its SDK, or name it: --sdk NAME", code=2)
+                return None
+    if not isinstance(found, type):
+        output.fail(f"--model-class: there is no class {path!r}", "Name one as agno.models.x:X", code=2)
+    return found
+
+
+def _own(found: type[Any] | None) -> dict[str, str]:
+    """What a model class says of itself: its address and its model."""
+    given = {name: getattr(found, name, None) for name in ("base_url", "id")}
+    return {name: text for name, text in given.items() if isinstance(text, str) and text != "not-provided"}
+
+
+def _values(name: str, used: Sdk, model_class: str, keyless: bool, base_url: str | None) -> dict[str, str]:
     from hfs_providers import __version__
 
-    upper = env_name(name)
-    given = found.defaults.get("id", "not-provided")
-    client = "stainless" if found.speaks_openai else _CLIENTS.get(sdk, "own")
-    more = [f'client="{client}"'] if client != "stainless" else []
-    more += ["keyless=True"] if keyless else []
+    upper, sdk = env_name(name), used.distribution
     try:
         requirement = f"{sdk}>={metadata.version(sdk)}"
     except metadata.PackageNotFoundError:
@@ -122,11 +144,41 @@ def _values(
         "sdk": sdk,
         "requirement": requirement,
         "model_class": model_class,
-        "base_url": base_url or found.defaults.get("base_url") or f"https://api.{name}.example/v1",
-        "model": model or (f"{name}-large" if given == "not-provided" else given),
+        "base_url": base_url or f"https://api.{name}.example/v1",
         "variables": f"NUM_{upper}=1 {upper}_{endpoint}",
-        "more": "".join(f"\n    {line}," for line in more),
     }
+
+
+def _lines(used: Sdk, found: type[Any] | None, keyless: bool) -> dict[str, str]:
+    """The lines of the module and of its test that not every plugin has."""
+    params = {**used.params, **needed_of(found)}
+    more = [f"sdk_module={_quoted(used.module)}"] if used.module else []
+    more += [f"client={_quoted(used.client)}"] if used.client != "stainless" else []
+    more += ['openai_path=""'] if used.chat else []
+    more += [f"model_params={_written(params)}"] if params else []
+    more += [f"stream_params={_written(used.streams)}"] if used.streams else []
+    more += ["keyless=True"] if keyless else []
+    lacks = {"successors": "one model is named so far", **lacks_of(used, found)}
+    entries = "".join(f"        {_quoted(name)}: {_quoted(why)},\n" for name, why in lacks.items())
+    one = "{" + ", ".join(f"{_quoted(name)}: {_quoted(why)}" for name, why in lacks.items()) + "}"
+    return {
+        "more": "".join(f"\n    {line}," for line in more),
+        "lacks": one if len(lacks) == 1 else "{\n" + entries + "    }",
+    }
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def _written(params: Mapping[str, object]) -> str:
+    return "{" + ", ".join(f"{_quoted(name)}: {_literal(value)}" for name, value in params.items()) + "}"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, Mapping):
+        return _written(value)
+    return _quoted(value) if isinstance(value, str) else repr(value)
 
 
 def _write(target: Path, values: dict[str, str]) -> None:

@@ -10,8 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -49,15 +48,6 @@ def set_up_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def draws(signs: str) -> bool:
-    """Whether stdout can show these characters."""
-    try:
-        signs.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except (UnicodeError, LookupError):
-        return False
-    return True
-
-
 def set_up_logging(verbose: bool) -> None:
     """Send the library's log to stderr from INFO on, or nowhere: what it says is in the tables already."""
     _redirect("hfs_providers", verbose)
@@ -72,6 +62,26 @@ def set_up_agno_logging() -> None:
 
     for name in _AGNO_LOGGERS:
         _redirect(name, logging.getLogger("hfs_providers").level == logging.INFO)
+
+
+def log_to_stderr(*names: str) -> None:
+    """Show what these loggers say: of a server, its owner sees nothing else."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    # On the handler, because a server may set its loggers' levels itself.
+    handler.setLevel(logging.getLogger("hfs_providers").level)
+    if not debugging():
+        handler.addFilter(_drop_traceback)
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    # Agno logs one with every work that failed.
+    record.exc_info = None
+    return True
 
 
 def _redirect(name: str, verbose: bool) -> None:
@@ -127,49 +137,55 @@ def explain(error: Exception) -> int:
     return 2 if isinstance(error, UnknownProviderError) else 1
 
 
-def has_width(stderr: bool = False) -> bool:
+def has_width() -> bool:
     """Whether lines have an end: on a terminal, or where `COLUMNS` says so."""
-    return (sys.stderr if stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
+    return sys.stdout.isatty() or "COLUMNS" in os.environ
 
 
-def console(stderr: bool = False) -> Console:
+def console() -> Console:
     """A rich console on which brackets and colons are only characters: `hfs-providers[groq]` is no markup."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if has_width(stderr) else _PIPE_WIDTH
-    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    width = None if has_width() else _PIPE_WIDTH
+    return Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
 
 
-@contextmanager
-def progress(shown: bool, stderr: bool = False, transient: bool = False) -> Iterator[Progress]:
-    """Bars of what is done and what is left. Where they are not `shown`, nothing is printed."""
+def progress(shown: bool, transient: bool = False) -> Progress:
+    """A bar on stderr of what is done and what is left, to be used in a `with` block; nothing if it is not `shown`."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Rich would take what is printed to stdout, and print it above a bar on stderr.
-    bars = Progress(
-        *columns, console=console(stderr), transient=transient, redirect_stdout=not stderr, disable=not shown
+    # Rich would take what is printed to stdout, and print it above the bar.
+    return Progress(
+        *columns, console=Console(stderr=True), transient=transient, redirect_stdout=False, disable=not shown
     )
-    # Older versions of rich print an empty line at the end of bars that are not shown.
-    with bars if shown else nullcontext():
-        yield bars
 
 
 def print_table(title: str | None, columns: Sequence[Column | str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table. A heading that begins with `>` is aligned to the right; the cells are as `cell` shows them."""
-    from rich.text import Text
-
     from hfs_providers.cli import table
 
-    out = console()
     cells = [[cell(value) for value in row] for row in rows]
     if title is not None:
-        out.print(Text(title, style="bold"), soft_wrap=True)
+        _print_lines([styled(title, "bold")])
+    _print_lines(table.lines([Column.of(each) for each in columns], cells, _width()))
+
+
+def _width() -> int:
     # What goes into a pipe is searched and cut by other programs: there every row is one line.
-    width = out.width if has_width() else _NO_WIDTH
-    for line in table.lines([Column.of(each) for each in columns], cells, width, "─" if draws("─") else "-"):
-        out.print(line, soft_wrap=True)
+    return console().width if has_width() else _NO_WIDTH
+
+
+def _print_lines(lines: Iterable[Text]) -> None:
+    if has_width() or "FORCE_COLOR" in os.environ:
+        out = console()
+        for line in lines:
+            out.print(line, soft_wrap=True)
+    else:
+        # Without colours there is nothing for rich's console to do, and it takes 20 ms to import.
+        for line in lines:
+            print(line.plain)
 
 
 def cell(value: object) -> Text:
@@ -196,6 +212,11 @@ def local_time(moment: str | datetime | None) -> str | None:
     return moment.strftime("%H:%M:%S" if moment.date() == today else f"%b {moment.day} %H:%M")
 
 
+def short(count: int) -> str:
+    """A count, in thousands or millions where it is long."""
+    return str(count) if count < 10_000 else f"{count / 1000:.4g}k" if count < 10_000_000 else f"{count / 1e6:.4g}M"
+
+
 def styled(text: str, style: str) -> Text:
     """A table cell in a colour."""
     from rich.text import Text
@@ -205,17 +226,12 @@ def styled(text: str, style: str) -> Text:
 
 def print_findings(findings: Iterable[tuple[str, str, str | None]]) -> None:
     """Print findings (level, message, remedy), the remedy below each."""
-    from rich.text import Text
-
     from hfs_providers.cli import table
 
-    out = console()
+    width = max(1, _width() - _LEVEL)
     for level, message, remedy in findings:
-        words = Text(message)
-        parts = table.broken(words, max(1, out.width - _LEVEL)) if has_width() else [words]
-        for place, part in enumerate(parts):
-            said = Text(f"{level if place == 0 else '':>{_LEVEL - 2}}  ", style=_STYLES[level])
-            out.print(said + part, soft_wrap=True)
+        for place, part in enumerate(table.broken(cell(message), width)):
+            _print_lines([styled(f"{level if place == 0 else '':>{_LEVEL - 2}}  ", _STYLES[level]) + part])
         if remedy:
             # Not wrapped, so that a command can be copied whole.
-            out.print(Text(f"         remedy: {remedy}", style="dim"), soft_wrap=True)
+            _print_lines([styled(f"         remedy: {remedy}", "dim")])

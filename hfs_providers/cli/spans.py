@@ -7,6 +7,7 @@ import time
 from datetime import datetime
 
 from hfs_providers.cli import output
+from hfs_providers.contract.instants import MINUTE, NEVER
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -41,6 +42,18 @@ def moment(said: str | None, option: str) -> float | None:
     except (ValueError, OverflowError, OSError):
         remedy = "Write it as 24h, 7d, 2026-01-31 or 2026-01-31T14:00"
         output.fail(f"{option}: {said!r} is not a date, time or span", remedy, code=2)
+
+
+def per_minute(said: str, option: str) -> float:
+    """`200/min`, `5/s`, `10000/h` or `1e6/day` as a number a minute. Ends the command where it is none of these."""
+    number, _, unit = said.replace(" ", "").lower().partition("/")
+    try:
+        rate = float(number) * MINUTE / _SECONDS[(unit or "m")[0]]
+    except (ValueError, KeyError):
+        rate = 0.0
+    if not 0 < rate < NEVER:
+        output.fail(f"{option}: {said!r} is not a rate", "Write it as 200/min, 5/s, 10000/h or 100000/day", code=2)
+    return rate
 
 
 def iso(at: float | None) -> str | None:

@@ -1,15 +1,16 @@
 """`status` and `plugins`: what is installed and configured.
 
 JSON of `status`: `version`, `usable` (whether any provider is), `providers` (in fallback order: `name`, `configured`,
-`usable`, `initialized` (null without `--build`), `keys`, `free` (keys that could be used now for the default model, as
-far as the usage file knows), `dead`, `declared`, `expected`, `default_model`, `sdk` (distribution, or null where none
-is needed), `sdk_version` (null where it is missing), `install`, `problems`), `problems` (those of no provider),
-`env_file`, `config_file`, `usage` (`path`, `size` in bytes, `targets`: `name`, `product` (as TiDB or MariaDB), `behind`
-(rows), `oldest` of them (seconds since the epoch), `error`; `sharing`: `file`, `redis` or null; `processes` that are
-there), `tidb_persistence`. A problem is `message`, `remedy`, `level`, `provider`.
+`usable`, `initialized` (null without `--build`), `keys`, `sources` (by variable or file, how many keys it has), `free`
+(keys that could be used now for the default model, as far as the usage file knows), `dead`, `declared`, `expected`,
+`default_model`, `sdk` (distribution, or null where none is needed), `sdk_version` (null where it is missing),
+`install`, `problems`), `problems` (those of no provider), `env_file`, `config_file`, `usage` (`path`, `size` in bytes,
+`targets`: `name`, `product` (as TiDB or MariaDB), `behind` (rows), `oldest` of them (seconds since the epoch), `error`;
+`sharing`: `file`, `redis` or null; `processes` that are there), `tidb_persistence`. A problem is `message`, `remedy`,
+`level`, `provider`.
 
-JSON of `plugins`: `plugins` (`name`, `distribution`, `version`, `kind`, `contract`, `hooks`), `problems` (`plugin`,
-`distribution`, `message`, `remedy`), `disabled` (names).
+JSON of `plugins`: `plugins` (`name`, `distribution`, `version`, `kind`, `contract`, `hooks`, `sources` of keys),
+`problems` (`plugin`, `distribution`, `message`, `remedy`), `disabled` (names).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hfs_providers.cli import output
+from hfs_providers.cli.key_sources import in_words, key_sources
 from hfs_providers.cli.table import Column
 from hfs_providers.contract.environment import env_name
 
@@ -39,9 +41,9 @@ def status(
 ) -> None:
     """Show which providers can be used. Exit code 1 if none can."""
     from hfs_providers import __version__
-    from hfs_providers.cli.stored import stored_statuses
     from hfs_providers.core.inventory import take_inventory
     from hfs_providers.core.storage_status import storage_status
+    from hfs_providers.dashboard.stored_keys import stored_statuses
 
     with ExitStack() as stack:
         manager = stack.enter_context(_manager()) if build else None
@@ -145,6 +147,7 @@ def _provider_record(
         "usable": usable if manager is None else manager.is_provider_healthy(name),
         "initialized": None if manager is None else name in manager.wrappers,
         "keys": len(config.credentials),
+        "sources": key_sources(config.credentials),
         "free": sum(key.state == "ready" for key in keys),
         "dead": dead,
         "declared": config.declared,
@@ -165,7 +168,8 @@ def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
         ">keys",
         ">free now",
         Column("default model", give=3, how="below"),
-        Column("SDK", give=1),
+        Column("SDK", give=2),
+        Column("keys from", give=1),
     ]
     if build:
         columns.insert(2, "initialized")
@@ -177,6 +181,7 @@ def _print_status(providers: Sequence[dict[str, Any]], build: bool) -> None:
             sdk = f"{provider['sdk']} {version}" if version else output.styled("missing", "red")
         row = [provider["name"], provider["configured"], provider["usable"], provider["keys"]]
         row += [provider["free"] if provider["configured"] else None, provider["default_model"], sdk]
+        row.append(in_words(provider["sources"]))
         if build:
             row.insert(2, provider["initialized"])
         rows.append(row)
@@ -198,6 +203,9 @@ def plugins(as_json: output.JsonOption = False) -> None:
             "kind": _kind(plugin.provider, plugin.hooks),
             "contract": CONTRACT_VERSION,
             "hooks": list(plugin.hooks),
+            "sources": key_sources(found.providers[plugin.name].config.credentials)
+            if plugin.name in found.providers
+            else {},
         }
         for plugin in registry.plugins.values()
     ]
@@ -207,9 +215,17 @@ def plugins(as_json: output.JsonOption = False) -> None:
     else:
         output.print_table(
             None,
-            ["plugin", "distribution", "version", "kind", Column("hooks", give=1, how="wrap")],
             [
-                [entry["name"], entry["distribution"], entry["version"], entry["kind"], ", ".join(entry["hooks"])]
+                *("plugin", "distribution", "version", "kind"),
+                Column("keys from", give=2, how="below"),
+                Column("hooks", give=1, how="wrap"),
+            ],
+            [
+                [
+                    *(entry[name] for name in ("name", "distribution", "version", "kind")),
+                    in_words(entry["sources"]),
+                    ", ".join(entry["hooks"]),
+                ]
                 for entry in listed
             ],
         )
@@ -224,32 +240,19 @@ def plugins(as_json: output.JsonOption = False) -> None:
 
 def plugin_problems(found: Inventory) -> list[dict[str, Any]]:
     """The plugins that were not loaded, and those whose hooks failed."""
-    unloaded = [
-        {
-            "plugin": error.plugin,
-            "distribution": error.distribution,
-            "message": str(error),
-            "remedy": _remedy(found, str(error)),
-        }
-        for error in found.registry.problems
-    ]
+    remedies = {problem.message: problem.remedy for problem in found.problems}
+    unloaded = [(error.plugin, error.distribution, str(error)) for error in found.registry.problems]
+    broken = {name: plugin for name, plugin in found.registry.plugins.items() if name not in found.providers}
     failed = [
-        {
-            "plugin": problem.provider,
-            "distribution": found.registry.plugins[problem.provider].distribution,
-            "message": problem.message,
-            "remedy": problem.remedy,
-        }
+        (name, plugin.distribution, problem.message)
         for problem in found.problems
-        if problem.provider is not None
-        and problem.provider in found.registry.plugins
-        and problem.provider not in found.providers
+        for name, plugin in broken.items()
+        if problem.provider == name
     ]
-    return unloaded + failed
-
-
-def _remedy(found: Inventory, message: str) -> str | None:
-    return next((problem.remedy for problem in found.problems if problem.message == message), None)
+    return [
+        {"plugin": plugin, "distribution": distribution, "message": message, "remedy": remedies.get(message)}
+        for plugin, distribution, message in [*unloaded, *failed]
+    ]
 
 
 def _kind(provider: bool, hooks: Sequence[str]) -> str:

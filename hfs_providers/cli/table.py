@@ -90,14 +90,14 @@ class Layout:
             self.below.append(i)
 
 
-def lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int, rule: str) -> Iterator[Text]:
-    """The lines of a table of `width` characters; `rule` is the character below the headings."""
+def lines(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> Iterator[Text]:
+    """The lines of a table of `width` characters."""
     from rich.text import Text
 
     layout = Layout(columns, rows, width)
     headings = [Text(column.name, style="bold") for column in columns]
     yield from _row(layout, headings)
-    yield Text(rule * min(width, sum(layout.widths[i] for i in layout.shown) + _GAP * (len(layout.shown) - 1)))
+    yield Text("─" * min(width, sum(layout.widths[i] for i in layout.shown) + _GAP * (len(layout.shown) - 1)))
     for row in rows:
         yield from _row(layout, row)
         for i in layout.below:

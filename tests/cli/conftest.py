@@ -11,6 +11,8 @@ from typing import Protocol
 
 import pytest
 
+from tests import warm
+
 
 class Cli(Protocol):
     """`cli("status", "--json", env={...}, path=[...])`."""
@@ -23,7 +25,7 @@ class Cli(Protocol):
         Args:
             args: of the command line.
             env: the variables that it sees, besides what a process cannot do without.
-            path: folders that come first on its import path.
+            path: folders that come first on the import path of a Python of its own; without any, it is a warm one.
             given: its stdin.
         """
 
@@ -32,7 +34,11 @@ class Cli(Protocol):
 def bare_env(tmp_path: Path) -> dict[str, str]:
     """What a process cannot do without, and homes of its own."""
     homes = {name: str(tmp_path / "home" / name) for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")}
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "SYSTEMROOT", "LANG") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "PYTHONPATH", "SYSTEMROOT", "LANG", "SSL_CERT_FILE")
+        if name in os.environ
+    }
     return {**kept, **homes, "HOME": str(tmp_path / "home")}
 
 
@@ -46,13 +52,13 @@ def cli(tmp_path: Path, bare_env: dict[str, str]) -> Cli:
         own = bare_env.get("PYTHONPATH")
         imported = os.pathsep.join([*map(str, path), *([own] if own else [])])
         return subprocess.run(
-            [sys.executable, "-m", "hfs_providers", *args],
+            [sys.executable if path else warm.python(), "-m", "hfs_providers", *args],
             env={**bare_env, "PYTHONPATH": imported, **(env or {})},
             cwd=tmp_path,
             input=given if given is not None else "",
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
 
     return run

@@ -72,12 +72,12 @@ def test_any_takes_the_first_in_order(ask):
 
 
 def test_keys_that_went_out_on_the_way_are_told(ask, server):
-    server.script("groq", KEYS["groq"][0], [], then=RateLimited(retry_after=30, echo_key=True))
+    server.script("groq", "*", [RateLimited(retry_after=30, echo_key=True)])
     done = ask("hi", "-p", "groq", providers=["groq"])
     assert done.returncode == 0
     first, second = done.stderr.splitlines()
-    assert first.startswith("groq/llama-3.3-70b-versatile with key groq#1: rate_limited")
-    assert second.startswith("served by groq/llama-3.3-70b-versatile with key groq#2")
+    assert re.match(r"groq/llama-3.3-70b-versatile with key groq#\d: rate_limited", first)
+    assert re.match(r"served by groq/llama-3.3-70b-versatile with key groq#\d", second)
 
 
 def test_any_goes_on_where_a_provider_turns_out_exhausted(ask, server):
@@ -92,9 +92,10 @@ def test_refused_keys_are_an_error_and_no_answer(ask, server, args):
     server.script(args[0], "*", [], then=Unauthorized(echo_key=True))
     done = ask("hi", "-p", *args)
     assert (done.returncode, done.stdout) == (1, "")
-    first, second, error = done.stderr.splitlines()
-    assert f"{args[0]}#1: dead" in first
-    assert f"{args[0]}#2: dead" in second
+    *refused, error = done.stderr.splitlines()
+    assert sorted(re.findall(r"with key \S+: \w+", "\n".join(refused))) == [
+        f"with key {args[0]}#{number}: dead" for number in (1, 2)
+    ]
     assert error.startswith(f"Error: no answer (error): {args[0]}/")
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
@@ -26,6 +25,7 @@ from hfs_providers.testing import (
     Step,
     Unauthorized,
 )
+from tests import warm
 from tests.cli.conftest import Cli
 
 # As many keys as a stranger may have.
@@ -181,7 +181,7 @@ def test_ctrl_c_leaves_what_was_found_so_far(server: LoopbackServer, bare_env: d
     env = server.env({"groq": 36})
     for number in range(33, 37):
         play(server, env, f"groq#{number}", "silent")
-    program = [sys.executable, "-m", "hfs_providers", "check", "--json"]
+    program = [warm.python(), "-m", "hfs_providers", "check", "--json"]
     with subprocess.Popen(
         program, env={**bare_env, **env}, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:

@@ -8,6 +8,7 @@ from hfs_providers.cli.demo.report import collect
 from hfs_providers.cli.demo.runs import Runs
 from hfs_providers.cli.demo.stage import Stage
 from hfs_providers.testing import LoopbackServer
+from tests.long import takes_long
 
 PROVIDERS = ["cerebras", "groq", "gemini", "openrouter"]
 
@@ -69,6 +70,7 @@ def test_print_says_what_is_simulated_at_both_ends_and_shows_no_key(cli):
         assert not [start for start in range(len(body) - 5) if body[start : start + 6] in done.stdout]
 
 
+@takes_long
 def test_same_seed_same_play_and_nothing_of_the_user_counts(cli, tmp_path):
     def play(seed, **env):
         return _without_times(json.loads(cli("demo", "--json", "--calls", "8", "--seed", seed, env=env).stdout))
@@ -94,6 +96,7 @@ def test_provider_without_sdk_is_skipped_with_its_command(cli, without):
     }
 
 
+@takes_long
 def test_provider_with_a_broken_sdk_is_skipped_with_its_own_error(cli, tmp_path):
     (tmp_path / "broken" / "cerebras").mkdir(parents=True)
     (tmp_path / "broken" / "cerebras" / "__init__.py").write_text("raise RuntimeError('libfoo is missing')")
@@ -114,13 +117,12 @@ def test_without_any_sdk_exit_code_1_with_the_command(cli, without):
 
 def test_counts_that_differ_are_noticed():
     from hfs_providers import ProviderManager
-    from hfs_providers.cli.demo.progress import Progress
 
     with (
         Stage(1) as stage,
         ProviderManager(env={**stage.env, "HFS_DISABLED_PLUGINS": "cerebras,gemini,openrouter"}) as manager,
     ):
-        runs = Runs(manager, stage, ["groq"], Progress(quiet=True))
+        runs = Runs(manager, stage, ["groq"], print)
         remove = manager.observe(runs.observe)
         runs.play(3)
         remove()

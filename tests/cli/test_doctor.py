@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from datetime import date, timedelta
 
@@ -26,7 +25,7 @@ def _checked(output: str, exit_code: int):
 def findings_for_real(cli):
     """What doctor finds in a process of its own, where it tries the SDKs."""
 
-    def run(env=None, path=()):
+    def run(env, path):
         done = cli("doctor", "--json", env=env, path=path)
         assert "markedkey" not in done.stdout + done.stderr
         return _checked(done.stdout, done.returncode)
@@ -35,11 +34,8 @@ def findings_for_real(cli):
 
 
 @pytest.fixture
-def findings(monkeypatch):
-    """What doctor finds in this process, where every SDK is taken to be sound: 3 s faster."""
-    log = logging.getLogger("hfs_providers")
-    for name in ("handlers", "level", "propagate"):
-        monkeypatch.setattr(log, name, getattr(log, name)[:] if name == "handlers" else getattr(log, name))
+def findings(monkeypatch, kept_logging):
+    """What doctor finds in this process, where every SDK is taken to be sound."""
     monkeypatch.setattr(imports, "try_imports", lambda wanted: dict.fromkeys(wanted))
 
     def run(env=None, path=()):
@@ -59,8 +55,10 @@ def _of(found, topic, level=None):
 
 
 def test_nothing_wrong_is_exit_code_0_and_nothing_is_written(findings_for_real, tmp_path):
+    # A module in the working directory is not mistaken for an SDK.
+    (tmp_path / "groq.py").write_text("raise RuntimeError")
     before = sorted(tmp_path.rglob("*"))
-    found = findings_for_real(KEY)
+    found = findings_for_real(KEY, [tmp_path / "nothing"])
     assert sorted(tmp_path.rglob("*")) == before
     assert not [entry for entry in found if entry["level"] == "error"]
     assert {entry["topic"] for entry in found} >= {"python", "packages", "sdk", "environment", "state"}
@@ -80,37 +78,44 @@ def test_print_has_remedies_and_a_count(cli):
     assert done.stdout.splitlines()[-1].startswith("1 error, ")
 
 
-def test_missing_sdk_of_a_configured_provider_is_an_error(findings_for_real, without):
-    (error,) = [
-        e for e in findings_for_real({**KEY, "HIDDEN": "groq"}, [without]) if e["level"] == "error" and e["provider"]
-    ]
-    assert error["provider"] == "groq"
-    assert error["remedy"] == "pip install 'hfs-providers[groq]'"
+BROKEN = [
+    ("cerebras", "cerebras-cloud-sdk", "raise RuntimeError('libfoo is missing')", "RuntimeError: libfoo is missing"),
+    ("groq", "groq", "import no_such_dependency", "No module named 'no_such_dependency'"),
+    ("google", "google-genai", "import sys; sys.exit(3)", "SystemExit: 3"),
+    ("openai", "openai", "import os; os.abort()", "SIGABRT"),
+]
+"""Module, distribution and source of each built-in provider's SDK, and what is said of it."""
 
 
-def test_missing_sdk_of_a_provider_without_key_is_information(findings_for_real, without):
-    (entry,) = _of(findings_for_real({**KEY, "HIDDEN": "openai"}, [without]), "sdk", "info")
+def _broken(tmp_path, sources):
+    """A folder that, first on the import path, has these modules."""
+    for module, source in sources.items():
+        (tmp_path / "broken" / module).mkdir(parents=True)
+        (tmp_path / "broken" / module / "__init__.py").write_text(source)
+    return tmp_path / "broken"
+
+
+def test_broken_sdk_is_reported_by_its_own_error(findings_for_real, tmp_path):
+    providers = ["cerebras", "groq", "gemini", "openrouter"]
+    broken = _broken(tmp_path, {module: source for module, _, source, _ in BROKEN})
+    keys = {f"{provider.upper()}_API_KEY": f"{provider}-markedkey-0123456789" for provider in providers}
+    errors = _of(findings_for_real(keys, [broken]), "sdk", "error")
+    assert [error["provider"] for error in errors] == providers
+    for error, (_, distribution, _, words) in zip(errors, BROKEN, strict=True):
+        assert words in error["message"]
+        assert f"--force-reinstall {distribution}" in error["remedy"]
+
+
+def test_missing_sdk_is_an_error_only_of_a_configured_provider(findings_for_real, tmp_path, without):
+    env = {**KEY, "CEREBRAS_API_KEY": "csk-markedkeyofcerebras", "HIDDEN": "groq openai"}
+    found = findings_for_real(env, [without, _broken(tmp_path, {"cerebras": "import os; os._exit(0)"})])
+    broken, missing = [entry for entry in found if entry["level"] == "error" and entry["provider"]]
+    assert broken["provider"] == "cerebras"
+    assert "exit code 0" in broken["message"]
+    assert missing["provider"] == "groq"
+    assert missing["remedy"] == "pip install 'hfs-providers[groq]'"
+    (entry,) = _of(found, "sdk", "info")
     assert (entry["provider"], entry["remedy"]) == ("openrouter", "pip install 'hfs-providers[openrouter]'")
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("raise RuntimeError('libfoo is missing')", "RuntimeError: libfoo is missing"),
-        ("import no_such_dependency", "No module named 'no_such_dependency'"),
-        ("import os; os.abort()", "SIGABRT"),
-        ("import sys; sys.exit(3)", "SystemExit: 3"),
-        ("import os; os._exit(0)", "exit code 0"),
-    ],
-)
-def test_broken_sdk_is_reported_by_its_own_error(findings_for_real, tmp_path, source, words):
-    broken = tmp_path / "broken"
-    (broken / "groq").mkdir(parents=True)
-    (broken / "groq" / "__init__.py").write_text(source)
-    (error,) = _of(findings_for_real(KEY, [broken]), "sdk", "error")
-    assert error["provider"] == "groq"
-    assert words in error["message"]
-    assert "--force-reinstall groq" in error["remedy"]
 
 
 def test_hanging_sdk_is_given_up(tmp_path, monkeypatch):
@@ -118,11 +123,6 @@ def test_hanging_sdk_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(imports, "TIMEOUT", 1.0)
     assert imports.try_imports({"it": "hanging", "other": "json"}) == {"it": "it takes longer than 1 s", "other": None}
-
-
-def test_module_in_the_working_directory_is_not_mistaken_for_an_sdk(findings_for_real, tmp_path):
-    (tmp_path / "groq.py").write_text("raise RuntimeError")
-    assert not _of(findings_for_real(KEY), "sdk", "error")
 
 
 def test_broken_plugin_is_named_with_its_distribution(findings, tmp_path):

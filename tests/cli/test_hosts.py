@@ -12,7 +12,7 @@ import pytest
 from hfs_providers import ProviderManager
 from hfs_providers.testing import LoopbackServer, Unauthorized
 from tests.cli.conftest import Cli
-from tests.sharing.redis_server import RedisServer, binary
+from tests.sharing.redis_server import RedisServer, binary, eventually, everything
 
 MODEL = "llama-3.3-70b-versatile"
 
@@ -42,10 +42,21 @@ def here(keys: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def elsewhere(keys: dict[str, str], tmp_path: Path) -> Iterator[ProviderManager]:
-    """Another host, which is at work."""
-    with ProviderManager({**keys, "HFS_USAGE_DB": str(tmp_path / "elsewhere.db")}) as manager:
+def elsewhere(keys: dict[str, str]) -> Iterator[ProviderManager]:
+    """Another host, which is at work. If Redis was slow, it tells again what its pool holds: it has no file."""
+    with ProviderManager({**keys, "HFS_USAGE_DB": "off"}) as manager:
         yield manager
+
+
+def held(redis: RedisServer, kind: str) -> dict[str, str]:
+    """What Redis holds of one kind (see `prelude.lua`). Hosts tell it in a thread of their own."""
+    content = everything(redis.client())
+    return {field: words for key in content if f":{kind}" in key for field, words in content[key][1].items()}
+
+
+def retire(elsewhere: ProviderManager, redis: RedisServer, reason: str) -> None:
+    elsewhere.wrapper("groq").pool.retire("groq#1", reason)
+    eventually(lambda: any(words.endswith(reason) for words in held(redis, "told").values()))
 
 
 def shown(cli: Cli, env: Mapping[str, str], *args: str) -> dict[str, dict[str, Any]]:
@@ -62,23 +73,29 @@ def checked(cli: Cli, env: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 class TestKeys:
     def test_a_key_that_is_dead_elsewhere_is_dead(
-        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager
+        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, redis: RedisServer
     ) -> None:
-        elsewhere.wrapper("groq").pool.retire("groq#1", "invalid_api_key")
+        retire(elsewhere, redis, "invalid_api_key")
         found = shown(cli, here)
         assert (found["groq#1"]["state"], found["groq#1"]["reason"]) == ("dead", "invalid_api_key")
         assert found["groq#2"]["state"] == "ready"
 
-    def test_a_key_that_waits_elsewhere_waits(self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager) -> None:
+    def test_a_key_that_waits_elsewhere_waits(
+        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, redis: RedisServer
+    ) -> None:
         elsewhere.wrapper("groq").pool.acquire(MODEL, key_id="groq#2").rate_limited(600, "model", "slow down")
+        eventually(lambda: any(words.endswith("slow down") for words in held(redis, "told").values()))
         [model] = shown(cli, here)["groq#2"]["models"]
         assert (model["state"], model["reason"]) == ("cooling", "slow down")
         assert 500 < model["free_in"] <= 600
 
-    def test_what_was_used_elsewhere_counts(self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager) -> None:
+    def test_what_was_used_elsewhere_counts(
+        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, redis: RedisServer
+    ) -> None:
         pool = elsewhere.wrapper("groq").pool
         for _ in range(10):
             pool.acquire(MODEL, 0, key_id="groq#1").commit(100)
+        eventually(lambda: held(redis, "used").get("mr") == "10")
         [model] = shown(cli, here)["groq#1"]["models"]
         assert model["state"] == "limited"
         assert [(each["per"], each["unit"], each["used"]) for each in model["windows"]] == [
@@ -89,17 +106,20 @@ class TestKeys:
         ]
 
     def test_what_is_in_flight_elsewhere_counts(
-        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager
+        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, redis: RedisServer
     ) -> None:
         with elsewhere.wrapper("groq").pool.acquire(MODEL, 700, key_id="groq#1"):
+            eventually(lambda: any(words.endswith(" 1 700") for words in held(redis, "flying").values()))
             [model] = shown(cli, here)["groq#1"]["models"]
         assert [each["used"] for each in model["windows"]] == [1, 700, 1, 1]
 
-    def test_looking_changes_nothing(self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager) -> None:
-        pool = elsewhere.wrapper("groq").pool
-        pool.retire("groq#1", "invalid_api_key")
+    def test_looking_changes_nothing(
+        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, redis: RedisServer
+    ) -> None:
+        retire(elsewhere, redis, "invalid_api_key")
         shown(cli, here)
-        pool.revive("groq#1")
+        elsewhere.wrapper("groq").pool.revive("groq#1")
+        eventually(lambda: any(field.startswith("r:") for field in held(redis, "told")))
         assert shown(cli, here)["groq#1"]["state"] == "ready"
 
     def test_without_redis_it_says_that_this_is_one_hosts_view(self, cli: Cli, here: dict[str, str]) -> None:
@@ -111,23 +131,23 @@ class TestKeys:
 
 class TestCheck:
     def test_a_key_that_is_dead_elsewhere_is_asked_and_comes_back(
-        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager
+        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, redis: RedisServer
     ) -> None:
-        elsewhere.wrapper("groq").pool.retire("groq#1", "invalid_api_key")
+        retire(elsewhere, redis, "invalid_api_key")
         assert checked(cli, here)["groq#1"]["outcome"] == "works"
         assert shown(cli, here)["groq#1"]["state"] == "ready"
 
     def test_one_that_is_refused_again_stays_dead(
-        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, server: LoopbackServer
+        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, redis: RedisServer, server: LoopbackServer
     ) -> None:
-        elsewhere.wrapper("groq").pool.retire("groq#1", "invalid_api_key")
+        retire(elsewhere, redis, "invalid_api_key")
         server.script("groq", here["GROQ_API_KEY_1"], [], then=Unauthorized())
         found = checked(cli, here)["groq#1"]
         assert (found["outcome"], found["latency"] is not None) == ("dead", True)
 
     def test_one_that_was_retired_elsewhere_is_left_alone(
-        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager
+        self, cli: Cli, here: dict[str, str], elsewhere: ProviderManager, redis: RedisServer
     ) -> None:
-        elsewhere.wrapper("groq").pool.retire("groq#1", "retired: leaked")
+        retire(elsewhere, redis, "retired: leaked")
         found = checked(cli, here)["groq#1"]
         assert (found["outcome"], found["reason"], found["latency"]) == ("dead", "retired: leaked", None)

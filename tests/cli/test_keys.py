@@ -40,11 +40,11 @@ class TestTheTable:
             r"groq#1 .* ready +- +llama-3.3-70b-versatile +rpm 0/30  tpm 0/12k  rpd 0/1000  tpd 0/100k",
             done.stdout,
         )
-        assert re.search(r"gemini#1 .* ready +- .* - +- *\n", done.stdout)
+        assert re.search(r"gemini#1 .* ready +- .* - +- +GEMINI_API_KEY_1\n", done.stdout)
         assert SECRET not in done.stdout + done.stderr
 
     def test_can_be_of_one_provider_and_model(self, cli: Cli, env: dict[str, str]) -> None:
-        done = cli("keys", "--provider", "Groq", "--model", "openai/gpt-oss-120b", "--json", env=env)
+        done = cli("keys", "Groq", "--model", "openai/gpt-oss-120b", "--json", env=env)
         (provider,) = json.loads(done.stdout)["providers"]
         assert [key["id"] for key in provider["keys"]] == ["groq#1", "groq#2"]
         (model,) = provider["keys"][0]["models"]
@@ -53,7 +53,7 @@ class TestTheTable:
 
     @pytest.mark.parametrize(
         "args",
-        [["Groq", "--json"], ["--json", "groq"], ["groq", "groq", "--json"], ["--provider", "groq", "--json"]],
+        [["Groq", "--json"], ["--json", "groq"], ["groq", "groq", "--json"]],
     )
     def test_takes_providers_as_check_does(self, cli: Cli, env: dict[str, str], args: list[str]) -> None:
         done = cli("keys", *args, env=env)
@@ -78,7 +78,7 @@ class TestTheTable:
         assert "Set NUM_" in done.stderr
 
     def test_of_a_provider_that_is_not_there_is_an_error(self, cli: Cli) -> None:
-        assert cli("keys", "--provider", "grok").returncode == 2
+        assert cli("keys", "grok").returncode == 2
 
     def test_shows_the_other_providers_where_one_cannot_be_built(self, cli: Cli, env: dict[str, str], without) -> None:
         done = cli("keys", env={**env, "HIDDEN": "groq"}, path=[without])
@@ -169,7 +169,7 @@ class TestRuling:
         done = cli("keys", "retire", "groq#2", "--reason", "leaked", env=env)
         assert done.returncode == 0, done.stderr
         assert "groq#2 is out of rotation (retired: leaked)." in done.stdout
-        assert "remove it from the environment" in done.stdout
+        assert "remove it from GROQ_API_KEY_" in done.stdout
 
     def test_a_key_is_revived_by_its_fingerprint(self, cli: Cli, env: dict[str, str]) -> None:
         listed = json.loads(cli("keys", "--json", env=env).stdout)["providers"]
@@ -180,11 +180,11 @@ class TestRuling:
 
     def test_what_is_ruled_holds_for_the_next_process(self, cli: Cli, env: dict[str, str]) -> None:
         cli("keys", "retire", "groq#1", "--reason", "leaked", env=env)
-        (provider,) = json.loads(cli("keys", "--provider", "groq", "--json", env=env).stdout)["providers"]
+        (provider,) = json.loads(cli("keys", "groq", "--json", env=env).stdout)["providers"]
         assert [key["state"] for key in provider["keys"]] == ["dead", "ready"]
         assert provider["keys"][0]["reason"] == "retired: leaked"
         cli("keys", "revive", "groq#1", env=env)
-        (provider,) = json.loads(cli("keys", "--provider", "groq", "--json", env=env).stdout)["providers"]
+        (provider,) = json.loads(cli("keys", "groq", "--json", env=env).stdout)["providers"]
         assert [key["state"] for key in provider["keys"]] == ["ready", "ready"]
 
     @pytest.mark.parametrize("command", ["revive", "retire"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import hfs_providers
 from hfs_providers.testing import LoopbackServer
+from tests import warm
 
 COMMANDS = ("status", "plugins", "models", "ask", "demo", "doctor")
 
@@ -73,7 +73,7 @@ BREAKS = "import hfs_providers.core.inventory as i\ndef breaks(*a, **k):\n    {}
 def _main_with(body: str, bare_env: dict[str, str], tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
     program = BREAKS.format(body) + "from hfs_providers.cli import main\nmain()"
     return subprocess.run(
-        [sys.executable, "-c", program, "status"],
+        [warm.python(), "-c", program, "status"],
         env={**bare_env, **env},
         cwd=tmp_path,
         capture_output=True,
@@ -110,7 +110,7 @@ def test_termination_runs_the_exit_handlers(bare_env, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows closes no stream so")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_stream_that_is_closed_is_no_error_of_ours(bare_env, tmp_path, closed):
-    command = f"{sys.executable} -m hfs_providers --version {closed}"
+    command = f"{warm.python()} -m hfs_providers --version {closed}"
     done = subprocess.run(["sh", "-c", command], env=bare_env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -121,7 +121,7 @@ def test_reader_that_goes_away_causes_no_complaint(bare_env, tmp_path, args):
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "hfs_providers", *args],
+        [warm.python(), "-m", "hfs_providers", *args],
         env=bare_env,
         cwd=tmp_path,
         stdout=writing,
@@ -140,7 +140,7 @@ def test_interrupt_of_a_call_that_hangs_is_exit_code_130(bare_env, tmp_path, str
     with LoopbackServer() as server, server.hold() as gate:
         # Agno turns the interrupt into a run with status cancelled.
         process = subprocess.Popen(
-            [sys.executable, "-m", "hfs_providers", "ask", "hi", "-p", "groq", *stream],
+            [warm.python(), "-m", "hfs_providers", "ask", "hi", "-p", "groq", *stream],
             env={**bare_env, **server.env({"groq": 1})},
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -157,7 +157,7 @@ def test_interrupt_of_a_call_that_hangs_is_exit_code_130(bare_env, tmp_path, str
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 def test_interrupt_of_the_demo_is_exit_code_130(bare_env, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "hfs_providers", "demo", "--calls", "2000"],
+        [warm.python(), "-m", "hfs_providers", "demo", "--calls", "2000"],
         env=bare_env,
         cwd=tmp_path,
         stdout=subprocess.PIPE,

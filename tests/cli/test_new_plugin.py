@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.cli.conftest import Cli
+from tests.long import LONGEST, takes_long, takes_longest
 
-# .ci/run asks for it, and checks a generated package in a fresh environment as well.
-TYPES = bool(os.environ.get("HFS_TEST_TYPES"))
 SAMBANOVA = ("sambanova", "--model-class", "agno.models.sambanova:Sambanova")
 
 
@@ -38,15 +37,11 @@ def run(package: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@takes_long  # the guide's tests do it too, and .ci/run in a fresh environment
 @pytest.mark.parametrize(
     ("arguments", "lacks"),
     [
-        pytest.param(
-            SAMBANOVA,
-            ["successors"],
-            id="keyed",
-            marks=pytest.mark.skipif(not TYPES, reason="the guide's test does it too; set HFS_TEST_TYPES=1 to run it"),
-        ),
+        pytest.param(SAMBANOVA, ["successors"], id="keyed", marks=takes_longest),
         pytest.param(("local-vllm", "--keyless"), ["successors", "endpoints, and no keys"], id="keyless"),
     ],
 )
@@ -57,11 +52,11 @@ def test_what_it_writes_passes_its_tests_and_its_linters(
     assert done.returncode == 0, done.stderr
     package = tmp_path / f"hfs-providers-{arguments[0]}"
     install(package, tmp_path / "site")
-    tests = run(package, sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
+    tests = run(package, warm.python(), "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
     assert tests.returncode == 0, tests.stdout
     assert all(lack in tests.stdout for lack in lacks)
-    for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], *([["mypy"]] if TYPES else [])):
-        linted = run(package, sys.executable, "-m", *tool)
+    for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."], *([["mypy"]] if LONGEST else [])):
+        linted = run(package, warm.python(), "-m", *tool)
         assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
@@ -87,9 +82,40 @@ def test_it_says_what_to_do_next(cli: Cli) -> None:
 
 
 def test_a_wire_that_is_not_known_is_said_so(cli: Cli) -> None:
-    done = cli("new-plugin", "claude", "--model-class", "agno.models.anthropic:Claude", "--sdk", "anthropic")
+    named = ("--model-class", "agno.models.google:GeminiInteractions", "--sdk", "google-genai")
+    done = cli("new-plugin", "interactions", *named)
     assert done.returncode == 0
-    assert "is not known to speak like OpenAI" in done.stderr
+    assert "how agno.models.google:GeminiInteractions speaks is not known" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model_class", "words"),
+    [
+        (
+            "agno.models.groq:Groq",
+            ['sdk="groq"', 'base_url="https://api.groq.com"'],
+        ),
+        (
+            "agno.models.openai:OpenAIResponses",
+            ['sdk="openai"', 'base_url="https://api.openai.com/v1"', '"use_previous_response_id": False'],
+        ),
+        ("agno.models.xai:xAIResponses", ['base_url="https://api.x.ai/v1"', '"use_previous_response_id": False']),
+        ("agno.models.google:Gemini", ['client="google_genai"', 'sdk_module="google.genai"']),
+        ("agno.models.langdb:LangDB", ['model_params={"project_id": "my-project_id"}']),
+    ],
+)
+def test_it_knows_the_sdk_of_a_class(cli: Cli, tmp_path: Path, model_class: str, words: list[str]) -> None:
+    done = cli("new-plugin", "acme", "--model-class", model_class)
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "hfs-providers-acme/hfs_providers_acme/__init__.py").read_text()
+    assert [word for word in words if word not in written] == []
+
+
+def test_its_test_says_what_the_class_lacks(cli: Cli, tmp_path: Path) -> None:
+    done = cli("new-plugin", "acme", "--model-class", "agno.models.perplexity:Perplexity")
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "hfs-providers-acme/tests/test_hfs_providers_acme.py").read_text()
+    assert '"tools": "the model class sends none"' in written
 
 
 @pytest.mark.parametrize(
@@ -105,11 +131,11 @@ def test_a_wire_that_is_not_known_is_said_so(cli: Cli) -> None:
         (["all"], "it is an extra of hfs-providers"),
         (["hfs"], "variables that begin with HFS_"),
         (["groq"], "a provider 'groq' is installed already by hfs-providers"),
-        (["acme", "--model-class", "agno.models.groq:Grok"], "no class 'Grok' (it has: Groq)"),
-        (["acme", "--model-class", "agno.models.nowhere:X"], "no module 'agno.models.nowhere'"),
-        (["acme", "--model-class", "agno.models.groq"], "not of the form agno.models.x:X"),
-        (["acme", "--model-class", "sys:exit"], "no module 'sys' that can be read"),
-        (["acme", "--model-class", "agno.models.groq:Groq"], "--sdk DISTRIBUTION"),
+        (["acme", "--model-class", "agno.models.groq:Grok"], "there is no class 'agno.models.groq:Grok'"),
+        (["acme", "--model-class", "agno.models.nowhere:X"], "there is no class"),
+        (["acme", "--model-class", "agno.models.groq"], "as agno.models.x:X"),
+        (["acme", "--model-class", "sys:exit"], "there is no class 'sys:exit'"),
+        (["acme", "--model-class", "agno.models.google:GeminiInteractions"], "--sdk DISTRIBUTION"),
         (["acme", "--sdk", "a b; rm"], "is not the name of a distribution"),
         (["acme", "--base-url", 'x"'], "is not an http(s) address"),
         (["acme", "--model", 'a"b'], "is not a model id"),

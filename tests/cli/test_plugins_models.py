@@ -63,6 +63,7 @@ def test_plugins_lists_the_built_in_ones(cli):
         "distribution": "hfs-providers",
         "kind": "provider",
         "hooks": ["build_wrapper", "configure_env", "default_model", "health"],
+        "sources": {},
     }
 
 

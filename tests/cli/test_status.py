@@ -47,6 +47,7 @@ def test_json(cli):
         "usable": True,
         "initialized": None,
         "keys": 2,
+        "sources": {"GROQ_API_KEY_n": 2},
         "free": 2,
         "dead": 0,
         "declared": 2,
@@ -155,6 +156,9 @@ HEAVY = (
     "cerebras",
     "openai",
     "google.genai",
+    "asyncio",
+    "hfs_providers.cli.demo",
+    "hfs_providers.cli.doctor",
 )
 PURE = """
 import sys

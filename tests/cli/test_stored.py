@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from hfs_providers import ProviderManager
-from hfs_providers.cli.stored import stored_statuses
 from hfs_providers.core.inventory import take_inventory
+from hfs_providers.dashboard.stored_keys import stored_statuses
 from tests.cli.conftest import Cli
 from tests.usage_rows import row, write
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hfs_providers.cli.commands import Command, SubGroup
+
 
 class RoleName(StrEnum):
     """A role, as typer wants its choices. The same as `hfs_providers.agents.ROLES`, which costs pydantic to import."""
@@ -34,11 +36,15 @@ _ROLES = ", ".join(RoleName)
 
 
 app = typer.Typer(
-    help="Agents under supervision: run work, watch it, or be a supervisor's worker.", no_args_is_help=True
+    cls=SubGroup,
+    name="agents",
+    help="Agents under supervision: run work, watch it, or be a supervisor's worker.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     source: Annotated[str, typer.Argument(help="A file of work items, one JSON object per line; - reads stdin.")] = "-",
     role: Annotated[
@@ -89,7 +95,7 @@ def run(
     raise typer.Exit(run.run(source, options))
 
 
-@app.command()
+@app.command(cls=Command)
 def watch(events: Annotated[Path, typer.Argument(help="The file that `run --events` writes.")]) -> None:
     """Watch the agents of a `run` in another terminal: their states and what happens, until it ends."""
     from hfs_providers.cli.agents import watch
@@ -97,7 +103,7 @@ def watch(events: Annotated[Path, typer.Argument(help="The file that `run --even
     raise typer.Exit(watch.watch(events))
 
 
-@app.command()
+@app.command(cls=Command)
 def worker(
     role: Annotated[RoleName, typer.Option("--role", "-r", metavar="ROLE", help=f"The role of its agents: {_ROLES}.")],
     heartbeat: Annotated[float, typer.Option("--heartbeat", min=0.01, help="Seconds between heartbeats.")] = 30.0,
@@ -108,7 +114,7 @@ def worker(
     raise typer.Exit(run_worker(role.value, heartbeat))
 
 
-@app.command()
+@app.command(cls=Command)
 def serve(
     database: Annotated[
         str | None,

@@ -134,7 +134,7 @@ async def _results(batch: Batch, fd: int, tally: Tally) -> None:
     from hfs_providers.agents import CANCELLED
 
     # Results that go to the terminal would stand between the pieces of the bar.
-    with output.progress(sys.stderr.isatty() and not sys.stdout.isatty(), stderr=True) as bar:
+    with output.progress(sys.stderr.isatty() and not sys.stdout.isatty()) as bar:
         task = bar.add_task("working", total=None)
         async for result in batch.results(fd):
             tally.succeeded += result.success

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hfs_providers.cli import output
 from hfs_providers.cli.demo import report as reporting
-from hfs_providers.cli.demo.progress import Progress
 from hfs_providers.cli.demo.runs import Runs
 from hfs_providers.cli.demo.stage import Stage
+from hfs_providers.cli.demo.watching import play_on
 from hfs_providers.contract.environment import CONFIG, DISABLED, USAGE
 
 if TYPE_CHECKING:
@@ -36,30 +37,28 @@ def demo(
     as_json: output.JsonOption = False,
     seed: Annotated[int, typer.Option("--seed", help="Which keys are limited, dead or slow.")] = 1,
     calls: Annotated[int, typer.Option("--calls", min=1, max=2000, help="How many agent runs, about.")] = 60,
+    watched: Annotated[bool, typer.Option("--watch", help="Go on, and show it on the dashboard.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of the dashboard; 0 is any free one.")] = 8322,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser on the dashboard.")] = False,
 ) -> None:
     """Run real agents over simulated providers; needs no API key."""
     began = time.perf_counter()
     _pass_proxies_by()
-    progress = Progress(quiet=as_json)
-    progress.say(SIMULATED)
+    say: Callable[[str], object] = (lambda line: None) if as_json else partial(print, flush=True)
+    say(SIMULATED)
     with Stage(seed) as stage:
         providers, skipped = _installed(stage.env)
         for entry in skipped:
-            progress.say(f"{entry['provider']} is skipped: {entry['reason']}. Remedy: {entry['remedy']}")
+            say(f"{entry['provider']} is skipped: {entry['reason']}. Remedy: {entry['remedy']}")
         if not providers:
             output.fail("no provider has an SDK that can be used", "pip install 'hfs-providers[all]'")
         # Built without those, or `get_any_model` would choose one that is installed but broken.
         absent = ",".join(entry["provider"] for entry in skipped)
-        with _manager({**stage.env, DISABLED: absent}) as manager:
-            output.set_up_agno_logging()
-            runs = Runs(manager, stage, providers, progress)
-            remove = manager.observe(runs.observe)
-            try:
-                with progress.shown():
-                    runs.play(calls)
-            finally:
-                remove()
-            report = reporting.collect(manager, stage, runs)
+        env = {**stage.env, DISABLED: absent}
+        if watched:
+            play_on({**env, CONFIG: os.devnull}, providers, seed, port, not no_open)
+            return
+        report = _played(env, stage, providers, calls, say)
     report = {
         "simulated": SIMULATED,
         "seed": seed,
@@ -72,9 +71,24 @@ def demo(
         output.print_json(report)
     else:
         reporting.show(report)
+        print("See it live in a browser, until you stop it: hfs-providers demo --watch")
         print(SIMULATED)
     if not report["check"]["equal"] or report["errors"]:
         raise typer.Exit(1)
+
+
+def _played(
+    env: Mapping[str, str], stage: Stage, providers: Sequence[str], calls: int, say: Callable[[str], object]
+) -> dict[str, Any]:
+    with _manager(env) as manager:
+        output.set_up_agno_logging()
+        runs = Runs(manager, stage, providers, say)
+        remove = manager.observe(runs.observe)
+        try:
+            runs.play(calls)
+        finally:
+            remove()
+        return reporting.collect(manager, stage, runs)
 
 
 def _manager(env: Mapping[str, str]) -> ProviderManager:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hfs_providers.cli.agno_runs import agno_agent, error_of, read_stream
-from hfs_providers.cli.demo.progress import Progress
 from hfs_providers.cli.demo.stage import Stage
 
 if TYPE_CHECKING:
@@ -45,12 +44,14 @@ def weather(city: str) -> str:
 
 
 class Runs:
-    """Plays the demo and keeps what happened."""
+    """Plays the demo and keeps what happened; `say` is told of it as it happens."""
 
-    def __init__(self, manager: ProviderManager, stage: Stage, providers: Sequence[str], progress: Progress) -> None:
+    def __init__(
+        self, manager: ProviderManager, stage: Stage, providers: Sequence[str], say: Callable[[str], object]
+    ) -> None:
         self._manager = manager
         self._stage = stage
-        self._progress = progress
+        self._say = say
         self.providers = list(providers)
         self.agents: dict[str, AgentLog] = {}
         self.rows: list[UsageRow] = []
@@ -68,9 +69,9 @@ class Runs:
         elif event.kind == "key_rotated" and event.key_id is not None:
             self.rotations[event.key_id] += 1
         elif event.kind == "key_cooling":
-            self._progress.say(f"  {event.key_id} cools down for {event.seconds or 0:.0f} s: {event.reason}")
+            self._say(f"  {event.key_id} cools down for {event.seconds or 0:.0f} s: {event.reason}")
         elif event.kind == "key_dead":
-            self._progress.say(f"  {event.key_id} is dead: {event.reason}")
+            self._say(f"  {event.key_id} is dead: {event.reason}")
 
     def play(self, calls: int) -> None:
         """Run the agents so many times in all."""
@@ -79,10 +80,11 @@ class Runs:
         for number in range(calls - at_the_end):
             lap, place = divmod(number, len(self.providers))
             shares[_PATTERN[lap % len(_PATTERN)]].append(self.providers[place])
-        models = {name: self._manager.get_model(name) for name in self.providers}
+        # All runs begin alike: as one conversation they would show one key of each provider.
+        models = {name: self._manager.get_model(name, affinity=None) for name in self.providers}
         for kind, share in shares.items():
             if share:
-                self._progress.begin(_SCENES[kind], len(share))
+                self._say(f"{_SCENES[kind]}: {len(share)} runs")
             for provider in share:
                 # In the order of the play, not in that in which concurrent calls end.
                 self.agents.setdefault(f"{provider}, {kind}", AgentLog())
@@ -93,7 +95,6 @@ class Runs:
                 agent = f"{provider}, {kind}"
                 _running.set(agent)
                 self._count(agent, self._run(models[provider], kind))
-                self._progress.advance()
         self._wherever_a_key_is_free(at_the_end)
 
     async def _together(self, models: dict[str, Any], share: Sequence[str]) -> None:
@@ -107,16 +108,15 @@ class Runs:
                 # What Ctrl-C ends among tasks, the event loop itself tells the caller.
                 raise asyncio.CancelledError from None
             self._count(agent, error)
-            self._progress.advance()
 
         await asyncio.gather(*(one(provider) for provider in share))
 
     def _wherever_a_key_is_free(self, runs: int) -> None:
         """The last scene: the first provider's keys run out, so `get_any_model` turns to the next one."""
-        self._progress.begin("Any provider", runs)
+        self._say(f"Any provider: {runs} runs")
         first = self._manager.available_providers[0]
         if len(self.providers) > 1:
-            self._progress.say(f"  (from here on, every key of {first} answers 429)")
+            self._say(f"  (from here on, every key of {first} answers 429)")
             self._stage.run_out(first)
         _running.set(ANY_PROVIDER)
         self.agents[ANY_PROVIDER] = AgentLog()
@@ -126,14 +126,13 @@ class Runs:
                 error = self._run(model, "sync")
                 if error is None:
                     break
-                self._progress.say(f"  {provider} could not serve; asking for any model again")
+                self._say(f"  {provider} could not serve; asking for any model again")
             self._count(ANY_PROVIDER, error)
-            self._progress.advance()
 
     def _choices(self) -> Iterator[tuple[str, Any]]:
         # Each provider can turn out exhausted once.
         for _ in self.providers:
-            yield self._manager.get_any_model()
+            yield self._manager.get_any_model(affinity=None)
 
     def _run(self, model: Any, kind: str) -> str | None:
         """One run of an agent; what went wrong, or None."""
@@ -151,4 +150,4 @@ class Runs:
             self.agents[agent].answered += 1
         else:
             self.errors.append(f"{agent}: {error}")
-            self._progress.say(f"  {agent} failed: {error}")
+            self._say(f"  {agent} failed: {error}")

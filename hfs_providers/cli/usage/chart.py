@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
+
+from hfs_providers.money.prices import NANO
 
 _UPWARD = " ▁▂▃▄▅▆▇█"
 _SIDEWAYS = " ▏▎▍▌▋▊▉█"
-SIGNS = _UPWARD + _SIDEWAYS + "┤│└─"
-"""All that is drawn with."""
 
-_PLAIN = str.maketrans(
-    {
-        **dict.fromkeys("▁▂▃▏▎▍", "."),
-        **dict.fromkeys("▄▅▆▌▋▊", ":"),
-        **dict.fromkeys("▇█▉", "#"),
-        **dict.fromkeys("┤│", "|"),
-        "└": "+",
-        "─": "-",
-    }
-)
+
+class Measure(NamedTuple):
+    """What is drawn: its name, and how a value is written."""
+
+    name: str
+    written: Callable[[float], str]
+
+
+REQUESTS = Measure("Requests", "{:,.0f}".format)
+COST = Measure("Cost", lambda nanousd: f"${nanousd / NANO:,.4f}")
 
 _WIDEST = 6
 """Characters of one column, its gap included."""
@@ -32,35 +33,30 @@ def bar(value: float, most: float, width: int) -> str:
     return "█" * whole + (_SIDEWAYS[rest] if rest else "")
 
 
-def plain(line: str) -> str:
-    """A line as ASCII, for terminals that cannot show the rest."""
-    return line.translate(_PLAIN)
-
-
-def columns(values: Sequence[int], starts: Sequence[str], period: str, width: int, height: int = 8) -> list[str]:
-    """The lines of a chart.
-
-    Args:
-        values: one for each of `starts`.
-        starts: ISO hours or days.
-        period: what one value stands for.
-        width: characters of a line.
-        height: lines of the columns.
-    """
-    scale = max(5, len(f"{max(values):,}"))
+def columns(
+    values: Sequence[int],
+    starts: Sequence[str],
+    period: str,
+    width: int,
+    height: int = 8,
+    measure: Measure = REQUESTS,
+) -> list[str]:
+    """The lines of a chart."""
+    written = measure.written
+    scale = max(5, len(written(max(values))))
     room = max(10, width - scale - 2)
     # Where there are too many, neighbours share a column.
     together = -(-len(values) // room)
     heights = [sum(values[at : at + together]) for at in range(0, len(values), together)]
     most = max(heights)
-    scale = max(scale, len(f"{most:,}"))
+    scale = max(scale, len(written(most)))
     wide = max(1, min(_WIDEST, room // len(heights)))
     gap = 1 if wide >= 3 else 0
     lines = []
     for level in reversed(range(height)):
-        said = (
-            f"{most:,}" if level == height - 1 else f"{most / 2:,.0f}" if level == height // 2 - 1 and most > 1 else ""
-        )
+        said = written(most) if level == height - 1 else ""
+        if level == height // 2 - 1 and most > 1:
+            said = written(most / 2)
         cells = [_cell(value, most, level, height) * (wide - gap) + " " * gap for value in heights]
         lines.append(
             f"{said:>{scale}} ┤{''.join(cells)}".rstrip() if said else f"{'':>{scale}} │{''.join(cells)}".rstrip()
@@ -69,7 +65,7 @@ def columns(values: Sequence[int], starts: Sequence[str], period: str, width: in
     lines.append(f"{0:>{scale}} └{'─' * axis}")
     lines.append(" " * (scale + 2) + _ticks(starts, period, together, wide, axis))
     each = f"{together} {period}s" if together > 1 else f"one {period}"
-    return [f"Requests; a column is {each}", *lines]
+    return [f"{measure.name}; a column is {each}", *lines]
 
 
 def _cell(value: int, most: int, level: int, height: int) -> str:

@@ -2,7 +2,10 @@
 
 JSON of `usage`: `database` (the file, or null), `since`, `until` (ISO; null is open), `exact` (false if rows of an
 end were pruned and the span is wider, by less than 15 minutes), `by`, `rows` (each with the fields that `by` names, and
-`requests`, `ok`, `tokens_in`, `tokens_out`, `tokens`, `latency` (mean seconds)), `total` (the same without the former).
+`requests`, `ok`, `tokens_in`, `tokens_out`, `tokens`, `tokens_cached` (those of `tokens_in` that came from a provider's
+cache), `cost_usd` (of those with a price), `unpriced` (those without), `latency` (mean seconds)), `total` (the same
+without the former).
+With `--cost` also `budgets`: see `budget_records`.
 CSV: the rows, with a heading.
 
 JSON of `usage prune`: `before` (ISO), `pruned`, `kept` (rows as old that were not forwarded to every database yet),
@@ -15,26 +18,37 @@ import csv
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hfs_providers.cli import output, spans
+from hfs_providers.cli.commands import Command, DefaultGroup
 from hfs_providers.cli.table import Column
-from hfs_providers.cli.usage.chart import SIGNS, bar, columns, plain
+from hfs_providers.cli.usage.budgets import budget_records, print_budgets
+from hfs_providers.cli.usage.chart import COST, REQUESTS, bar, columns
+from hfs_providers.cli.usage.send import send
+from hfs_providers.money.prices import NANO
 
 if TYPE_CHECKING:
     from hfs_providers.usage import Store, UsageReport, UsageTimeline, UsageTotal, UsageTotals
 
-_DIMENSIONS = ("provider", "model", "key", "fingerprint", "outcome", "hour", "day")
+_DIMENSIONS = ("provider", "model", "key", "fingerprint", "client", "outcome", "hour", "day")
 _BAR = 16
+_UNPRICED = (
+    "Without a price: {:,} of {:,} requests. They are not part of the cost. Prices come from genai-prices (pip install "
+    "'hfs-providers[prices]') and from [prices] in the TOML file."
+)
 _LONGEST_TABLE = 400
 """Rows; nobody reads more in a terminal."""
 
+app = typer.Typer(cls=DefaultGroup, name="usage", help="Show what was used; send and prune it.", add_completion=False)
 
+
+@app.command(cls=Command)
 def usage(
-    context: typer.Context,
     by: Annotated[
         list[str] | None,
         typer.Option(help=f"Group by {', '.join(_DIMENSIONS)}; several with commas.", show_default="provider,model"),
@@ -47,6 +61,8 @@ def usage(
     ] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Only this provider.", show_default=False)] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only this model.", show_default=False)] = None,
+    client: Annotated[list[str] | None, typer.Option(help="Only this client.", show_default=False)] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Show what requests cost, also in the charts.")] = False,
     as_json: output.JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of tables.")] = False,
     plot: Annotated[
@@ -54,11 +70,9 @@ def usage(
         typer.Option(help="Also write a chart to this file: .svg or .png (needs matplotlib).", show_default=False),
     ] = None,
 ) -> None:
-    """Show what was used, in tables and over time."""
+    """Show what was used, in tables and over time. Also: usage send, usage prune."""
     from hfs_providers.usage import UsageReport
 
-    if context.invoked_subcommand is not None:
-        return
     if as_json and as_csv:
         output.fail("--json and --csv cannot both be printed", code=2)
     wanted: dict[str, Any] = {
@@ -66,6 +80,7 @@ def usage(
         "until": spans.moment(until, "--until"),
         "providers": [name.lower() for name in provider or []],
         "models": model or [],
+        "clients": client or [],
     }
     names: Any = _dimensions(by or ["provider,model"])
     if plot is not None:
@@ -74,17 +89,19 @@ def usage(
     report = UsageReport(store)
     found = report.totals(names, **wanted)
     if as_json:
-        output.print_json(_record(store.path, found))
+        output.print_json(_record(store.path, found) | ({"budgets": budget_records(report)} if cost else {}))
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([*found.by, *_numbers(found.total)])
         writer.writerows([*row.group, *_numbers(row).values()] for row in found.rows)
     else:
-        _print_usage(found, _timeline(report, found, wanted) if found.rows else None)
+        _print_usage(found, _timeline(report, found, wanted, cost) if found.rows else None, cost)
         if not found.rows:
             print(f"No requests {_when(found)} in {store.path}")
+        if cost:
+            print_budgets(budget_records(report))
     if plot is not None:
-        _draw(plot, found, _timeline(report, found, wanted))
+        _draw(plot, found, _timeline(report, found, wanted, cost), cost)
     if not found.exact:
         output.note("Rows at an end of this span were pruned: it was widened to whole quarters of an hour.")
 
@@ -117,9 +134,9 @@ def _store(quiet: bool = False) -> Store:
     return store
 
 
-def _timeline(report: UsageReport, found: UsageTotals, wanted: Mapping[str, Any]) -> UsageTimeline:
+def _timeline(report: UsageReport, found: UsageTotals, wanted: Mapping[str, Any], cost: bool) -> UsageTimeline:
     by: Any = next((name for name in found.by if name not in ("hour", "day")), "provider")
-    return report.timeline(by, **wanted)
+    return report.timeline(by, of="cost_nanousd" if cost else "requests", **wanted)
 
 
 def _when(found: UsageTotals) -> str:
@@ -129,9 +146,9 @@ def _when(found: UsageTotals) -> str:
 
 
 def _numbers(row: UsageTotal) -> dict[str, Any]:
-    numbers = row._asdict() | {"latency": round(row.latency, 4)}
+    numbers = row._asdict() | {"latency": round(row.latency, 4), "cost_nanousd": row.cost_nanousd / NANO}
     del numbers["group"]
-    return numbers
+    return {"cost_usd" if name == "cost_nanousd" else name: number for name, number in numbers.items()}
 
 
 def _record(path: Path, found: UsageTotals) -> dict[str, Any]:
@@ -146,18 +163,18 @@ def _record(path: Path, found: UsageTotals) -> dict[str, Any]:
     }
 
 
-def _print_usage(found: UsageTotals, line: UsageTimeline | None) -> None:
+def _print_usage(found: UsageTotals, line: UsageTimeline | None, cost: bool) -> None:
     if line is None:
         return
     timed = {"hour", "day"} & set(found.by)
-    rows = list(found.rows) if timed else sorted(found.rows, key=lambda row: -row.requests)
-    most = max(row.requests for row in rows)
+    size = attrgetter("cost_nanousd" if cost else "requests")
+    rows = list(found.rows) if timed else sorted(found.rows, key=size, reverse=True)
+    most = max(map(size, rows))
     # Of hours and days the last ones, otherwise the largest.
     more, rows = len(rows) - _LONGEST_TABLE, rows[-_LONGEST_TABLE:] if timed else rows[:_LONGEST_TABLE]
-    draw = str if output.draws(SIGNS) else plain
-    cells = [[*map(_readable, found.by, row.group), *_cells(row), draw(bar(row.requests, most, _BAR))] for row in rows]
+    cells = [[*map(_readable, found.by, row.group), *_cells(row, cost), bar(size(row), most, _BAR)] for row in rows]
     if len(rows) > 1:
-        cells.append(["all", *[" "] * (len(found.by) - 1), *_cells(found.total), " "])
+        cells.append(["all", *[" "] * (len(found.by) - 1), *_cells(found.total, cost), " "])
     # Model ids are the longest; one that comes first names its row.
     first = found.by[0]
     divided = [Column(name, give=5 if name == "model" != first else 0, how="below") for name in found.by]
@@ -165,29 +182,36 @@ def _print_usage(found: UsageTotals, line: UsageTimeline | None) -> None:
         ">requests",
         ">failed",
         Column("tokens in", right=True, give=2),
+        Column("cached", right=True, give=6),
         Column("tokens out", right=True, give=3),
         ">tokens",
         Column("mean ms", right=True, give=4),
         Column("", give=1),
     ]
+    if cost:
+        headings[6:7] = [">cost", ">unpriced"]
     print(f"Usage {_when(found)}\n")
     output.print_table(None, [*divided, *headings], cells)
     if more > 0:
         output.note(f"{more:,} more rows are not shown here; --csv and --json have them all.")
+    if cost and found.total.unpriced:
+        output.note(_UNPRICED.format(found.total.unpriced, found.total.requests))
     values = [sum(each) for each in zip(*line.lines.values(), strict=True)]
     if len(values) > 1:
         print()
-        chart = columns(values, line.starts, line.period, output.console().width)
-        print("\n".join(chart if output.draws(SIGNS) else map(plain, chart)))
+        measure = COST if cost else REQUESTS
+        print("\n".join(columns(values, line.starts, line.period, output.console().width, measure=measure)))
 
 
 def _readable(name: str, value: str) -> str:
-    return value[:16].replace("T", " ") if name == "hour" else value
+    return value[:16].replace("T", " ") if name == "hour" else value or "-"
 
 
-def _cells(row: UsageTotal) -> list[object]:
-    counts = (row.requests, row.requests - row.ok, row.tokens_in, row.tokens_out, row.tokens)
-    return [*(f"{count:,}" for count in counts), f"{row.latency * 1000:,.0f}"]
+def _cells(row: UsageTotal, cost: bool) -> list[object]:
+    cached = f"{row.tokens_cached / row.tokens_in:.0%}" if row.tokens_cached else "-"
+    counts = (row.requests, row.requests - row.ok, row.tokens_in, cached, row.tokens_out, row.tokens)
+    last = [COST.written(row.cost_nanousd), f"{row.unpriced:,}"] if cost else [f"{row.latency * 1000:,.0f}"]
+    return [*(f"{count:,}" if isinstance(count, int) else count for count in counts), *last]
 
 
 def _check_plot(path: Path) -> None:
@@ -199,16 +223,19 @@ def _check_plot(path: Path) -> None:
         output.fail("--plot needs matplotlib", "Run: pip install 'hfs-providers[plot]'")
 
 
-def _draw(path: Path, found: UsageTotals, line: UsageTimeline) -> None:
+def _draw(path: Path, found: UsageTotals, line: UsageTimeline, cost: bool) -> None:
     from hfs_providers.cli.usage.plot import draw
 
+    total = found.total
+    words = f"{COST.written(total.cost_nanousd)}, {total.unpriced:,} unpriced" if cost else f"{total.requests:,}"
     try:
-        draw(path, line, f"Requests by {line.period}", f"{found.total.requests:,} {_when(found)}")
+        draw(path, line, f"{words} {_when(found)}", COST if cost else REQUESTS)
     except OSError as error:
         output.fail(f"{path} cannot be written: {error.strerror}", "Name another file with --plot")
     output.note(f"Chart written to {path}")
 
 
+@app.command(cls=Command)
 def prune(
     before: Annotated[
         str | None, typer.Option(help="Rows older than this: 30d, or an ISO date or time.", show_default=False)
@@ -257,3 +284,6 @@ def _agreed(rows: int) -> bool:
     if not sys.stdin.isatty():
         return False
     return typer.confirm(f"Delete {rows:,} rows?", err=True)
+
+
+app.command(cls=Command)(send)

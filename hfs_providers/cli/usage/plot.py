@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfs_providers.cli.usage.chart import tick
+from hfs_providers.cli.usage.chart import REQUESTS, Measure, tick
 
 if TYPE_CHECKING:
     from hfs_providers.usage import UsageTimeline
@@ -35,13 +35,8 @@ def lines_of(line: UsageTimeline) -> dict[str, Sequence[int]]:
     return {**dict(kept), f"{len(others)} others": [sum(each) for each in zip(*others, strict=True)]}
 
 
-def draw(path: Path, line: UsageTimeline, title: str, subtitle: str) -> None:
-    """Write the picture in the format that the name of the file says.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-        OSError: the file cannot be written.
-    """
+def draw(path: Path, line: UsageTimeline, subtitle: str, measure: Measure = REQUESTS) -> None:
+    """Write the picture in the format that the file's name says. Raises OSError if it cannot be written."""
     import matplotlib  # type: ignore[import-not-found, unused-ignore]  # an extra
 
     matplotlib.use("Agg")
@@ -57,19 +52,22 @@ def draw(path: Path, line: UsageTimeline, title: str, subtitle: str) -> None:
             colour = _OTHERS if name.endswith(" others") else own
             axes.bar(range(len(base)), values, 0.8 if len(base) < 120 else 1.0, base, color=colour, label=shown)
             base = [low + value for low, value in zip(base, values, strict=True)]
+        title = f"{measure.name} by {line.period}"
         axes.set_title(title, loc="left", fontweight="bold", color=_INK)
         axes.set_title(subtitle, loc="right", fontsize=9, color=_DIM)
-        _draw_axes(axes, line)
+        _draw_axes(axes, line, measure)
         if lines:
             figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-        words = "; ".join(f"{name}: {sum(values):,} requests" for name, values in lines.items())
+        words = "; ".join(
+            f"{name}: {measure.written(sum(values))} {measure.name.lower()}" for name, values in lines.items()
+        )
         try:
             figure.savefig(path, metadata={"Title": title, "Description": words})
         finally:
             pyplot.close(figure)
 
 
-def _draw_axes(axes: Any, line: UsageTimeline) -> None:
+def _draw_axes(axes: Any, line: UsageTimeline, measure: Measure) -> None:
     from matplotlib import ticker  # type: ignore[import-not-found, unused-ignore]
 
     every = math.ceil(len(line.starts) / _TICKS) or 1
@@ -77,8 +75,8 @@ def _draw_axes(axes: Any, line: UsageTimeline) -> None:
     named = [tick(line.starts[at], line.period, line.starts[at - every] if at else "") for at in places]
     axes.set_xticks(places, named)
     axes.margins(x=0.01)
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=measure is REQUESTS))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: measure.written(value)))
     axes.tick_params(colors=_DIM, labelsize=9, length=0)
     axes.grid(axis="y", color=_GRID)
     axes.set_axisbelow(True)

@@ -12,7 +12,7 @@ import typer
 from hfs_providers.cli import output
 
 
-def send_rows(
+def send(
     timeout: Annotated[
         float, typer.Option(help="The longest time to wait for each database, in seconds.", min=0.1)
     ] = 60.0,
@@ -21,12 +21,12 @@ def send_rows(
     """Send the rows of the local file that a database does not have yet. Exit code 1 if any are left."""
     from hfs_providers.core.settings import Settings
     from hfs_providers.core.storage_status import storage_status
-    from hfs_providers.usage.forwarding.sending import send
+    from hfs_providers.usage.forwarding.sending import send as send_to_all
 
     env = Settings.load().env
     if not storage_status(env).targets:
         output.fail("there is no database to send usage to", "Set HFS_FORWARD_DB to its URL (docs/databases.md)")
-    sent = send(env, timeout)
+    sent = send_to_all(env, timeout)
     if as_json:
         records = [{"name": each.name, "sent": each.rows, "left": each.left, "error": each.error} for each in sent]
         output.print_json({"targets": records})
