@@ -39,6 +39,11 @@ _SLOWEST = (
 )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Three workers on two cores: some tests wait more than they work."""
+    return max(1, (os.cpu_count() or 1) * 3 // 2)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files with few but slow tests first, so that no worker is left alone with one of them."""
     tests = Path(__file__).parent
