@@ -309,7 +309,8 @@ class TestEventLoops:
     ) -> None:
         # It keeps the contexts of cancelled timers and of open connections, and whatever is in these.
         kinds = (httpx.Response, httpx2.Response, aiohttp.ClientResponse, ModelCallError, KeysExhaustedError)
-        server.script(provider, "*", [ServerError(), BadRequest()] * 4)
+        # Some calls are answered in the end, and some fail for good.
+        server.script(provider, "*", [*([ServerError()] * 20), *([BadRequest()] * 10)])
         wrapper(manager, provider).backend.async_sleep = lambda seconds: asyncio.sleep(0)
         # What other tests left in this process, such as the last turn of a chain.
         others = [each for each in gc.get_objects() if isinstance(each, kinds)]

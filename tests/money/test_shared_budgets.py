@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from hfs_providers.errors import BudgetExceededError
-from hfs_providers.money.budgets import Budget, Claim
+from hfs_providers.money.budgets import Budget, Budgets, Claim
 from hfs_providers.sharing.file_budgets import FileBudgets
 from hfs_providers.usage import Store
 from hfs_providers.usage.log import UsageLog
@@ -178,6 +180,22 @@ class TestTrouble:
         with closing(store.connect()) as connection:
             held = connection.execute("SELECT pid, nanousd FROM budget_held").fetchall()
         assert sorted(held) == sorted([(os.getpid(), ESTIMATE), (child, ESTIMATE)])
+
+
+@pytest.mark.parametrize("file", ["shared.db", "off"])
+def test_a_task_reserves_in_a_thread_if_that_waits_for_a_file(
+    shop: Callable[..., Shop], monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    reserve, threads = Budgets.reserve, list[threading.Thread]()
+
+    def watched(budgets: Budgets, claim: Claim) -> Any:
+        threads.append(threading.current_thread())
+        return reserve(budgets, claim)
+
+    monkeypatch.setattr(Budgets, "reserve", watched)
+    here = shop('[budgets]\nusd = 1\nper = "month"', HFS_USAGE_DB=file)
+    asyncio.run(here.model().aresponse(messages=question()))
+    assert [thread is threading.main_thread() for thread in threads] == [file == "off"]
 
 
 def test_managers_with_the_same_file_share_their_budgets(shop: Callable[..., Shop], tmp_path: Path) -> None:

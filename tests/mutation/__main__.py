@@ -138,12 +138,15 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=400, help="number of mutants")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--packages", nargs="+", default=PACKAGES)
+    parser.add_argument("--packages", nargs="+", default=PACKAGES, help="packages that the sample is drawn from")
+    parser.add_argument("--only", nargs="+", help="packages of the sample to try: all of them without it")
     parser.add_argument("--coverage", type=Path, help="a folder that keeps coverage and results for the next run")
     parser.add_argument("--least", type=float, default=0.9, help="share that has to be killed, 0 to 1")
     given = parser.parse_args()
     equal = {str(mutant) for mutant in equal_mutants(ROOT, LIST.read_text())}
     chosen = sample(ROOT, given.packages, given.sample, given.seed)
+    if given.only:
+        chosen = [mutant for mutant in chosen if mutant.package in given.only]
     mutants = [mutant for mutant in chosen if str(mutant) not in equal]
     with tempfile.TemporaryDirectory() as temporary:
         places: SimpleQueue[Path] = SimpleQueue()
