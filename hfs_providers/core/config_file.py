@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,14 @@ from hfs_providers.money.budgets import Budget, budgets_of
 from hfs_providers.money.prices import Rates
 
 FILE_NAME = "hfs-providers.toml"
+
+Location = tuple[int | str, ...]
+
+_BUDGETS = frozenset({"budget", "budgets"})
+# How many names there are of what belongs together: that of a model, or of a key and a model.
+_WHOLE: Mapping[int | str, int] = {"prices": 2, "limits": 2, "keys": 3}
+# A budget that cannot be read must not be one without end.
+_NOTHING = {"usd": 0.0, "per": "day"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,8 @@ class FileConfig:
 def load_file_config(settings: Settings) -> tuple[FileConfig, list[Problem]]:
     """Read the file that `HFS_CONFIG` names, else `hfs-providers.toml` here or in the user's config directory.
 
-    A file that cannot be used is a problem, and counts as empty.
+    A file that cannot be read is a problem, and counts as empty. A part that is not valid is a problem and is left out,
+    but for a budget: then nothing may be spent of it.
     """
     named = settings.env.get(CONFIG, "").strip()
     path = Path(named) if named else _usual_place()
@@ -117,18 +127,19 @@ def _validated(path: Path, data: dict[str, Any]) -> tuple[FileConfig, list[Probl
 
     from hfs_providers.core.config_schema import FileTable
 
-    try:
-        parsed = FileTable.model_validate(data)
-    except ValidationError as error:
-        problems = [
-            Problem(
-                f"{path}: {_where(item['loc'])}: {item['msg']}",
-                "Correct it; until then the file is not used",
-                "error",
-            )
-            for item in error.errors(include_url=False, include_input=False)
-        ]
-        return FileConfig(), problems
+    problems = _name_keys(path, data)
+    faults: list[Any] = []
+    while True:
+        try:
+            parsed = FileTable.model_validate(data)
+            break
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+        # Those of a second round come of what the first has taken out.
+        faults = faults or found
+        for fault in found:
+            _take_out(data, fault["loc"])
+    problems += [_problem(path, fault["loc"], fault["msg"]) for fault in faults]
     raw: dict[str, Any] = parsed.model_dump(exclude_none=True)
     tables: dict[str, dict[str, Any]] = {name.lower(): item for name, item in raw.get("providers", {}).items()}
     free = [name for name, item in tables.items() if item.pop("free")]
@@ -150,7 +161,50 @@ def _validated(path: Path, data: dict[str, Any]) -> tuple[FileConfig, list[Probl
         frozenset(free),
         budgets_of(raw, tables),
         {name: _client(table) for name, table in raw["clients"].items()},
-    ), []
+    ), problems
+
+
+def _problem(path: Path, location: Location, message: str) -> Problem:
+    until = "what it limits may cost nothing" if _BUDGETS.intersection(location) else "the rest of the file is used"
+    return Problem(f"{path}: {_where(location)}: {message}", f"Correct it; until then {until}", "error")
+
+
+def _name_keys(path: Path, data: Mapping[str, Any]) -> list[Problem]:
+    """Replace the numbers of keys by their ids, and take out the names that no key has."""
+    problems = []
+    providers = data.get("providers")
+    for name, table in providers.items() if isinstance(providers, dict) else ():
+        keys = table.get("keys") if isinstance(table, dict) else None
+        if not isinstance(keys, dict):
+            continue
+        for said in list(keys):
+            key_id = f"{name.lower()}#{int(said)}" if said.isdecimal() else said
+            found = KEY_ID.fullmatch(key_id)
+            key = keys.pop(said)
+            if found is not None and found[1] == name.lower() and "#" not in said:
+                keys[key_id] = key
+            else:
+                message = f"a key of {name} is named by its number, or as {name}@ and its fingerprint"
+                problems.append(_problem(path, ("providers", name, "keys", said), message))
+    return problems
+
+
+def _take_out(data: dict[str, Any], location: Location) -> None:
+    """Take out the smallest part of the file that makes sense without the fault at a place."""
+    budget = next((place for place, part in enumerate(location) if part in _BUDGETS), None)
+    if budget is not None:
+        _table(data, location[:budget])[str(location[budget])] = dict(_NOTHING)
+        return
+    # A price, the limits of a model and a list have a meaning as a whole only.
+    whole = next((place + _WHOLE[part] for place, part in enumerate(location) if part in _WHOLE), None)
+    names = [*takewhile(lambda part: isinstance(part, str), location[:whole])]
+    _table(data, names[:-1]).pop(names[-1], None)
+
+
+def _table(data: dict[str, Any], location: Iterable[int | str]) -> dict[str, Any]:
+    for name in location:
+        data = data[str(name)]
+    return data
 
 
 def _client(table: Mapping[str, Any]) -> ClientRules:
@@ -158,13 +212,16 @@ def _client(table: Mapping[str, Any]) -> ClientRules:
     return ClientRules(table.get("models"), Limits(**limits) if limits else None)
 
 
-def _where(location: tuple[int | str, ...]) -> str:
+def _where(location: Location) -> str:
     parts = [str(part) for part in location]
     if "keys" in parts:
         # A key's number or id belongs there; whatever else stands there may be the key.
         place = parts.index("keys") + 1
         known = (part.isdigit() or part == "free" or KEY_ID.fullmatch(part) for part in parts[place:])
-        parts[place:] = [part if shown else "?" for part, shown in zip(parts[place:], known, strict=True)]
+        # Keys are named by their numbers in the file.
+        parts[place:] = [
+            part.rpartition("#")[2] if shown else "?" for part, shown in zip(parts[place:], known, strict=True)
+        ]
     return ".".join(parts)
 
 

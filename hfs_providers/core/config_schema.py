@@ -2,9 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
-
-from hfs_providers.contract.secret import KEY_ID
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 _Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
@@ -30,7 +28,7 @@ class LimitsTable(_Allowance):
 
 
 class KeyTable(BaseModel):
-    """`[providers.X.keys.n]` or `.keys."X@fingerprint"`: whether the key costs nothing, and its limits by model."""
+    """`[providers.X.keys.n]` or `.keys."X@fingerprint"`: whether the key is free of charge, and its limits by model."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, LimitsTable]
@@ -82,16 +80,3 @@ class FileTable(_Table):
     prices: dict[str, PriceTable] = Field(default_factory=dict)
     budgets: BudgetTable | None = None
     clients: dict[str, ClientTable] = Field(default_factory=dict)
-
-    @field_validator("providers")
-    @classmethod
-    def _name_keys(cls, providers: dict[str, ProviderTable]) -> dict[str, ProviderTable]:
-        """Replace the numbers of keys by their ids."""
-        for name, table in providers.items():
-            ids = {said: f"{name.lower()}#{int(said)}" if said.isdecimal() else said for said in table.keys}
-            for said, key_id in ids.items():
-                found = KEY_ID.fullmatch(key_id)
-                if found is None or found[1] != name.lower() or "#" in said:
-                    raise ValueError(f"a key of {name} is named by its number, or as {name}@ and its fingerprint")
-            table.keys = {ids[said]: key for said, key in table.keys.items()}
-        return providers

@@ -76,7 +76,7 @@ def test_the_cost_comes_with_what_is_spent_of_the_budgets(cli: Cli, tmp_path: Pa
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_shows_dollars_and_what_has_no_price(cli: Cli, tmp_path: Path, command: str) -> None:
     path, now = tmp_path / "usage.db", time.time()
-    priced = [row(now - 60 - hour * 3600)._replace(cost_nanousd=2_500_000_000) for hour in range(5)]
+    priced = [row(now - 60)._replace(cost_nanousd=2_500_000_000) for _ in range(5)]
     write(Store(path), [*priced, row(now - 60, "acme", "new")])
     done = cli(*command.split(), env={"HFS_USAGE_DB": str(path), "TZ": "UTC"})
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from hfs_providers import Limits
 from hfs_providers.contract.secret import fingerprint
-from hfs_providers.core.config_file import FileConfig, load_file_config
+from hfs_providers.core.config_file import FileConfig, ProviderOverrides, load_file_config
 from hfs_providers.core.inventory import Inventory, take_inventory
 from hfs_providers.core.settings import Settings
 
@@ -32,7 +33,8 @@ def load(**env: str) -> FileConfig:
 
 def problem(**env: str) -> str:
     config, problems = load_file_config(Settings.load(env))
-    assert config == FileConfig()
+    assert replace(config, path=None, providers={}) == FileConfig()
+    assert all(overrides == ProviderOverrides() for overrides in config.providers.values())
     assert {item.level for item in problems} == {"error"}
     assert all(item.remedy for item in problems)
     return "\n".join(item.message for item in problems)
@@ -139,6 +141,47 @@ class TestBadFile:
     def test_what_it_may_not_say_is_named_by_its_place(self, text: str, where: str) -> None:
         write(text)
         assert f": {where}: " in problem()
+
+    def test_all_else_in_it_counts(self) -> None:
+        write(
+            """
+            order = ["groq"]
+            tiers = {fast = ["groq/a", 5], careful = ["groq/b"]}
+            [budgets]
+            usd = 5
+            per = "day"
+            [prices."groq/a"]
+            input = -1
+            output = 2
+            [prices."groq/b"]
+            input = 1
+            output = 2
+            [providers.groq]
+            model = "m"
+            limits = {a = {rpm = 30, tpm = "many"}, b = {rpm = 30}}
+            keys = {1 = {"*" = {rpm = 5}, b = {rpm = 0}}, x = {"*" = {rpm = 7}}, 2 = {free = true}}
+            """
+        )
+        config, problems = load_file_config(Settings.load({}))
+        places = ("tiers.fast.1", "prices.groq/a.input", "providers.groq.limits.a.tpm", "providers.groq.keys.?")
+        assert [any(f": {place}" in each.message for each in problems) for place in places] == [True] * 4
+        assert len(problems) == 5
+        assert (config.order, config.tiers, [*config.prices]) == (("groq",), {"careful": ["groq/b"]}, ["groq/b"])
+        assert config.providers["groq"] == ProviderOverrides(
+            "m", {"b": Limits(rpm=30)}, {"groq#1": {"*": Limits(rpm=5)}, "groq#2": {}}
+        )
+        assert config.free == {"groq#2"}
+        assert [budget.nanousd for budget in config.budgets] == [5_000_000_000]
+
+    @pytest.mark.parametrize(
+        "budget", ["usd = -1\nper = 'day'", "usd = 1\nper = 'week'", "per = 'day'", "usd = 1\nper = 'day'\neur = 1"]
+    )
+    @pytest.mark.parametrize("table", ["budgets", "providers.groq.budget", "clients.ann.budget"])
+    def test_a_bad_budget_allows_nothing(self, table: str, budget: str) -> None:
+        write(f"[{table}]\n{budget}")
+        config, problems = load_file_config(Settings.load({}))
+        assert [(each.name, each.nanousd) for each in config.budgets] == [(table, 0)]
+        assert "until then what it limits may cost nothing" in problems[0].remedy
 
     def test_a_byte_order_mark_is_no_part_of_it(self) -> None:
         Path("hfs-providers.toml").write_bytes(b'\xef\xbb\xbforder = ["groq"]\r\n')
