@@ -51,6 +51,25 @@ def new_call(
     return _BudgetedCall(backend, options, model_id, affinity, backend.budgets, (tokens_in, tokens_out))
 
 
+def refused_by_budgets(model: Any) -> OverBudget | None:
+    """Why the budgets would refuse a usual request of a model now; None if they would not, or it does not rotate.
+
+    Blocks for the time of a reservation.
+    """
+    rotation = vars(model).get("_hfs")
+    budgets: Budgets | None = rotation.backend.budgets if rotation is not None else None
+    if budgets is None or any(key.id in budgets.prices.free for key in rotation.backend.pool.credentials):
+        return None
+    tokens = rotation.options.estimated_tokens, _number(vars(model), _LONGEST_OUTPUT, _OUTPUT)
+    claim = budgets.claim(rotation.backend.provider, model.id, "", asking.get(), *tokens)
+    if claim is None:
+        return None
+    over = budgets.reserve(claim)
+    if over is None:
+        budgets.end(claim, None)
+    return over
+
+
 class _BudgetedCall(Call):
     __slots__ = ("_budgets", "_claim", "_expected", "_over")
 

@@ -197,7 +197,7 @@ def _take_out(data: dict[str, Any], location: Location) -> None:
         return
     # A price, the limits of a model and a list have a meaning as a whole only.
     whole = next((place + _WHOLE[part] for place, part in enumerate(location) if part in _WHOLE), None)
-    names = [*takewhile(lambda part: isinstance(part, str), location[:whole])]
+    names = [str(part) for part in takewhile(lambda part: isinstance(part, str), location[:whole])]
     _table(data, names[:-1]).pop(names[-1], None)
 
 

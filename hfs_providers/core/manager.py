@@ -178,7 +178,7 @@ class ProviderManager(ManagerView):
         model_id: str | None = None,
         **kwargs: Any,
     ) -> tuple[str, Model]:
-        """A model of the first provider in order that has a key free for it now.
+        """A model of the first provider in order that has a key free for it now, and budgets that allow a request.
 
         Args:
             estimated_tokens: tokens that the key must have free.
@@ -191,7 +191,7 @@ class ProviderManager(ManagerView):
             The provider's name and the model.
 
         Raises:
-            KeysExhaustedError: none has a key free in time; says why for each provider.
+            KeysExhaustedError: none has a key free in time and within its budgets; says why for each provider.
         """
         from hfs_providers.core.selection import select_provider
 

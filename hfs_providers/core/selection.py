@@ -1,4 +1,6 @@
-"""Chooses the provider of a model that any may serve: the first in order with a free key, else the earliest."""
+"""Chooses the provider of a model that any may serve: the first in order with a free key and enough budget, else the
+earliest.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from hfs_providers.calls.budgeted_call import refused_by_budgets
 from hfs_providers.calls.model_errors import KeysExhaustedError
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Wrapper
@@ -48,7 +51,8 @@ def select_provider(
         ready = next((name for name, seconds in free.items() if seconds == 0), None)
         if ready is not None:
             try:
-                return ready, build(ready)
+                model = build(ready)
+                over = refused_by_budgets(model)
             except TypeError:
                 # An argument that no provider's model takes is the caller's mistake.
                 raise
@@ -57,6 +61,10 @@ def select_provider(
                 broken[ready] = f"{ready}: {type(error).__name__}: {error}"
                 _log.warning("no model of %s can be made: %s: %s", ready, type(error).__name__, error)
                 continue
+            if over is None:
+                return ready, model
+            broken[ready] = f"{ready}: {over}"
+            continue
         earliest = min((seconds for seconds in free.values() if seconds is not None), default=None)
         if earliest is None or clock() + earliest > deadline:
             pools = [_exhausted(name, model_of(name), wrapper, timeout) for name, wrapper in wrappers.items()]

@@ -14,7 +14,7 @@ import pytest
 
 from hfs_providers.calls.call import Call
 from hfs_providers.contract.usage_row import asking
-from hfs_providers.errors import BudgetExceededError
+from hfs_providers.errors import BudgetExceededError, KeysExhaustedError
 from hfs_providers.money.budgets import Budget, Claim, ProcessBudgets
 from hfs_providers.testing import RateLimited, ServerError
 from tests.money.spending import EXPECTED, MODEL, Shop, question
@@ -273,6 +273,21 @@ class TestWhatIsFree:
             assert gate.wait_for(1)
             with pytest.raises(BudgetExceededError):
                 ask(here.model(wait=False, key_id="groq#1"))
+
+    def test_any_model_is_one_that_the_budgets_allow(self, shop: Make) -> None:
+        here = shop(f"[providers.cerebras.budget]\nusd = 0.207\n{DAY}[providers.groq.budget]\nusd = 2.07\n{DAY}")
+
+        def chosen() -> str:
+            provider, model = here.manager.get_any_model(model_id="cheap", estimated_tokens=10, wait=False)
+            ask(model)
+            return provider
+
+        assert [chosen(), chosen()] == ["cerebras", "groq"]
+        with pytest.raises(KeysExhaustedError) as caught:
+            chosen()
+        assert "[providers.cerebras.budget] allows $0.207000 per day" in str(caught.value)
+        assert "[providers.groq.budget] allows $2.070000 per day" in str(caught.value)
+        assert (here.asked("cerebras"), here.asked("groq")) == (1, 1)
 
     def test_where_only_paid_keys_are_left_it_is_the_budget_that_is_named(self, shop: Make) -> None:
         here = shop(f"[budgets]\nusd = 0.02\n{DAY}[providers.groq.keys.2]\nfree = true")
