@@ -219,9 +219,8 @@ def _where(location: Location) -> str:
         place = parts.index("keys") + 1
         known = (part.isdigit() or part == "free" or KEY_ID.fullmatch(part) for part in parts[place:])
         # Keys are named by their numbers in the file.
-        parts[place:] = [
-            part.rpartition("#")[2] if shown else "?" for part, shown in zip(parts[place:], known, strict=True)
-        ]
+        shown = zip(parts[place:], known, strict=True)
+        parts[place:] = [part.rpartition("#")[2] if is_known else "?" for part, is_known in shown]
     return ".".join(parts)
 
 

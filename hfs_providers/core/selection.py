@@ -1,6 +1,4 @@
-"""Chooses the provider of a model that any may serve: the first in order with a free key and enough budget, else the
-earliest.
-"""
+"""Chooses the provider of a model that any may serve: the first with a free key and budget left, else the earliest."""
 
 from __future__ import annotations
 

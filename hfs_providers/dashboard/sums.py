@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 from hfs_providers.contract.instants import DAY, HOUR
-from hfs_providers.core.spending import budgets_spent
 from hfs_providers.dashboard.source import DashboardSource, Fresh
 from hfs_providers.money.prices import NANO
+from hfs_providers.sharing.spending import budgets_spent
 from hfs_providers.usage.database import QUARTER
 from hfs_providers.usage.report import DIMENSIONS, Dimension, UsageReport, UsageTimeline, UsageTotal
 

@@ -16,7 +16,7 @@ def budget_records(report: UsageReport) -> list[dict[str, Any]]:
     """By budget: `name`, `usd`, `per`, `spent_usd` in the current period, and `until` (ISO) when it ends."""
     from hfs_providers.core.config_file import load_file_config
     from hfs_providers.core.settings import Settings
-    from hfs_providers.core.spending import budgets_spent
+    from hfs_providers.sharing.spending import budgets_spent
 
     return [
         {
