@@ -154,12 +154,13 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join(whole) + "\n"
 
 
-def keep(text: str) -> None:
-    """Put the table into the document."""
-    document = DOCUMENT.read_text(encoding="utf-8")
-    before, _, rest = document.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+def keep(text: str, document: Path = DOCUMENT) -> None:
+    """Put the table between its marks in the document. Raises ValueError if these are not there once each, in order."""
+    before, begin, rest = (whole := document.read_text(encoding="utf-8")).partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or (whole.count(BEGIN), whole.count(END)) != (1, 1):
+        raise ValueError(f"{document} has to have {BEGIN.strip()!r} once and {END.strip()!r} once after it")
+    document.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:

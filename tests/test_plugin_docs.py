@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.families import BEGIN, END, keep
 from hfs_providers import KeyedProvider
 from hfs_providers.core import hookspecs
+from hfs_providers.families import FAMILIES
 from hfs_providers.testing.conformance import CAPABILITIES
 from tests import warm
 from tests.long import LONGEST
@@ -163,6 +165,25 @@ def test_every_field_of_the_base_is_in_the_table() -> None:
         for name in re.findall(r"`(\w+)`", row.split("|")[1:2][0] if "|" in row else "")
     }
     assert described == {field.name for field in fields(KeyedProvider)}
+
+
+def test_every_family_is_in_the_table_once() -> None:
+    table = TEXT[TEXT.index("| `client` | SDKs |") : TEXT.index("A family also brings")].strip().splitlines()[2:]
+    assert all(row.count("|") == 3 for row in table)
+    assert sorted(row.split("`")[1] for row in table) == sorted([*FAMILIES, "own"])
+
+
+def test_the_matrix_is_written_between_its_marks_or_not_at_all(tmp_path: Path) -> None:
+    document = tmp_path / "plugins.md"
+    document.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    for _ in range(2):
+        keep("new\n", document)
+        assert document.read_text() == f"before\n{BEGIN}\nnew\n\n{END}after\n"
+    for broken in (f"before\n{BEGIN}old\n", f"{END}before\n{BEGIN}old\n", f"{BEGIN}{END}{BEGIN}{END}", "none"):
+        document.write_text(broken)
+        with pytest.raises(ValueError, match="once after it"):
+            keep("new\n", document)
+        assert document.read_text() == broken
 
 
 def test_every_capability_can_be_read_there(reader: Reader) -> None:
