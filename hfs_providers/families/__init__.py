@@ -6,6 +6,7 @@ FAMILIES = {
     "azure_openai": "hfs_providers.families.azure_openai:AzureOpenAIClients",
     "cohere": "hfs_providers.families.cohere:CohereClients",
     "google_genai": "hfs_providers.families.google_genai:GenaiClients",
+    "llama": "hfs_providers.families.llama:LlamaClients",
     "mistral": "hfs_providers.families.mistral:MistralClients",
     "ollama": "hfs_providers.families.ollama:OllamaClients",
 }

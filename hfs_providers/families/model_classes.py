@@ -62,6 +62,13 @@ SDKS: Mapping[str, Sdk] = {
     ),
     "google:Gemini": Sdk("google-genai", "google_genai", "https://generativelanguage.googleapis.com", "google.genai"),
     "groq:Groq": Sdk("groq", "stainless", "https://api.groq.com", streams={"request_params": _COUNTED}),
+    "meta:Llama": Sdk(
+        "llama-api-client",
+        "llama",
+        "https://api.llama.com/v1",
+        "llama_api_client",
+        lacks={"context_overflow": "its errors have no codes"},
+    ),
     "mistral:MistralChat": Sdk("mistralai", "mistral", "https://api.mistral.ai", "mistralai.client"),
     "ollama:Ollama": Sdk(
         "ollama",

@@ -33,6 +33,28 @@ def refusal(step: Step, request: Request) -> Answer | None:
     return _WORDINGS.get(request.provider, _openai)(step, request)
 
 
+def plain_refusal(step: Step, request: Request) -> tuple[int, str, dict[str, str]] | None:
+    """Status, words and headers for an error step, for providers whose errors have no codes."""
+    match step:
+        case RateLimited():
+            return 429, "Too many requests", wait_headers(step)
+        case Unauthorized():
+            return 401, "The API key is not valid", {}
+        case PaymentRequired():
+            return 402, "The account has no credits", {}
+        case Forbidden():
+            return 403, "The API key may not do this", {}
+        case ModelGone():
+            return 404, f"There is no model {request.model}", {}
+        case ContextTooLong():
+            return 400, _TOO_LONG, {}
+        case BadRequest():
+            return 400, "The messages are not valid", {}
+        case ServerError(status=status):
+            return status, _HTTP_NAMES.get(status, "Error"), {}
+    return None
+
+
 def go_duration(seconds: float) -> str:
     """As Go prints it: `120ms`, `7.66s`, `1m0s`, `1h1m1s`."""
     if 0 < seconds < 1:

@@ -8,6 +8,7 @@ from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.protocols.anthropic import AnthropicDialect
 from hfs_providers.testing.protocols.azure_openai import AzureOpenAIDialect
 from hfs_providers.testing.protocols.cohere import CohereDialect
+from hfs_providers.testing.protocols.llama import LlamaDialect
 from hfs_providers.testing.protocols.mistral import MistralDialect
 from hfs_providers.testing.protocols.ollama import OllamaDialect
 from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect
@@ -18,6 +19,7 @@ SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "azure_openai": AzureOpenAIDialect,
     "cohere": CohereDialect,
     "google_genai": GeminiDialect,
+    "llama": LlamaDialect,
     "mistral": MistralDialect,
     "ollama": OllamaDialect,
 }
