@@ -129,10 +129,6 @@ def _values(name: str, used: Sdk, model_class: str, keyless: bool, base_url: str
     from hfs_providers import __version__
 
     upper, sdk = env_name(name), used.distribution
-    try:
-        requirement = f"{sdk}>={metadata.version(sdk)}"
-    except metadata.PackageNotFoundError:
-        requirement = sdk
     endpoint = "ENDPOINT_1=http://gpu-1:8000/v1" if keyless else "API_KEY_1=..."
     return {
         "name": name,
@@ -142,11 +138,18 @@ def _values(name: str, used: Sdk, model_class: str, keyless: bool, base_url: str
         "distribution": f"hfs-providers-{name}",
         "version": __version__,
         "sdk": sdk,
-        "requirement": requirement,
+        "requirements": ", ".join(_quoted(_requirement(each)) for each in (sdk, *used.besides)),
         "model_class": model_class,
         "base_url": base_url or f"https://api.{name}.example/v1",
         "variables": f"NUM_{upper}=1 {upper}_{endpoint}",
     }
+
+
+def _requirement(distribution: str) -> str:
+    try:
+        return f"{distribution}>={metadata.version(distribution)}"
+    except metadata.PackageNotFoundError:
+        return distribution
 
 
 def _lines(used: Sdk, found: type[Any] | None, keyless: bool) -> dict[str, str]:

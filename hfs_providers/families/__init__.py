@@ -3,6 +3,7 @@
 FAMILIES = {
     "stainless": "hfs_providers.families.stainless:StainlessClients",
     "anthropic": "hfs_providers.families.anthropic:AnthropicClients",
+    "azure_inference": "hfs_providers.families.azure_inference:AzureInferenceClients",
     "azure_openai": "hfs_providers.families.azure_openai:AzureOpenAIClients",
     "cohere": "hfs_providers.families.cohere:CohereClients",
     "google_genai": "hfs_providers.families.google_genai:GenaiClients",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -18,6 +18,7 @@ class Sdk(NamedTuple):
         params: arguments of the class that calls over several keys need.
         streams: those that it needs for a stream to tell its usage.
         lacks: what the class cannot do, as `ProviderConformance.lacks` has it.
+        besides: distributions that it needs besides, for async calls.
     """
 
     distribution: str
@@ -28,6 +29,7 @@ class Sdk(NamedTuple):
     params: Mapping[str, object] = {}
     streams: Mapping[str, object] = {}
     lacks: Mapping[str, str] = {}
+    besides: Sequence[str] = ()
 
 
 _NO_HEADERS = {"retry_after": "the SDK's errors keep the words and the status of an answer, and drop its headers"}
@@ -46,6 +48,15 @@ SDKS: Mapping[str, Sdk] = {
         "anthropic",
         "https://my-resource.services.ai.azure.com/anthropic",
         lacks={"model_listing": "the SDK's client for it lists none"},
+    ),
+    "azure:AzureAIFoundry": Sdk(
+        "azure-ai-inference",
+        "azure_inference",
+        "https://my-resource.services.ai.azure.com/models",
+        "azure.ai.inference",
+        streams={"model_extras": {"stream_options": {"include_usage": True}}},
+        lacks={"model_listing": "the SDK lists none"},
+        besides=["aiohttp"],
     ),
     "azure:AzureOpenAI": Sdk("openai", "azure_openai", "https://my-resource.openai.azure.com/openai"),
     "azure:AzureOpenAIResponses": Sdk(

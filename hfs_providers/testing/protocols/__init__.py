@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.protocols.anthropic import AnthropicDialect
+from hfs_providers.testing.protocols.azure_inference import AzureInferenceDialect
 from hfs_providers.testing.protocols.azure_openai import AzureOpenAIDialect
 from hfs_providers.testing.protocols.cohere import CohereDialect
 from hfs_providers.testing.protocols.llama import LlamaDialect
@@ -16,6 +17,7 @@ from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect
 SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "stainless": OpenAIDialect,
     "anthropic": AnthropicDialect,
+    "azure_inference": AzureInferenceDialect,
     "azure_openai": AzureOpenAIDialect,
     "cohere": CohereDialect,
     "google_genai": GeminiDialect,

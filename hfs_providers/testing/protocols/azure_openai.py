@@ -17,8 +17,8 @@ _DEPLOYMENT = re.compile(r"/deployments/(?P<name>[^/]+)(?=/)")
 class AzureOpenAIDialect(OpenAIDialect):
     """As OpenAI's, with the deployment in the path and the key in `api-key`."""
 
-    def __init__(self, provider: str, keyless: bool = False) -> None:
-        super().__init__(provider, base_path="/openai", key_prefix="", keyless=keyless)
+    def __init__(self, provider: str, keyless: bool = False, base_path: str = "/openai") -> None:
+        super().__init__(provider, base_path=base_path, key_prefix="", keyless=keyless)
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
         bearer = f"Bearer {headers.get('api-key', '')}"
