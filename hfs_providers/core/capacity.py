@@ -29,21 +29,16 @@ def measure_capacity(
     watched = pool.watched()
     watched.load(known)
     persistence.consult({pool.provider: cast(Wrapper, SimpleNamespace(pool=watched))}, {pool.provider: models})
-    return _of(watched, models, rate, tokens)
+    return pool_capacity(watched, models, rate, tokens)
 
 
-def stored_capacity(pool: KeyPool, known: PoolSnapshot | None, default: str) -> list[Capacity]:
-    """The capacity for the default model and those that were asked within a day, by what the file knows."""
-    watched = pool.watched()
-    if known is not None:
-        watched.load(known)
-    return _of(watched, models_known(known, default), None, None)
+def pool_capacity(
+    pool: KeyPool, models: Sequence[str], rate: float | None = None, tokens: float | None = None
+) -> list[Capacity]:
+    """The capacity of a pool that counts hours, for each of some models; see `capacity_of`."""
+    return [capacity_of(pool.provider, each, pool.rooms(each), rate, tokens) for each in models]
 
 
 def models_known(known: PoolSnapshot | None, default: str) -> list[str]:
     """The default model, and those that were asked within a day."""
     return list(dict.fromkeys([default, *(sorted(models_of(known)) if known is not None else ())]))
-
-
-def _of(watched: KeyPool, models: Sequence[str], rate: float | None, tokens: float | None) -> list[Capacity]:
-    return [capacity_of(watched.provider, each, watched.rooms(each), rate, tokens) for each in models]

@@ -14,7 +14,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from hfs_providers.contract.records import Credential, KeyStatus, Problem, WindowUse
-from hfs_providers.core.capacity import models_known, stored_capacity
+from hfs_providers.core.capacity import models_known, pool_capacity
 from hfs_providers.core.inventory import Inventory
 from hfs_providers.core.storage_status import storage_status
 from hfs_providers.dashboard.stored_keys import StoredPool, stored_pools
@@ -214,7 +214,7 @@ class DashboardSource:
         return [
             found
             for name, stored in watched.pools.items()
-            for found in stored_capacity(stored.pool, stored.known, watched.models[name][0])
+            for found in pool_capacity(stored.pool, watched.models[name])
         ]
 
 

@@ -30,7 +30,7 @@ class StoredPool(NamedTuple):
     """A provider's keys.
 
     Args:
-        pool: with the state that the file knows.
+        pool: with the state that the file knows; it counts hours, as `capacity_of` needs.
         known: that state; None if nothing is known.
     """
 
@@ -62,7 +62,7 @@ def stored_statuses(inventory: Inventory) -> dict[str, tuple[KeyStatus, ...]]:
 def _pool(name: str, config: ProviderConfig, registry: Registry) -> KeyPool:
     published = getattr(registry.plugins[name].target, "limits", {})
     limits = ShownLimits(config, published, {})
-    return KeyPool(name, config.credentials, limits=limits.of, merge=limits.merge)
+    return KeyPool(name, config.credentials, limits=limits.of, merge=limits.merge, counts_hours=True)
 
 
 def _read(pools: dict[str, KeyPool], path: Path) -> dict[str, PoolSnapshot]:

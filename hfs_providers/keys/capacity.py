@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE, NEVER
-from hfs_providers.contract.records import Limits
 from hfs_providers.keys.limits import DAY_GRAIN, HOUR_GRAIN, Allowance
 from hfs_providers.keys.state import Account
 from hfs_providers.keys.windows import WindowEntry, ZonedDay
 
 _SPANS = {"minute": MINUTE, "hour": HOUR, "day": DAY}
 _GRAINS = {"minute": 0.0, "hour": HOUR_GRAIN, "day": DAY_GRAIN}
-_UNLIMITED = 10**15
 _MOST_STEPS = 100_000
 """Accounts times instants that a forecast looks at."""
 
@@ -131,17 +129,11 @@ class Room(NamedTuple):
     windows: Sequence[WindowRoom]
 
 
-def watched(limits: Limits | None) -> Limits:
-    """Limits that count what is used in an hour, whether or not they limit it."""
-    limits = limits or Limits()
-    return limits if limits.rph is not None or limits.tph is not None else replace(limits, rph=_UNLIMITED)
-
-
 def room_of(account: Account, model_id: str, allowance: Allowance, now: float, wall: float) -> Room:
     """What an account may use of a model.
 
     Args:
-        allowance: by limits that are `watched`.
+        allowance: of a pool that counts hours.
         now: monotonic seconds.
         wall: seconds since the epoch.
     """
@@ -150,13 +142,12 @@ def room_of(account: Account, model_id: str, allowance: Allowance, now: float, w
     for window, requests, tokens in allowance.rules:
         window.prune(now)
         kind = kinds[id(window)]
-        most = NEVER if requests >= _UNLIMITED else requests
         if isinstance(window, ZonedDay):
             resets = window.ends - wall
-            windows.append(WindowRoom(kind, most, tokens, ((resets, window.requests, window.tokens),), resets))
+            windows.append(WindowRoom(kind, requests, tokens, ((resets, window.requests, window.tokens),), resets))
         else:
-            used = tuple((stamp + window.span - now, sent, charged) for stamp, sent, charged in window.entries())
-            windows.append(WindowRoom(kind, most, tokens, used))
+            used = [(stamp + window.span - now, sent, charged) for stamp, sent, charged in window.entries()]
+            windows.append(WindowRoom(kind, requests, tokens, tuple(used)))
     return Room(len(account.live), max(0.0, account.cooldown(model_id).until - now), tuple(windows))
 
 
@@ -170,12 +161,14 @@ def capacity_of(
         rate: requests a minute of the load that is asked about; None: the one of the last hour.
         tokens: of one of its requests; None: as in the last hour.
     """
+    # Of thousands of keys, most may be alike.
+    alike = Counter(rooms)
     used, mean = _recent(rooms)
-    dry_in, limit = _dry_in(rooms, used, mean)
+    dry_in, limit = _dry_in(alike, used, mean)
     needs = None
     if rate is not None or tokens is not None:
-        needs = _needs(rooms, used if rate is None else rate, mean if tokens is None else tokens)
-    minute, hour, day = (_left(rooms, span, mean) for span in _SPANS.values())
+        needs = _needs(alike, used if rate is None else rate, mean if tokens is None else tokens)
+    minute, hour, day = (_left(alike, span, mean) for span in _SPANS.values())
     keys = sum(room.keys for room in rooms)
     return Capacity(provider, model, keys, used, mean, minute, hour, day, dry_in, limit, needs)
 
@@ -231,9 +224,8 @@ def _limits(room: Room, mean: float) -> list[_Limit]:
 class _Supply:
     """What accounts together can have served until an instant."""
 
-    def __init__(self, rooms: Iterable[Room], mean: float) -> None:
-        # Of thousands of keys, most are alike.
-        self._parts = [(count, room.closed, _limits(room, mean)) for room, count in Counter(rooms).items() if room.keys]
+    def __init__(self, rooms: Mapping[Room, int], mean: float) -> None:
+        self._parts = [(count, room.closed, _limits(room, mean)) for room, count in rooms.items() if room.keys]
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -255,7 +247,7 @@ class _Supply:
         return stops.most_common(1)[0][0] if stops else None
 
 
-def _dry_in(rooms: Sequence[Room], rate: float, mean: float) -> tuple[float | None, str | None]:
+def _dry_in(rooms: Mapping[Room, int], rate: float, mean: float) -> tuple[float | None, str | None]:
     """Seconds until a load is more than the accounts can serve, and the limit that stops most of them then."""
     flow = rate / MINUTE
     if flow <= 0:
@@ -264,13 +256,21 @@ def _dry_in(rooms: Sequence[Room], rate: float, mean: float) -> tuple[float | No
     supply = _Supply(rooms, mean)
     if supply.until(0.0) < 1:
         return 0.0, supply.limit(0.0)
-    for begin, end in pairwise(_instants(rooms, resets, len(supply))):
+    instants = _instants(rooms, resets, len(supply))
+    place = 1
+    while place < len(instants):
         # In between, the supply grows, and ever more slowly: whatever is short is short at the end.
-        if flow * end > supply.until(end, before=True):
-            at = _first(begin, end, lambda at: flow * at > supply.until(at))
+        there = supply.until(instants[place], before=True)
+        if flow * instants[place] > there:
+            at = _first(instants[place - 1], instants[place], lambda at: flow * at > supply.until(at))
             return at, supply.limit(at)
+        # It never shrinks: what is there by then is enough for the next instants, too.
+        place = bisect_right(instants, there, place + 1, key=lambda at: flow * at)
     if resets < DAY:
-        again, limit = _dry_in([_after(room, resets) for room in rooms], rate, mean)
+        later: Counter[Room] = Counter()
+        for room, count in rooms.items():
+            later[_after(room, resets)] += count
+        again, limit = _dry_in(later, rate, mean)
         if again is not None and resets + again <= DAY:
             return resets + again, limit
     return None, None
@@ -284,10 +284,10 @@ def _first(low: float, high: float, reached: Callable[[float], bool]) -> float:
     return high
 
 
-def _instants(rooms: Iterable[Room], end: float, parts: int) -> list[float]:
+def _instants(rooms: Mapping[Room, int], end: float, parts: int) -> list[float]:
     """When something changes, from 0 to `end`; fewer instants if there are many accounts."""
     found = {0.0, end, *(5.0 * number for number in range(1, 13)), *(room.closed for room in rooms)}
-    for room in set(rooms):
+    for room in rooms:
         for window in room.windows:
             if window.kind != "minute":
                 found.update(leaves for leaves, _, _ in window.entries)
@@ -305,9 +305,9 @@ def _after(room: Room, seconds: float) -> Room:
     return Room(room.keys, max(0.0, room.closed - seconds), tuple(windows))
 
 
-def _left(rooms: Iterable[Room], span: float, mean: float) -> Left:
+def _left(rooms: Mapping[Room, int], span: float, mean: float) -> Left:
     requests = tokens = 0.0
-    for room, count in Counter(rooms).items():
+    for room, count in rooms.items():
         if not room.keys or room.closed >= span:
             continue
         ends = min([span, *(window.resets for window in room.windows if window.resets is not None)])
@@ -330,16 +330,17 @@ def _count(amount: float) -> int | None:
     return None if amount == NEVER else int(amount)
 
 
-def _needs(rooms: Sequence[Room], rate: float, tokens: float) -> Needs:
-    live = [_finite(room) for room in rooms if room.keys]
+def _needs(rooms: Mapping[Room, int], rate: float, tokens: float) -> Needs:
+    live = [(_finite(room), count) for room, count in rooms.items() if room.keys]
+    accounts = sum(count for _, count in live)
     limits = []
     for unit, kind in dict.fromkeys(each for room in rooms for each in _finite(room)):
         # One account without that limit is enough for any load.
-        there = sum(found.get((unit, kind), NEVER) for found in live)
+        there = sum(count * found.get((unit, kind), NEVER) for found, count in live)
         if there != NEVER:
             needed = rate * _SPANS[kind] / MINUTE * (tokens if unit == "t" else 1)
             limits.append(LimitNeed(f"{unit}p{kind[0]}", math.ceil(needed), int(there)))
-    more = [(need.needed - need.available) / (need.available / len(live)) for need in limits if need.available]
+    more = [(need.needed - need.available) / (need.available / accounts) for need in limits if need.available]
     missing = max([0, *map(math.ceil, more)]) if live else None
     return Needs(rate, tokens, limits, missing, _dry_in(rooms, rate, tokens)[0])
 

@@ -13,7 +13,7 @@ from hfs_providers.contract.records import Credential, KeyState, KeyStatus, Limi
 from hfs_providers.keys.affinity import AffinityRing
 from hfs_providers.keys.clocks import Clocks
 from hfs_providers.keys.dead_key_trials import Trials
-from hfs_providers.keys.limits import Allowance, Meter, strictest
+from hfs_providers.keys.limits import Allowance, Meter, counting_hours, strictest
 from hfs_providers.keys.request import KeyRequest
 from hfs_providers.keys.scheduler import ReadyQueue, Slot
 from hfs_providers.keys.state import Account, Key
@@ -39,6 +39,7 @@ class KeyRing:
     Args:
         resolver: the limits of a model on a key.
         merge: what holds if answers have shown limits, too.
+        counts_hours: whether what is used in an hour is counted although nothing limits it.
 
     Raises:
         ValueError: two credentials have one id.
@@ -51,12 +52,14 @@ class KeyRing:
         merge: Merge,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        counts_hours: bool = False,
     ) -> None:
         self._clock = clock
         self._wall = wall
         self._clocks = Clocks(clock, wall)
         self._resolver = resolver
         self._merge = merge
+        self._counts_hours = counts_hours
         # By model, the limits of each key as the resolver gave them.
         self._resolved: dict[str, dict[str, Limits | None]] = {}
         self.learned: dict[tuple[str, str], Limits] = {}
@@ -161,6 +164,8 @@ class KeyRing:
         # Most accounts have one key.
         keys = [account.only] if account.only else account.keys
         limits = strictest([self.limits(model_id, key.id) for key in keys])
+        if self._counts_hours:
+            limits = counting_hours(limits)
         scope = None if limits is not None and limits.shared else model_id
         meter = account.meters.get(scope)
         if meter is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE, NEVER, Wall, zone_of
@@ -11,6 +12,9 @@ from hfs_providers.keys.windows import SlidingWindow, Window, ZonedDay
 
 # Seconds of a bucket: all that it holds leaves the window together, at the latest instant at which any of it may.
 HOUR_GRAIN, DAY_GRAIN = 60.0, 900.0
+
+_UNLIMITED = 10**15
+"""A limit of so many requests makes a window that counts and limits nothing."""
 
 
 class Sleeper(Protocol):
@@ -139,8 +143,15 @@ def _rules(meter: Meter, limits: Limits) -> Iterable[WindowRule]:
             continue
         window = meter.window(kind)
         window.counts_requests |= requests is not None
-        most, most_tokens = (NEVER if limit is None else max(0, limit) for limit in (requests, tokens))
+        most = NEVER if requests is None or requests >= _UNLIMITED else max(0, requests)
+        most_tokens = NEVER if tokens is None else max(0, tokens)
         yield WindowRule(window, most, most_tokens)
+
+
+def counting_hours(limits: Limits | None) -> Limits:
+    """Limits that count what is used in an hour, whether or not they limit it."""
+    limits = limits or Limits()
+    return limits if limits.rph is not None or limits.tph is not None else replace(limits, rph=_UNLIMITED)
 
 
 def strictest(limits: Sequence[Limits | None]) -> Limits | None:

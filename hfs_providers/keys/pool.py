@@ -21,7 +21,6 @@ from contextlib import closing
 
 from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.keys import snapshot
-from hfs_providers.keys.capacity import watched
 from hfs_providers.keys.keyring import KeyRing, Merge, Resolver, known_or_shown
 from hfs_providers.keys.leases import Lease, OnChange
 from hfs_providers.keys.ledger import InFlight, Ledger
@@ -49,6 +48,7 @@ class KeyPool(PoolView):
         on_change: told of what happens to keys; called outside the lock. What it raises is logged.
         wall: seconds since the epoch, for days that end at midnight and for what is persisted.
         waits: how waiters sleep.
+        counts_hours: whether it counts what is used in an hour although nothing limits it, as `rooms` needs.
 
     Raises:
         ValueError: two credentials have one id.
@@ -65,12 +65,13 @@ class KeyPool(PoolView):
         on_change: OnChange | None = None,
         wall: Callable[[], float] = time.time,
         waits: Waits | None = None,
+        counts_hours: bool = False,
     ) -> None:
         self.provider = provider
         self._clock = clock
         self._wall = wall
         self._waits: Waits = waits if waits is not None else RealWaits()
-        self._keyring = KeyRing(credentials, limits, merge, clock, wall)
+        self._keyring = KeyRing(credentials, limits, merge, clock, wall, counts_hours)
         self._reservations = Reservations(provider, self._keyring, clock, wall)
         self._lending = Lending(provider, self._keyring, self._reservations, clock, on_change)
         self._dispatcher = self._lending.dispatcher
@@ -85,13 +86,14 @@ class KeyPool(PoolView):
         return self
 
     def watched(self) -> KeyPool:
-        """A pool of the same keys, limits and state for reports: it counts all that is used, and nobody uses it."""
+        """A pool of the same keys, limits and state for reports: it counts hours, and nobody uses it."""
         other = KeyPool(
             self.provider,
             self.credentials,
-            limits=lambda model_id, key_id: watched(self.limits(model_id, key_id)),
+            limits=self.limits,
             clock=self._clock,
             wall=self._wall,
+            counts_hours=True,
         )
         other.load(self.dump())
         return other

@@ -82,7 +82,7 @@ class PoolView:
             return self._keyring.limits(model_id, key_id)
 
     def rooms(self, model_id: str) -> list[Room]:
-        """What each account may use of a model, for `capacity_of`. Its limits must be `watched`."""
+        """What each account may use of a model, for `capacity_of`. The pool must count hours."""
         self._keyring.resolve_limits(model_id)
         with self._lending.held():
             keyring, now, wall = self._keyring, self._keyring.look(), self._wall()

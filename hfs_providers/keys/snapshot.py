@@ -216,7 +216,7 @@ def _load_windows(account: Account, said: object, now: float, shift: float, allo
             if name == kind or (kind == ANY_ZONE and name.startswith(ANY_ZONE))
         ]
         # Entries are many, and most windows have no limit.
-        entries = list(_entries(about.get("entries"), shift)) if windows else []
+        entries = _entries(about.get("entries"), shift) if windows else []
         for window in windows if entries else ():
             found.setdefault(id(window), (window, []))[1].extend(entries)
     for window, counted in found.values():
@@ -228,16 +228,19 @@ def _models(about: Mapping[str, Any]) -> list[str]:
     return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
 
 
-def _entries(said: object, shift: float) -> Iterable[WindowEntry]:
-    for each in said if isinstance(said, Sequence) and not isinstance(said, str) else ():
-        try:
-            stamp, requests, tokens = each
-            readable = math.isfinite(stamp + requests + tokens)
-        except (TypeError, ValueError, OverflowError):
-            # Asked for instead of three types at a time: a file may hold tens of thousands.
-            continue
-        if readable:
-            yield stamp + shift, _count(requests), _count(tokens)
+def _entries(said: object, shift: float) -> list[WindowEntry]:
+    if not isinstance(said, Sequence) or isinstance(said, str):
+        return []
+    try:
+        # All at once, and asked for instead of three types at a time: a file may hold hundreds of thousands.
+        return [
+            (stamp + shift, _count(requests), _count(tokens))
+            for stamp, requests, tokens in said
+            if math.isfinite(stamp + requests + tokens)
+        ]
+    except (TypeError, ValueError, OverflowError):
+        # One of many cannot be read; it is left out.
+        return [entry for each in said for entry in _entries([each], shift)] if len(said) > 1 else []
 
 
 def _records(said: object) -> Iterable[Mapping[str, Any]]:
@@ -246,6 +249,8 @@ def _records(said: object) -> Iterable[Mapping[str, Any]]:
 
 
 def _count(number: float) -> int:
+    if type(number) is int and 0 <= number <= MOST_TOKENS:
+        return number
     return min(max(0, int(number)), MOST_TOKENS)
 
 

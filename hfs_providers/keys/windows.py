@@ -99,7 +99,8 @@ class SlidingWindow:
         while head < end and stamps[head] + span <= now:
             head += 1
         if head == end:
-            self._clear()
+            if end:
+                self._clear()
             return
         if head:
             self.requests = self._cumulative_requests[-1] - self._cumulative_requests[head - 1]
@@ -142,10 +143,29 @@ class SlidingWindow:
     def restore(self, now: float, entries: Iterable[WindowEntry]) -> None:
         """Count `entries`, oldest first, and nothing else."""
         self._clear()
-        latest = now + self._grain
+        span, latest, last = self.span, now + self._grain, -math.inf
+        counted = charged = 0
+        stamps: list[float] = []
+        requests_upto: list[int] = []
+        tokens_upto: list[int] = []
+        # As `_put` does it, but all at once: with thousands of keys there are hundreds of thousands.
         for stamp, requests, tokens in entries:
-            if stamp + self.span > now:
-                self._put(min(stamp, latest), requests, tokens)
+            if stamp + span <= now:
+                continue
+            counted += requests
+            charged += tokens
+            stamp = stamp if stamp < latest else latest
+            if last >= stamp:
+                requests_upto[-1], tokens_upto[-1] = counted, charged
+                continue
+            last = stamp
+            stamps.append(stamp)
+            requests_upto.append(counted)
+            tokens_upto.append(charged)
+        if stamps:
+            self.requests, self.tokens = counted, charged
+            self._stamps, self.expires = array("d", stamps), stamps[0] + span
+            self._cumulative_requests, self._cumulative_tokens = array("q", requests_upto), array("q", tokens_upto)
 
     def age(self, seconds: float) -> None:
         """Let that much more time have passed than the monotonic clock shows."""

@@ -67,7 +67,8 @@ def fill(env: Mapping[str, str], hours: float = 24 * 10, a_minute: float = 6, se
             write_rows(connection, rows[first : first + 5000])
         for event in _earlier(credentials, now, chance):
             event.write(connection)
-    _rule(env, store, credentials, chance)
+    # Of its own, so that the states do not depend on how many rows there are at this hour.
+    rule_some(env, store, credentials, random.Random(seed))
 
 
 def _rows(
@@ -133,7 +134,7 @@ def _earlier(
                 yield KeyEvent(at, provider, key.name, model, "key_cooling", "rate_limit_exceeded", at + 60)
 
 
-def _rule(
+def rule_some(
     env: Mapping[str, str], store: Store, credentials: Mapping[str, tuple[Credential, ...]], chance: random.Random
 ) -> None:
     """Some keys are dead, some cool down."""

@@ -17,8 +17,8 @@ from hfs_providers.keys.capacity import (
     Room,
     WindowRoom,
     capacity_of,
-    watched,
 )
+from hfs_providers.keys.limits import counting_hours
 
 Used = tuple[float, int, int]
 """Seconds until it leaves the window, requests and tokens."""
@@ -251,6 +251,6 @@ def test_nothing_is_needed_of_nobody() -> None:
 
 def test_an_hour_that_no_limit_counts_is_counted() -> None:
     for limits in (Limits(rph=5), Limits(tph=5), Limits(tph=0, rpd=3)):
-        assert watched(limits) == limits
+        assert counting_hours(limits) == limits
     for limits in (None, Limits(), Limits(rpm=3, tpd=9)):
-        assert watched(limits).rph
+        assert counting_hours(limits).rph
