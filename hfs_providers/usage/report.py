@@ -189,9 +189,9 @@ class UsageReport:
         first = extent[0] if since is None or since < extent[0] - _KEPT else since
         last = extent[1] + QUARTER if until is None or until > extent[1] + _KEPT else until
         period: Period = "hour" if last - first <= _HOURLY else "day"
-        # Every hour begins with a quarter, and no day is shorter than some hours.
+        # Every hour begins with a quarter, and no day is shorter than some hours. The last may be, so far.
         step = QUARTER if period == "hour" else 4 * QUARTER
-        moments = range(math.floor(first / step) * step, math.ceil(last), step)
+        moments = (*range(math.floor(first / step) * step, math.ceil(last), step), math.ceil(last) - 1)
         names = {_period_of(max(first, moment), period, self._zone): None for moment in moments}
         places = {name: place for place, name in enumerate(names)}
         lines: dict[str, list[int]] = {}

@@ -242,6 +242,13 @@ class TestTimeline:
         days = UsageReport(store, berlin).timeline("key").starts
         assert days == ("2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30", "2026-03-31", "2026-04-01")
 
+    def test_has_the_last_day_if_there_is_only_a_quarter_of_an_hour_of_it(self, store: Store) -> None:
+        kathmandu = ZoneInfo("Asia/Kathmandu")  # 5:45 before UTC
+        midnight = datetime(2026, 3, 11, tzinfo=kathmandu).timestamp()
+        write(store, [row(midnight - 4 * 86_400), row(midnight)])
+        line = UsageReport(store, kathmandu).timeline("provider")
+        assert (line.starts[-1], line.lines) == ("2026-03-11", {"groq": [1, 0, 0, 0, 1]})
+
     def test_of_nothing_is_empty(self, store: Store) -> None:
         assert UsageReport(store).timeline("key").starts == ()
 
