@@ -42,8 +42,7 @@ def reads_as_overflow(verdict: Verdict) -> bool:
     """
     if verdict.kind != "bad_request" or verdict.status == 402:
         return False
-    error = ModelProviderError(verdict.message, 400)
-    return isinstance(ModelProviderError.classify(error), ContextWindowExceededError)
+    return isinstance(ModelProviderError.classify(ModelProviderError(verdict.message)), ContextWindowExceededError)
 
 
 class ModelCallError(HfsProvidersError, ModelProviderError):

@@ -31,8 +31,6 @@ class StoreConnection:
         self._lock = threading.Lock()
         self.opened = 0
         """How often it was opened. What is remembered of the file is valid only while this stays the same."""
-        # Whether it is held for the fork under way.
-        self._quiet = False
         at_fork(
             ForkPhase.CONNECTIONS,
             before=self._before_fork,
@@ -83,6 +81,7 @@ class StoreConnection:
             connection.close()
 
     def _before_fork(self) -> None:
+        # Whether it is held for the fork under way.
         self._quiet = self._lock.acquire(timeout=_FORK_PATIENCE)
         if self._quiet:
             with suppress(sqlite3.Error):

@@ -207,12 +207,9 @@ class Store:
             raise StoreError(self.path, str(error)) from error
 
     def _open(self) -> None:
-        connection = self.connect()
-        try:
+        with closing(self.connect()) as connection:
             self._migrate(connection)
             (self.source,) = connection.execute("SELECT value FROM meta WHERE name = 'source'").fetchone()
-        finally:
-            connection.close()
 
     def identity(self) -> tuple[int, int] | None:
         """What distinguishes the file from another one of that name; None if there is none."""

@@ -970,8 +970,16 @@ def foreign(name: str, module: str, *bases: type[BaseException]) -> BaseExceptio
         ("ClientPayloadError", True),
         ("ClientOSError", True),
         ("SocketTimeoutError", True),
+        ("ServerTimeoutError", True),
+        ("ClientConnectionError", True),
+        ("ClientConnectionResetError", True),
         ("ClientConnectorError", False),
         ("ClientConnectorDNSError", False),
+        ("ClientConnectorSSLError", False),
+        ("ClientConnectorCertificateError", False),
+        ("ClientProxyConnectionError", False),
+        ("ClientHttpProxyError", False),
+        ("ServerFingerprintMismatch", False),
         ("ConnectionTimeoutError", False),
     ],
 )
@@ -990,6 +998,24 @@ def test_a_request_that_was_refused_here_was_not_sent_whatever_failed_before() -
 @pytest.mark.parametrize("name", ["BrokenResourceError", "ClosedResourceError", "EndOfStream"])
 def test_a_request_may_have_been_sent_before_one_of_anyios(name: str) -> None:
     assert judge(foreign(name, "anyio")) == Verdict("transport", None, None, "broken")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "sent"),
+    [
+        ("requests", "ChunkedEncodingError", True),
+        ("requests", "ConnectionError", True),
+        ("requests", "SSLError", False),
+        ("urllib3", "ReadTimeoutError", True),
+        ("urllib3", "ProtocolError", True),
+        ("urllib3", "IncompleteRead", True),
+        ("urllib3", "NewConnectionError", False),
+        ("urllib3", "ConnectTimeoutError", False),
+        ("urllib3", "MaxRetryError", False),
+    ],
+)
+def test_so_are_those_of_requests(module: str, name: str, sent: bool) -> None:
+    assert judge(foreign(name, f"{module}.exceptions")) == Verdict("transport", None, None, "broken", sent=sent)
 
 
 def test_a_timeout_beneath_a_transport_is_one_of_the_transport() -> None:

@@ -100,7 +100,7 @@ class TestRenewal:
             return [(await call).content for call in calls]
 
         assert all("[groq/" in text for text in asyncio.run(while_in_flight()))
-        assert house.asked("groq") == 3
+        assert (house.asked("groq"), house.waits) == (3, [3.0])
 
     def test_of_the_sync_client_lets_calls_in_flight_finish(self, house: House) -> None:
         from concurrent.futures import ThreadPoolExecutor

@@ -104,7 +104,9 @@ class TestSpending:
         with pytest.raises(BudgetExceededError, match=r"\$3.010000 expected"):
             here.model().response(messages=[question()[0].model_copy(update={"content": "x" * 9000})])
 
-    @pytest.mark.parametrize("odd", [{"max_tokens": -(10**9)}, {"max_tokens": "many"}, {"max_tokens": True}, {}])
+    @pytest.mark.parametrize(
+        "odd", [{"max_tokens": -(10**9)}, {"max_tokens": 0}, {"max_tokens": "many"}, {"max_tokens": True}, {}]
+    )
     def test_takes_no_odd_limit_for_an_answer_that_costs_less(self, shop: Make, odd: dict[str, Any]) -> None:
         here = shop(f"[budgets]\nusd = 2\n{DAY}")
         body = {"messages": [{"role": "user", "content": [[{"type": "text", "text": "Hi"}]]}], **odd}

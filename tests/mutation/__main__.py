@@ -71,15 +71,18 @@ def learn(place: Path, folder: Path, jobs: int) -> None:
 
 
 def trials_of(mutant: Mutant, data: coverage.CoverageData, times: Mapping[str, float]) -> list[str]:
-    """The tests that try a mutant, best first: those that run it; if it runs on import, those that run its module."""
+    """The tests that try a mutant, best first: those that run it; if it runs on import, those that run its module.
+
+    No test runs a module that holds only data: there it is the tests of its package.
+    """
     contexts = {
         line: {name.removesuffix("|run") for name in names} & times.keys()
         for line, names in data.contexts_by_lineno(mutant.path).items()
     }
     line = next((line for line in range(mutant.lines[0], 0, -1) if line in contexts), 0)
     found = set[str]().union(*(contexts.get(each, ()) for each in (line, *mutant.lines)))
-    found = found or set().union(*contexts.values())
     own = f"tests/{mutant.package}/"
+    found = found or set().union(*contexts.values()) or {name for name in times if name.startswith(own)}
     ordered, seconds = [], 0.0
     for name in sorted(found, key=lambda name: (not name.startswith(own) or times[name] > 1, times[name], name)):
         seconds += times[name]

@@ -1,0 +1,52 @@
+"""The connection that a process keeps to the usage file."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from hfs_providers.usage import Store, connection
+from hfs_providers.usage.connection import StoreConnection
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "usage.db")
+
+
+@pytest.mark.parametrize(("options", "synchronous"), [({}, 1), ({"durable": False}, 0)])
+def test_it_waits_for_the_disk_unless_told_otherwise(store: Store, options: dict[str, bool], synchronous: int) -> None:
+    with StoreConnection(store, **options).use() as opened:
+        assert opened.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+
+
+def test_a_close_is_one_for_whoever_still_has_it(store: Store) -> None:
+    kept = StoreConnection(store)
+    with kept.use() as opened:
+        pass
+    kept.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened.execute("SELECT 1")
+    with kept.use() as again:
+        assert (again.execute("SELECT 1").fetchone(), kept.opened) == ((1,), 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_never_closes_one_that_was_in_use(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_FORK_PATIENCE", 0.0)
+    kept = StoreConnection(store)
+    with kept.use() as opened:
+        child = os.fork()
+    if child == 0:
+        # Dropped, it would be closed.
+        number = id(opened)
+        del opened
+        there = any(id(each) == number for each in gc.get_objects() if isinstance(each, sqlite3.Connection))
+        os._exit(0 if there and kept._connection is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with kept.use() as same:
+        assert same is opened
