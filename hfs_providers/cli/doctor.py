@@ -26,7 +26,7 @@ from hfs_providers.cli.status import first_step, plugin_problems
 from hfs_providers.contract.environment import USAGE, env_name
 
 if TYPE_CHECKING:
-    from hfs_providers.core.inventory import Inventory
+    from hfs_providers.core.inventory import InstalledProvider, Inventory
     from hfs_providers.keys import KeyStatus
 
 Level = Literal["ok", "info", "warning", "error"]
@@ -124,14 +124,20 @@ def _imports(found: Inventory) -> Iterator[Finding]:
         requirement = found.providers[name].config.requirement if name else None
         if requirement is None:
             continue
-        sdk = f"{requirement.distribution} {found.providers[name].sdk}"
-        if error is None:
-            yield Finding("ok", "sdk", f"{name}: {sdk} can be imported", None, name)
-        else:
-            level: Level = "error" if found.providers[name].config.configured else "warning"
-            message = f"{name}: {sdk} is installed but cannot be imported: {error}"
-            remedy = f"pip install --force-reinstall {requirement.distribution}"
-            yield Finding(level, "sdk", message, remedy, name)
+        yield _sdk(name, found.providers[name], requirement.distribution, error)
+
+
+def _sdk(name: str, provider: InstalledProvider, distribution: str, error: str | None) -> Finding:
+    """What the try to import an SDK has shown."""
+    sdk = f"{name}: {distribution} {provider.sdk}"
+    if error is None:
+        return Finding("ok", "sdk", f"{sdk} can be imported", None, name)
+    remedy = f"pip install --force-reinstall {distribution}"
+    if error == imports.too_slow():
+        message = f"{sdk} is installed; whether it can be imported is not known: {error}"
+        return Finding("warning", "sdk", message, f"Try again when the machine is less busy; or: {remedy}", name)
+    level: Level = "error" if provider.config.configured else "warning"
+    return Finding(level, "sdk", f"{sdk} is installed but cannot be imported: {error}", remedy, name)
 
 
 def _version(distribution: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -38,9 +39,14 @@ sys.__stdout__.write("\\n{_MARK}" + json.dumps(words) + "\\n")
 
 
 def try_imports(paths: Mapping[str, str]) -> dict[str, str | None]:
-    """Import each `module` or `module:name`, side by side; by label, the error's words or None."""
-    with ThreadPoolExecutor(max_workers=max(1, len(paths))) as threads:
+    """Import each `module` or `module:name`, one on each processor; by label, the error's words or None."""
+    with ThreadPoolExecutor(max_workers=max(1, min(len(paths), os.cpu_count() or 1))) as threads:
         return dict(zip(paths, threads.map(_try_import, paths.values()), strict=True))
+
+
+def too_slow() -> str:
+    """What `try_imports` says if an import did not end in time: that does not show that anything is broken."""
+    return f"it takes longer than {TIMEOUT:g} s"
 
 
 def try_build() -> dict[str, list[dict[str, Any]]]:
@@ -55,7 +61,7 @@ def try_build() -> dict[str, list[dict[str, Any]]]:
 def _try_import(path: str) -> str | None:
     code, printed = _child("-c", _PROGRAM, path)
     if code is None:
-        return f"it takes longer than {TIMEOUT:g} s"
+        return too_slow()
     _, mark, result = printed.rpartition(_MARK)
     if mark:
         words: str | None = json.loads(result.splitlines()[0])

@@ -159,9 +159,10 @@ def _started(manager: ProviderManager, address: str, demo: bool, token: str | No
     gc.freeze()
     gc.set_threshold(_ALLOCATIONS)
     keys = ", ".join(f"{name}: {len(wrapper.pool.credentials)}" for name, wrapper in manager.wrappers.items())
-    output.note(f"Serving {address}/v1 with {'simulated ' if demo else ''}keys ({keys}). Try:")
+    output.note(f"Serving {address}/v1 with {'simulated ' if demo else ''}keys ({keys})")
     if token is not None:
         output.note(f"Dashboard: {page_address(address, token)}")
+    output.note("Try:")
     body = json.dumps({"model": "any", "messages": [{"role": "user", "content": "Hello"}]})
     header = ' -H "authorization: Bearer $TOKEN"' if clients.required else ""
     print(f"curl {address}/v1/chat/completions{header} -H 'content-type: application/json' -d '{body}'", flush=True)

@@ -118,6 +118,13 @@ def test_missing_sdk_is_an_error_only_of_a_configured_provider(findings_for_real
     assert (entry["provider"], entry["remedy"]) == ("openrouter", "pip install 'hfs-providers[openrouter]'")
 
 
+def test_an_sdk_that_takes_long_is_not_called_broken(findings, monkeypatch):
+    monkeypatch.setattr(imports, "try_imports", lambda wanted: {**dict.fromkeys(wanted), "groq": imports.too_slow()})
+    (slow,) = _of(findings(KEY), "sdk", "warning")
+    assert "is not known: it takes longer than 30 s" in slow["message"]
+    assert "when the machine is less busy" in slow["remedy"]
+
+
 def test_hanging_sdk_is_given_up(tmp_path, monkeypatch):
     (tmp_path / "hanging.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hfs_providers.testing import LoopbackServer
 from tests.gateway.served import Served
 
 CLIENTS = Path(__file__).parent / "clients"
+ROOT = Path(__file__).parents[2]
 # Read now: tests run with an environment that has none of our variables.
 MODULES = os.environ.get("HFS_TEST_NODE_MODULES")
 PYTHON = os.environ.get("HFS_TEST_CLIENTS")
@@ -66,6 +68,14 @@ def test_openai_for_node(served: Served, node: Path) -> None:
         "error": "NotFoundError 404 model_not_found",
     }
     assert told["usage"] > 0
+
+
+@needs_node
+def test_the_program_of_the_guide(served: Served, node: Path) -> None:
+    guide = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```js\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    (node / "hello.mjs").write_text(program.replace("http://127.0.0.1:8321", served.url))
+    assert run("node", "hello.mjs", folder=node).count("You said: Hello") == 2
 
 
 @needs_node
