@@ -43,6 +43,9 @@ class Clients:
     url_field: str | None = "base_url"
     """The attribute of a model that takes the provider's address, or None."""
 
+    key_field = "api_key"
+    """The attribute of a model that takes the key."""
+
     client_field = "client"
     """The attribute where the model class keeps its sync client."""
 
@@ -209,7 +212,7 @@ class Clients:
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         """Set on `bound` what its `get_client` reads: key, transport, retries off."""
         if credential.secret is not None:
-            bound.api_key = credential.secret.reveal()
+            setattr(bound, self.key_field, credential.secret.reveal())
         elif self.url_field is not None and "endpoint" in credential.params:
             setattr(bound, self.url_field, credential.params["endpoint"])
 

@@ -10,5 +10,6 @@ FAMILIES = {
     "llama": "hfs_providers.families.llama:LlamaClients",
     "mistral": "hfs_providers.families.mistral:MistralClients",
     "ollama": "hfs_providers.families.ollama:OllamaClients",
+    "portkey": "hfs_providers.families.portkey:PortkeyClients",
 }
 """By the name that `KeyedProvider.client` may give, the subclass of `Clients`."""

@@ -18,7 +18,7 @@ class Sdk(NamedTuple):
         params: arguments of the class that calls over several keys need.
         streams: those that it needs for a stream to tell its usage.
         lacks: what the class cannot do, as `ProviderConformance.lacks` has it.
-        besides: distributions that it needs besides, for async calls.
+        besides: other distributions that the class needs.
     """
 
     distribution: str
@@ -80,6 +80,10 @@ SDKS: Mapping[str, Sdk] = {
         "llama_api_client",
         lacks={"context_overflow": "its errors have no codes"},
     ),
+    # Its package imports the other class of it first.
+    "meta:LlamaOpenAI": Sdk(
+        "openai", "stainless", "https://api.llama.com/compat/v1/", chat=True, besides=["llama-api-client"]
+    ),
     "mistral:MistralChat": Sdk("mistralai", "mistral", "https://api.mistral.ai", "mistralai.client"),
     "ollama:Ollama": Sdk(
         "ollama",
@@ -94,6 +98,7 @@ SDKS: Mapping[str, Sdk] = {
         "https://api.openai.com/v1",
         params=_UNCHAINED,
     ),
+    "portkey:Portkey": Sdk("openai", "portkey", "https://api.portkey.ai/v1", chat=True, besides=["portkey-ai"]),
 }
 """By the package of `agno.models` and the name of a class."""
 

@@ -33,7 +33,7 @@ class StainlessClients(Clients):
         super().configure(bound, credential, transport)
         if credential.secret is None:
             # The SDKs refuse to be without a key, or take one out of the process environment.
-            bound.api_key = "none"
+            setattr(bound, self.key_field, "none")
         bound.max_retries = 0
         params = {**self.provider.client_params, **(bound.client_params or {})}
         if bound.http_client is None:

@@ -13,6 +13,7 @@ import pytest
 
 from hfs_providers import ProviderManager
 from hfs_providers.authoring import Exchange
+from hfs_providers.clients.families import family_of
 from hfs_providers.contract.http_api import Endpoint
 from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.errors import KeysExhaustedError, ModelCallError
@@ -64,7 +65,8 @@ class PlainHttpChecks(Base):
         traits: object = self.plugin
         if not isinstance(traits, ProviderTraits) or (traits.openai_path is None and traits.http.messages is None):
             pytest.skip(f"{self.name} offers nothing over plain HTTP")
-        return traits
+        # With what the family of its SDK adds.
+        return family_of(getattr(traits, "client", "own")).complete(traits)
 
     def _offers_chats(self) -> None:
         if self._traits().http_path("chat/completions") is None:

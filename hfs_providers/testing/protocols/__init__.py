@@ -12,6 +12,7 @@ from hfs_providers.testing.protocols.cohere import CohereDialect
 from hfs_providers.testing.protocols.llama import LlamaDialect
 from hfs_providers.testing.protocols.mistral import MistralDialect
 from hfs_providers.testing.protocols.ollama import OllamaDialect
+from hfs_providers.testing.protocols.portkey import PortkeyDialect
 from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect
 
 SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
@@ -24,6 +25,7 @@ SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "llama": LlamaDialect,
     "mistral": MistralDialect,
     "ollama": OllamaDialect,
+    "portkey": PortkeyDialect,
 }
 """By the name of a family (`KeyedProvider.client`), what makes the dialect of a provider: with the provider's name, and
 whether it is `keyless`."""
