@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,20 +13,26 @@ import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import yaml
 
+from hfs_providers.contract import environment
 from hfs_providers.gateway.server import DRAIN_SECONDS
 from hfs_providers.testing import LoopbackServer, RateLimited
+from hfs_providers.usage.forwarding.url import DatabaseUrl
 from tests.gateway.served import Served
 from tests.gateway.test_access import listed
 from tests.gateway.test_serve import serving
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
-UNIT = (ROOT / "examples" / "deploy" / "hfs-providers.service").read_text(encoding="utf-8")
-CONTAINER = (ROOT / "examples" / "deploy" / "Containerfile").read_text(encoding="utf-8")
+DEPLOY = ROOT / "examples" / "deploy"
+UNIT = (DEPLOY / "hfs-providers.service").read_text(encoding="utf-8")
+CONTAINER = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 BOARD = json.loads((ROOT / "docs" / "grafana.json").read_text(encoding="utf-8"))
 
 
@@ -84,11 +91,59 @@ def test_the_container_runs_the_gateway(tmp_path: Path) -> None:
     assert set(extras.split(",")) <= project["optional-dependencies"].keys()
 
 
+def test_compose_agrees_with_the_code_and_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = COMPOSE["services"]
+    gateway, redis, postgres = services["gateway"], services["redis"], services["postgres"]
+    build = (DEPLOY / gateway["build"]["context"]).resolve()
+    assert (build, build / gateway["build"]["dockerfile"]) == (ROOT, DEPLOY / "Containerfile")
+    assert set(gateway["environment"]) == {environment.REDIS, environment.FORWARD}
+    own = urlsplit(gateway["environment"][environment.REDIS])
+    assert (services[own.hostname], own.port) == (redis, 6379)
+    assert gateway["environment"][environment.FORWARD].count(postgres["environment"]["POSTGRES_PASSWORD"]) == 1
+    url = gateway["environment"][environment.FORWARD].replace(postgres["environment"]["POSTGRES_PASSWORD"], "secret")
+    found = urlsplit(url)
+    assert (services[found.hostname], found.port) == (postgres, 5432)
+    assert (found.username, found.path) == (postgres["environment"]["POSTGRES_USER"], "/usage")
+    assert postgres["environment"]["POSTGRES_DB"] == "usage"
+    # What connects to the two is in the container, and reads these addresses.
+    (extras,) = re.findall(r"'/source\[(.*)\]'", CONTAINER)
+    assert {"redis", "postgres"} <= set(extras.split(","))
+    monkeypatch.setattr(DatabaseUrl, "_check_driver", lambda self: None)
+    assert "secret" not in repr(DatabaseUrl(url))
+    exposed = re.findall(r"^EXPOSE (\d+)$", CONTAINER, re.MULTILINE)
+    assert [each.split(":")[1:] for each in gateway["ports"]] == [[port, port] for port in exposed] == [["8321"] * 2]
+    folders = re.findall(r"^VOLUME (\S+)$", CONTAINER, re.MULTILINE)
+    assert gateway["volumes"] == [f"gateway:{folder}" for folder in folders]
+    mounted = {each.split(":")[0] for service in services.values() for each in service.get("volumes", ())}
+    assert mounted == set(COMPOSE["volumes"])
+    for name in gateway["depends_on"]:
+        assert services[name]["healthcheck"]["test"][0] == "CMD"
+    assert int(gateway["stop_grace_period"].removesuffix("s")) > DRAIN_SECONDS
+    assert gateway["env_file"] == unit("EnvironmentFile")
+
+
+def test_compose_reads_the_file(tmp_path: Path) -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("there is no docker compose")
+    keys = tmp_path / "keys.env"
+    keys.write_text("NUM_GROQ=1\n")
+    copy = tmp_path / "compose.yaml"
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    copy.write_text(text.replace(COMPOSE["services"]["gateway"]["env_file"], str(keys)))
+    command = [docker, "compose", "-f", str(copy), "config", "--quiet"]
+    done = subprocess.run(
+        command, env={**os.environ, "POSTGRES_PASSWORD": "secret"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_documents_name_the_files() -> None:
     for path in re.findall(r"examples/deploy/[\w.-]+\w", DOCS):
         assert (ROOT / path).is_file(), path
     assert "examples/deploy/hfs-providers.service" in DOCS
     assert "examples/deploy/Containerfile" in DOCS
+    assert "examples/deploy/compose.yaml" in DOCS
     assert "(grafana.json)" in DOCS
     for setting in ("StateDirectory", "User"):
         assert unit(setting) in DOCS
