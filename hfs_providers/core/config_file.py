@@ -93,9 +93,7 @@ def load_file_config(settings: Settings) -> tuple[FileConfig, list[Problem]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:
         # ValueError: not UTF-8, or a name that no file can have; RuntimeError: a home directory that is not known.
-        why = (
-            error.strerror if isinstance(error, OSError) else None
-        ) or "it is not UTF-8 text, or its name is not valid"
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text, or its name is not valid"
         remedy = f"Create it, or correct {CONFIG}" if named else "Correct or remove it"
         return FileConfig(), [Problem(f"{path} cannot be read: {why}", remedy, "error")]
     import tomllib
@@ -165,7 +163,7 @@ def _validated(path: Path, data: dict[str, Any]) -> tuple[FileConfig, list[Probl
 
 
 def _problem(path: Path, location: Location, message: str) -> Problem:
-    until = "what it limits may cost nothing" if _BUDGETS.intersection(location) else "the rest of the file is used"
+    until = "the rest of the file is used" if _budget_at(location) is None else "what it limits may cost nothing"
     return Problem(f"{path}: {_where(location)}: {message}", f"Correct it; until then {until}", "error")
 
 
@@ -174,10 +172,8 @@ def _name_keys(path: Path, data: Mapping[str, Any]) -> list[Problem]:
     problems = []
     providers = data.get("providers")
     for name, table in providers.items() if isinstance(providers, dict) else ():
-        keys = table.get("keys") if isinstance(table, dict) else None
-        if not isinstance(keys, dict):
-            continue
-        for said in list(keys):
+        keys: Any = table.get("keys") if isinstance(table, dict) else None
+        for said in list(keys) if isinstance(keys, dict) else ():
             key_id = f"{name.lower()}#{int(said)}" if said.isdecimal() else said
             found = KEY_ID.fullmatch(key_id)
             key = keys.pop(said)
@@ -191,14 +187,25 @@ def _name_keys(path: Path, data: Mapping[str, Any]) -> list[Problem]:
 
 def _take_out(data: dict[str, Any], location: Location) -> None:
     """Take out the smallest part of the file that makes sense without the fault at a place."""
-    budget = next((place for place, part in enumerate(location) if part in _BUDGETS), None)
+    budget = _budget_at(location)
     if budget is not None:
-        _table(data, location[:budget])[str(location[budget])] = dict(_NOTHING)
+        table = _table(data, budget[:-1])
+        # It may go by the other of the two names.
+        table.pop(str(location[len(budget) - 1]), None)
+        table[str(budget[-1])] = dict(_NOTHING)
         return
     # A price, the limits of a model and a list have a meaning as a whole only.
     whole = next((place + _WHOLE[part] for place, part in enumerate(location) if part in _WHOLE), None)
     names = [str(part) for part in takewhile(lambda part: isinstance(part, str), location[:whole])]
     _table(data, names[:-1]).pop(names[-1], None)
+
+
+def _budget_at(location: Location) -> Location | None:
+    """The table of the budget that a place is in, or is meant to be in; None if it is in none."""
+    place = 2 if location[0] in ("providers", "clients") else 0
+    if not _BUDGETS.intersection(location[place : place + 1]):
+        return None
+    return (*location[:place], "budget" if place else "budgets")
 
 
 def _table(data: dict[str, Any], location: Iterable[int | str]) -> dict[str, Any]:

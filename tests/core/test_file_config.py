@@ -183,6 +183,30 @@ class TestBadFile:
         assert [(each.name, each.nanousd) for each in config.budgets] == [(table, 0)]
         assert "until then what it limits may cost nothing" in problems[0].remedy
 
+    @pytest.mark.parametrize(
+        ("table", "meant"),
+        [
+            ("budget", "budgets"),
+            ("providers.groq.budgets", "providers.groq.budget"),
+            ("clients.ann.budgets", "clients.ann.budget"),
+        ],
+    )
+    def test_a_budget_by_the_wrong_one_of_the_two_names_allows_nothing(self, table: str, meant: str) -> None:
+        write(f"[{table}]\nusd = 5\nper = 'day'")
+        config, (problem,) = load_file_config(Settings.load({}))
+        assert [(each.name, each.nanousd) for each in config.budgets] == [(meant, 0)]
+        assert f": {table}: Extra inputs are not permitted" in problem.message
+
+    @pytest.mark.parametrize("name", ["budget", "budgets", "prices", "limits", "keys"])
+    @pytest.mark.parametrize(
+        "part", ["[clients.{}]\nrpm = 0", "[providers.{}]\nmodel = 3", "[tiers]\n{} = [1]", "[prices.{}]\ninput = 1"]
+    )
+    def test_the_name_of_a_table_may_be_anyone_s_own_name(self, part: str, name: str) -> None:
+        write(f"{part.format(name)}\n[clients.ann]\nrpm = 5")
+        config, (problem, *_) = load_file_config(Settings.load({}))
+        assert (config.budgets, config.clients["ann"].limits) == ((), Limits(rpm=5))
+        assert "the rest of the file is used" in problem.remedy
+
     def test_a_byte_order_mark_is_no_part_of_it(self) -> None:
         Path("hfs-providers.toml").write_bytes(b'\xef\xbb\xbforder = ["groq"]\r\n')
         assert load().order == ("groq",)
