@@ -106,17 +106,22 @@ class FileBudgets:
     def reserve(self, claim: Claim) -> OverBudget | None:
         """See `BudgetLedger.reserve`."""
         if time.monotonic() >= self._paused_until:
-            granted = False
+            held = False
             try:
                 with self._connection.use(_PATIENCE) as connection, transaction(connection, _PATIENCE):
-                    over = self._reserve(connection, claim)
-                    granted = over is None
+                    over = self._over(connection, claim)
+                    if over is None:
+                        self._hold(claim.budgets, claim.nanousd or 0)
+                        held = True
+                        self._tell(connection, claim.budgets)
                 return over
-            except _BROKEN:
+            except BaseException as error:
+                if held:
+                    self._hold(claim.budgets, -(claim.nanousd or 0))
+                if not isinstance(error, _BROKEN):
+                    raise
                 # The usage log, which writes to the file, says what is wrong with it.
                 self._paused_until = time.monotonic() + _PAUSE
-                if granted:
-                    self._hold(claim.budgets, -(claim.nanousd or 0))
         return self._reserve_alone(claim)
 
     def end(self, claim: Claim, cost: int | None, recorded: bool) -> None:
@@ -164,14 +169,12 @@ class FileBudgets:
                 # In a child, calls of the parent's end that it never counted.
                 self._held[budget] = max(0, self._held[budget] + nanousd)
 
-    def _reserve(self, connection: sqlite3.Connection, claim: Claim) -> OverBudget | None:
+    def _over(self, connection: sqlite3.Connection, claim: Claim) -> OverBudget | None:
+        """Why the claim is refused, if it is."""
         wall = self._wall()
         over = over_budget(claim, [self._use(connection, each) for each in claim.budgets], wall)
         if over is not None and self._bury(connection, claim.budgets, wall):
             over = over_budget(claim, [self._use(connection, each) for each in claim.budgets], wall)
-        if over is None:
-            self._hold(claim.budgets, claim.nanousd or 0)
-            self._tell(connection, claim.budgets)
         return over
 
     def _reserve_alone(self, claim: Claim) -> OverBudget | None:

@@ -121,6 +121,16 @@ class TestWhatIsKept:
 
 
 class TestTrouble:
+    def test_a_reservation_that_cannot_be_written_is_held_once(self, store: Store, log: UsageLog) -> None:
+        full = "CREATE TRIGGER no BEFORE INSERT ON budget_held BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        with closing(store.connect()) as connection:
+            connection.execute(full)
+        ledger = FileBudgets(log)
+        assert ledger.reserve(CLAIM) is None
+        over = ledger.reserve(Claim((BUDGET,), BUDGET.nanousd))
+        assert over is not None
+        assert over.use.held == ESTIMATE
+
     def test_what_a_killed_process_had_in_flight_is_taken_to_be_spent(self, store: Store, log: UsageLog) -> None:
         program = (
             "import sys; from hfs_providers.sharing.file_budgets import FileBudgets\n"
