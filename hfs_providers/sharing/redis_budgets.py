@@ -106,7 +106,8 @@ class RedisBudgets:
         """See `BudgetLedger.end`."""
         with self._lock:
             alone = self._alone[claim] > 0
-            self._alone[claim] -= alone
+            if alone:
+                self._alone -= Counter((claim,))
         (self._local.end if alone else self._local.count)(claim, cost, recorded)
         self.tell(self._paid(claim, cost or 0))
 

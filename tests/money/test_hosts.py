@@ -135,6 +135,14 @@ class TestHosts:
 
 
 class TestAway:
+    def test_nothing_is_remembered_of_calls_that_have_ended(self) -> None:
+        budgets = RedisBudgets([BUDGET], ProcessBudgets(time.time), None, time.time)
+        for estimate in range(1, 10):
+            claim = Claim((BUDGET,), estimate)
+            assert budgets.reserve(claim) is None
+            budgets.end(claim, estimate, recorded=True)
+        assert not budgets._alone
+
     def test_each_host_may_spend_its_part_of_what_was_left(self, host: Make, server: RedisServer) -> None:
         first, second = host(), host()
         first.spend(200 * ESTIMATE)
