@@ -35,7 +35,9 @@ def build_model(backend: Backend, model_id: str, options: CallOptions, arguments
     Raises TypeError for an argument that would go around the keys, or that the class does not know.
     """
     clients = backend.clients
-    key_fields = KEY_FIELDS | {clients.key_field, clients.client_field, clients.async_client_field}
+    key_fields = {clients.key_field, clients.client_field, clients.async_client_field}.union(
+        KEY_FIELDS, clients.secret_fields
+    )
     refused = sorted(key_fields & arguments.keys())
     if refused:
         raise TypeError(f"get_model takes no {', '.join(refused)}: the keys are those of the environment")

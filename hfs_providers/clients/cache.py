@@ -52,6 +52,9 @@ class Clients:
     async_client_field = "async_client"
     """The attribute where the model class keeps its async client. It may be the same one."""
 
+    secret_fields: tuple[str, ...] = ()
+    """Further attributes of the model class that hold a key, or what was made with one. Nobody may set them."""
+
     answers: Literal["unknown", "choices", "asked"] = "unknown"
     """How a broken answer is recognised: not at all; by the `choices` or `candidates` that the SDK's pydantic models
     have; or by calling `usable` and `ends`."""

@@ -5,6 +5,7 @@ FAMILIES = {
     "anthropic": "hfs_providers.families.anthropic:AnthropicClients",
     "azure_inference": "hfs_providers.families.azure_inference:AzureInferenceClients",
     "azure_openai": "hfs_providers.families.azure_openai:AzureOpenAIClients",
+    "bedrock": "hfs_providers.families.bedrock:BedrockClients",
     "cohere": "hfs_providers.families.cohere:CohereClients",
     "google_genai": "hfs_providers.families.google_genai:GenaiClients",
     "llama": "hfs_providers.families.llama:LlamaClients",

@@ -40,6 +40,18 @@ _COUNTED = {"extra_body": {"stream_options": {"include_usage": True}}}
 
 SDKS: Mapping[str, Sdk] = {
     "anthropic:Claude": Sdk("anthropic", "anthropic", "https://api.anthropic.com"),
+    "aws:AwsBedrock": Sdk(
+        "boto3",
+        "bedrock",
+        "https://bedrock-runtime.us-east-1.amazonaws.com",
+        lacks={
+            "payment": "its code is that of any access that is denied",
+            "context_overflow": "its code is that of any request that is wrong",
+            "timeouts": "the model class takes none",
+            "model_listing": "another service of AWS lists them",
+        },
+        besides=["aiobotocore"],
+    ),
     # Clients of the same SDK whose requests are signed, on paths of their own.
     "aws:Claude": Sdk("anthropic", "own"),
     "vertexai:Claude": Sdk("anthropic", "own"),

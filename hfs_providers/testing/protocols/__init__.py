@@ -8,6 +8,7 @@ from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.protocols.anthropic import AnthropicDialect
 from hfs_providers.testing.protocols.azure_inference import AzureInferenceDialect
 from hfs_providers.testing.protocols.azure_openai import AzureOpenAIDialect
+from hfs_providers.testing.protocols.bedrock import BedrockDialect
 from hfs_providers.testing.protocols.cohere import CohereDialect
 from hfs_providers.testing.protocols.llama import LlamaDialect
 from hfs_providers.testing.protocols.mistral import MistralDialect
@@ -20,6 +21,7 @@ SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "anthropic": AnthropicDialect,
     "azure_inference": AzureInferenceDialect,
     "azure_openai": AzureOpenAIDialect,
+    "bedrock": BedrockDialect,
     "cohere": CohereDialect,
     "google_genai": GeminiDialect,
     "llama": LlamaDialect,

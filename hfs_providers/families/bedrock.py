@@ -1,0 +1,165 @@
+"""Amazon Bedrock's Converse in boto3, and in aiobotocore for async calls, through `agno.models.aws:AwsBedrock`.
+
+A key is an API key of Bedrock's own, or a pair: `ID:SECRET`, or `ID:SECRET:SESSION_TOKEN`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+from hfs_providers.authoring import Clients, Credential, ErrorRules, UsageFields
+from hfs_providers.clients.attempt import running
+
+REGION = "us-east-1"
+"""Where an address does not name another region."""
+
+_SERVICE = "bedrock-runtime"
+_REGION = re.compile(r"(?<=\bbedrock-runtime\.)[a-z0-9-]+(?=\.amazonaws\.)")
+_PAIR = re.compile(r"(?P<id>[A-Z0-9]{16,128}):(?P<secret>[^:\s]+)(?::(?P<token>\S+))?")
+_CALLS = ("converse", "converse_stream", "count_tokens")
+# What the SDK has itself, with more connections.
+_HTTP = {"timeout": 60, "max_pool_connections": 100}
+
+
+class _NoTalk(logging.Filter):
+    """Keeps what the SDK says at DEBUG while a call of ours runs out of the log: whole answers, and what is signed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.DEBUG or running.get() is None
+
+
+_NO_TALK = _NoTalk("hfs-providers")
+_TALKS = ("botocore.parsers", "botocore.auth", "botocore.endpoint")
+
+
+def pair_of(key: str) -> dict[str, str | None]:
+    """The fields of a pair, by their names in the SDKs without `aws_`; empty for an API key."""
+    found = _PAIR.fullmatch(key)
+    if found is None:
+        return {}
+    return {"access_key": found["id"], "secret_key": found["secret"], "session_token": found["token"]}
+
+
+class BedrockClients(Clients):
+    """The SDK's clients are made here: all send through one session of HTTP, and know nothing of the process's keys."""
+
+    settings = ("aws_region",)
+    url_field = None
+    secret_fields = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "session", "async_session")
+    answers = "asked"
+    defaults: ClassVar = {
+        # https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html
+        "usage_fields": UsageFields(
+            cached=("cacheReadInputTokens",), cache_write=("cacheWriteInputTokens",), cache_apart=True
+        ),
+        "errors": ErrorRules(modules=("botocore", "aiobotocore")),
+    }
+
+    def make_transport(self) -> Any:
+        return _Shared("botocore", "URLLib3Session", self.config.base_url)
+
+    def make_async_transport(self) -> Any:
+        return _Shared("aiobotocore", "AIOHTTPSession", self.config.base_url)
+
+    def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
+        arguments, bearer = self._asked(bound, credential)
+
+        def send(request: Any, **_: Any) -> Any:
+            request.headers.update(bearer)
+            response = transport.http.send(request)
+            attempt = running.get()
+            if attempt is not None and request.stream_output:
+                attempt.responses.append(response.raw)
+            return response
+
+        bound.client = transport.session.create_client(_SERVICE, **arguments)
+        bound.client.meta.events.register(f"before-send.{_SERVICE}", send)
+
+    def configure_async(self, bound: Any, credential: Credential, transport: Any) -> None:
+        arguments, bearer = self._asked(bound, credential)
+
+        async def send(request: Any, **_: Any) -> Any:
+            request.headers.update(bearer)
+            return await transport.http.send(request)
+
+        async def make() -> Any:
+            client = await transport.session.create_client(_SERVICE, **arguments).__aenter__()
+            client.meta.events.register(f"before-send.{_SERVICE}", send)
+            return client
+
+        bound.async_client = _AsyncClient(make)
+
+    def async_client(self, bound: Any) -> Any:
+        return bound.async_client
+
+    def usable(self, answer: Any) -> bool:
+        return "message" in (answer.get("output") or {})
+
+    def ends(self, chunk: Any) -> bool:
+        return "messageStop" in chunk
+
+    def _asked(self, bound: Any, credential: Credential) -> tuple[dict[str, Any], dict[str, str]]:
+        """The arguments of a key's client, and the headers that its requests need besides."""
+        core = importlib.import_module("botocore")
+        key = credential.secret.reveal() if credential.secret is not None else ""
+        pair = {name: text for name, text in pair_of(key).items() if text}
+        address = credential.params.get("endpoint") or self.config.base_url
+        if address and bound.aws_region:
+            address = _REGION.sub(bound.aws_region, address)
+        found = _REGION.search(address or "")
+        config = importlib.import_module("botocore.config").Config(
+            retries={"total_max_attempts": 1},
+            # Said here, so that no token of the process environment is taken.
+            signature_version="v4" if pair else core.UNSIGNED,
+        )
+        names = {"access_key": "access_key_id", "secret_key": "secret_access_key"}
+        arguments = {f"aws_{names.get(name, name)}": text for name, text in pair.items()}
+        arguments |= {
+            "region_name": bound.aws_region or (found[0] if found else REGION),
+            "endpoint_url": address,
+            "config": config,
+            **self.provider.client_params,
+        }
+        return arguments, {"Authorization": f"Bearer {key}"} if key and not pair else {}
+
+
+class _Shared:
+    """A session of the SDK, which keeps what it has read of the service, and one of HTTP beneath it."""
+
+    def __init__(self, package: str, http: str, address: str | None) -> None:
+        for name in _TALKS:
+            logging.getLogger(name).addFilter(_NO_TALK)
+        self.session = importlib.import_module(f"{package}.session").get_session()
+        make = getattr(importlib.import_module(f"{package}.httpsession"), http)
+        self.http = make(
+            verify=self.session.get_config_variable("ca_bundle") or True,
+            proxies=importlib.import_module("botocore.utils").get_environ_proxies(address or ""),
+            **_HTTP,
+        )
+
+    def close(self) -> Any:
+        """Close the connections; that of an async session is awaited."""
+        return self.http.close()
+
+
+class _AsyncClient:
+    """A client of aiobotocore, made by the first call: that takes an await."""
+
+    def __init__(self, make: Callable[[], Awaitable[Any]]) -> None:
+        self._make = make
+        self._client: Any = None
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        if name not in _CALLS:
+            raise AttributeError(name)
+
+        async def call(**asked: Any) -> Any:
+            if self._client is None:
+                self._client = await self._make()
+            return await getattr(self._client, name)(**asked)
+
+        return call
