@@ -21,7 +21,8 @@ from hfs_providers.calls.shown_limits import ShownLimits
 from hfs_providers.clients import attempt
 from hfs_providers.clients.cache import Clients
 from hfs_providers.clients.families import family_of
-from hfs_providers.contract.errors import MissingSdkError, ProviderUnavailableError
+from hfs_providers.clients.model_fields import known_misfits, misfits
+from hfs_providers.contract.errors import MissingSdkError, PluginContractError, ProviderUnavailableError
 from hfs_providers.contract.protocols import ProviderTraits
 from hfs_providers.contract.records import (
     Credential,
@@ -67,6 +68,8 @@ class Backend:
             clock=services.clock,
             on_change=self._on_change,
         )
+        for misfit in known_misfits(traits, family, config.base_url):
+            raise PluginContractError(traits.name, None, misfit.message, misfit.remedy)
         self.clients: Clients = family(traits, config)
         self.count: Callable[[UsageRow], object] = lambda _: None
         """Called with the row of each request that a call sent."""
@@ -98,15 +101,10 @@ class Backend:
 
     def _check_fields(self, model_class: type[Model]) -> None:
         """Raise ProviderUnavailableError if the plugin sets fields that the class does not have."""
-        taken = model_class.__dataclass_fields__
-        for name in (*self.traits.model_params, *self.traits.stream_params):
-            if name not in taken:
-                remedy = "Take it out of `model_params` and `stream_params` of the plugin"
-                raise ProviderUnavailableError(self.provider, [_lacks(self.traits.model_class, name)], remedy)
-        field = self.clients.url_field
-        if self.config.base_url is not None and field is not None and field not in taken:
-            remedy = "Set `client` in the plugin to the family of the class's SDK, or to a class of your own"
-            raise ProviderUnavailableError(self.provider, [_lacks(self.traits.model_class, field)], remedy)
+        # `__init__` has looked already, as far as it could without this import.
+        has = model_class.__dataclass_fields__.__contains__
+        for misfit in misfits(self.traits, self.clients.url_field, self.config.base_url, has):
+            raise ProviderUnavailableError(self.provider, [misfit.message], misfit.remedy)
 
     # Which model serves.
 
@@ -230,10 +228,6 @@ class Rotation:
 
     def __deepcopy__(self, memo: dict[int, object]) -> Rotation:
         return self
-
-
-def _lacks(model_class: str, name: str) -> str:
-    return f"{model_class} takes no {name!r}"
 
 
 class _Untracked:

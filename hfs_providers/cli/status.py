@@ -209,7 +209,7 @@ def plugins(as_json: output.JsonOption = False) -> None:
         }
         for plugin in registry.plugins.values()
     ]
-    problems = plugin_problems(found)
+    problems = plugin_problems(found) + _unfit(found)
     if as_json:
         output.print_json({"plugins": listed, "problems": problems, "disabled": list(registry.disabled)})
     else:
@@ -253,6 +253,29 @@ def plugin_problems(found: Inventory) -> list[dict[str, Any]]:
         {"plugin": plugin, "distribution": distribution, "message": message, "remedy": remedies.get(message)}
         for plugin, distribution, message in [*unloaded, *failed]
     ]
+
+
+def _unfit(found: Inventory) -> list[dict[str, Any]]:
+    """The plugins of others that set fields that their model class does not have."""
+    from hfs_providers.clients.families import family_of
+    from hfs_providers.clients.model_fields import Misfit, known_misfits
+    from hfs_providers.contract.protocols import ProviderTraits
+
+    problems = []
+    for name, provider in found.providers.items():
+        plugin = found.registry.plugins[name]
+        # Those of this library pass its tests.
+        if plugin.distribution == "hfs-providers" or not isinstance(plugin.target, ProviderTraits):
+            continue
+        try:
+            misfits = list(known_misfits(plugin.target, family_of(plugin.target.client), provider.config.base_url))
+        except Exception as error:  # what a plugin names as its `client` may raise anything
+            misfits = [Misfit(f"its `client` raised {type(error).__name__}: {error}", "Correct it in the plugin")]
+        problems += [
+            {"plugin": name, "distribution": plugin.distribution, "message": each.message, "remedy": each.remedy}
+            for each in misfits
+        ]
+    return problems
 
 
 def _kind(provider: bool, hooks: Sequence[str]) -> str:

@@ -356,7 +356,8 @@ class ProviderManager(ManagerView):
             if isinstance(result, Exception):
                 self._failures[name] = result
                 message = f"{name} could not be built: {type(result).__name__}: {result}"
-                self._problems.append(Problem(message, "Run: hfs-providers doctor", "error", name))
+                remedy = getattr(result, "remedy", None) or "Run: hfs-providers doctor"
+                self._problems.append(Problem(message, remedy, "error", name))
                 _log.error("%s", message)
                 self.emit(Event("provider_failed", name, reason=message))
             else:

@@ -47,6 +47,38 @@ plugin = KeyedProvider(name="acme", model_class="", models=[ModelDefault("acme-l
 """
 
 
+UNFIT = """
+from hfs_providers import KeyedProvider
+from hfs_providers.authoring import ModelDefault
+plugin = KeyedProvider(
+    name="unfit", model_class="agno.models.cohere:Cohere", base_url="https://a.example", models=[ModelDefault("m")]
+)
+"""
+
+
+def test_plugins_and_doctor_name_a_field_that_the_model_class_does_not_take(cli, distribution):
+    site = distribution("unfit-llm", {"unfit": "unfit_llm:plugin"}, {"unfit_llm": UNFIT})
+    done = cli("plugins", "--json", path=[site])
+    [problem] = json.loads(done.stdout)["problems"]
+    assert (done.returncode, problem["plugin"], problem["distribution"]) == (1, "unfit", "unfit-llm")
+    assert problem["message"] == "agno.models.cohere:Cohere takes no 'base_url'"
+    assert problem["remedy"].startswith("Set `client` in the plugin")
+    env = {"UNFIT_API_KEY": "unfit-0123456789"}
+    findings = json.loads(cli("doctor", "--json", path=[site], env=env).stdout)["findings"]
+    named = [each for each in findings if each["message"].endswith(problem["message"])]
+    assert [(each["level"], each["topic"], each["provider"]) for each in named] == [("error", "plugins", "unfit")]
+    assert named[0]["remedy"] == problem["remedy"]
+
+
+def test_plugins_names_a_client_that_is_none(cli, distribution):
+    source = UNFIT.replace("base_url=", "client='nothing:at_all', base_url=")
+    site = distribution("unfit-llm", {"unfit": "unfit_llm:plugin"}, {"unfit_llm": source})
+    done = cli("plugins", "--json", path=[site])
+    [problem] = json.loads(done.stdout)["problems"]
+    assert (done.returncode, problem["plugin"]) == (1, "unfit")
+    assert "`client` raised ModuleNotFoundError" in problem["message"]
+
+
 def test_plugins_lists_the_built_in_ones(cli):
     done = cli("plugins", "--json")
     assert done.returncode == 0

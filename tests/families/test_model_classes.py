@@ -9,6 +9,7 @@ from agno.models.openrouter import OpenRouter
 
 from hfs_providers import ProviderManager
 from hfs_providers.authoring import KeyedProvider, ModelDefault
+from hfs_providers.clients import model_fields
 from hfs_providers.errors import ProviderUnavailableError
 from hfs_providers.families import FAMILIES
 from hfs_providers.families.model_classes import SDKS, lacks_of, needed_of, sdk_of
@@ -70,9 +71,24 @@ def test_a_field_that_the_class_lacks_is_no_type_error(given: dict[str, object],
         **given,  # type: ignore[arg-type]
     )
     env = {"NUM_ACME": "1", "ACME_API_KEY_1": "acme-0123456789"}
-    with (
-        ProviderManager(env=env, plugins=[plugin]) as manager,
-        pytest.raises(ProviderUnavailableError) as caught,
-    ):
-        manager.get_model("acme")
+    with ProviderManager(env=env, plugins=[plugin]) as manager:
+        [problem] = manager.problems
+        assert (problem.provider, problem.level, manager.available_providers) == ("acme", "error", [])
+        with pytest.raises(ProviderUnavailableError) as caught:
+            manager.get_model("acme")
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_what_assembly_cannot_tell_the_first_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_fields, "known_fields", lambda path: None)  # as of a class without a source
+    plugin = KeyedProvider(
+        name="acme",
+        model_class="agno.models.openai.like:OpenAILike",
+        sdk="openai",
+        models=(ModelDefault("m"),),
+        model_params={"temprature": 1},
+    )
+    with ProviderManager(env={"ACME_API_KEY": "acme-0123456789"}, plugins=[plugin]) as manager:
+        assert manager.available_providers == ["acme"]
+        with pytest.raises(ProviderUnavailableError, match="takes no 'temprature'"):
+            manager.get_model("acme")

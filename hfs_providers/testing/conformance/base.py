@@ -102,6 +102,9 @@ class Base:
     def manager(self, env: dict[str, str]) -> Iterator[ProviderManager]:
         """A manager with this provider alone. A pause before a retry takes no time."""
         with ProviderManager(env=env, plugins=[self.plugin]) as manager:
+            if self.name not in manager.wrappers:
+                own = (each for each in manager.problems if each.provider == self.name)
+                pytest.fail("\n".join(f"{each.message}. {each.remedy}" for each in own))
             self._wrapper(manager).backend.sleep = lambda seconds: None
             yield manager
 
