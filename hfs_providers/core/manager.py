@@ -346,9 +346,8 @@ class ProviderManager(ManagerView):
         return FileWatch(path, KeyChanges(self.wrappers[name], read, known_of, adopt).apply)
 
     def _build(self) -> None:
-        registry = self.inventory.registry
         calls: dict[str, Callable[[], Wrapper]] = {
-            name: partial(registry.build_wrapper, name, found.config, self)
+            name: partial(self.inventory.registry.build_wrapper, name, found.config, self)
             for name, found in self.inventory.providers.items()
             if found.usable or (found.config.configured and not self._needs_sdk)
         }

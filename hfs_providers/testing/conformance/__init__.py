@@ -15,5 +15,8 @@ pytest.register_assert_rewrite(
 
 from hfs_providers.testing.conformance.base import CAPABILITIES  # noqa: E402  see above
 from hfs_providers.testing.conformance.suite import ProviderConformance  # noqa: E402
+from hfs_providers.testing.conformance.whole_parses import keep_parses_whole  # noqa: E402
+
+keep_parses_whole()
 
 __all__ = ["CAPABILITIES", "ProviderConformance"]
