@@ -13,14 +13,14 @@ from hfs_providers.agents.contract import CANCELLED, ContractError, WorkItem, Wo
 from hfs_providers.agents.pipes import Input
 
 LOOK_AHEAD: Final = 256
-"""Items that are read before their results are there: priorities hold among them, and memory is bounded by them."""
+"""How many items are read ahead of their results. Priorities are compared among these, and they bound the memory."""
 
 
 class Batch:
     """Each line gets one result, whatever it holds; blank lines are nothing.
 
     Args:
-        answered: the `item_id` of results that are there already; their lines get none.
+        answered: the `item_id` of results that exist already; their lines get none.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Batch:
         self.skipped = 0
         """How many were answered before."""
         self.error: OSError | None = None
-        """Why the input could not be read to its end."""
+        """Why the input could not be read to its end, or None."""
         self.all_read = False
         """Whether there will be no more."""
 

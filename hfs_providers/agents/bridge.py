@@ -1,4 +1,4 @@
-"""The asyncio end of one worker: its process, its pipes, and which answer belongs to which request.
+"""The asyncio end of one worker: its process, its pipes, and the matching of answers to requests.
 
 The process leads a group of its own, so that a signal to the supervisor's terminal does not reach it and a kill reaches
 what it may have started. It cannot outlive its supervisor: however that ends, the worker's input ends with it.
@@ -23,7 +23,7 @@ from hfs_providers.agents.contract import ContractError, Role
 from hfs_providers.agents.wire import Lines, RpcError
 
 Notified = Callable[[str, Mapping[str, Any]], object]
-"""Is told each notification of a worker: its method and its params."""
+"""Receives each notification of a worker: its method and its params."""
 
 _CHUNK: Final = 65_536
 _LAST_WORDS: Final = 5
@@ -57,7 +57,7 @@ class Bridge:
         self._writing = asyncio.Lock()
         self.pid = process.pid
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Says how the process ended, once it has."""
+        """Gives how the process ended, when it has ended."""
         self._life = asyncio.create_task(self._live())
 
     @classmethod
@@ -147,7 +147,7 @@ class Bridge:
         answer = self._pending.get(number) if isinstance(number, int) else None
         if answer is None or answer.done():
             # Nobody waits for it any more, or it is about a request that the worker could not read.
-            _log.debug("worker %d answered what nobody asked", self.pid)
+            _log.debug("worker %d sent an answer without a request", self.pid)
             return
         error = message.get("error")
         if not isinstance(error, dict):
@@ -172,7 +172,7 @@ class Bridge:
                     _log.debug("worker %d: %s", self.pid, text)
 
     def kill(self) -> None:
-        """End the process, and what it may have started, at once. Does nothing where it has ended."""
+        """End the process, and what it may have started, at once. Does nothing if it has ended."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 if _POSIX:
@@ -181,7 +181,8 @@ class Bridge:
                     self._process.kill()
 
     async def stop(self, grace: float) -> None:
-        """Ask the process to end, after `grace` seconds tell it, then kill it. Its work is answered as cancelled."""
+        """Ask the process to end; after `grace` seconds send SIGTERM, then kill it. Its work is answered as
+        cancelled."""
         try:
             asking = asyncio.create_task(self._ask_to_end())
             if not await self._ends_within(grace) and self._process.returncode is None:

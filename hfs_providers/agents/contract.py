@@ -1,7 +1,8 @@
 """What agents, workers and supervisors say to one another: work in, results out, states, health, events.
 
-The models are strict: what does not fit is a `ContractError`, never coerced. `json_schema()` gives them all as one JSON
-schema for supervisors in other languages; it is kept in `docs/agents.schema.json`. Instants are Unix seconds.
+The models are strict: data that does not fit raises `ContractError` and is never coerced. `json_schema()` gives them
+all as one JSON schema for supervisors in other languages; it is kept in `docs/agents.schema.json`. Instants are Unix
+seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class ContractError(HfsProvidersError):
 
     Args:
         what: what the data should have been.
-        errors: where it is wrong and how, one text each; no value of the data is repeated.
+        errors: where it is wrong and how, one text for each error; no value of the data is repeated.
     """
 
     def __init__(self, what: str, errors: tuple[str, ...]) -> None:
@@ -68,12 +69,12 @@ class Contract(BaseModel):
             raise ContractError(cls.__name__, texts_of(error)) from None
 
     def dump(self) -> dict[str, Any]:
-        """As what JSON holds."""
+        """As a value that JSON can hold."""
         return self.model_dump(mode="json")
 
 
 def texts_of(error: ValidationError) -> tuple[str, ...]:
-    """Where data is wrong and how, one text each, without any value of the data."""
+    """Where data is wrong and how, one text for each error, without any value of the data."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     # Data that is nested too deeply has a place to match.
     return tuple(f"{'.'.join(map(str, item['loc'][:_MOST_PARTS])) or 'it'}: {item['msg']}" for item in found)
@@ -83,14 +84,14 @@ class WorkItem(Contract):
     """A piece of work.
 
     Args:
-        id: names it among the work that is pending.
+        id: identifies it among the pending work.
         phase: of the larger undertaking that it belongs to.
         priority: 10 is the most urgent.
-        review_feedback: what a reviewer said of the attempt before.
-        review_attempt: how many attempts a reviewer has turned down.
+        review_feedback: what a reviewer said about the previous attempt.
+        review_attempt: how many attempts a reviewer has rejected.
         context: anything else that the agent should know.
         timeout: seconds that the work may take.
-        idempotent: whether it may be done a second time after its worker died.
+        idempotent: whether it may be done again if its worker died.
     """
 
     id: str = Field(min_length=1, max_length=256)
@@ -109,9 +110,9 @@ class AgentConfig(Contract):
 
     Args:
         models: its chain, as `provider` or `provider/model`, in order of preference.
-        tier: instead, the tier that the chain is taken from. Without either it is the tier with the role's name, where
+        tier: instead, the tier that the chain is taken from. Without either, it is the tier with the role's name if
             there is one, else every provider that can be used.
-        instructions: what it is told besides its role's own instructions.
+        instructions: added to the role's own instructions.
     """
 
     models: list[str] | None = Field(default=None, min_length=1)
@@ -129,8 +130,8 @@ class Server(Contract):
     """Who answered the model call, and why the chain's other entries did not.
 
     Args:
-        provider, model: who did.
-        others: by `provider/model`, why those asked or passed over before did not.
+        provider, model: which answered.
+        others: by `provider/model`, why entries that were asked or passed over before it did not answer.
     """
 
     provider: str
@@ -139,12 +140,12 @@ class Server(Contract):
 
 
 class WorkResult(Contract):
-    """What came of a piece of work.
+    """The result of a piece of work.
 
     Args:
         data: the role's structured result: a `Plan`, `Improvement`, `Artifacts` or `Verdict`.
-        error: why it was not done; `cancelled` where somebody cancelled it.
-        memory_ids: of what the agent remembered. The four roles keep no memory, so theirs is always empty.
+        error: why it was not done; `cancelled` if somebody cancelled it.
+        memory_ids: of what the agent remembered. The four roles keep no memory, so their list is always empty.
         duration: seconds.
         served_by: the provider and model that answered.
     """
@@ -164,7 +165,7 @@ class WorkResult(Contract):
 
 
 def timed_out(item: WorkItem) -> str:
-    """The error of work that took too long."""
+    """The error of work that exceeded its timeout."""
     return f"timed out after {item.timeout:g} s"
 
 
@@ -175,7 +176,7 @@ class Idle(Contract):
 
 
 class Active(Contract):
-    """At work. Args: task: the id of the item that it has worked on the longest."""
+    """Working. Args: task: the id of the item that it has worked on the longest."""
 
     state: Literal["active"] = "active"
     task: str
@@ -189,7 +190,7 @@ class Waiting(Contract):
 
 
 class Completed(Contract):
-    """Its last work was done. The result is without its data, which was in the answer."""
+    """Its last work was done. The result lacks its data, which was in the answer."""
 
     state: Literal["completed"] = "completed"
     result: WorkResult
@@ -213,11 +214,11 @@ AgentState = Annotated[
     Idle | Active | Waiting | Completed | Failed | Unavailable,
     Field(discriminator="state"),
 ]
-"""What an agent is doing, told apart by `state`."""
+"""What an agent is doing. The field `state` names the state."""
 
 
 def state_after(result: WorkResult) -> Completed | Failed:
-    """The state of an agent whose last work had this result."""
+    """The state of an agent after work with this result."""
     if result.success:
         return Completed(result=result.model_copy(update={"data": None}))
     return Failed(error=result.error or "no reason given")
@@ -231,18 +232,18 @@ class SessionInfo(Contract):
 
 
 class AgentHealth(Contract):
-    """How an agent fares.
+    """The health of an agent.
 
     Args:
         is_healthy: whether it can work and has fewer than three errors in a row.
         error_count: errors since its last success.
         last_error: the latest of them.
         last_restart: when it was last restarted, or None.
-        succeeded, failed: how many items did, without those that were cancelled. A supervisor counts from its own
+        succeeded, failed: numbers of items, without those that were cancelled. A supervisor counts from its own
             start, a worker from the start of its process.
-        success_rate: the share that succeeded, 0 to 1, or None before the first.
+        success_rate: the share of items that succeeded, 0 to 1, or None before the first.
         mean_duration: seconds that an item took on average, or None before the first.
-        sessions: of a worker, where it speaks for itself.
+        sessions: of a worker, if the worker itself reports its health.
     """
 
     is_healthy: bool
@@ -262,7 +263,7 @@ class AgentSnapshot(Contract):
 
     Args:
         agent: its name, such as `executor#1`.
-        pid: of its worker's process, or None where there is none.
+        pid: of its worker's process, or None if there is none.
         working: how many items it works on.
     """
 
@@ -277,11 +278,11 @@ class AgentEvent(Contract):
     """Something that happened to an agent.
 
     Args:
-        agent, role, pid: to whom; None where it is about no single agent.
+        agent, role, pid: the agent concerned; None if it is not about a single agent.
         item_id: the work that it is about.
         state: the agent's, afterwards.
         error_count: the agent's, afterwards.
-        count: with `events_lost`, how many events this subscriber was too slow for.
+        count: with `events_lost`, how many events were lost because this subscriber was too slow.
     """
 
     kind: EventKind

@@ -1,4 +1,4 @@
-"""Events to any number of subscribers, of whom a slow one holds up nobody."""
+"""Events for any number of subscribers. A slow subscriber holds up nobody."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hfs_providers.agents.contract import AgentEvent
 class Subscription:
     """The events from now on, as an asynchronous iterator and a context manager.
 
-    Whoever is too slow loses the oldest events, is told how many by an event `events_lost`, and stays subscribed.
+    A subscriber that is too slow loses the oldest events, gets their number in an event `events_lost`, and stays
+    subscribed.
     """
 
     def __init__(self, hub: Hub, size: int) -> None:
@@ -33,7 +34,7 @@ class Subscription:
         self._changed.set()
 
     def close(self) -> None:
-        """Take no more; what is held can still be read."""
+        """Accept no more events; those that are held can still be read."""
         self._closed = True
         self._hub.forget(self)
         self._changed.set()
@@ -68,7 +69,7 @@ class Hub:
         self._closed = False
 
     def subscribe(self, size: int) -> Subscription:
-        """Take part. For a slow reader `size` events are held."""
+        """Subscribe. At most `size` events are held for a slow reader."""
         if size < 1:
             raise ValueError("a subscription holds at least one event")
         subscription = Subscription(self, size)
@@ -83,7 +84,7 @@ class Hub:
             subscription.offer(event)
 
     def forget(self, subscription: Subscription) -> None:
-        """Hand it no more."""
+        """Hand it no more events."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 

@@ -1,4 +1,4 @@
-"""A piece of work from end to end: it is planned, carried out and reviewed, and done again where the review says so."""
+"""A piece of work from end to end: it is planned, carried out and reviewed, and done again if the review says so."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PIPELINE: Final[tuple[Role, ...]] = ("orchestrator", "executor", "reviewer")
 """The roles that a supervisor needs for it."""
 MOST_ATTEMPTS: Final = 3
 MIN_CONFIDENCE: Final = 0.5
-"""The reviewer's confidence, 0 to 1, under which it is asked again."""
+"""The reviewer is asked again if its confidence, 0 to 1, is below this."""
 MOST_REVIEWS: Final = 2
 """How often one attempt is reviewed."""
 _MOST_FEEDBACK: Final = 50_000
 
 
 class Works(Protocol):
-    """What gives work to agents, as a `Supervisor` does."""
+    """Something that gives work to agents, such as a `Supervisor`."""
 
     async def work(self, role: Role, item: WorkItem | Mapping[str, Any]) -> WorkResult:
         """Have a piece of work done."""
@@ -34,19 +34,19 @@ async def run_pipeline(
     attempts: int = MOST_ATTEMPTS,
     min_confidence: float = MIN_CONFIDENCE,
 ) -> WorkResult:
-    """Plan, carry out and review a piece of work. An attempt that the reviewer turns down is followed by another, which
-    is told `review_feedback` and `review_attempt` and sees what was made before. A reviewer that is not confident is
-    asked once more and sees its first verdict; an approval that is still not confident counts as turned down.
+    """Plan, carry out and review a piece of work. After an attempt that the reviewer rejects there is another, which
+    gets `review_feedback`, `review_attempt` and the earlier artifacts. A reviewer that is not confident is asked once
+    more and sees its first verdict; an approval that is still not confident counts as a rejection.
 
     Args:
         supervisor: has agents of the three roles.
         item: the work; its timeout holds for each step.
-        attempts: how often it is carried out at most.
+        attempts: the largest number of times that it is carried out.
         min_confidence: the confidence, 0 to 1, under which the reviewer is asked again; 0 never asks again.
 
     Returns:
-        A result that succeeded if an attempt was approved. Its data has `plan`, `artifacts`, `verdict` and `attempts`,
-        as far as they came, and `served_by` is who served the last step.
+        A result that succeeded if an attempt was approved. Its data has those of `plan`, `artifacts`, `verdict` and
+        `attempts` that were reached, and `served_by` is who served the last step.
 
     Raises:
         ContractError: the item does not fit, or one with its id is pending.
@@ -63,7 +63,7 @@ async def run_pipeline(
 
 
 class _StepFailedError(Exception):
-    """A step ended without what the next one needs."""
+    """A step ended without the data that the next step needs."""
 
     def __init__(self, role: Role, result: WorkResult) -> None:
         super().__init__(role)
@@ -72,7 +72,7 @@ class _StepFailedError(Exception):
 
 
 class _Run:
-    """One piece of work on its way."""
+    """One piece of work in progress."""
 
     def __init__(self, supervisor: Works, item: WorkItem, min_confidence: float) -> None:
         self._supervisor = supervisor
@@ -147,6 +147,6 @@ def _confidence(verdict: Mapping[str, Any]) -> float:
 
 
 def _feedback(verdict: Mapping[str, Any]) -> str:
-    """What a reviewer's verdict tells whoever does the work again."""
+    """What the next attempt is told about a reviewer's verdict."""
     issues = [f"- {issue['severity']}: {issue['description']}" for issue in verdict.get("issues", ())]
     return "\n".join([str(verdict.get("feedback", "")), *issues])[:_MOST_FEEDBACK]

@@ -1,4 +1,4 @@
-"""Files and pipes, each with a thread of its own: neither a full pipe nor a silent one holds up the event loop.
+"""Files and pipes, each with a thread of its own, so that neither a full pipe nor a silent one holds up the event loop.
 
 Threads and not asyncio's transports, because these want a pipe or a socket (not a file) and leave it non-blocking for
 every process that shares it.
@@ -19,9 +19,9 @@ _MOST_UNREAD: Final = 4 * 1024 * 1024
 
 
 def claim_stdio() -> tuple[int, int]:
-    """Private copies of the file descriptors 0 and 1. Whoever reads 0 then finds nothing, and 1 becomes stderr.
+    """Private copies of the file descriptors 0 and 1. After that, reading 0 finds nothing, and 1 is stderr.
 
-    To be called before anything is imported that logs to stdout, as Agno does. Raises OSError if one of them is closed.
+    Call it before importing anything that logs to stdout, as Agno does. Raises OSError if one of them is closed.
     """
     reading, writing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -61,7 +61,7 @@ class Input:
                 return  # the loop has ended
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What is read, until the end. Raises OSError if reading fails, after what was read before."""
+        """The data that is read, until the end. Raises OSError if reading fails, after what was read before."""
         while data := await self._chunks.get():
             yield data
         if self._error is not None:
@@ -69,7 +69,7 @@ class Input:
 
 
 class Output:
-    """Writes lines to a file descriptor. The thread calls `on_broken` once nobody reads any more."""
+    """Writes lines to a file descriptor. The thread calls `on_broken` when nobody reads any more."""
 
     def __init__(self, fd: int, on_broken: Callable[[], object]) -> None:
         self._fd = fd
@@ -82,7 +82,7 @@ class Output:
 
     @property
     def behind(self) -> bool:
-        """Whether more is waiting to be read than should be."""
+        """Whether too much is waiting to be read."""
         return self._unread > _MOST_UNREAD
 
     def send(self, line: bytes) -> None:

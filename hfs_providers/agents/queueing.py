@@ -1,4 +1,4 @@
-"""Which work is next: roles take turns, and within a role the more urgent goes first without starving the rest."""
+"""Which work is next: roles take turns, and within a role more urgent work goes first without starving the rest."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from hfs_providers.agents.state import Clock
 from hfs_providers.contract.environment import AGENTS_AT_ONCE
 
 MAX_CONCURRENT_AGENTS: Final = 4
-"""Items at work at once over all agents, where nothing else is said."""
+"""The default number of items that all agents together work on at once."""
 SECONDS_PER_PRIORITY: Final = 10.0
-"""How much longer waiting makes up for one step of priority: so nothing waits for ever behind what is more urgent."""
+"""The additional seconds of waiting that count as much as one step of priority: so nothing waits for ever behind more
+urgent work."""
 
 
 def max_concurrent_agents(env: Mapping[str, str], given: int | None = None) -> int:
-    """How many items may be at work at once: as `given`, else as `HFS_MAX_CONCURRENT_AGENTS` says.
+    """How many items may be worked on at once: `given`, else `HFS_MAX_CONCURRENT_AGENTS`.
 
     Raises:
-        SettingsError: the variable is no number from 1 on.
+        SettingsError: the variable is not a number of at least 1.
     """
     text = env.get(AGENTS_AT_ONCE, "").strip()
     if given is not None or not text:
@@ -36,11 +37,11 @@ def max_concurrent_agents(env: Mapping[str, str], given: int | None = None) -> i
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """An item on its way.
+    """An item that waits or is being worked on.
 
     Args:
         answer: gets the result, once.
-        retried: whether it was given out before to a worker that died.
+        retried: whether a worker that died had it before.
         given_out: whether an agent has it.
     """
 
@@ -51,7 +52,7 @@ class Job:
     given_out: bool = False
 
     def finish(self, result: WorkResult) -> None:
-        """Give the answer, unless whoever asked has gone."""
+        """Give the answer, unless the caller has gone."""
         if not self.answer.done():
             self.answer.set_result(result)
 
@@ -71,13 +72,13 @@ class FairQueue:
         self._count = itertools.count(1)
 
     def put(self, job: Job) -> None:
-        """Let a job wait. One that waits a second time goes first."""
+        """Queue a job. One that is queued a second time goes first."""
         line = self._lines.setdefault(job.role, _Line())
         due = float("-inf") if job.retried else self._clock() - job.item.priority * SECONDS_PER_PRIORITY
         heapq.heappush(line.jobs, (due, next(self._count), job))
 
     def take(self, roles: Collection[Role]) -> Job | None:
-        """The next job of one of these roles: of the one whose turn was longest ago."""
+        """The next job of the role, among these, whose turn was longest ago."""
         waiting = [(line.turn, role) for role, line in self._lines.items() if role in roles and self._trim(line)]
         if not waiting:
             return None
@@ -91,7 +92,7 @@ class FairQueue:
         return line is not None and self._trim(line)
 
     def clear(self, role: Role) -> list[Job]:
-        """Take every job of the role out."""
+        """Remove every job of the role and return them."""
         line = self._lines.get(role, _Line())
         jobs, line.jobs = [job for _, _, job in sorted(line.jobs, key=lambda entry: entry[:2])], []
         return jobs

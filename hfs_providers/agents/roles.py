@@ -1,4 +1,4 @@
-"""The four roles: what each is told, and the Agno agent behind it. `structures` has what their results hold.
+"""The four roles: their instructions, and the Agno agent behind each. `structures` has the data of their results.
 
 agent = create_agent("reviewer")
 await agent.start_session()
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from hfs_providers import FallbackChain
 
 Progress = Callable[[str, str], object]
-"""Is told a stage and a message."""
+"""Receives a stage and a message."""
 
 _MOST_MISFITS = 5
 
@@ -85,7 +85,7 @@ ROLE_SPECS: Mapping[Role, RoleSpec] = {
 
 
 class AgentUnavailableError(HfsProvidersError):
-    """An agent that cannot work; `reason` says why, and what mends it."""
+    """An agent that cannot work; `reason` says why, with the fix."""
 
     def __init__(self, role: str, reason: str) -> None:
         self.role = role
@@ -101,7 +101,7 @@ def create_agent(
     Args:
         role: orchestrator, optimizer, reviewer or executor.
         config: see `AgentConfig`.
-        manager: where the models come from; by default the process's own.
+        manager: makes the models; by default the manager of the process.
 
     Raises:
         ContractError: there is no such role, or the config does not fit.
@@ -139,7 +139,8 @@ class RoleAgent:
         return frozenset(self._pending)
 
     async def start_session(self) -> str:
-        """Put the chain together, unless there is a session already; its id. Raises AgentUnavailableError."""
+        """Make the chain, unless there is a session already. Returns the id of the session. Raises
+        AgentUnavailableError."""
         if self.session_id is None:
             try:
                 # SDKs are imported here, which takes its time.
@@ -173,10 +174,10 @@ class RoleAgent:
             raise AgentUnavailableError(self.role, f"{type(error).__name__}: {error}") from error
 
     async def work(self, item: WorkItem | Mapping[str, Any], progress: Progress | None = None) -> WorkResult:
-        """Do a piece of work within its time. What goes wrong with it is in the result, not raised.
+        """Do a piece of work within its timeout. Errors of the work are in the result; they are not raised.
 
         Args:
-            progress: is told a stage (`started`, `answered`) and a message.
+            progress: called with a stage (`started`, `answered`) and a message.
 
         Raises:
             ContractError: the item does not fit, or one with its id is being worked on.
@@ -250,12 +251,12 @@ class RoleAgent:
         )
 
     def cancel(self, item_id: str) -> bool:
-        """Cancel the work on an item, whose result is then a failed one; whether there was such work."""
+        """Cancel the work on an item, which then fails. Returns whether there was such work."""
         task = self._pending.get(item_id)
         return task is not None and not task.done() and task.cancel()
 
     async def stop_session(self) -> bool:
-        """Cancel what is being worked on and end the session; whether there was one."""
+        """Cancel all work and end the session. Returns whether there was one."""
         existed = self.session_id is not None
         self.session_id = self._chain = None
         tasks = list(self._pending.values())
@@ -268,7 +269,7 @@ class RoleAgent:
 
 
 def prompt_of(item: WorkItem) -> str:
-    """What the model is told of a piece of work."""
+    """The message to the model about a piece of work."""
     parts = [f"Phase: {item.phase}", item.description]
     if item.context:
         parts.append(f"Context:\n{json.dumps(item.context, indent=2, ensure_ascii=False)}")
@@ -279,7 +280,7 @@ def prompt_of(item: WorkItem) -> str:
 
 
 def _why_it_does_not_fit(content: object, expected: type[BaseModel]) -> str:
-    """The fields at which an answer breaks its structure, without any of its words."""
+    """The fields of an answer that break its structure, without any text of the answer."""
     text = str(content or "").rpartition("</think>")[2]
     # Models put fences and sentences around their JSON.
     begin, end = text.find("{"), text.rfind("}")
@@ -297,7 +298,7 @@ def _why_it_does_not_fit(content: object, expected: type[BaseModel]) -> str:
 
 
 def _ignored(stage: str, message: str) -> None:
-    """Nobody wants to know."""
+    """The default for `progress`: does nothing."""
 
 
 def _has_tier(manager: ProviderManager, name: str) -> bool:

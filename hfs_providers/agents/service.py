@@ -1,4 +1,4 @@
-"""What a worker answers to each method. It knows messages and agents, and nothing of pipes and processes."""
+"""What a worker answers to each method. It handles messages and agents, and knows nothing about pipes and processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Service:
     """The methods of a worker of one role.
 
     Args:
-        send: writes a line; its second argument says whether the line may be left out while nobody reads.
+        send: writes a line; its second argument says whether the line may be dropped while nobody reads.
         on_shutdown: called after `shutdown` was answered.
     """
 
@@ -70,7 +70,7 @@ class Service:
         }
 
     def receive(self, line: bytes | wire.TooLong) -> None:
-        """Take a line. Its answer is sent when it is there; meanwhile further lines may be taken."""
+        """Handle a line. Its answer is sent later; further lines may be handled before that."""
         try:
             if isinstance(line, wire.TooLong):
                 raise wire.Refusal(
@@ -115,7 +115,7 @@ class Service:
         return await method(call.params)
 
     async def close(self) -> None:
-        """Cancel all work and wait until everything that was asked is answered."""
+        """Cancel all work and wait until every request is answered."""
         # A session that is being started adds itself to the sessions only when it is there.
         while self._tasks:
             await self._stop_sessions()
@@ -232,7 +232,7 @@ class Service:
             await asyncio.sleep(interval)
 
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
-        """Tell the client something."""
+        """Send the client a notification."""
         self._send(wire.encode(wire.notification(method, params)), True)
 
     @property

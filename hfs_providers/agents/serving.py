@@ -1,7 +1,7 @@
-"""The roles' agents on Agno's AgentOS: work over HTTP, carried by its durable job queue in PostgreSQL.
+"""The roles' agents on Agno's AgentOS: work comes over HTTP and waits in its durable job queue in PostgreSQL.
 
-Each role is an agent of AgentOS whose message is a `WorkItem` and whose content is a `WorkResult`, both as JSON: work
-reads the same here and at a worker. docs/agents-serving.md says what of it survives what.
+Each role is an agent of AgentOS whose message is a `WorkItem` and whose content is a `WorkResult`, both as JSON, as at
+a worker. docs/agents-serving.md says which work survives which failure.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _EXTRA: Final = {"fastapi": "agno[os]", "uvicorn": "agno[os]", "sqlalchemy": "ag
 
 
 class MissingExtraError(HfsProvidersError, ImportError):
-    """A part of this library that needs modules that are `missing`; `extra` brings them."""
+    """A part of this library needs modules that are not installed (`missing`); the extra `extra` installs them."""
 
     def __init__(self, extra: str, missing: tuple[str, ...]) -> None:
         self.extra = extra
@@ -58,7 +58,7 @@ class ServingError(HfsProvidersError):
 
 
 class WorkFailedError(HfsProvidersError):
-    """Work that was not done, in Agno's terms. Args: result: says why."""
+    """Work that was not done, as an error of Agno. Args: result: says why."""
 
     def __init__(self, result: WorkResult) -> None:
         self.result = result
@@ -73,9 +73,9 @@ def require_extra() -> None:
 
 
 def checked_key(key: str, host: str) -> str | None:
-    """The key that callers have to know, or None where one may be made up.
+    """The key that callers have to send, or None if one may be generated.
 
-    Raises SettingsError if the key is no good, would be ignored, or is not given though others reach `host`.
+    Raises SettingsError if the key is unusable, would be ignored, or is missing although others can reach `host`.
     """
     ignored = [name for name in _JWT if os.environ.get(name)]
     if ignored:
@@ -102,7 +102,7 @@ def _is_loopback(host: str) -> bool:
 def database_url(text: str) -> str:
     """The URL of a PostgreSQL database as Agno takes it.
 
-    Raises SettingsError if `text` is none. It is not repeated, because it can hold a password.
+    Raises SettingsError if `text` is not one. The error does not repeat it, because it can hold a password.
     """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
@@ -122,7 +122,7 @@ def database_url(text: str) -> str:
 
 
 def check_database(url: str) -> None:
-    """Raise ServingError unless a database can be reached, by a URL as `database_url` gives it."""
+    """Raise ServingError unless a database can be reached. The URL is one that `database_url` returned."""
     from sqlalchemy import create_engine, text
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
@@ -154,7 +154,7 @@ class ServedAgent(BaseExternalAgent):
         self._agent = agent
 
     async def start(self) -> str | None:
-        """Make ready for work; why it is not, or None where it is."""
+        """Get ready for work. Returns why that failed, or None."""
         try:
             await self._agent.start_session()
         except AgentUnavailableError as error:
@@ -164,7 +164,7 @@ class ServedAgent(BaseExternalAgent):
         return None
 
     async def stop(self) -> None:
-        """Cancel what is being worked on."""
+        """Cancel all work."""
         await self._agent.stop_session()
 
     async def _arun_adapter(self, input: Any, *, history: Any = None, **kwargs: Any) -> str:
@@ -173,7 +173,7 @@ class ServedAgent(BaseExternalAgent):
         owner = get_worker_ownership(run_id)
         if owner is not None and owner.attempt > 1 and not item.idempotent:
             result = WorkResult.failed(
-                item.id, "the server ended while it worked on this; it is not idempotent, so it was not begun again"
+                item.id, "the server ended while it did this work, which is not idempotent, so it was not started again"
             )
         else:
             # A job of the queue holds one of the slots already.
@@ -228,11 +228,11 @@ def build_app(
     started: Callable[[Mapping[Role, str | None]], None],
     max_concurrent: int = MAX_CONCURRENT_AGENTS,
 ) -> FastAPI:
-    """The application: the four roles behind AgentOS's routes, its queue's worker among them.
+    """The application: the four roles behind AgentOS's routes, with the worker of its queue.
 
     Args:
-        key: what callers have to send as a bearer token.
-        started: is told, once it runs, why each role cannot work, or None where it can.
+        key: the bearer token that callers have to send.
+        started: called when it runs, with the reason why each role cannot work, or None if it can.
     """
     from agno.db.postgres import AsyncPostgresDb
     from agno.job_queue import QueueConfig
@@ -278,7 +278,7 @@ def build_app(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 is any that is free. Raises ServingError if it cannot be had."""
+    """A listening socket; port 0 is any free port. Raises ServingError if there is none."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
@@ -291,18 +291,18 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(
     database: str | None, host: str, port: int, say: Callable[[str], object], max_concurrent: int | None = None
 ) -> None:
-    """Serve until SIGINT or SIGTERM, which are passed on when work has ended or been given back to the queue.
+    """Serve until SIGINT or SIGTERM. These take effect when work has ended or was returned to the queue.
 
     Args:
         database: of the queue; None for what `HFS_AGENTS_DB` says.
         port: 0 for any that is free.
-        say: is told, line by line, a key that was made up, how the roles are, and last where it listens.
-        max_concurrent: jobs at work at once; None for what `HFS_MAX_CONCURRENT_AGENTS` says, or 4.
+        say: called with each line to show: a generated key, the state of the roles, and last the address.
+        max_concurrent: jobs that are worked on at once; None for `HFS_MAX_CONCURRENT_AGENTS`, or 4.
 
     Raises:
         MissingExtraError: what is needed is not installed.
-        SettingsError: the key, the database's URL or the number of jobs is no good.
-        ServingError: the database or the address cannot be had, or AgentOS did not start.
+        SettingsError: the key, the database's URL or the number of jobs is unusable.
+        ServingError: the database or the address cannot be used, or AgentOS did not start.
     """
     require_extra()
     import uvicorn

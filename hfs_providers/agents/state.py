@@ -1,4 +1,4 @@
-"""What a supervisor or a worker keeps count of: work, errors, restarts and rests. Pure: the clock is injected."""
+"""What a supervisor or a worker counts: work, errors, restarts and pauses. Pure: the clock is injected."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Clock = Callable[[], float]
 """Gives monotonic seconds."""
 
 DEGRADED_FROM = 3
-"""Errors since the last success from which an agent is not healthy."""
+"""An agent with so many errors since its last success is not healthy."""
 RESTART_AT = 5
-"""Errors within the window that ask for a restart."""
+"""So many errors within the window cause a restart."""
 MOST_RESTARTS = 3
-"""Restarts within the window after which an agent is given up."""
+"""After so many restarts within the window an agent is given up."""
 WINDOW = 60.0
 """Seconds."""
 FIRST_COOLDOWN = 60.0
@@ -42,11 +42,11 @@ class Record:
 
     @property
     def ask_for_restart(self) -> bool:
-        """Whether there were so many errors within the window that the agent should begin anew."""
+        """Whether there were enough errors within the window for a restart."""
         return len(self._recent) == RESTART_AT and self._clock() - self._recent[0] <= WINDOW
 
     def note(self, result: WorkResult) -> None:
-        """Count work that came to its end. Cancelled work is nobody's success or failure."""
+        """Count work that ended. Cancelled work counts neither as a success nor as a failure."""
         if result.error != CANCELLED:
             self._succeeded += result.success
             self._failed += not result.success
@@ -55,19 +55,19 @@ class Record:
             self.clear_errors()
 
     def error(self, error: str) -> bool:
-        """Count an error; whether it is the one that degrades the agent."""
+        """Count an error. Returns whether it is the one that degrades the agent."""
         self._recent.append(self._clock())
         self.errors += 1
         self.last_error = error
         return self.errors == DEGRADED_FROM
 
     def clear_errors(self) -> None:
-        """A success, or a new beginning. The last error stays on record."""
+        """Count a success, or a restart. The last error stays on record."""
         self._recent.clear()
         self.errors = 0
 
     def health(self, able: bool, state: AgentState, **more: Any) -> AgentHealth:
-        """How the agent fares; `able` is whether it can work now, `more` are further fields."""
+        """The agent's health; `able` is whether it can work now, `more` are further fields."""
         done = self._succeeded + self._failed
         return AgentHealth(
             is_healthy=able and not self.degraded,
@@ -83,7 +83,7 @@ class Record:
 
 
 class Restarts:
-    """How often an agent may begin anew, and how long it is left alone after it was given up."""
+    """How often an agent may restart, and how long it pauses after it was given up."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -93,11 +93,11 @@ class Restarts:
 
     @property
     def given_up(self) -> bool:
-        """Whether the circuit is open: no start until it has rested."""
+        """Whether the circuit is open: no start until the pause is over."""
         return self._until is not None and self._clock() < self._until
 
     def allow(self) -> bool:
-        """Count a restart; False where there were too many."""
+        """Count a restart. Returns False if there were too many."""
         now = self._clock()
         if len(self._recent) == MOST_RESTARTS and now - self._recent[0] <= WINDOW:
             return False

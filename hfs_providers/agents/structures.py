@@ -1,4 +1,4 @@
-"""What the roles' results hold: the structure of `WorkResult.data` for each role, which its model has to fill.
+"""The structure of `WorkResult.data` for each role, which its model has to fill.
 
 The schemas of these models go to providers, so they use only what all of them take: types, lists, enumerations and
 descriptions. Anthropic, for one, refuses bounds of numbers in a schema.

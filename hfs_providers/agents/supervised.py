@@ -1,4 +1,4 @@
-"""One agent under supervision: its worker's life from start to start, its work, and what it did wrong."""
+"""One agent under supervision: the starts of its worker, its work, and its errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _log = logging.getLogger("hfs_providers.agents")
 START_WITHIN: Final = 60.0
 """Seconds that a worker may take until it has a session."""
 SILENT_HEARTBEATS: Final = 3
-"""Heartbeats that may fail to come before a worker counts as stuck."""
+"""A worker that misses so many heartbeats counts as stuck."""
 
 
 Connect = Callable[[Role, Notified], Awaitable[Bridge]]
@@ -50,9 +50,9 @@ class Surroundings:
     """What the agents of one supervisor share.
 
     Args:
-        changed: is called when an agent can do more or less than before.
+        changed: called when an agent can do more or less than before.
         heartbeat: seconds between a worker's heartbeats.
-        grace: seconds that a worker is given to do what it is told, before it is made to.
+        grace: seconds that a worker has to obey, before it is forced to.
     """
 
     connect: Connect
@@ -64,7 +64,7 @@ class Surroundings:
     sleep: Callable[[float], Awaitable[object]]
 
     async def within(self, work: asyncio.Future[Any], seconds: float) -> bool:
-        """Wait for something for at most that long; whether it is done. It is not cancelled."""
+        """Wait for something for at most that long, without cancelling it. Returns whether it is done."""
         timer = asyncio.ensure_future(self.sleep(seconds))
         try:
             await asyncio.wait([work, timer], return_when=asyncio.FIRST_COMPLETED)
@@ -74,7 +74,7 @@ class Surroundings:
 
 
 class SupervisedAgent:
-    """An agent, whichever process it is in at the moment. Its name is such as `executor#1`."""
+    """An agent, whichever process it runs in at the moment. Its name looks like `executor#1`."""
 
     def __init__(self, name: str, role: Role, config: AgentConfig, around: Surroundings) -> None:
         self.name = name
@@ -94,7 +94,7 @@ class SupervisedAgent:
         self._quiet = asyncio.Event()
         self._wanted = asyncio.Event()
         self.settled = asyncio.Event()
-        """Set once it is known for the first time whether it can work."""
+        """Set when it is first known whether it can work."""
         self._life: asyncio.Task[None] | None = None
 
     # What others see
@@ -111,7 +111,7 @@ class SupervisedAgent:
 
     @property
     def unavailable(self) -> str | None:
-        """Why it cannot work and will not by itself, or None."""
+        """Why it cannot work and will not recover by itself, or None."""
         return self._resting.reason if isinstance(self._resting, Unavailable) else None
 
     @property
@@ -121,11 +121,11 @@ class SupervisedAgent:
 
     @property
     def pid(self) -> int | None:
-        """Of its worker's process."""
+        """The process id of its worker."""
         return None if self._link is None else self._link.pid
 
     def snapshot(self) -> AgentSnapshot:
-        """How it is at this moment."""
+        """Its state at this moment."""
         health = self._record.health(self.ready, self.state, last_restart=self._last_restart)
         return AgentSnapshot(agent=self.name, role=self.role, pid=self.pid, working=self.working, health=health)
 
@@ -146,11 +146,11 @@ class SupervisedAgent:
     # Its life
 
     def start(self) -> None:
-        """Let it live; see `settled`."""
+        """Start its supervision; see `settled`."""
         self._life = asyncio.create_task(self._live(), name=f"supervise {self.name}")
 
     def try_again(self) -> bool:
-        """Let an unavailable agent try to start once more, if it has rested; whether it will."""
+        """Let an unavailable agent try to start once more, if its pause is over. Returns whether it will."""
         if self.unavailable is None or self._restarts.given_up:
             return False
         self._resting = Waiting(reason="starting again")
@@ -158,7 +158,7 @@ class SupervisedAgent:
         return True
 
     async def stop(self) -> None:
-        """End its worker, whose work is answered as cancelled. Bounded, and safe to call twice."""
+        """End its worker; its work is answered as cancelled. Takes a bounded time, and is safe to call twice."""
         self._session_id = None
         if self._life is not None:
             self._life.cancel()
@@ -188,7 +188,7 @@ class SupervisedAgent:
             await self._wanted.wait()
 
     async def _live_until_given_up(self) -> str:
-        """Start the worker and replace it, as often as is allowed; why not any more."""
+        """Start the worker, and replace it as often as is allowed. Returns why it is not replaced any more."""
         failed_starts = 0
         while True:
             problem = await self._begin()
@@ -209,7 +209,7 @@ class SupervisedAgent:
                 return f"given up after {MOST_RESTARTS} restarts; last error: {why}"
 
     async def _begin(self) -> _Problem | None:
-        """Start a worker and its session; what is in the way, or None."""
+        """Start a worker and its session. Returns why that failed, or None."""
         self._resting = Waiting(reason="starting")
         self._heard = self._around.clock()
         try:
@@ -246,10 +246,10 @@ class SupervisedAgent:
             return None
         state = answer.get("state") if isinstance(answer, dict) else None
         reason = state.get("reason") if isinstance(state, dict) else None
-        return _Problem(str(reason or "its worker gave no session and no reason"), hopeless=True)
+        return _Problem(str(reason or "its worker returned neither a session nor a reason"), hopeless=True)
 
     async def _until_it_has_to_begin_anew(self) -> str:
-        """Why the worker, which is gone by then, has to be replaced."""
+        """Wait until the worker has gone. Returns why it has to be replaced."""
         link = self._link
         assert link is not None
         tired: asyncio.Future[Any] = asyncio.create_task(self._tired.wait())
@@ -274,7 +274,7 @@ class SupervisedAgent:
         return why
 
     async def _until_quiet(self, link: Bridge) -> None:
-        """Let the work that is being done come to its end, which its timeouts bound."""
+        """Wait until the work in progress has ended; its timeouts bound the wait."""
         while self._jobs and not link.ended.done():
             self._quiet.clear()
             quiet = asyncio.create_task(self._quiet.wait())
@@ -314,7 +314,7 @@ class SupervisedAgent:
     # Its work
 
     def work(self, job: Job) -> Awaitable[bool]:
-        """Do a job and answer it; gives False where its worker died and the job is to be done again."""
+        """Do a job and answer it. Returns False if its worker died and the job is to be done again."""
         assert self._link is not None
         # At once, so that whoever gives out the next job sees it.
         self._jobs[job.item.id] = job
@@ -351,7 +351,7 @@ class SupervisedAgent:
         return True
 
     def _result_of(self, call: asyncio.Future[Any], job: Job, in_time: bool, duration: float) -> WorkResult | None:
-        """What came of the call; None where its worker died and the job may be done again."""
+        """The result of the call; None if its worker died and the job may be done again."""
         item = job.item
         try:
             result = WorkResult.read(call.result())
@@ -373,7 +373,7 @@ class SupervisedAgent:
         return result
 
     def _note(self, result: WorkResult, died: bool) -> None:
-        """What the result means for the agent, whose worker may have died of it."""
+        """What the result means for the agent; its worker may have died."""
         if self.ready:
             self._resting = state_after(result)
         self._record.note(result)
@@ -396,7 +396,7 @@ class SupervisedAgent:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Why an agent did not start. Where that is hopeless, another try at once would end the same way."""
+    """Why an agent did not start. If it is hopeless, another try at once would fail in the same way."""
 
     reason: str
     hopeless: bool = False

@@ -37,17 +37,17 @@ class Supervisor:
     """Agents in worker processes of their own. Use it as an asynchronous context manager.
 
     Args:
-        agents: by role, how many workers it has; by default one of each role.
+        agents: the number of workers by role; by default one of each role.
         configs: by role, how its agents are made; see `AgentConfig`.
-        max_concurrent_agents: items at work at once, over all agents; at least 1.
+        max_concurrent_agents: items that all agents together work on at once; at least 1.
         env: the workers' environment; None for this process's own.
-        heartbeat: seconds between a worker's heartbeats; after three that fail to come it is replaced.
-        grace: seconds that a worker is given to cancel work or to end, before it is killed.
+        heartbeat: seconds between a worker's heartbeats; after three missing ones it is replaced.
+        grace: seconds that a worker has to cancel work or to end, before it is killed.
         connect: starts a worker; by default a process of this installation.
         clock: monotonic seconds.
         sleep: waits, in seconds.
 
-    An agent that cannot work is unavailable and says why; nothing is raised for it, and the others work.
+    An agent that cannot work is unavailable and says why; nothing is raised, and the others keep working.
 
     Raises:
         ContractError: there is no such role, or a config does not fit.
@@ -115,7 +115,7 @@ class Supervisor:
             raise
 
     async def stop(self) -> None:
-        """End the workers, then the rest. Work that is not done is answered as cancelled. Safe to call twice."""
+        """End the workers, then everything else. Unfinished work is answered as cancelled. Safe to call twice."""
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         await asyncio.shield(self._stopping)
@@ -133,13 +133,13 @@ class Supervisor:
     # What can be asked of it
 
     async def work(self, role: Role, item: WorkItem | Mapping[str, Any]) -> WorkResult:
-        """Have a piece of work done. Whatever goes wrong with it is in the result.
+        """Have a piece of work done. Errors of the work are in the result.
 
-        To cancel the call is to cancel the work.
+        Cancelling the call cancels the work.
 
         Args:
             role: whose work it is.
-            item: the work. Its time runs from when a worker has it.
+            item: the work. Its timeout starts when a worker gets it.
 
         Raises:
             ContractError: the item does not fit, the supervisor has no such role, or an item with its id is pending.
@@ -162,15 +162,16 @@ class Supervisor:
                 self._pending.discard((role, item.id))
 
     def events(self, size: int = 1000) -> Subscription:
-        """The events from now on. A slow reader, for whom `size` are held, loses the oldest and is told how many."""
+        """The events from now on. At most `size` are held for a slow reader; it loses the oldest and gets their
+        number."""
         return self._hub.subscribe(size)
 
     def snapshot(self) -> list[AgentSnapshot]:
-        """How every agent is at this moment."""
+        """The state of every agent at this moment."""
         return [agent.snapshot() for agent in self._all()]
 
     def unavailable(self, role: Role) -> str | None:
-        """Why no agent of the role can work, or None where one can or may soon."""
+        """Why no agent of the role can work, or None if one can or may soon."""
         reasons = {agent.name: agent.unavailable for agent in self._agents.get(role, ())}
         if any(reason is None for reason in reasons.values()):
             return None
@@ -200,7 +201,8 @@ class Supervisor:
             task.add_done_callback(self._tasks.discard)
 
     def _answer_for_nobody(self, role: Role) -> None:
-        """Where no agent of a role can work, let one that has rested try again, or say to all who wait why not."""
+        """If no agent of a role can work, let one whose pause is over try again, or answer all that wait with the
+        reason."""
         reason = self.unavailable(role)
         if reason is None or not self._queue.waiting(role):
             return

@@ -37,7 +37,7 @@ class RpcError(HfsProvidersError):
 
 
 class TooLong:
-    """Stands for a line over the limit, which was thrown away."""
+    """Stands for a line over the limit, which was discarded."""
 
 
 TOO_LONG: Final = TooLong()
@@ -52,7 +52,7 @@ class Lines:
         self._discarding = False
 
     def feed(self, data: bytes) -> Iterator[bytes | TooLong]:
-        """The lines that `data` completes, without their LF. What follows the last LF waits for more."""
+        """The lines that `data` completes, without their LF. What follows the last LF is kept for the next call."""
         *whole, rest = data.split(b"\n")
         for piece in whole:
             # The LF counts.
@@ -78,7 +78,7 @@ class Lines:
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as a line. Raises ValueError if it holds what JSON cannot say, or is too long for a line."""
+    """A message as a line. Raises ValueError if JSON cannot represent it, or if it is too long for a line."""
     # ASCII, because a lone surrogate in a text has no UTF-8.
     try:
         line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
@@ -90,7 +90,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> Any:
-    """What a line holds. Raises ValueError if it is not JSON in UTF-8."""
+    """The JSON value of a line. Raises ValueError if it is not JSON in UTF-8."""
     try:
         return json.loads(line.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:
@@ -103,7 +103,7 @@ def _no_constant(name: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, or with `answered` false a notification. The answer is to carry the id."""
+    """A request, or with `answered` false a notification. The answer has to carry the id."""
 
     method: str
     params: Mapping[str, Any]
@@ -122,7 +122,7 @@ def _is_id(value: object) -> bool:
 
 
 def read_call(message: object) -> Call:
-    """The request or notification that a decoded line holds. Raises Refusal, which says what is answered."""
+    """The request or notification that a decoded line holds. Raises Refusal, which holds the error answer."""
     if not isinstance(message, dict):
         kind = "batches are not supported" if isinstance(message, list) else "it is no object"
         raise Refusal(None, RpcError(INVALID_REQUEST, f"invalid request: {kind}"))
@@ -139,7 +139,7 @@ def read_call(message: object) -> Call:
 
 
 class Refusal(Exception):
-    """A message that is no call: what its answer is to carry, and whether there is to be one."""
+    """A message that is not a call: the id for its answer, and whether it gets one."""
 
     def __init__(self, id: str | int | float | None, error: RpcError, answered: bool = True) -> None:
         self.id = id
@@ -162,5 +162,5 @@ def error_answer(id: str | int | float | None, error: RpcError) -> dict[str, Any
 
 
 def notification(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The message that tells something and wants no answer."""
+    """A notification, which gets no answer."""
     return {"jsonrpc": "2.0", "method": method, "params": dict(params)}

@@ -1,7 +1,7 @@
 """A worker: one role in a process of its own, which speaks JSON-RPC on its standard input and output.
 
-It ends when it is told to, when its input ends (so no worker outlives its supervisor), when nobody reads its output,
-and on SIGTERM; at the latest some seconds after that, whatever it is doing.
+It ends on request, when its input ends (so no worker outlives its supervisor), when nobody reads its output, and on
+SIGTERM; at most some seconds later, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Worker:
         self._loop.call_soon_threadsafe(self._ended.set)
 
     async def run(self, reading: int, writing: int) -> int:
-        """Serve until the end; the exit code."""
+        """Serve until the end. Returns the exit code."""
         _on_signals({signal.SIGTERM: 143, signal.SIGINT: 130}, self.end)
         output = Output(writing, on_broken=lambda: self.end(1))
 
@@ -110,7 +110,7 @@ def _on_signals(codes: Mapping[int, int], end: Callable[[int], object]) -> None:
 
 
 def _exit_after(seconds: float, code: int) -> None:
-    """Exit then at the latest, even if something is stuck that cannot be cancelled."""
+    """Make the process exit by then, even if something is stuck that cannot be cancelled."""
     watchdog = threading.Timer(seconds, os._exit, [code])
     watchdog.daemon = True
     watchdog.start()

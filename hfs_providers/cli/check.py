@@ -1,9 +1,9 @@
 """`check`: every key tried for real, many at a time.
 
-JSON: `complete` (false where it was interrupted), `seconds`, `totals` (`keys`, `works`, `limited`, `dead`, `unknown`,
+JSON: `complete` (false if it was interrupted), `seconds`, `totals` (`keys`, `works`, `limited`, `dead`, `unknown`,
 `untried`), `providers` (`name`, `error` (why it could not be tried at all, or null), `proof`, `totals`, `keys` (`id`,
-`fingerprint`, `outcome` (null where it was not tried), `reason`, `free_in` (seconds, or null), `until` (ISO, or null),
-`latency` (seconds; null where no request was sent))). With `--dry-run`: `providers` (`name`, `error`, `keys`, `proof`,
+`fingerprint`, `outcome` (null if it was not tried), `reason`, `free_in` (seconds, or null), `until` (ISO, or null),
+`latency` (seconds; null if no request was sent))). With `--dry-run`: `providers` (`name`, `error`, `keys`, `proof`,
 `requests`, `tokens`) and `requests`, `tokens`.
 """
 

@@ -1,6 +1,6 @@
 """`clients`, `clients add`, `clients revoke`: who may use the gateway.
 
-JSON of `clients`: `file` (null where none is used), `clients` (`name`, `admin`, `added` (ISO day, or null), `models`
+JSON of `clients`: `file` (null if none is used), `clients` (`name`, `admin`, `added` (ISO day, or null), `models`
 (patterns, or null: all), `limits` (by name), `budget` (`usd`, `per`, or null)), `problems` (`message`, `remedy`,
 `level`). JSON of `clients add`: `name`, `admin`, `token`, `file`; of `clients revoke`: `name`, `tokens` (how many),
 `file`.

@@ -83,7 +83,7 @@ class SubGroup(_Verbose, Group):
 
 
 class DefaultGroup(Group):
-    """A command that has commands, of which the first runs where none is named: `keys groq`, `usage --by day`."""
+    """A command that has commands, of which the first runs if none is named: `keys groq`, `usage --by day`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         named = bool(args) and args[0] in self.commands

@@ -70,7 +70,7 @@ def _try_import(path: str) -> str | None:
 
 
 def _child(*arguments: str) -> tuple[int | None, str]:
-    """Run Python; its exit code, or None where it took too long, and what it printed."""
+    """Run Python; its exit code, or None if it took too long, and what it printed."""
     # Files rather than pipes: a grandchild that keeps a pipe open would outlive the timeout. `-P` because the script
     # `hfs-providers` does not have the working directory on its path either.
     with tempfile.TemporaryFile() as out:

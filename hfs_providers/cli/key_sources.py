@@ -20,5 +20,5 @@ def key_sources(credentials: Iterable[Credential]) -> dict[str, int]:
 
 
 def in_words(sources: Mapping[str, int]) -> str:
-    """Sources, with the number of keys where there are several."""
+    """Sources, with the number of keys if there are several."""
     return ", ".join(source if len(sources) == 1 else f"{source} ({count})" for source, count in sources.items())

@@ -1,7 +1,7 @@
 """`keys`, `keys revive`, `keys retire`: what state each key is in, and a word of the owner's about it.
 
 JSON of `keys`: `providers` (`name`, `error` (why its keys cannot be shown, or null), `default_model`, `keys` (`id`,
-`fingerprint`, `source` (a variable or a file), `account` (null where it has its own), `state`, `reason`, `free_in`
+`fingerprint`, `source` (a variable or a file), `account` (null if it has its own), `state`, `reason`, `free_in`
 (seconds, or null), `until` (ISO, or null), `models` (`model`, `state`, `reason`, `free_in`, `until`, `windows` (`per`
 (minute, hour, day), `unit` (requests, tokens), `used`, `limit`))).
 

@@ -202,7 +202,7 @@ def cell(value: object) -> Text:
 
 
 def local_time(moment: str | datetime | None) -> str | None:
-    """A moment as people read it here: the time, the day where that is not today, the year where it is another."""
+    """A moment as people read it here: the time, the day if that is not today, the year if it is another."""
     if moment is None:
         return None
     moment = (datetime.fromisoformat(moment) if isinstance(moment, str) else moment).astimezone()
@@ -213,7 +213,7 @@ def local_time(moment: str | datetime | None) -> str | None:
 
 
 def short(count: int) -> str:
-    """A count, in thousands or millions where it is long."""
+    """A count, in thousands or millions if it is long."""
     return str(count) if count < 10_000 else f"{count / 1000:.4g}k" if count < 10_000_000 else f"{count / 1e6:.4g}M"
 
 

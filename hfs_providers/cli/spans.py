@@ -14,7 +14,7 @@ _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 
 
 def seconds(said: str, option: str) -> float:
-    """`90m`, `24h`, `7d`, `2w` in seconds, maybe infinite. Ends the command where it is none of these."""
+    """`90m`, `24h`, `7d`, `2w` in seconds, maybe infinite. Ends the command if it is none of these."""
     found = _SPAN.fullmatch(said.strip().lower())
     if found is None:
         output.fail(f"{option}: {said!r} is not a span of time", "Write it as 90m, 24h, 7d or 2w", code=2)
@@ -22,7 +22,7 @@ def seconds(said: str, option: str) -> float:
 
 
 def ago(said: str, option: str) -> float:
-    """The moment so long ago, in seconds since the epoch. Ends the command where that is before all calendars."""
+    """The moment so long ago, in seconds since the epoch. Ends the command if that is before all calendars."""
     at = time.time() - seconds(said, option)
     try:
         datetime.fromtimestamp(at).astimezone()
@@ -32,7 +32,7 @@ def ago(said: str, option: str) -> float:
 
 
 def moment(said: str | None, option: str) -> float | None:
-    """So long ago (`24h`), or an ISO date or time, in seconds since the epoch. Ends the command where it is neither."""
+    """So long ago (`24h`), or an ISO date or time, in seconds since the epoch. Ends the command if it is neither."""
     if said is None:
         return None
     if _SPAN.fullmatch(said.strip().lower()):
@@ -45,7 +45,7 @@ def moment(said: str | None, option: str) -> float | None:
 
 
 def per_minute(said: str, option: str) -> float:
-    """`200/min`, `5/s`, `10000/h` or `1e6/day` as a number a minute. Ends the command where it is none of these."""
+    """`200/min`, `5/s`, `10000/h` or `1e6/day` as a number a minute. Ends the command if it is none of these."""
     number, _, unit = said.replace(" ", "").lower().partition("/")
     try:
         rate = float(number) * MINUTE / _SECONDS[(unit or "m")[0]]

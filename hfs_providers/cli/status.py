@@ -3,7 +3,7 @@
 JSON of `status`: `version`, `usable` (whether any provider is), `providers` (in fallback order: `name`, `configured`,
 `usable`, `initialized` (null without `--build`), `keys`, `sources` (by variable or file, how many keys it has), `free`
 (keys that could be used now for the default model, as far as the usage file knows), `dead`, `declared`, `expected`,
-`default_model`, `sdk` (distribution, or null where none is needed), `sdk_version` (null where it is missing),
+`default_model`, `sdk` (distribution, or null if none is needed), `sdk_version` (null if it is missing),
 `install`, `problems`), `problems` (those of no provider), `env_file`, `config_file`, `usage` (`path`, `size` in bytes,
 `targets`: `name`, `product` (as TiDB or MariaDB), `behind` (rows), `oldest` of them (seconds since the epoch), `error`;
 `sharing`: `file`, `redis` or null; `processes` that are there), `tidb_persistence`. A problem is `message`, `remedy`,
@@ -103,7 +103,7 @@ def _print_usage(usage: StorageStatus) -> None:
 
 
 def first_step(found: Inventory) -> str:
-    """The one thing to do where no provider can be used."""
+    """The one thing to do if no provider can be used."""
     if not found.providers:
         return "Clear HFS_DISABLED_PLUGINS, or see: hfs-providers plugins"
     for provider in found.providers.values():

@@ -1,6 +1,6 @@
 """Tables that fit their terminal: a column that has no room gives way as a whole, and words stay whole.
 
-What a column does where the table is too wide is said by whoever prints it (`Column.how`), and in which order (`give`):
+What a column does if the table is too wide is said by whoever prints it (`Column.how`), and in which order (`give`):
 it is left out, it goes below its row, or it is broken between words.
 """
 
@@ -27,7 +27,7 @@ class Column:
     Args:
         name: its heading.
         right: whether it is aligned to the right.
-        give: its turn to give way where there is no room; 0 is never.
+        give: its turn to give way if there is no room; 0 is never.
         how: what it does then.
     """
 

@@ -1,4 +1,4 @@
-"""Calls of foreign code side by side, of which one that hangs is abandoned."""
+"""Calls of foreign code side by side. A call that hangs is abandoned."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def within_deadline(
     that hangs must not hold up the others.
 
     Args:
-        seconds: for how long all of them may take, from the start of the last.
-        head_start: seconds for which the next one waits for each to end: so quick calls run one at a time.
+        seconds: that all of them may take, from the start of the last.
+        head_start: seconds to wait for each call to end before the next one starts, so that quick calls run one at a
+            time.
     """
     results: dict[str, _T | BaseException] = {}
 

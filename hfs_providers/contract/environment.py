@@ -28,14 +28,14 @@ USAGE_MEGABYTES = "HFS_USAGE_MB"
 FORWARD = "HFS_FORWARD_DB"
 """The URL of a database that usage is forwarded to."""
 TIDB = "TIDB_DB_URL"
-"""Another name of `HFS_FORWARD_DB`, used where that is not set."""
+"""Another name of `HFS_FORWARD_DB`, used if that is not set."""
 REDIS = "HFS_REDIS_URL"
 """The Redis server through which several hosts share their keys: `redis://`, `rediss://` or `unix://`."""
 
 KEYS = "_API_KEYS"
-"""What ends the name of the variable that lists a provider's keys."""
+"""The ending of the variable that lists a provider's keys."""
 KEYS_FILE = "_API_KEYS_FILE"
-"""The same for the file that lists them."""
+"""The ending of the variable that names the file with them."""
 
 CLIENTS = "HFS_CLIENTS_FILE"
 """The file that lists who may use the gateway, or `off`. By default `clients` in your configuration directory."""
@@ -51,7 +51,7 @@ DEBUG = "HFS_DEBUG"
 
 
 def env_name(provider: str) -> str:
-    """The provider's name as it stands in variables: capitals, `-` as `_`."""
+    """The provider's name as variables have it: in capitals, with `_` for `-`."""
     return provider.upper().replace("-", "_")
 
 

@@ -34,7 +34,7 @@ class Meaning(NamedTuple):
         scope: of `rate_limited`, whether the limit is the model's or the whole key's; of `model_gone`, `key` where the
             key's account lacks the model and that of another key may have it.
         credits: of `dead`, that the key's account has no credits left.
-        retry_after: seconds to wait. The longest wait that an answer names counts, this one among them.
+        retry_after: seconds to wait. If the answer names waits too, the longest one counts.
     """
 
     kind: Kind
@@ -45,15 +45,15 @@ class Meaning(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an SDK's error shows of its provider's answer, read once.
+    """What an SDK's error shows about the provider's answer, read once.
 
     Args:
         status: HTTP status; of an error inside a stream, or in the body of a 200, the one that the body names. None
             where neither says one.
-        error: the innermost error object of the body; empty where the body is no JSON object.
+        error: the innermost error object of the body; empty if the body is no JSON object.
         headers: of the answer, by lower-case name, each with all its values.
         sdk: the top-level module of the error's class.
-        body: the body, decoded where it is JSON; None where the error holds none.
+        body: the body, decoded if it is JSON; None if the error holds none.
         now: wall clock, seconds since the epoch, for waits that end at an instant.
     """
 
@@ -65,7 +65,7 @@ class Evidence:
     now: float
 
     def values(self, path: str) -> list[Any]:
-        """What is at a path of the error object, as `metadata.error_type`; each item of a list is looked into."""
+        """The values at a path of the error object, such as `metadata.error_type`; of a list, those of each item."""
         found: list[Any] = [self.error]
         for name in path.split("."):
             inner = [item.get(name) for item in found if isinstance(item, Mapping)]
@@ -81,18 +81,18 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorRules:
-    """What a provider's errors mean, where the library's general rules do not know it.
+    """What a provider's errors mean, if the library's general rules do not know it.
 
     They are read in the order of the fields below: first `decide`, then the tables. The general rules, for the codes
     that many servers share and for HTTP statuses, follow. Paths are those of `Evidence.values`.
 
     Args:
-        decide: called with the evidence; for what a table cannot say, as a status whose meaning depends on other
-            fields. None leaves the decision to the tables.
+        decide: called with the evidence; for rules that a table cannot express, such as a status whose meaning depends
+            on other fields. None leaves the decision to the tables.
         fields: by path of a field in the error object, what each of its values means.
         codes: what a `code` or `type` in the error object means.
         statuses: what an HTTP status means.
-        exceptions: what an error class of the SDK's means that brings no answer, by its name.
+        exceptions: by its name, what an error class of the SDK means that holds no answer.
         wait_headers: names of the provider's own headers that say how long to wait (seconds, a duration, an epoch or a
             date). They count before `Retry-After`.
         wait_fields: paths of fields that say how long to wait, as a duration or as seconds and nanoseconds.
@@ -116,7 +116,7 @@ class ErrorRules:
     readers: Collection[str] = ()
 
     def over(self, base: ErrorRules) -> ErrorRules:
-        """These rules, with those of `base` for what they do not know."""
+        """These rules; those of `base` decide what they do not know."""
         return replace(
             self,
             decide=self.decide or base.decide,
@@ -138,4 +138,4 @@ class ErrorRules:
 
 
 NO_RULES = ErrorRules()
-"""For errors of which no plugin is known."""
+"""The rules for errors whose plugin is not known."""

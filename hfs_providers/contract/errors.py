@@ -1,4 +1,4 @@
-"""The errors of this library that need nothing else imported.
+"""The errors of this library that need no other imports.
 
     HfsProvidersError
     |- PluginError: PluginLoadError, PluginConflictError, PluginContractError
@@ -50,7 +50,7 @@ class PluginError(HfsProvidersError):
 
     Args:
         plugin: its entry-point name.
-        distribution: the installed package that it comes from, where known.
+        distribution: the installed package that it comes from, if known.
         message: what is wrong.
         remedy: the command that fixes it, if that is not an upgrade of the plugin.
     """
@@ -72,11 +72,11 @@ class PluginConflictError(PluginError):
 
 
 class PluginContractError(PluginError):
-    """A plugin that does not keep to the contract in `hookspecs`."""
+    """A plugin that breaks the contract in `hookspecs`."""
 
 
 class ProviderError(HfsProvidersError):
-    """A provider that cannot do what was asked of it."""
+    """A provider that cannot do what was asked."""
 
     provider: str
 
@@ -110,10 +110,10 @@ class PoolExhaustedError(ProviderError):
     """No key of a provider can be leased for a model within the time given.
 
     Args:
-        total, limited, cooling, dead, tried: how many keys there are and why none will do (`tried`: ready, but already
-            used by this very call).
-        free_in: seconds until the next key can be free, or None where none can.
-        timeout: for how many seconds the caller was willing to wait.
+        total, limited, cooling, dead, tried: how many keys there are, and why none can be used (`tried`: ready, but
+            this call has used it already).
+        free_in: seconds until the next key can be free, or None if none can.
+        timeout: seconds that the caller was willing to wait.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the parts of the library do when the process forks, in one fixed order.
+"""What the parts of the library do when the process forks, in a fixed order.
 
 The only module that calls `os.register_at_fork`. Whoever has locks, threads or connections that a child must not
 inherit names its phase here. Forks are serialised: two threads that forked at once could take locks in different
@@ -61,7 +61,7 @@ _log = logging.getLogger("hfs_providers")
 def at_fork(
     phase: ForkPhase, *, before: Hook | None = None, parent: Hook | None = None, child: Hook | None = None
 ) -> None:
-    """Have something done at each fork. Methods are held weakly: they go with their object.
+    """Register functions for each fork. Methods are held weakly: they go with their object.
 
     Args:
         phase: when. Within a phase, what was registered first comes first, and before the fork last.

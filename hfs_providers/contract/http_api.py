@@ -21,7 +21,7 @@ class HttpApi:
         key_header: the header that holds the key.
         key_prefix: what stands before the key in it.
         headers: others that each request needs.
-        usage_on_request: whether a stream of chat completions tells its usage only if `stream_options` asks for it.
+        usage_on_request: whether a stream of chat completions reports its usage only if `stream_options` asks for it.
     """
 
     openai: Collection[Endpoint] = ("chat/completions", "models")

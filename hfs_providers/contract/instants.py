@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 NEVER = math.inf
-"""The instant of what no passing of time brings about."""
+"""The instant of an event that time alone does not bring about."""
 
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
@@ -43,7 +43,7 @@ def zone_of(name: str) -> ZoneInfo | None:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         logging.getLogger(__name__).warning(
-            "time zone %r is not known here: its days are counted as sliding ones (pip install tzdata)", name
+            "time zone %r is not known here: a day is counted as the last 24 hours (pip install tzdata)", name
         )
         return None
 

@@ -1,4 +1,5 @@
-"""What a provider's models need of the messages of others, as data that its plugin brings: `KeyedProvider.messages`."""
+"""How messages of other providers' models are changed for a provider's models, as data of its plugin:
+`KeyedProvider.messages`."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class MessageRules:
             tool calls of a message that any model may have written. Returns what is sent for them, and writes to
             nothing.
         json_schemas: whether a model class with native structured outputs takes a JSON schema as `response_format`;
-            False where it takes a pydantic class only.
+            False if it takes a pydantic class only.
     """
 
     tool_calls: Callable[[str, ToolCalls], ToolCalls] = plain_tool_calls
@@ -34,4 +35,4 @@ class MessageRules:
 
 
 ANY_MESSAGES = MessageRules()
-"""For models whose plugin is not known."""
+"""The rules for models whose plugin is not known."""

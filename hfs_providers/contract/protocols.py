@@ -1,4 +1,4 @@
-"""What a lower package needs of an object that a higher one makes."""
+"""What a lower package needs from objects that a higher one makes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class KeptCircuit(Protocol):
 
 @runtime_checkable
 class KeepsCircuits(Protocol):
-    """A wrapper whose circuits and retired models outlive the process, where usage is kept.
+    """A wrapper whose circuits and retired models outlive the process, if usage is kept.
 
     A plugin's own wrapper may have these methods besides those of `Wrapper`. It emits `circuit_opened`,
     `circuit_closed` and `model_replaced` when they change.
@@ -84,12 +84,12 @@ class KeepsCircuits(Protocol):
         """The circuit of a model."""
 
     def retire_model(self, model_id: str, successor: str) -> None:
-        """Take over that the provider no longer has a model. Ignored where another model follows it by now."""
+        """Note that the provider no longer has a model. Ignored if another model follows it by now."""
 
 
 @runtime_checkable
 class ChangesKeys(Protocol):
-    """A wrapper, or a pool, that takes keys in and lets others go while it is used.
+    """A wrapper, or a pool, whose keys can change while it is used.
 
     A plugin's own wrapper need not have the method, if its pool is a `KeyPool`.
     """
@@ -97,12 +97,12 @@ class ChangesKeys(Protocol):
     def change_keys(
         self, joining: Sequence[Credential], leaving: Collection[str] = (), state: Mapping[str, object] | None = None
     ) -> None:
-        """Take in keys and let others go. Calls that use one of these end as usual.
+        """Add keys and remove others. Calls that use a removed key end as usual.
 
         Args:
             joining: keys; one may have the id of a key that leaves.
-            leaving: ids of keys; what is no key is ignored.
-            state: what is known of those that join, as `Pool.load` takes it.
+            leaving: ids of keys to remove; unknown ids are ignored.
+            state: what is known about the keys that join, as `Pool.load` takes it.
 
         Raises:
             ValueError: a key that joins has the id of one that stays.

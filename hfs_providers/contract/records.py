@@ -26,12 +26,12 @@ KeyState = Literal["ready", "limited", "cooling", "dead"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with an environment or an installation: what, and what mends it.
+    """Something wrong with an environment or an installation, and how to fix it.
 
     Args:
         message: what is wrong, with the name of the variable or package. Never a key.
-        remedy: the command or the variable that mends it, or None where there is nothing to do.
-        level: `error` where a provider cannot be used for it.
+        remedy: the command or the variable that fixes it, or None if there is nothing to do.
+        level: `error` if a provider cannot be used because of it.
         provider: the provider that it concerns, or None.
     """
 
@@ -48,7 +48,7 @@ class Credential:
     Args:
         id: `provider#n`, with `n` as in the environment, or `provider@fingerprint` for a key of a list.
         secret: the key, or None for a keyless provider.
-        params: what `X_<PARAM>_n` said, by lower-case parameter (`account`, `region`, `endpoint`).
+        params: the values of `X_<PARAM>_n`, by lower-case parameter (`account`, `region`, `endpoint`).
         source: where the key comes from: the name of a variable, or the path of a file.
     """
 
@@ -64,12 +64,13 @@ class Credential:
 
     @property
     def name(self) -> str:
-        """What the key is called wherever it is used: its fingerprint, or the id of an endpoint that has no key."""
+        """The key's name on every host: its fingerprint, or the id of an endpoint that has no key."""
         return self.fingerprint if self.secret is not None else self.id
 
     @property
     def account(self) -> str:
-        """What the key shares limits with, wherever it is used: the account that its environment names, else `name`."""
+        """Keys with the same account share limits, on every host: the account that the environment names, else
+        `name`."""
         return self.params.get("account") or self.name
 
 
@@ -79,7 +80,7 @@ LIMIT_NAMES = ("rpm", "rph", "rpd", "tpm", "tph", "tpd")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a provider allows to one key and model; None is unlimited.
+    """How much a provider allows for one key and model; None is unlimited.
 
     Args:
         rpm, rph, rpd: requests per minute, hour, day.
@@ -104,7 +105,7 @@ class ModelDefault:
 
     Args:
         id: the provider's own model id.
-        retires: the day from which the provider no longer serves it, where that is known.
+        retires: the day from which the provider no longer serves it, if that is known.
     """
 
     id: str
@@ -137,7 +138,7 @@ class ProviderConfig:
 
     Args:
         credentials: the usable keys, in the order of the environment.
-        declared: `NUM_X`, or None where it is not set or not an integer.
+        declared: `NUM_X`, or None if it is not set or not an integer.
         expected: `EXPECTED_X`, or None.
         base_url: `X_BASE_URL`, else the plugin's, or None for the SDK's.
         default_model: `X_MODEL`, or None.
@@ -145,9 +146,9 @@ class ProviderConfig:
         key_limits: by key id, then as `limits`; these come before `limits`.
         windows: context windows in tokens, by model id or glob.
         aggregator: whether the provider routes to other providers (and retries transport errors itself).
-        requirement: the SDK, or None where none is needed.
+        requirement: the SDK, or None if none is needed.
         key_file: the file that `X_API_KEYS_FILE` names; its keys may change while a process runs.
-        configured: False where the provider cannot be built from this environment.
+        configured: False if the provider cannot be built from this environment.
     """
 
     name: str
@@ -173,7 +174,7 @@ class KeyStatus:
     Args:
         state: `ready`, `limited` (its own allowance is used up), `cooling` (told to wait) or `dead`.
         reason: why it is not ready.
-        free_in: seconds until it can be tried again, or None where that is not known.
+        free_in: seconds until it can be tried again, or None if that is not known.
         in_flight: calls that hold a lease on it now.
     """
 
@@ -192,8 +193,8 @@ class WindowUse:
     Args:
         period: `minute`, `hour` or `day`.
         unit: `requests` or `tokens`.
-        used: in the window, calls in flight included, by all keys of its account.
-        limit: that there is.
+        used: by all keys of its account in the window, calls in flight included.
+        limit: the largest number that is allowed.
     """
 
     period: str
@@ -231,7 +232,7 @@ class ProviderHealth:
     Args:
         name: the provider.
         usable: configured, built, SDK present, and at least one key that is not dead.
-        reasons: what stands in the way, or what is worth knowing.
+        reasons: why it is not usable, or what is worth knowing.
         keys: the state of each key.
     """
 
@@ -246,14 +247,14 @@ ProbeOutcome = Literal["works", "limited", "dead", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class KeyProbe:
-    """What trying one key for real has shown.
+    """The result of trying one key with a real request.
 
     Args:
         outcome: `works`, `limited` (it lives and has to wait), `dead`, or `unknown` where the answer, or that there
             was none, says nothing about the key.
         reason: why it does not work. Never a key.
-        free_in: seconds until it can be used again, where that is known.
-        latency: seconds that the request took; None where none was sent.
+        free_in: seconds until it can be used again, if that is known.
+        latency: seconds that the request took; None if none was sent.
     """
 
     id: str
@@ -295,15 +296,15 @@ class Event:
 
     Args:
         kind: what happened.
-        provider: where.
+        provider: the provider's name.
         model: the model id that was asked for, if any.
         key_id: the key, if any.
         reason: why, in words.
         seconds: the duration that belongs to it (a cooldown, a latency, a pause before a retry).
         usage: the row of a finished request.
         at: wall-clock time, seconds since the epoch.
-        call_id: the call that it belongs to: all its requests, rotations and retries have the same. None where it
-            belongs to none.
+        call_id: the call that it belongs to: all its requests, rotations and retries have the same id. None if it
+            belongs to no call.
     """
 
     kind: EventKind
@@ -324,7 +325,7 @@ def call_finished(row: UsageRow) -> Event:
 
 
 class Services(Protocol):
-    """What the manager lends to a provider's wrapper."""
+    """What the manager provides to a provider's wrapper."""
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -332,7 +333,7 @@ class Services(Protocol):
 
     @property
     def rebuild(self) -> Callable[..., Any] | None:
-        """A module-level `get_model` that makes the same model in another process; None where none can."""
+        """A module-level `get_model` that makes the same model in another process; None if none can."""
 
     @property
     def budgets(self) -> Any:
@@ -362,7 +363,7 @@ class Pool(Protocol):
         """The state of each key, for one model or (None) overall."""
 
     def used(self, model_id: str) -> Mapping[str, Collection[WindowUse]]:
-        """What of a model's limits is used, by key id."""
+        """How much of a model's limits is used, by key id."""
 
     def revive(self, key_id: str) -> None:
         """Put a cooling or dead key back into rotation."""
@@ -375,7 +376,7 @@ class Pool(Protocol):
 
 
 class Wrapper(Protocol):
-    """What the manager needs of the object that `build_wrapper` returns."""
+    """What the manager needs from the object that `build_wrapper` returns."""
 
     @property
     def pool(self) -> Pool:
@@ -411,12 +412,12 @@ class Wrapper(Protocol):
         """The ids that the provider lists, asked live with one of the keys."""
 
     def probe(self, credential: Credential, *, timeout: float = 10.0, ask: bool = False) -> KeyProbe:
-        """Try one key for real, with the cheapest request that proves it. What it shows goes into the pool.
+        """Try one key with the cheapest request that shows whether it works. The pool takes over the result.
 
         Args:
             credential: the key.
             timeout: seconds, for the SDK.
-            ask: ask the default model for one token, even where something cheaper proves the key.
+            ask: ask the default model for one token, even if something cheaper proves the key.
         """
 
     def close(self) -> None:

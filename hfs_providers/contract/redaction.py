@@ -42,7 +42,7 @@ class Redactor:
         self.add(keys)
 
     def add(self, keys: Iterable[tuple[str, Secret]]) -> None:
-        """Replace these keys, too, from now on. Other threads may call `scrub` meanwhile."""
+        """Replace these keys, too, from now on. Other threads may call `scrub` at the same time."""
         known = {value: key_id for key_id, secret in keys if len(value := secret.reveal()) >= _SHORTEST_KEY}
         if known:
             self._ids = self._ids | known

@@ -9,7 +9,7 @@ from hfs_providers.contract.records import Requirement
 
 
 def sdk_version(requirement: Requirement | None) -> str | None:
-    """The version of the installed SDK, or None where it is missing. Imports nothing of it.
+    """The version of the installed SDK, or None if it is missing. Imports nothing of it.
 
     A module without metadata (vendored, or on the path) counts as present, version unknown.
     """

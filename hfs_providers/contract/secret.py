@@ -1,6 +1,6 @@
 """API keys that cannot be shown by accident, and the scrubbing of texts that others wrote.
 
-A key leaves this module in one way only: `Secret.reveal()`, called where a request is bound to a key.
+A key leaves this module only through `Secret.reveal()`, which is called where a request is bound to a key.
 Everything else that names a key uses its id (`acme#3`) or its fingerprint.
 """
 

@@ -86,7 +86,7 @@ class UsageRow(NamedTuple):
         reason: why it failed: the provider's code, else its status; empty if it did not.
         cooled_until: wall-clock time when its key can be used again, if the request made it cool down.
         tokens_cached: those of `tokens_in` that the provider read from its cache.
-        tokens_cache_write: those of `tokens_in` that it wrote into its cache, where it says so.
+        tokens_cache_write: those of `tokens_in` that it wrote into its cache, if it says so.
         cost_nanousd: its price in billionths of a US dollar; None if no price is known.
     """
 

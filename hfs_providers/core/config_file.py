@@ -65,7 +65,7 @@ class FileConfig:
         prices: by `provider/model` or a glob for it.
         free: the providers and the ids of keys that cost nothing.
         budgets: what may be spent.
-        clients: by name, what clients of the gateway may do.
+        clients: by name, what each client of the gateway may do.
     """
 
     path: Path | None = None
@@ -81,8 +81,8 @@ class FileConfig:
 def load_file_config(settings: Settings) -> tuple[FileConfig, list[Problem]]:
     """Read the file that `HFS_CONFIG` names, else `hfs-providers.toml` here or in the user's config directory.
 
-    A file that cannot be read is a problem, and counts as empty. A part that is not valid is a problem and is left out,
-    but for a budget: then nothing may be spent of it.
+    A file that cannot be read is a problem, and counts as empty. An invalid part is a problem and is left out. If it is
+    a budget, nothing may be spent.
     """
     named = settings.env.get(CONFIG, "").strip()
     path = Path(named) if named else _usual_place()
@@ -186,7 +186,7 @@ def _name_keys(path: Path, data: Mapping[str, Any]) -> list[Problem]:
 
 
 def _take_out(data: dict[str, Any], location: Location) -> None:
-    """Take out the smallest part of the file that makes sense without the fault at a place."""
+    """Remove the smallest part of the file around a fault that leaves the rest valid."""
     budget = _budget_at(location)
     if budget is not None:
         table = _table(data, budget[:-1])

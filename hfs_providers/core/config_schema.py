@@ -1,4 +1,4 @@
-"""The tables of the TOML file as pydantic models; imported only where there is a file."""
+"""The tables of the TOML file as pydantic models; imported only if there is a file."""
 
 from typing import Annotated, Literal
 
@@ -72,7 +72,7 @@ class PriceTable(_Table):
 
 
 class FileTable(_Table):
-    """The whole file. A name that it does not know is an error, so that a misspelt one is not lost."""
+    """The whole file. An unknown name is an error, so that a misspelt one is noticed."""
 
     order: list[str] = Field(default_factory=list)
     tiers: dict[str, list[str]] = Field(default_factory=dict)

@@ -71,7 +71,7 @@ def normal(distribution: str | None) -> str:
 
 
 def load(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, object]]:
-    """Import each, one at a time unless one dawdles; one that fails or hangs gives a `PluginLoadError`."""
+    """Import each, one at a time unless one is slow; one that fails or hangs gives a `PluginLoadError`."""
     by_name = {candidate.name: candidate for candidate in candidates}
     results = within_deadline({name: candidate.load for name, candidate in by_name.items()}, head_start=_HEAD_START)
     for name, result in results.items():
@@ -115,6 +115,6 @@ def check_contract(candidate: Candidate, plugin: object) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error's type and words."""
+    """An error's type and message."""
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""The plugin author's reference: what a provider plugin implements, when each hook is called, what it gives.
+"""The plugin author's reference: what a provider plugin implements, when each hook is called, and what it returns.
 
 A plugin is any object or module with implementations of these hooks, marked with `hookimpl`, and these attributes:
 
@@ -6,13 +6,12 @@ A plugin is any object or module with implementations of these hooks, marked wit
     the version of this contract that it was written for. A plugin with another version than the library's is a problem
     and is not used.
 `hfs_env_prefixes = ("ACME_TOKEN",)`
-    optional; what it wants to see of the environment besides `X_`, `NUM_X` and `EXPECTED_X`.
-
+    optional; prefixes of further variables that it reads besides `X_`, `NUM_X` and `EXPECTED_X`.
 `hfs_listening()`
-    optional, for observers; asked before each event, which is not told, nor even made, while it says False. It must
-    cost next to nothing.
+    optional, for observers; asked before each event. While it returns False, no event is made for the observer. It
+    must cost next to nothing.
 
-It is found through an entry point in the group `hfs_providers`, whose name is the provider's name.
+The plugin is found through an entry point in the group `hfs_providers`; the entry point's name is the provider's name.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def configure_env(env: Mapping[str, str]) -> ProviderConfig | None:
 
 @hookspec(firstresult=True)
 def build_wrapper(config: ProviderConfig, services: Services) -> Wrapper | None:
-    """Build what hands out models. Called once for each provider that is configured and has its SDK.
+    """Build the wrapper, which makes models. Called once for each provider that is configured and has its SDK.
 
     Args:
         config: what `configure_env` gave, with the overrides of the configuration file.
@@ -57,13 +56,13 @@ def build_wrapper(config: ProviderConfig, services: Services) -> Wrapper | None:
 
 @hookspec(firstresult=True)
 def default_model(config: ProviderConfig) -> Sequence[ModelDefault] | None:
-    """Name the models to use where the caller names none, in order of preference.
+    """Name the models to use if the caller names none, in order of preference.
 
     Args:
         config: what `configure_env` gave.
 
     Returns:
-        At least one model. One that is retired is skipped for its successor.
+        At least one model. A retired one is skipped, and the next is used.
     """
 
 
@@ -73,7 +72,7 @@ def health(config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> Provi
 
     Args:
         config: what `configure_env` gave.
-        wrapper: what `build_wrapper` gave, or None where it was not built.
+        wrapper: what `build_wrapper` gave, or None if it was not built.
         live: False must stay offline and cheap; True may ask the provider.
     """
 

@@ -1,4 +1,4 @@
-"""What is installed and what the environment says, without building anything.
+"""What is installed and configured, without building anything.
 
 `ProviderManager` starts from it, and `hfs-providers status` needs no more: no SDK, Agno or keycycle is imported.
 """
@@ -32,9 +32,9 @@ class InstalledProvider:
     """One provider as found.
 
     Args:
-        config: what its plugin made of the environment.
+        config: its configuration, which its plugin read from the environment.
         models: its default models, in order of preference.
-        sdk: the SDK's version, or None where it is missing.
+        sdk: the SDK's version, or None if it is missing.
     """
 
     config: ProviderConfig
@@ -43,11 +43,11 @@ class InstalledProvider:
 
     @property
     def usable(self) -> bool:
-        """Whether a wrapper can be built from it. Its keys may come later, where a file lists them."""
+        """Whether a wrapper can be built from it. Its keys may come later, if a file lists them."""
         return (self.config.configured or self.config.key_file is not None) and self.sdk is not None
 
     def default_model(self, today: date, gone: Container[str] = ()) -> str:
-        """The model to use where the caller names none: the first that is neither past its date nor known gone."""
+        """The model to use if the caller names none: the first that is neither past its date nor known gone."""
         if self.config.default_model is not None:
             return self.config.default_model
         return default_model(self.models, today, gone)
@@ -182,7 +182,7 @@ def _named(settings: Settings, prefixes: Mapping[str, Sequence[str]]) -> set[str
 
 
 def _only_installed(found: InstalledProvider, others: bool) -> InstalledProvider:
-    """A provider that the environment does not name: that it has no keys is no fault where `others` have some."""
+    """A provider that the environment does not name. Having no keys is not a fault if `others` have some."""
     config = found.config
     if config.configured:
         return found

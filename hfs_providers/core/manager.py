@@ -48,7 +48,7 @@ class ProviderManager(ManagerView):
     """Every provider that is installed and configured, built once.
 
     Args:
-        env: used instead of the process environment (and of a `.env` in the working directory).
+        env: used instead of the process environment and of a `.env` in the working directory.
         env_file: a `.env` file to read instead of `HFS_ENV_FILE` or the working directory's.
         plugins: plugin objects to use instead of the installed ones.
 
@@ -90,7 +90,7 @@ class ProviderManager(ManagerView):
 
     @property
     def rebuild(self) -> Callable[..., Model] | None:
-        """What makes a pickled model again in another process: `get_model`, unless the environment was explicit."""
+        """Makes a pickled model again in another process: `get_model`, or None if the environment was explicit."""
         return get_model if self._own_environment else None
 
     def wrapper(self, name: str) -> ProviderWrapper:
@@ -107,7 +107,7 @@ class ProviderManager(ManagerView):
         return wrapper
 
     def default_model(self, name: str) -> str:
-        """The model id that `get_model` uses where none is named."""
+        """The model id that `get_model` uses if none is named."""
         wrapper: object = self.wrappers.get(name)
         gone = wrapper.retired_models if isinstance(wrapper, KeepsCircuits) else ()
         return self._known(name).default_model(date.today(), gone)
@@ -134,15 +134,15 @@ class ProviderManager(ManagerView):
             provider: its name.
             model_id: the provider's model id; by default `X_MODEL`, else the plugin's first that is not retired.
             estimated_tokens: tokens to reserve against the limits for each call.
-            wait: whether a call waits for a key that is free later.
-            timeout: for how many seconds, per call. None is as long as it takes: up to a day where a day's limit is
-                used up. A call whose keys never get free by themselves fails at once in any case.
+            wait: whether a call waits if no key is free at once.
+            timeout: seconds that a call waits for a key at most. None is as long as it takes: up to a day if a day's
+                limit is used up. If no key will ever become free by itself, the call fails at once.
             max_retries: retries of transient failures, per call.
             request_timeout: seconds, passed to the SDK.
             key_id: the one key to use: its id (`acme#3`), its fingerprint, the key itself, or its place (from 0).
-            affinity: calls with the same one keep their key while it can be had: by default those whose `conversation`
-                begins alike, `session` for those of one Agno session, or any name. None: the keys take turns.
-            model_params: arguments of the provider's Agno model class that are called like one of the above
+            affinity: calls with the same one use the same key while it is free: `conversation`, those whose messages
+                begin alike; `session`, those of one Agno session; or any name. None: the keys take turns.
+            model_params: arguments of the provider's Agno model class that have the same name as one of the above
                 (`{"provider": ...}`). Retries of the SDK stay off.
             agno_kwargs: its other arguments.
 
@@ -182,16 +182,16 @@ class ProviderManager(ManagerView):
 
         Args:
             estimated_tokens: tokens that the key must have free.
-            wait: whether to wait for the earliest key where none is free now.
-            timeout: for how many seconds; None is as long as it takes.
-            model_id: asked of whichever provider it is; by default each provider's own default model.
+            wait: whether to wait for the earliest key if none is free now.
+            timeout: seconds to wait at most; None is as long as it takes.
+            model_id: the model id for whichever provider is chosen; by default each provider's own default model.
             kwargs: as for `get_model`.
 
         Returns:
             The provider's name and the model.
 
         Raises:
-            KeysExhaustedError: none has a key free in time and within its budgets; says why for each provider.
+            KeysExhaustedError: none has a key free in time and within its budgets; it says why for each.
         """
         from hfs_providers.core.selection import select_provider
 
@@ -231,7 +231,7 @@ class ProviderManager(ManagerView):
             tier: instead of entries, a tier of `HFS_TIER_<NAME>` or of `[tiers]` in the TOML file.
             restore: whether a new turn begins at the primary: `always`, `when_available` (not while its keys are known
                 to be exhausted or its circuit is open), or `never` (where the last fallback left off).
-            on_interrupt: what a stream does that breaks after content: `raise` StreamInterruptedError, or `restart` on
+            on_interrupt: what happens if a stream breaks after content: `raise` StreamInterruptedError, or `restart` on
                 the next entry after an event that says so.
             timeout: seconds for which an entry waits for a key before the next is asked; None is as long as it takes.
             max_retries: an entry's own retries of 5xx and transport errors before the next is asked.
@@ -270,7 +270,7 @@ class ProviderManager(ManagerView):
 
         Args:
             provider: only this one; None: all that have keys.
-            model: only this one; None: each provider's default model, and those that were asked within a day.
+            model: only this one; None: each provider's default model, and those that were used within a day.
             rate: requests a minute of the load; None: as in the last hour.
             tokens: of one of its requests; None: as in the last hour.
 
@@ -294,12 +294,12 @@ class ProviderManager(ManagerView):
         return self.inventory.registry.observe(callback)
 
     def emit(self, event: Event) -> None:
-        """Keep what outlives the process, and tell the observers. Never raises."""
+        """Store what outlives the process, and notify the observers. Never raises."""
         self.persistence.note(event)
         self.inventory.registry.emit(event)
 
     def record(self, row: UsageRow) -> None:
-        """Write down one request that was sent, and tell the observers."""
+        """Record one request that was sent, and notify the observers."""
         log = self.persistence.log
         if log is not None:
             log.record(row)
@@ -307,7 +307,7 @@ class ProviderManager(ManagerView):
             self.emit(call_finished(row))
 
     def shutdown(self) -> None:
-        """Write down what is left of usage and close every provider's clients.
+        """Write the remaining usage rows and close every provider's clients.
 
         Safe to call twice; one provider's failure does not stop the rest.
         """

@@ -1,4 +1,4 @@
-"""What a manager says of its providers."""
+"""What a manager says about its providers."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class ManagerView:
     inventory: Inventory
     persistence: Persistence
     wrappers: dict[str, ProviderWrapper]
-    """What `KeyedProvider` builds; of a wrapper of a plugin's own, only what `Wrapper` has is there."""
+    """The wrapper that `KeyedProvider` builds. A plugin's own wrapper may have only what `Wrapper` has."""
     _problems: list[Problem]
 
     @property
     def problems(self) -> list[Problem]:
-        """The problems of the environment, the installation and, at the moment, of the places where usage is stored."""
+        """The problems of environment and installation, and those of storing usage at the moment."""
         return [*self._problems, *self.persistence.problems]
 
     @property
@@ -64,7 +64,7 @@ class ManagerView:
         return status
 
     def is_provider_healthy(self, name: str) -> bool:
-        """Whether the provider is configured, built, has its SDK and at least one key that is not dead."""
+        """Whether the provider is configured and built, and has its SDK and at least one key that is not dead."""
         return name in self.inventory.providers and self.health(name).usable
 
     def health(self, name: str, *, live: bool = False) -> ProviderHealth:
@@ -97,7 +97,7 @@ class ManagerView:
         return "\n".join(lines)
 
     def _adopt(self, name: str, config: ProviderConfig) -> None:
-        """Take over the keys of a provider, and what is wrong with them, after they were read again."""
+        """Take over a provider's configuration and its problems after its keys were read again."""
         found = self.inventory.providers[name]
         old = found.config.problems
         new = replace(

@@ -2,8 +2,8 @@
 
 `HFS_USAGE_DB` is a path, the URL of a database (rows are forwarded there from the file at the default path) or `off`.
 `HFS_FORWARD_DB` (or by its older name `TIDB_DB_URL`) is another such database. `HFS_REDIS_URL` is where several hosts
-share key state; processes of one host share it through the file. What cannot be used is a problem, and all else works
-without it.
+share key state; processes of one host share it through the file. What cannot be used is reported as a problem, and
+everything else works without it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Persistence:
 
     @property
     def problems(self) -> list[Problem]:
-        """What could not be used, or does not work at the moment."""
+        """Problems: what could not be used, or does not work at the moment."""
         # While the file cannot be written, it cannot be shared either: one problem is enough.
         shared = self.places.redis is not None or self.log is None or not self.log.failing
         users = [self.log, self._pruner, *self.forwarders, self._ledger if shared else None]
@@ -132,7 +132,7 @@ class Persistence:
         self._ledger = self._share(pools) if pools else None
 
     def budgets(self, budgets: Sequence[Budget], prices: PriceList) -> Budgets | None:
-        """The budgets, and who keeps account of them; None if there are none."""
+        """The budgets with their ledger; None if there are none."""
         if not budgets:
             return None
         from hfs_providers.money.budgets import Budgets
@@ -142,7 +142,7 @@ class Persistence:
         return Budgets(budgets, prices, self._spending, self._wall)
 
     def known_of(self, provider: str, credentials: Sequence[Credential]) -> PoolSnapshot | None:
-        """What the file knows of keys that join a provider; None if it is not known."""
+        """What the file knows about keys that join a provider; None if it cannot be read."""
         if self.store is None or self.store.unusable is not None:
             return None
         from hfs_providers.sharing.key_state import pool_state, rename_keys
@@ -158,12 +158,12 @@ class Persistence:
             return None
 
     def note(self, event: Event) -> None:
-        """Write down what an event says of keys, circuits and models. Never blocks, never raises."""
+        """Store what an event says about keys, circuits and models. Never blocks, never raises."""
         for observe in self._observers:
             observe(event)
 
     def consult(self, wrappers: Mapping[str, Wrapper], models: Mapping[str, Collection[str]]) -> Problem | None:
-        """Put what Redis holds of the keys into the pools, for somebody who looks at them.
+        """Load what Redis knows about the keys into the pools, for reports.
 
         Args:
             models: by provider, the models whose counts are wanted; other providers are left out.
@@ -179,11 +179,11 @@ class Persistence:
         return take_over(self.places.redis, pools, models, self._wall)
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait up to `timeout` seconds until everything recorded is in the file; whether it is."""
+        """Wait up to `timeout` seconds until everything recorded is in the file. Returns whether it is."""
         return self.log is None or self.log.flush(timeout)
 
     def close(self) -> None:
-        """Write what is left, tell those who share that this process leaves, stop all threads. Safe to call twice."""
+        """Write what is left, tell the other processes that this one leaves, stop all threads. Safe to call twice."""
         for user in (self._ledger, self.log, self._spending, self._pruner, *self.forwarders):
             try:
                 if user is not None:

@@ -34,11 +34,11 @@ class KeyedProvider(ProviderTraits):
         install: the command that installs the SDK; if empty, the extra named like the provider, of the distribution
             that the plugin comes from.
         base_url: the provider's address, so that no variable of the SDK's own can replace it; None for the SDK's.
-        openai_path: what is added to the base URL for the provider's OpenAI-compatible endpoint, or None.
-        models: model ids to use where the caller names none, in order of preference.
+        openai_path: the path that is added to the base URL for the provider's OpenAI-compatible endpoint, or None.
+        models: model ids to use if the caller names none, in order of preference.
         limits: by model id or glob; the first that matches counts.
-        limit_headers: what the provider's rate-limit headers show, by lower-case name (`rpm` to `tpd`), where the name
-            does not say so itself. A limit that `limits` names as well is that of `limits`.
+        limit_headers: by lower-case name, which limit (`rpm` to `tpd`) a rate-limit header of the provider shows, if
+            the name does not say it. If `limits` has the same limit, that of `limits` counts.
         windows: context windows in tokens, by model id or glob.
         aggregator: it routes to other providers and retries transport errors itself.
         keyless: it takes endpoints rather than keys.
@@ -47,13 +47,13 @@ class KeyedProvider(ProviderTraits):
             `max_retries`) or another of `hfs_providers.families`, `own` (the model builds its client itself), or a
             subclass of `hfs_providers.authoring.Clients`, given as the class or as its `module:name`.
         client_params: further arguments of the SDK's client.
-        proof: the cheapest request that proves a key: `models` where the list of the models is given to good keys
-            alone, the path of a GET below the base URL (`/key`), or `completion`, which costs one token.
+        proof: the cheapest request that shows whether a key works: `models` if only valid keys may list the models, the
+            path of a GET below the base URL (`/key`), or `completion`, which costs one token.
         model_params: arguments of the model class that differ from its defaults.
         stream_params: arguments of the model class for streams only, such as a request for the usage.
-        usage_fields: where its usage counts what came from a cache, if not where most providers do.
-        errors: what the provider's errors mean, where the library's general rules do not know it.
-        messages: what its models need, in a chain, of messages and schemas that were meant for other providers' models.
+        usage_fields: which fields of its usage count cached tokens, if they are not the usual ones.
+        errors: what the provider's errors mean, if the library's general rules do not know it.
+        messages: how messages and schemas that were meant for other providers' models are changed for its models.
         price_id: the provider's id in `genai-prices`, if it is not its name.
         http: what it offers over plain HTTP, to the gateway.
     """
@@ -68,7 +68,7 @@ class KeyedProvider(ProviderTraits):
 
     @property
     def hfs_env_prefixes(self) -> Sequence[str]:
-        """What the plugin is shown of the environment besides its own prefixes."""
+        """The prefixes of variables that the plugin sees besides its own."""
         return self.env_aliases
 
     @hookimpl
@@ -100,7 +100,7 @@ class KeyedProvider(ProviderTraits):
 
 
 def provider_health(config: ProviderConfig, wrapper: Wrapper | None, live: bool) -> ProviderHealth:
-    """What a provider's health is when nothing about it is special; `live` asks with each key in turn."""
+    """The provider's health by the usual rules; `live` asks the provider with each key in turn."""
     if not config.configured:
         return ProviderHealth(config.name, False, ("no usable key in the environment",))
     requirement = config.requirement

@@ -11,7 +11,7 @@ from hfs_providers.core.settings import Settings
 
 
 def provider_configs() -> list[tuple[str, str]]:
-    """By installed provider, its name and its first default model. One whose plugin fails is left out."""
+    """The name and the first default model of each installed provider. Providers whose plugins fail are left out."""
     registry = Registry(Settings.load().names(DISABLED))
     first = {found: partial(_first_default, registry, found) for found in registry.providers}
     return [(found, model) for found, model in within_deadline(first).items() if isinstance(model, str)]

@@ -63,7 +63,7 @@ class Plugin:
 
 
 _BROKEN = (Exception, SystemExit)
-"""What a plugin may raise without taking the program with it. KeyboardInterrupt is the user's."""
+"""Exceptions of a plugin that are caught. KeyboardInterrupt comes from the user and is not."""
 _WRAPPED_TIMEOUT = {"configure_env": 2.0, "default_model": 2.0, "build_wrapper": 4.0, "health": 2.0}
 """Seconds after which a provider's hook is called without the wrappers around it, so that it can still answer in time:
 the first two share one deadline, and the first build imports Agno."""
@@ -165,7 +165,7 @@ class Registry:
 
     @property
     def observed(self) -> bool:
-        """Whether anybody observes events now, so that making one is worth its while."""
+        """Whether anybody observes events now. Otherwise none need be made."""
         # Asked before each usage row, so it costs a fraction of a microsecond.
         try:
             for observer in self._observers:
@@ -177,7 +177,7 @@ class Registry:
         return False
 
     def emit(self, event: Event) -> None:
-        """Tell every observer. One that raises is logged once; nothing is ever raised."""
+        """Notify every observer. One that raises is logged once; nothing is ever raised."""
         for observer in self._observers:
             try:
                 if observer.listening():
@@ -306,7 +306,7 @@ class Registry:
                 _log.warning("%s", problem)
 
     def _failure(self, name: str, hook: str, error: BaseException) -> BaseException:
-        """What a failing hook becomes; without the keys that it may have put into words."""
+        """The error for a failing hook, without keys that its message may contain."""
         redactor = self._redactors.get(name, Redactor())
         redactor.scrub_exception(error)
         if isinstance(error, (PluginError, ImportError)):
@@ -321,7 +321,7 @@ class Registry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Observing:
-    """An observer: whom to name, what to call, and whether to call it now."""
+    """An observer: its name, the function to call, and whether to call it now."""
 
     name: str
     call: Callable[[Event], object]

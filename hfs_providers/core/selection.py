@@ -1,4 +1,4 @@
-"""Chooses the provider of a model that any may serve: the first with a free key and budget left, else the earliest."""
+"""Chooses a provider for `get_any_model`: the first with a free key and budget left, else the first to be free."""
 
 from __future__ import annotations
 

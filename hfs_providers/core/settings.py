@@ -25,7 +25,7 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One read-only environment and what was wrong on the way to it.
+    """One read-only environment, and the problems of reading it.
 
     Args:
         env: variable names to values; the process environment wins over the file.
@@ -111,7 +111,7 @@ def _read_env_file(
         )
         # Left in, python-dotenv would warn about each of them on its own logger.
         text = "".join(item.original.string for item in parse_stream(StringIO(text)) if not item.error)
-    # Not python-dotenv's own interpolation, which reads `os.environ` even where another environment was given.
+    # Not python-dotenv's own interpolation, which reads `os.environ` even if another environment was given.
     raw = dotenv_values(stream=StringIO(text), interpolate=False)
     values: dict[str, str] = {}
     for name, value in raw.items():

@@ -1,4 +1,4 @@
-"""Where usage goes, looked up without writing any."""
+"""Where usage is stored and forwarded to, found without writing any."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class StorageStatus:
 
 
 def storage_status(env: Mapping[str, str]) -> StorageStatus:
-    """Where usage goes as an environment says, and what is there. Makes no file; moves a corrupt one aside."""
+    """Where an environment stores and forwards usage, and its state. Creates no file; moves a corrupt one aside."""
     places = Places.of(env)
     store, size, problems, running = None, None, list(places.problems), 0
     if places.path is not None:
@@ -154,7 +154,7 @@ def _target(store: Store | None, variable: str, url: str) -> TargetStatus:
 
 
 def nothing_to_forward(places: Places) -> Problem:
-    """That rows cannot be forwarded because there is no local file."""
+    """The problem that rows cannot be forwarded because there is no local file."""
     names = " and ".join(places.targets)
     return Problem(
         f"nothing is forwarded to {names}: there is no local file to forward from", f"Set {USAGE} to an absolute path"

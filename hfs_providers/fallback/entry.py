@@ -32,7 +32,7 @@ class Entry:
     Args:
         circuit: shared by all chains that have the provider's model as an entry.
         rotation: where its keys come from; None for a model that does not rotate.
-        window: its context window in tokens, or None where that is not known.
+        window: its context window in tokens, or None if that is not known.
         messages: what the model needs of messages that other models have written.
         aggregator: whether the provider retries transport errors itself.
         renewable: the attributes in which a model that is not one of ours keeps clients that Agno made.

@@ -38,7 +38,7 @@ class ExchangeTarget(NamedTuple):
 
         Args:
             body: as for `Exchange`.
-            estimated_tokens: to be reserved, where that is more than the options say.
+            estimated_tokens: to be reserved, if that is more than the options say.
         """
         options = self.options
         if estimated_tokens > options.estimated_tokens:

@@ -1,8 +1,8 @@
 """What a pool can still serve of a model, and for how long.
 
-The forecast takes requests as a steady flow that goes wherever there is room. Until an instant, an account can have
-served what its limits allow, less what was used before and has not left their windows by then. The pool runs dry when
-the flow needs more than all its accounts together can have served.
+The forecast treats requests as a steady flow that goes wherever there is room. Until an instant, an account can serve
+what its limits allow, minus what was used before and has not left the windows by then. The pool runs dry when the flow
+needs more than all its accounts together can serve.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MOST_STEPS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What limits still allow within a time; None is without limit.
+    """What limits still allow within a time; None is unlimited.
 
     Args:
-        requests: of the mean size, if it is known.
-        tokens: whatever the number of requests.
+        requests: of the mean size, if that is known.
+        tokens: regardless of the number of requests.
     """
 
     requests: int | None
@@ -84,7 +84,7 @@ class Capacity:
         minute, hour, day: what limits allow within the next minute and hour, and until the day's limits are reset.
         dry_in: seconds until no key is free at this rate; 0: now; None: not within a day.
         limit: the limit that is used up then, as a field of `Limits`.
-        needs: what the load that was asked about needs.
+        needs: what the load given by the caller needs.
     """
 
     provider: str
@@ -157,8 +157,8 @@ def capacity_of(
     """What accounts can serve of a model.
 
     Args:
-        rooms: of all its accounts. Their hours tell how much was used lately.
-        rate: requests a minute of the load that is asked about; None: the one of the last hour.
+        rooms: of all its accounts. Their hours show how much was used lately.
+        rate: requests a minute of the load; None: the rate of the last hour.
         tokens: of one of its requests; None: as in the last hour.
     """
     # Of thousands of keys, most may be alike.

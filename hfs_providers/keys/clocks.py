@@ -1,6 +1,6 @@
 """The monotonic and the wall clock side by side: while a host is suspended, its monotonic clock stands still.
 
-A pool counts in monotonic seconds. The end of a cooldown or probation is kept by both clocks: it is over as soon as
+A pool counts in monotonic seconds. The end of a cooldown or probation is stored by both clocks: it is over as soon as
 one of them says so.
 """
 

@@ -1,7 +1,7 @@
 """The dead keys of a pool, in the order in which they may be tried.
 
-A trial is the last resort of a call that can have no live key in its time. A call makes one trial at most: most dead
-keys stay dead, and the call pays for finding out.
+A trial is the last resort of a call that gets no live key in time. A call makes at most one trial: most dead keys stay
+dead, and finding out costs the call time.
 """
 
 from __future__ import annotations

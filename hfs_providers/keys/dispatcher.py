@@ -37,7 +37,7 @@ class Dispatcher:
         self.wait_queues: dict[str, WaitQueue] = {}
 
     def admit(self, waiter: Waiter, now: float, signal: Callable[[], Signal]) -> None:
-        """Give a call that just came a lease, or a place in the queue.
+        """Give a new call a lease, or a place in the queue.
 
         Raises:
             PoolExhaustedError: no key is free, nor will be in its time.
@@ -114,7 +114,7 @@ class Dispatcher:
             self._take_back(grant)
 
     def _dismiss(self, waiter: Waiter, now: float) -> bool:
-        """Give a waiter that can have no live key in its time a trial, or nothing; False if it has to wait."""
+        """If a waiter gets no live key in time, give it a trial, or nothing. Returns False if it has to wait."""
         # A waiter without a deadline does not wait for what never comes either.
         latest = min(waiter.deadline, sys.float_info.max)
         request = waiter.request

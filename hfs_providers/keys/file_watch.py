@@ -1,8 +1,8 @@
-"""Files that are read again while the program runs. One thread looks after all of them; there is none without any.
+"""Files that are read again while the program runs. One thread reads all of them; without files there is no thread.
 
 A change counts when two reads, `INTERVAL` apart, have found the same: a file may be written bit by bit, or be missing
-for a moment while it is replaced. Files are read whole each time, because some file systems tell the time of a change
-to the second only.
+for a moment while it is replaced. Files are read whole each time, because some file systems record the time of a change
+only to the second.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class FileWatch:
 
     Args:
         path: absolute.
-        changed: called in the watching thread with what the file holds: soon after the start, and after each change. If
-            it returns False, it is called again soon.
+        changed: called in the watching thread with the content of the file: soon after the start, and after each
+            change. If it returns False, it is called again soon.
     """
 
     def __init__(self, path: str, changed: Callable[[PrivateFile], bool]) -> None:
@@ -55,7 +55,7 @@ class FileWatch:
             self._seen = found
 
     def close(self) -> None:
-        """Tell nobody any more. Waits until who is being told has returned."""
+        """Stop calling `changed`. Waits until a running call has returned."""
         with self._lock:
             self._closed = True
         _watching.remove(self)

@@ -22,9 +22,9 @@ class KeyChanges:
 
     Args:
         wrapper: of the provider.
-        read: makes the provider's configuration of its variables and the file, again.
+        read: makes the provider's configuration from its variables and the file again.
         known_of: finds the state of keys that join, as `Pool.load` takes it.
-        adopt: takes the configuration that holds from now on.
+        adopt: takes the new configuration.
     """
 
     wrapper: Wrapper
@@ -33,7 +33,7 @@ class KeyChanges:
     adopt: Callable[[ProviderConfig], object]
 
     def apply(self, file: PrivateFile) -> bool:
-        """Apply what the file held when it was read; False if it has changed since."""
+        """Apply the content of the file. Returns False if the file has changed since it was read."""
         found = self.read()
         if found.key_file is None or read_private_file(found.key_file) != file:
             return False
@@ -48,7 +48,7 @@ class KeyChanges:
         return True
 
     def _change(self, name: str, wanted: Sequence[Credential], here: Sequence[Credential]) -> Problem | None:
-        """Change the keys; why they cannot be changed, if so."""
+        """Change the keys. Returns why they cannot be changed, or None."""
         before, after = ({each.id: each for each in credentials} for credentials in (here, wanted))
         joining = [each for each in wanted if before.get(each.id) != each]
         leaving = [each.id for each in here if after.get(each.id) != each]

@@ -1,7 +1,7 @@
 """Files that hold keys, and lists of keys.
 
 A line has a key, or a key, a comma and the account whose limits it shares; `#` begins a comment. A file may be half
-written, unreadable or no file at all: what is wrong is said in words that show no key.
+written, unreadable or not a file at all: messages say what is wrong without showing a key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from hfs_providers.contract.secret import Secret
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Of a file with keys: a larger one is a mistake."""
+"""The largest size of a file with keys: a larger one is a mistake."""
 
 EMPTY = "holds no key"
 """What a file does that has no key in it."""
@@ -46,7 +46,7 @@ def unquoted(text: str) -> str:
 
 
 def key_fault(text: str) -> str | None:
-    """What a text is, or has, that is no key; None if it may be one."""
+    """Why a text is not a key; None if it may be one."""
     if not text:
         return "is blank"
     if len(text) > _LONGEST_KEY:
@@ -61,12 +61,12 @@ def key_fault(text: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class PrivateFile:
-    """A file as it was read. Two that are equal have the same content, or the same fault.
+    """A file as it was read. Two equal ones have the same content, or the same fault.
 
     Args:
         data: the content, or None if it cannot be used.
-        fault: why, as what its path does (`is a directory`).
-        remedy: what mends that.
+        fault: why, as a predicate of its path (`is a directory`).
+        remedy: what fixes that.
         exposed: whether every user of the machine can read it.
     """
 
@@ -103,10 +103,11 @@ def read_private_file(path: str) -> PrivateFile:
 
 
 def replace_private_file(path: str, data: bytes) -> None:
-    """Replace a file at once, or make it: a process may read it at any moment. Only its owner can read it (0600).
+    """Create or replace a file in one atomic step, because a process may read it at any moment. Only its owner can read
+    it (0600).
 
     Raises:
-        OSError: it cannot be written. What was there stays.
+        OSError: it cannot be written. The old file stays.
     """
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -132,12 +133,12 @@ class ListedKey(NamedTuple):
 
 
 class KeyList(NamedTuple):
-    """What a list of keys comes to.
+    """The result of reading a list of keys.
 
     Args:
         keys: each once.
-        dropped: the places of what is no key, by what is wrong with it.
-        fault, remedy: why there is no key in it, as `PrivateFile` says it.
+        dropped: the places of entries that are not keys, by what is wrong with them.
+        fault, remedy: why there is no key in it, as in `PrivateFile`.
     """
 
     keys: Sequence[ListedKey]

@@ -1,4 +1,4 @@
-"""All keys of a pool: which one a request may have, from when on it may have one, and the state of each.
+"""All keys of a pool: which one a request may have, when it may have one, and the state of each.
 
 It has no lock: the pool holds its own around every call but `resolve_limits`.
 """
@@ -22,14 +22,14 @@ Resolver = Callable[[str, str], "Limits | None"]
 """The limits of a model on a key, by (model id, key id); None if none are known."""
 
 Merge = Callable[["Limits | None", Limits], "Limits | None"]
-"""The limits that hold if those are known, and the answers of the provider have shown these."""
+"""The limits that hold, given the known limits and those that answers of the provider have shown."""
 
 # Keys that were never used come before all others, the oldest first.
 _NEVER_USED = 1 << 40
 
 
 def known_or_shown(known: Limits | None, shown: Limits) -> Limits:
-    """Limits that are known count, whatever answers show."""
+    """Known limits count, whatever answers show."""
     return shown if known is None else known
 
 
@@ -39,7 +39,7 @@ class KeyRing:
     Args:
         resolver: the limits of a model on a key.
         merge: what holds if answers have shown limits, too.
-        counts_hours: whether what is used in an hour is counted although nothing limits it.
+        counts_hours: whether the use of an hour is counted even without a limit per hour.
 
     Raises:
         ValueError: two credentials have one id.
@@ -81,7 +81,7 @@ class KeyRing:
     # Keys that come and go.
 
     def change(self, joining: Iterable[Credential], leaving: Iterable[str]) -> None:
-        """Take in keys, and let others go, by id. What is in flight on those that go ends as usual.
+        """Add keys, and remove others by id. Calls in flight on removed keys end as usual.
 
         Raises:
             ValueError: a key that joins has the id of one that is here.
@@ -115,7 +115,7 @@ class KeyRing:
             queue.reorder(gone)
 
     def _renew(self, accounts: Collection[Account], model_id: str | None = None) -> None:
-        """Apply what may have changed of the limits of accounts for a model or for all, also for calls in flight."""
+        """Apply changed limits of accounts, for a model or for all, also to calls in flight."""
         for account in accounts:
             for each in [each for each in account.allowances if model_id in (None, each)]:
                 account.allowances[each] = self._allow(account, each)
@@ -126,7 +126,7 @@ class KeyRing:
                 queue.renew(accounts)
 
     def forget(self, model_id: str) -> None:
-        """Drop all that is kept of a model, unless calls of it are in flight."""
+        """Drop everything about a model, unless calls to it are in flight."""
         if any(meter.in_flight for account in self.accounts if (meter := account.meters.get(model_id)) is not None):
             return
         self._resolved.pop(model_id, None)
@@ -173,7 +173,7 @@ class KeyRing:
         return Allowance(meter, limits)
 
     def learn(self, model_id: str, key_id: str, limits: Limits | None) -> bool:
-        """Note limits that an answer showed, or that it showed none; whether that is new."""
+        """Note the limits that an answer showed, or that it showed none. Returns whether that is new."""
         key = self.keys.get(key_id)
         if key is None or self.learned.get((model_id, key_id)) == limits:
             return False
@@ -219,7 +219,7 @@ class KeyRing:
         return (slot, key) if slot.fits(request.tokens, now) else None
 
     def _is_busy(self, key: Key) -> bool:
-        """Whether it has so much more in flight than others that conversations pass it over."""
+        """Whether it has so many more calls in flight than others that conversations pass it over."""
         return key.in_flight > 2 * self.in_flight / (len(self.keys) - len(self._trials.filed)) + 2
 
     def find_trial(self, request: KeyRequest, now: float) -> tuple[Slot, Key] | None:
@@ -306,7 +306,7 @@ class KeyRing:
             queue.wake_all()
 
     def changed(self, account: Account) -> None:
-        """Something about an account changed that is not in its windows."""
+        """Something about an account changed, other than its windows."""
         if account.dead or self._trials.filed:
             self._trials.file(account)
         for meter in account.meters.values():

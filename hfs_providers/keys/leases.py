@@ -21,14 +21,14 @@ OnChange = Callable[[KeyChange, str, "str | None", "str | None", "float | None"]
 
 Outcome = Literal["commit", "failed", "rate_limited", "dead", "release"]
 Told = tuple[KeyChange, "str | None", "str | None", "float | None"]
-"""What `OnChange` is told, without the key."""
+"""The arguments of `OnChange`, without the key."""
 
 
 class Refused(NamedTuple):
-    """What the provider said to a request that it refused because of the key.
+    """The provider's answer to a request that it refused because of the key.
 
     Args:
-        retry_after: seconds to wait, if it said so.
+        retry_after: seconds to wait, if it named them.
         scope: whether that holds for the model alone or for the key.
         credits: the account has no credits left.
     """
@@ -57,7 +57,7 @@ class Grant:
 
 
 class Lender(Protocol):
-    """Whoever gave a lease."""
+    """The giver of a lease."""
 
     def end(self, grant: Grant, outcome: Outcome, tokens: int = 0, refused: Refused = ...) -> None:
         """End a lease, unless it has ended."""
@@ -163,7 +163,7 @@ class Lease:
 
 
 class Leases:
-    """Opens and closes leases, the one owner of what is counted of them, and applies their outcomes to the keys.
+    """Opens and closes leases, counts them, and applies their outcomes to the keys.
 
     It has no lock: the pool holds its own around every call.
     """
@@ -210,7 +210,7 @@ class Leases:
         self._keyring.changed(key.account)
 
     def settle(self, grant: Grant, outcome: Outcome, tokens: int, refused: Refused) -> Sequence[Told]:
-        """Close a lease and apply its outcome; what observers are to be told."""
+        """Close a lease and apply its outcome. Returns what observers are to be told."""
         told: Sequence[Told] = ()
         self._close(grant)
         key, meter = grant.key, grant.meter

@@ -1,4 +1,4 @@
-"""Key state that several processes or hosts share: what a pool asks before it sends a request.
+"""Key state that several processes or hosts share: a pool asks it before each request.
 
 A pool picks a key by what it knows itself. If others use the same keys, a `Ledger` decides: it counts what all of them
 have used and have in flight, and knows what any of them was told about a key.
@@ -33,7 +33,7 @@ _executor_lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a pool wants to use for one request.
+    """A pool's reservation for one request.
 
     Args:
         account: what the key shares limits with, as `Credential.account` names it.
@@ -64,7 +64,7 @@ class Refusal:
     Args:
         state: `limited` (the others have used the allowance up), `cooling` or `dead` (one of them was told so).
         until: seconds since the epoch from which it is worth asking again.
-        scope: whether it holds for the model alone or for the whole account; a dead key is dead for all models.
+        scope: whether it holds only for the model or for the whole account; a dead key is dead for all models.
     """
 
     state: Literal["limited", "cooling", "dead"]
@@ -92,7 +92,7 @@ class Spent(NamedTuple):
 
 
 class Ledger(Protocol):
-    """What all who share the keys have agreed on. One for each process; safe for threads.
+    """The shared state that all users of the keys agree on. One for each process; safe for threads.
 
     `KeyPool.join` makes a pool ask it before each request, `KeyPool.leave` ends that.
     """
@@ -101,7 +101,7 @@ class Ledger(Protocol):
         """Count the reservation as in flight if all limits allow it, in one atomic step; None is yes.
 
         Blocks for the time of one transaction, and never for longer than a quarter of a second: if the others cannot be
-        reached, the pool goes on alone. Raises nothing but what interrupts the program; then nothing is reserved.
+            reached, the pool goes on alone. Raises only what interrupts the program; then nothing is reserved.
         """
 
     async def reserve_async(self, reservation: Reservation) -> Refusal | None:

@@ -43,7 +43,7 @@ class Ask(NamedTuple):
 
 
 LeaseSteps = Generator[Nap | Ask, "Refusal | None", Lease]
-"""What a call has to do for its lease, whether it blocks a thread or awaits in a task."""
+"""A step that a call takes for its lease, whether it blocks a thread or awaits in a task."""
 
 
 class Lending:
@@ -152,7 +152,8 @@ class Lending:
             raise
 
     def _ask(self, grant: Grant) -> Ask | None:
-        """Whom to ask for a lease that was just opened, and for what; None if nobody shares the keys any more."""
+        """The ledger to ask about a lease that was just opened, and the reservation; None if nobody shares the keys any
+        more."""
         with self.held():
             reservations = self._reservations
             if reservations.ledger is not None and grant in reservations.asking:

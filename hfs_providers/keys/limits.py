@@ -14,7 +14,7 @@ from hfs_providers.keys.windows import SlidingWindow, Window, ZonedDay
 HOUR_GRAIN, DAY_GRAIN = 60.0, 900.0
 
 _UNLIMITED = 10**15
-"""A limit of so many requests makes a window that counts and limits nothing."""
+"""A limit of so many requests limits nothing: its window only counts."""
 
 
 class Sleeper(Protocol):
@@ -25,7 +25,7 @@ class Sleeper(Protocol):
 
 
 class Meter:
-    """What one account has used, for one model or for all that share an allowance.
+    """What one account has used, for one model or for all models that share an allowance.
 
     `in_flight` and `reserved` belong to the leases that are open; the windows to the requests that ended. `sleepers`
     are woken when a call ends.
@@ -155,7 +155,7 @@ def counting_hours(limits: Limits | None) -> Limits:
 
 
 def strictest(limits: Sequence[Limits | None]) -> Limits | None:
-    """The lowest of each limit: what holds for an account whose keys have different limits."""
+    """The lowest of each limit: these hold for an account whose keys have different limits."""
     known = [each for each in limits if each is not None]
     if not known or known.count(known[0]) == len(known):
         return known[0] if known else None

@@ -45,10 +45,10 @@ class KeyPool(PoolView):
             outside the lock.
         merge: what holds if answers have shown limits, too (see `learn`); by default what `limits` says, if anything.
         clock: monotonic seconds.
-        on_change: told of what happens to keys; called outside the lock. What it raises is logged.
+        on_change: called outside the lock when something happens to a key. What it raises is logged.
         wall: seconds since the epoch, for days that end at midnight and for what is persisted.
         waits: how waiters sleep.
-        counts_hours: whether it counts what is used in an hour although nothing limits it, as `rooms` needs.
+        counts_hours: whether it counts the use of an hour even without a limit per hour, as `rooms` needs.
 
     Raises:
         ValueError: two credentials have one id.
@@ -111,14 +111,14 @@ class KeyPool(PoolView):
         trial: bool = True,
         affinity: int | None = None,
     ) -> Lease:
-        """Lease a key, waiting for one if need be.
+        """Lease a key, waiting for one if necessary.
 
         Args:
             estimated_tokens: tokens to reserve until the call ends.
             timeout: seconds to wait at most; 0 does not wait.
-            exclude: ids of keys that will not do.
-            key_id: the one key that will do.
-            trial: whether a dead key will do whose probation is over, if no live key can be free within `timeout`.
+            exclude: ids of keys that must not be used.
+            key_id: the only key that may be used.
+            trial: whether a dead key whose probation is over may be used, if no live key can be free within `timeout`.
             affinity: a hash of the conversation, 64 evenly spread bits: calls with the same one get the same key, or
                 one of the same account, unless that is limited or busy. None: the key that was used least recently.
 
@@ -253,7 +253,7 @@ class KeyPool(PoolView):
         self._lending.tell(key_id, [("key_cooling", model_id, reason, seconds)])
 
     def learn(self, model_id: str, key_id: str, limits: Limits | None) -> None:
-        """Note the limits that the answer of a model showed for a key; None forgets them."""
+        """Note the limits that an answer showed for a model and a key; None forgets them."""
         # Most answers show what the one before showed: that costs no lock.
         if self._keyring.learned.get((model_id, key_id)) == limits:
             return
@@ -278,7 +278,7 @@ class KeyPool(PoolView):
             self._lending.tell(each.id, [("key_joined", None, None, None)])
 
     def forget(self, model_id: str) -> None:
-        """Drop all that is kept of a model that is not asked for any more; each name of a model costs memory.
+        """Drop everything about a model that is not used any more; each model name costs memory.
 
         Nothing is dropped while calls of it wait or are in flight.
         """

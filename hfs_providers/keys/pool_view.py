@@ -1,4 +1,4 @@
-"""What a pool says of its keys."""
+"""What a pool says about its keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PoolView:
         return key.credential if key is not None else None
 
     def next_free(self, model_id: str, estimated_tokens: int = 1000) -> float | None:
-        """Seconds until a key can be leased: 0 if one is free now, None if none will be by itself.
+        """Seconds until a key can be leased: 0 if one is free now, None if none will become free by itself.
 
         A dead key counts from when it may be tried. Waiters do not count, although they are served first.
         """
@@ -69,7 +69,7 @@ class PoolView:
             return [self._keyring.status(key, model_id, now) for key in self._keyring.keys.values()]
 
     def used(self, model_id: str) -> dict[str, list[WindowUse]]:
-        """What of a model's limits is used, by key id; nothing if no limits are known."""
+        """How much of a model's limits is used, by key id; nothing if no limits are known."""
         self._keyring.resolve_limits(model_id)
         with self._lending.held():
             now = self._keyring.look()

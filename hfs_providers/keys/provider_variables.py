@@ -1,4 +1,4 @@
-"""The typed settings of one provider, out of its own variables. Bad input is data (`Problem`), never an exception."""
+"""The typed settings of one provider, from its own variables. Bad input is data (`Problem`), never an exception."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class _ProviderReader:
         self.problems.append(Problem(message, remedy, level, self.provider))
 
     def _count(self, variable: str, level: Level = "error") -> tuple[int | None, bool]:
-        """A count variable, and whether it may be relied on: a wrong one switches the provider off."""
+        """The value of a count variable, and whether it is valid: an invalid one switches the provider off."""
         text = unquoted(self.env.get(variable, ""))
         if not text:
             return None, True

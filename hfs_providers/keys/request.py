@@ -1,4 +1,4 @@
-"""What a call wants of the pool."""
+"""What a call wants from the pool."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class KeyRequest(NamedTuple):
     """A request for a key.
 
     Args:
-        exclude: ids of keys that will not do.
-        key_id: the one key that will do, or None for any.
-        affinity: the hash of the conversation that the call belongs to; None if any key is as good as another.
+        exclude: ids of keys that must not be used.
+        key_id: the only key that may be used, or None for any.
+        affinity: the hash of the conversation that the call belongs to; None if it belongs to none.
     """
 
     model_id: str
@@ -22,5 +22,5 @@ class KeyRequest(NamedTuple):
     affinity: int | None = None
 
     def admits(self, key_id: str) -> bool:
-        """Whether a key will do."""
+        """Whether a key may be used."""
         return key_id not in self.exclude and (self.key_id is None or key_id == self.key_id)

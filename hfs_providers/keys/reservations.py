@@ -25,7 +25,7 @@ class Reservations:
         self._clock = clock
         self._wall = wall
         self.ledger: Ledger | None = None
-        """Whom to ask while others use the same keys."""
+        """The ledger to ask while others use the same keys."""
         self.asking: set[Grant] = set()
         """Leases that were opened while the keys were shared, and not granted yet: the ledger does not count them."""
 
@@ -51,7 +51,7 @@ class Reservations:
             self.ledger.end(grant.reservation or self.of(grant), charged)
 
     def in_flight(self) -> list[InFlight]:
-        """What is in flight, except what the ledger is being asked for at this moment."""
+        """The calls in flight, except those that the ledger is being asked about at this moment."""
         asking: Counter[int] = Counter()
         tokens: Counter[int] = Counter()
         for grant in self.asking:
@@ -67,7 +67,7 @@ class Reservations:
         return found
 
     def spent(self) -> list[Spent]:
-        """What lies in the windows."""
+        """The content of the windows."""
         now, wall = self._clock(), self._wall()
         found = []
         for account in self._keyring.accounts:
@@ -83,7 +83,7 @@ class Reservations:
         return found
 
     def apply_refusal(self, grant: Grant, refusal: Refusal) -> None:
-        """Take the key of a lease that was refused and taken back out of rotation, as the others know it must be."""
+        """Take out of rotation the key of a lease that was refused, because the others know why."""
         now = self._keyring.look()
         seconds = max(_LEAST_COOLDOWN, refusal.until - self._wall())
         key = grant.key

@@ -1,7 +1,8 @@
-"""What of a pool outlives its process, as plain data stamped by the wall clock: windows, cooldowns, dead keys, limits.
+"""The state of a pool that outlives its process, as plain data stamped by the wall clock: windows, cooldowns, dead
+keys, limits.
 
-A key is named by its id and fingerprint. A state that is read may be old, written by another clock, or not be a state
-at all: what does not fit is left out, what lies too far ahead is clamped, and nothing is raised.
+A key is named by its id and fingerprint. A state that is read may be old, written by another clock, or not a state at
+all: what does not fit is left out, instants too far ahead are clamped, and nothing is raised.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hfs_providers.keys.state import CREDIT_PROBATION, Account, Key
 from hfs_providers.keys.windows import MOST_TOKENS, Window, WindowEntry
 
 VERSION = 1
-"""Of the format; another one is not read."""
+"""The version of the format; other versions are not read."""
 
 ANY_ZONE = "day@"
 """The kind of entries for a calendar day of whatever zone: each lies within the day that it counts for."""
@@ -139,7 +140,7 @@ def models_of(state: Mapping[str, object]) -> set[str]:
 def load_state(
     state: Mapping[str, object], keys: Mapping[str, Key], now: float, wall: float, allowance: AllowanceOf, learn: Learn
 ) -> None:
-    """Apply what is known to the keys that are here and the same. No window is made that no limit needs.
+    """Apply a state to the keys that are here and unchanged. Windows that no limit needs are not made.
 
     Args:
         keys: of one pool, by id.

@@ -23,11 +23,11 @@ from hfs_providers.keys.clocks import Clocks, Instant
 from hfs_providers.keys.limits import Allowance, Meter
 
 DEFAULT_COOLDOWN = 30.0
-"""Seconds for which a limited key cools down if the provider's answer does not say for how long."""
+"""Seconds for which a limited key cools down if the provider's answer names no time."""
 
 PROBATION = 3600.0
-"""Seconds after which a dead key may be tried again; up to a quarter less, so that keys which died at one time are not
-due at one time."""
+"""Seconds after which a dead key may be tried again; up to a quarter less, so that keys that died together are not
+tried together."""
 
 CREDIT_PROBATION = 86_400.0
 """The same for a key without credits; also the longest probation that doubling leads to."""
@@ -40,7 +40,7 @@ _SHARES = 4096
 
 
 class Cooldown(NamedTuple):
-    """Until when an account cools down, and why.
+    """When the cooldown of an account ends, and why there is one.
 
     Args:
         state: `cooling` if the provider said so, `limited` if others have used the allowance up.

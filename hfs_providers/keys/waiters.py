@@ -1,4 +1,5 @@
-"""Who waits for a key: one queue per model, for threads and asyncio tasks alike, served in the order of arrival.
+"""The calls that wait for a key: one queue per model, for threads and asyncio tasks alike, served in the order of
+arrival.
 
 Nobody polls. A waiter sleeps until its own deadline. The first waiter of each home (a thread, an event loop) also keeps
 the alarm of the queue: it wakes at the earliest instant at which a key can be free, and serves the whole queue. A lease
@@ -107,7 +108,7 @@ class Waiter:
 
     Args:
         timeout: seconds to wait at most.
-        trial: whether a dead key will do that may be tried.
+        trial: whether it may try a dead key.
     """
 
     __slots__ = ("deadline", "grant", "lease", "naps_until", "request", "signal", "timeout", "trial", "turn")

@@ -1,4 +1,4 @@
-"""What was used of a limit: windows of time whose cost does not grow with their history."""
+"""How much of a limit was used: windows of time whose cost does not grow with their history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WALL_MARGIN = 1e-6
 
 
 MOST_TOKENS = 1 << 40
-"""What one entry of a window counts at most, whatever a provider or a file says: sums stay within 64 bits."""
+"""The most that one entry of a window counts, whatever a provider or a file says: sums stay within 64 bits."""
 
 WindowEntry = tuple[float, int, int]
 """An instant, requests and tokens."""
@@ -168,7 +168,7 @@ class SlidingWindow:
             self._cumulative_requests, self._cumulative_tokens = array("q", requests_upto), array("q", tokens_upto)
 
     def age(self, seconds: float) -> None:
-        """Let that much more time have passed than the monotonic clock shows."""
+        """Account for time that the monotonic clock did not count."""
         self._stamps = array("d", (stamp - seconds for stamp in self._stamps))
         self.expires -= seconds
 

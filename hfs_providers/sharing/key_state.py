@@ -129,7 +129,7 @@ def rename_keys(connection: sqlite3.Connection, provider: str, credentials: Sequ
 
 
 def restore_key_state(connection: sqlite3.Connection, wrappers: Mapping[str, Wrapper], wall: float) -> None:
-    """Restore what the file knows in providers that start; circuits and retired models where they have any."""
+    """Restore what the file knows in providers that start; circuits and retired models if they have any."""
     for name, wrapper in wrappers.items():
         rename_keys(connection, name, wrapper.pool.credentials)
         wrapper.pool.load(pool_state(connection, name, wrapper.pool.credentials, wall))

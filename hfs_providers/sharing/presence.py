@@ -85,7 +85,7 @@ class Presence:
     def add_in_flight(
         self, provider: str, account: str, scope: str, requests: int, tokens: int, connection: sqlite3.Connection
     ) -> None:
-        """Add to what it has in flight; negative numbers where requests have ended."""
+        """Add to what it has in flight; negative numbers if requests have ended."""
         connection.execute(
             "INSERT INTO in_flight (process, provider, account, scope, requests, tokens) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (provider, account, scope, process) DO UPDATE SET"

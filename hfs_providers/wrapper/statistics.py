@@ -112,7 +112,7 @@ class PoolManager:
         return KeySummary(place, credential.fingerprint, snapshot)
 
     def find(self, identifier: int | str) -> tuple[int, Credential] | None:
-        """A key and its place, from 0; None where there is no such key.
+        """A key and its place, from 0; None if there is no such key.
 
         Args:
             identifier: its place, id, fingerprint or the key itself.

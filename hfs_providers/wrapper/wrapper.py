@@ -56,7 +56,7 @@ class ProviderWrapper(KeycycleFace):
 
     @property
     def default_model_id(self) -> str:  # type: ignore[override]  # an attribute in keycycle; here models retire
-        """The model that serves where the caller names none."""
+        """The model that serves if the caller names none."""
         return self.backend.default_model_id
 
     def get_model(  # type: ignore[override]  # keycycle takes the model id as `id`

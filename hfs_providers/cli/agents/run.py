@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 UNUSABLE = 2
 """The exit code for wrong usage, and where the items cannot be read."""
 NOBODY = 3
-"""The exit code where no agent is available for the work."""
+"""The exit code if no agent is available for the work."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Tally:
 
 
 def run(source: str, options: Options) -> int:
-    """Work through the items of a file, or of stdin where it is `-`; the exit code."""
+    """Work through the items of a file, or of stdin if it is `-`; the exit code."""
     if source == "-" and sys.stdin is None:
         output.fail("stdin is closed", "Give a file of work items, or pipe them in", code=UNUSABLE)
     try:

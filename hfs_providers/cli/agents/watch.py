@@ -102,7 +102,7 @@ def watch(path: Path) -> int:
 
 
 def _followed(path: Path) -> Iterator[AgentEvent | None]:
-    """The events, until the supervisor has stopped; None where there is no more for the moment."""
+    """The events, until the supervisor has stopped; None if there is no more for the moment."""
     from hfs_providers.agents import AgentEvent, ContractError
 
     with path.open(encoding="utf-8") as file:
