@@ -41,9 +41,11 @@ def build_model(backend: Backend, model_id: str, options: CallOptions, arguments
     refused = sorted(key_fields & arguments.keys())
     if refused:
         raise TypeError(f"get_model takes no {', '.join(refused)}: the keys are those of the environment")
-    model: Model = rotating_class(backend.model_class, clients.answers)(id=model_id, **arguments)
+    model_class = backend.model_class
+    # Some of Agno's classes read a key from the process environment where they are given none, and complain.
+    no_key: dict[str, Any] = {"api_key": "none"} if "api_key" in model_class.__dataclass_fields__ else {}
+    model: Model = rotating_class(model_class, clients.answers)(id=model_id, **no_key, **arguments)
     for name in key_fields & model.__dict__.keys():
-        # Some of Agno's classes read a key from the process environment as a default.
         model.__dict__[name] = None
     model.__dict__["_hfs"] = Rotation(backend, options, dict(arguments))
     return model

@@ -85,6 +85,17 @@ SDKS: Mapping[str, Sdk] = {
     ),
     "google:Gemini": Sdk("google-genai", "google_genai", "https://generativelanguage.googleapis.com", "google.genai"),
     "groq:Groq": Sdk("groq", "stainless", "https://api.groq.com", streams={"request_params": _COUNTED}),
+    "litellm:LiteLLM": Sdk(
+        "litellm",
+        "litellm",
+        # Of a proxy, where the library is asked for another.
+        "http://127.0.0.1:4000/v1",
+        # Without it, a call with tools is an ImportError.
+        besides=["mcp"],
+        lacks={"timeouts": "the model class takes none"},
+    ),
+    # Its package imports the other class of it first.
+    "litellm:LiteLLMOpenAI": Sdk("openai", "stainless", "http://127.0.0.1:4000", chat=True, besides=["litellm"]),
     "meta:Llama": Sdk(
         "llama-api-client",
         "llama",

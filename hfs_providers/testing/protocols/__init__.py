@@ -24,6 +24,7 @@ SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "bedrock": BedrockDialect,
     "cohere": CohereDialect,
     "google_genai": GeminiDialect,
+    "litellm": OpenAIDialect,
     "llama": LlamaDialect,
     "mistral": MistralDialect,
     "ollama": OllamaDialect,
