@@ -19,7 +19,7 @@ REGION = "us-east-1"
 
 _SERVICE = "bedrock-runtime"
 _REGION = re.compile(r"(?<=\bbedrock-runtime\.)[a-z0-9-]+(?=\.amazonaws\.)")
-_PAIR = re.compile(r"(?P<id>[A-Z0-9]{16,128}):(?P<secret>[^:\s]+)(?::(?P<token>\S+))?")
+_PAIR = re.compile(r"(?P<access_key_id>[A-Z0-9]{16,128}):(?P<secret_access_key>[^:\s]+)(?::(?P<session_token>\S+))?")
 _CALLS = ("converse", "converse_stream", "count_tokens")
 # What the SDK has itself, with more connections.
 _HTTP = {"timeout": 60, "max_pool_connections": 100}
@@ -36,12 +36,10 @@ _NO_TALK = _NoTalk("hfs-providers")
 _TALKS = ("botocore.parsers", "botocore.auth", "botocore.endpoint")
 
 
-def pair_of(key: str) -> dict[str, str | None]:
-    """The fields of a pair, by their names in the SDKs without `aws_`; empty for an API key."""
+def pair_of(key: str) -> dict[str, str]:
+    """The parts of a pair; empty for an API key."""
     found = _PAIR.fullmatch(key)
-    if found is None:
-        return {}
-    return {"access_key": found["id"], "secret_key": found["secret"], "session_token": found["token"]}
+    return {name: text for name, text in found.groupdict().items() if text} if found else {}
 
 
 class BedrockClients(Clients):
@@ -106,7 +104,7 @@ class BedrockClients(Clients):
         """The arguments of a key's client, and the headers that its requests need besides."""
         core = importlib.import_module("botocore")
         key = credential.secret.reveal() if credential.secret is not None else ""
-        pair = {name: text for name, text in pair_of(key).items() if text}
+        pair = pair_of(key)
         address = credential.params.get("endpoint") or self.config.base_url
         if address and bound.aws_region:
             address = _REGION.sub(bound.aws_region, address)
@@ -116,9 +114,8 @@ class BedrockClients(Clients):
             # Said here, so that no token of the process environment is taken.
             signature_version="v4" if pair else core.UNSIGNED,
         )
-        names = {"access_key": "access_key_id", "secret_key": "secret_access_key"}
-        arguments = {f"aws_{names.get(name, name)}": text for name, text in pair.items()}
-        arguments |= {
+        arguments: dict[str, Any] = {
+            **{f"aws_{name}": text for name, text in pair.items()},
             "region_name": bound.aws_region or (found[0] if found else REGION),
             "endpoint_url": address,
             "config": config,

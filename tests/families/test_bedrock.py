@@ -48,15 +48,15 @@ def manager(server: LoopbackServer) -> Iterator[ProviderManager]:
 @pytest.mark.parametrize(
     ("key", "pair"),
     [
-        (f"{ID}:a/b+c", {"access_key": ID, "secret_key": "a/b+c", "session_token": None}),
-        (f"{ID}:a/b+c:t:x=", {"access_key": ID, "secret_key": "a/b+c", "session_token": "t:x="}),
+        (f"{ID}:a/b+c", {"access_key_id": ID, "secret_access_key": "a/b+c"}),
+        (f"{ID}:a/b+c:t:x=", {"access_key_id": ID, "secret_access_key": "a/b+c", "session_token": "t:x="}),
         ("ABSKQmVkcm9ja0FQSUtleQ==", {}),
         (f"{ID}:", {}),
         ("a:b", {}),
     ],
     ids=["pair", "session", "key", "half", "short"],
 )
-def test_a_key_is_a_pair_if_it_looks_like_one(key: str, pair: dict[str, str | None]) -> None:
+def test_a_key_is_a_pair_if_it_looks_like_one(key: str, pair: dict[str, str]) -> None:
     assert pair_of(key) == pair
 
 

@@ -72,8 +72,10 @@ class BedrockDialect(Dialect):
         return BadRequest() if called != results else None
 
     def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
-        calls = [{"toolUse": {**self._call(name), "input": dict(given)}} for name, given in answer.tool_calls or ()]
-        message = {"role": "assistant", "content": calls or [{"text": answer.text or ""}]}
+        content: list[dict[str, Any]] = [
+            {"toolUse": {**self._call(name), "input": dict(given)}} for name, given in answer.tool_calls or ()
+        ]
+        message = {"role": "assistant", "content": content or [{"text": answer.text or ""}]}
         return {"output": {"message": message}, "stopReason": _reason(answer), **self._counted(request, answer)}
 
     def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
