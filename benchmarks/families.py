@@ -69,7 +69,9 @@ def _classes_in(package: str) -> Iterable[str]:
         module = importlib.import_module(f"agno.models.{package}")
     except Exception:  # whatever an SDK raises when it is missing
         return named
-    found = {name: getattr(module, name, None) for name in named or dir(module)}
+    # A package may leave one of its own out of `__all__`.
+    own = [name for name, item in vars(module).items() if str(getattr(item, "__module__", "")).startswith(spec.name)]
+    found = {name: getattr(module, name, None) for name in (*named, *own)}
     return [name for name, item in found.items() if isinstance(item, type) and issubclass(item, Model)]
 
 

@@ -8,6 +8,7 @@ FAMILIES = {
     "bedrock": "hfs_providers.families.bedrock:BedrockClients",
     "cohere": "hfs_providers.families.cohere:CohereClients",
     "google_genai": "hfs_providers.families.google_genai:GenaiClients",
+    "huggingface": "hfs_providers.families.huggingface:HuggingFaceClients",
     "litellm": "hfs_providers.families.litellm:LiteLLMClients",
     "llama": "hfs_providers.families.llama:LlamaClients",
     "mistral": "hfs_providers.families.mistral:MistralClients",

@@ -85,6 +85,7 @@ SDKS: Mapping[str, Sdk] = {
     ),
     "google:Gemini": Sdk("google-genai", "google_genai", "https://generativelanguage.googleapis.com", "google.genai"),
     "groq:Groq": Sdk("groq", "stainless", "https://api.groq.com", streams={"request_params": _COUNTED}),
+    "huggingface:HuggingFace": Sdk("huggingface_hub", "huggingface", "https://router.huggingface.co/v1", chat=True),
     "litellm:LiteLLM": Sdk(
         "litellm",
         "litellm",

@@ -10,6 +10,7 @@ from hfs_providers.testing.protocols.azure_inference import AzureInferenceDialec
 from hfs_providers.testing.protocols.azure_openai import AzureOpenAIDialect
 from hfs_providers.testing.protocols.bedrock import BedrockDialect
 from hfs_providers.testing.protocols.cohere import CohereDialect
+from hfs_providers.testing.protocols.huggingface import HuggingFaceDialect
 from hfs_providers.testing.protocols.llama import LlamaDialect
 from hfs_providers.testing.protocols.mistral import MistralDialect
 from hfs_providers.testing.protocols.ollama import OllamaDialect
@@ -24,6 +25,7 @@ SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "bedrock": BedrockDialect,
     "cohere": CohereDialect,
     "google_genai": GeminiDialect,
+    "huggingface": HuggingFaceDialect,
     "litellm": OpenAIDialect,
     "llama": LlamaDialect,
     "mistral": MistralDialect,
