@@ -27,7 +27,9 @@ _NEEDED = ("uvicorn", "httptools", "starlette", "msgspec")
 
 def dashboard(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 is any free one.")] = 8322,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Keys cannot be revived or retired on it.")] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Keys cannot be tried, revived or retired on it.")
+    ] = False,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
     """Show keys, requests, usage and money on a web page of this machine, live."""
@@ -88,7 +90,8 @@ def can_open() -> bool:
 def _manager() -> ProviderManager:
     from hfs_providers import ProviderManager
 
-    return ProviderManager()
+    # It says something of keys, and uses none but those that are tried.
+    return ProviderManager(shares=False)
 
 
 @contextmanager

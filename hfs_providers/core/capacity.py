@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 
 def measure_capacity(
-    pool: KeyPool,
-    persistence: Persistence,
-    default: str,
-    model: str | None,
-    rate: float | None,
-    tokens: float | None,
+    pool: KeyPool, persistence: Persistence, default: str, model: str | None, *load: float | None
 ) -> list[Capacity]:
     """The capacity of a pool for one model, or for the default one and those that were asked within a day."""
     known = persistence.known_of(pool.provider, pool.credentials) or pool.dump()
@@ -29,14 +24,12 @@ def measure_capacity(
     watched = pool.watched()
     watched.load(known)
     persistence.consult({pool.provider: cast(Wrapper, SimpleNamespace(pool=watched))}, {pool.provider: models})
-    return pool_capacity(watched, models, rate, tokens)
+    return pool_capacity(watched, models, *load)
 
 
-def pool_capacity(
-    pool: KeyPool, models: Sequence[str], rate: float | None = None, tokens: float | None = None
-) -> list[Capacity]:
+def pool_capacity(pool: KeyPool, models: Sequence[str], *load: float | None) -> list[Capacity]:
     """The capacity of a pool that counts hours, for each of some models; see `capacity_of`."""
-    return [capacity_of(pool.provider, each, pool.rooms(each), rate, tokens) for each in models]
+    return [capacity_of(pool.provider, each, pool.rooms(each), *load) for each in models]
 
 
 def models_known(known: PoolSnapshot | None, default: str) -> list[str]:

@@ -51,6 +51,7 @@ class ProviderManager(ManagerView):
         env: used instead of the process environment and of a `.env` in the working directory.
         env_file: a `.env` file to read instead of `HFS_ENV_FILE` or the working directory's.
         plugins: plugin objects to use instead of the installed ones.
+        shares: whether it registers as one that uses the keys; False for one that rules on them, or tries one.
 
     Nothing is raised for a bad environment or a broken plugin: see `problems`. Use it as a context manager, sync or
     async, or leave `shutdown` to the end of the process.
@@ -64,6 +65,7 @@ class ProviderManager(ManagerView):
         env: Mapping[str, str] | None = None,
         env_file: str | os.PathLike[str] | None = None,
         plugins: Iterable[object] | None = None,
+        shares: bool = True,
     ) -> None:
         self.clock: Callable[[], float] = time.monotonic
         self.closed = False
@@ -79,7 +81,7 @@ class ProviderManager(ManagerView):
         self.persistence = Persistence(self.inventory.settings.env, price=prices.cost)
         self.budgets = self.persistence.budgets(self.inventory.file.budgets, prices)
         self._build()
-        self.persistence.start(self.wrappers)
+        self.persistence.start(self.wrappers, shares)
         files = {name: self._known(name).config.key_file for name in self.wrappers}
         self._watches = [self._watch(path, name) for name, path in files.items() if path is not None]
         _announce(self)

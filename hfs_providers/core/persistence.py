@@ -111,8 +111,8 @@ class Persistence:
         names = [name for name, _ in self._forwarding]
         return persistence_line([named_target(store, name, self.places.targets[name]) for name in names])
 
-    def start(self, wrappers: Mapping[str, Wrapper]) -> None:
-        """Restore what is known of the keys of built providers that have a pool, and start to share it."""
+    def start(self, wrappers: Mapping[str, Wrapper], shares: bool = True) -> None:
+        """Restore what is known of the keys of built providers that have a pool, and start to share it if wanted."""
         pools = _pools(wrappers)
         wrappers = {name: wrappers[name] for name in pools}
         if self.log is not None and self.store is not None:
@@ -129,7 +129,8 @@ class Persistence:
                 except Exception as error:
                     # Whatever it is, the program can do without what was known yesterday.
                     self._failed.append(_problem(f"key state was not read from {self.store.path}: {error}"))
-        self._ledger = self._share(pools) if pools else None
+        # Other hosts hear of keys only from those that are registered.
+        self._ledger = self._share(pools) if pools and (shares or self.places.redis is not None) else None
 
     def budgets(self, budgets: Sequence[Budget], prices: PriceList) -> Budgets | None:
         """The budgets with their ledger; None if there are none."""

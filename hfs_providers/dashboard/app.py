@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import json
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from hfs_providers import __version__
 from hfs_providers.contract.errors import HfsProvidersError
 from hfs_providers.dashboard.key_list import KeyFilter
-from hfs_providers.dashboard.rulings import rule_key
+from hfs_providers.dashboard.rulings import rule_key, try_key
 from hfs_providers.dashboard.summary import Dashboard
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 MOST_BODY = 10_000
 """Bytes of a request's body."""
+
+MOST_TRIALS = 4
+"""Keys that are tried at a time."""
 
 API = "/dashboard/api/"
 """What the paths of its data begin with. Everything else is the same for everybody."""
@@ -61,6 +65,9 @@ _TYPES = {
     "svg": "image/svg+xml",
 }
 
+_Action = Callable[[str, str], dict[str, Any]]
+"""Does something with a key, for a reason."""
+
 Managers = Callable[[], AbstractContextManager["ProviderManager"]]
 """Makes the manager that an action is done with, for the time of the action."""
 
@@ -71,6 +78,29 @@ class ActionError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class _Trials:
+    """The keys that are being tried: each once at a time, and few at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: set[str] = set()
+
+    @contextmanager
+    def admitted(self, key_id: str) -> Iterator[None]:
+        """Try a key meanwhile."""
+        with self._lock:
+            if key_id in self._keys:
+                raise ActionError(409, "this key is being tried already")
+            if len(self._keys) >= MOST_TRIALS:
+                raise ActionError(429, f"{MOST_TRIALS} keys are being tried: wait until one is done")
+            self._keys.add(key_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keys.discard(key_id)
 
 
 class DashboardApp:
@@ -86,6 +116,7 @@ class DashboardApp:
         self._token = token
         self._managers = managers
         self._files = _files()
+        self._trying = _Trials()
         self.closing = False
         """Whether it is about to end: nobody waits for news any more."""
         self._router = Router(self._routes(), default=_nothing)
@@ -103,14 +134,14 @@ class DashboardApp:
             "requests": self._requests,
             "usage": self._usage,
         }
+        actions: Mapping[str, _Action] = {"revive": self._revive, "retire": self._retire, "try": self._try}
         return [
             Route("/", self._page),
             Route("/dashboard/{name}", self._file),
             *(Route(f"{API}{name}", _answering(read)) for name, read in data.items()),
             Route("/dashboard/api/live", self._live),
             Route("/dashboard/api/usage.csv", self._csv),
-            Route("/dashboard/api/revive", self._ruling(False), methods=["POST"]),
-            Route("/dashboard/api/retire", self._ruling(True), methods=["POST"]),
+            *(Route(f"{API}{name}", self._acting(act), methods=["POST"]) for name, act in actions.items()),
         ]
 
     def _about(self) -> dict[str, Any]:
@@ -181,19 +212,22 @@ class DashboardApp:
         name = {"content-disposition": 'attachment; filename="usage.csv"', "cache-control": "no-store"}
         return Response(text, headers={**_SECURITY, **name}, media_type="text/csv; charset=utf-8")
 
-    def _ruling(self, retire: bool) -> Callable[[Request], Any]:
-        async def ruled(request: Request) -> Response:
+    def _acting(self, act: _Action) -> Callable[[Request], Any]:
+        async def acted(request: Request) -> Response:
             try:
                 self._admit(request)
                 said = await _body(request)
                 key, reason = said.get("key"), said.get("reason", "by hand")
                 if not isinstance(key, str) or not isinstance(reason, str):
                     raise ActionError(400, "key and reason are texts")
-                return _json(200, await run_in_threadpool(self._rule, key, reason if retire else None))
+                return _json(200, await run_in_threadpool(act, key, reason))
             except (ActionError, HfsProvidersError) as error:
                 return _failed(error)
+            except KeyError:
+                # It has left since the page was drawn.
+                return _failed(ActionError(404, "there is no such key"))
 
-        return ruled
+        return acted
 
     def knows(self, authorization: str) -> bool:
         """Whether that is its own token."""
@@ -206,18 +240,40 @@ class DashboardApp:
         if not request.scope.get(IS_ADMIN) and not self.knows(request.headers.get("authorization", "")):
             raise ActionError(401, "actions need the token: open the address that the command printed")
 
-    def _rule(self, key_id: str, reason: str | None) -> dict[str, Any]:
+    def _provider_of(self, key_id: str) -> str:
         key = next((each for each in self._dashboard.source.watched().keys if each.status.id == key_id), None)
         if key is None:
             raise ActionError(404, "there is no such key")
         if not self._dashboard.source.places.path:
             raise ActionError(409, "key state is not kept: HFS_USAGE_DB is off")
+        return key.provider
+
+    def _revive(self, key_id: str, _: str) -> dict[str, Any]:
+        return self._rule(key_id, None)
+
+    def _retire(self, key_id: str, reason: str) -> dict[str, Any]:
+        return self._rule(key_id, reason)
+
+    def _rule(self, key_id: str, reason: str | None) -> dict[str, Any]:
+        provider = self._provider_of(key_id)
+        with self._changing() as manager:
+            status = rule_key(manager, provider, key_id, reason)
+        return {"id": status.id, "state": status.state, "reason": status.reason}
+
+    def _try(self, key_id: str, _: str) -> dict[str, Any]:
+        provider = self._provider_of(key_id)
+        with self._trying.admitted(key_id), self._changing() as manager:
+            found = try_key(manager, provider, key_id)
+        return {name: getattr(found, name) for name in ("id", "outcome", "reason", "free_in", "latency")}
+
+    @contextmanager
+    def _changing(self) -> Iterator[ProviderManager]:
+        """A manager for one action; afterwards the keys are read again."""
         assert self._managers is not None, "it was looked at before"
         with self._managers() as manager:
-            status = rule_key(manager, key.provider, key_id, reason)
+            yield manager
             manager.persistence.flush()
         self._dashboard.source.changed()
-        return {"id": status.id, "state": status.state, "reason": status.reason}
 
 
 def _answering(read: Callable[[Request], Any]) -> Callable[[Request], Response]:

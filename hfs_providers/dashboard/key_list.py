@@ -93,6 +93,7 @@ class KeyList:
         return {
             "at": watched.at,
             "total": len(chosen),
+            "first": first + 1,
             "next": shown[-1].status.id if shown and first + len(shown) < len(chosen) else None,
             "hours": _first_hour(self._source.wall()),
             "keys": [

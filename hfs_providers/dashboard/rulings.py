@@ -1,4 +1,4 @@
-"""What an owner says of a key: that it is to be used again, or not any more."""
+"""What an owner does with a key: have it used again, or not any more, or try it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from hfs_providers.contract.redaction import Redactor
 
 if TYPE_CHECKING:
-    from hfs_providers.contract.records import KeyStatus
+    from hfs_providers.contract.records import KeyProbe, KeyStatus
     from hfs_providers.core.manager import ProviderManager
+
+TRY_TIMEOUT = 10.0
+"""Seconds that one request of a trial waits for its answer. The trial is given up after three times as long."""
 
 _LONGEST_REASON = 200
 
@@ -36,3 +39,21 @@ def rule_key(manager: ProviderManager, provider: str, key_id: str, reason: str |
         why = Redactor.of(pool.credentials).scrub(" ".join(reason.split()))[:_LONGEST_REASON]
         pool.retire(key_id, f"{RETIRED}: {why}")
     return next(each for each in pool.statuses() if each.id == key_id)
+
+
+def try_key(manager: ProviderManager, provider: str, key_id: str) -> KeyProbe:
+    """Ask the provider with one key, as `hfs-providers check` does. What it shows is told to all processes.
+
+    Raises:
+        KeyError: there is no such key.
+        MissingKeyError, MissingSdkError, ProviderUnavailableError: why the provider cannot be used.
+    """
+    from hfs_providers.wrapper.check import check_keys
+
+    wrapper = manager.wrapper(provider)
+    # What other hosts were told: a key that is dead for them is asked as one that is dead here.
+    manager.persistence.consult(manager.wrappers, {provider: ()})
+    found = next(check_keys({provider: wrapper}, timeout=TRY_TIMEOUT, only=(key_id,)), None)
+    if found is None:
+        raise KeyError(key_id)
+    return found[1]

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from hfs_providers.contract.records import Credential, KeyProbe, Wrapper
 from hfs_providers.contract.redaction import Redactor
@@ -29,6 +29,7 @@ def check_keys(
     ask: bool = False,
     most: int = MOST,
     most_of_one: int = MOST_OF_ONE,
+    only: Container[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[str, KeyProbe]]:
     """Try every key for real; provider and result of each, as they come. What they show goes into the pools.
@@ -39,8 +40,12 @@ def check_keys(
         timeout: seconds for one request; a probe that has no result in twice the time and 10 s more is given up.
         ask: ask for one token, even if a cheaper request proves the key.
         most, most_of_one: requests at a time, in all and to one provider.
+        only: ids of the keys that are tried; None is all.
     """
-    waiting = {name: deque(wrapper.pool.credentials) for name, wrapper in wrappers.items()}
+    waiting = {
+        name: deque(each for each in wrapper.pool.credentials if only is None or each.id in only)
+        for name, wrapper in wrappers.items()
+    }
     done: queue.SimpleQueue[Numbered] = queue.SimpleQueue()
     running: dict[int, tuple[str, Credential, float]] = {}
     started = 0

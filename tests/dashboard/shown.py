@@ -35,7 +35,7 @@ class Shown:
         self.port: int = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.dashboard = Dashboard(DashboardSource(lambda: take_inventory(environment)))
-        managers = None if read_only else lambda: ProviderManager(env=environment)
+        managers = None if read_only else lambda: ProviderManager(env=environment, shares=False)
         self._app = GuardedDashboard(DashboardApp(self.dashboard, TOKEN, managers), Guard())
         self._ready = threading.Event()
         self._server = GatewayServer(self._app, listening, self._ready.set)
@@ -62,7 +62,9 @@ class Shown:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def act(self, name: str, token: str = TOKEN, **said: Any) -> httpx.Response:
+    def act(
+        self, name: str, token: str = TOKEN, headers: Mapping[str, str] | None = None, **said: Any
+    ) -> httpx.Response:
         """An action."""
-        headers = {"authorization": f"Bearer {token}"}
-        return httpx.post(f"{self.url}/dashboard/api/{name}", json=said, headers=headers, timeout=60)
+        sent = {"authorization": f"Bearer {token}", **(headers or {})}
+        return httpx.post(f"{self.url}/dashboard/api/{name}", json=said, headers=sent, timeout=60)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hfs_providers import ProviderManager
+from hfs_providers.contract.secret import fingerprint
+from hfs_providers.testing import LoopbackServer, Unauthorized
 from hfs_providers.usage import Store
+from hfs_providers.usage.key_events import KeyEvent
 from tests import warm
 from tests.dashboard.browser import DRIVER, PATIENCE, browsing, needs_chromium, resize, use_theme
+from tests.dashboard.made_up import environment
 from tests.dashboard.shown import TOKEN, Shown
 from tests.usage_rows import row, write
 
@@ -142,6 +148,81 @@ def test_a_revived_key_is_seen_by_another_process(page: WebDriver, own: dict[str
     )
     states = {key["id"]: key["state"] for key in json.loads(said.stdout)["providers"][0]["keys"]}
     assert states["groq#1"] == "ready"
+
+
+def test_a_key_is_tried_and_its_verdict_stays_to_be_read(page: WebDriver, tmp_path: Path) -> None:
+    with LoopbackServer() as server:
+        env = server.env({"groq": 2}) | {"HFS_USAGE_DB": str(tmp_path / "usage.db"), "HFS_CONFIG": ""}
+        server.script("groq", env["GROQ_API_KEY_2"], [], then=Unauthorized(echo_key=True))
+        with Shown(env) as shown:
+            visit(page, shown, "keys", token=True)
+            press(page, "td .open", "groq#1")
+            press(page, "dialog button", "Try")
+            see(page, "groq#1 works · answered in", "dialog .verdict")
+            press(page, "dialog button.icon", "✕")
+            press(page, "td .open", "groq#2")
+            assert page.find_element("css selector", "dialog .verdict").text == ""
+            press(page, "dialog button", "Try")
+            see(page, "groq#2 is dead · invalid_api_key", "dialog .verdict")
+            see(page, "dead", "dialog .about")
+            assert env["GROQ_API_KEY_2"] not in page.page_source
+            # The table behind it knows, too.
+            wait(page, lambda: page.find_elements("css selector", "td .glyph.dead"), "the table says that it is ready")
+
+
+def test_why_a_key_rested_is_found_in_the_browser(page: WebDriver, own: dict[str, str]) -> None:
+    """From the first command to the answer: why did groq#3 rest at 14:02?"""
+    moment = time.time() - 600
+    with closing(Store(own["HFS_USAGE_DB"]).connect()) as connection:
+        KeyEvent(
+            moment, "groq", fingerprint(own["GROQ_API_KEY_3"]), "openai/gpt-oss-20b", "key_cooling", "tpm", moment + 95
+        ).write(connection)
+    command = [warm.python(), "-m", "hfs_providers", "dashboard", "--no-open", "--port", "0"]
+    with subprocess.Popen(command, env={**os.environ, **own}, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            page.get(process.stdout.readline().strip())
+            see(page, PAGES["overview"])
+            press(page, "nav a", "Keys")
+            press(page, "td .open", "groq#3")
+            clock = page.execute_script("return new Date(arguments[0]).toTimeString().slice(0, 8)", moment * 1000)
+            see(page, clock, "dialog .events")
+            (said,) = [each.text for each in page.find_elements("css selector", ".events li") if clock in each.text]
+        finally:
+            process.terminate()
+    # When, for how long, why, and for which model.
+    assert re.search(r"cools down for 2 min, until .*\n?tpm · openai/gpt-oss-20b", said), said
+
+
+def test_thousands_of_keys_come_in_pages(page: WebDriver, tmp_path: Path) -> None:
+    from selenium.webdriver import Keys
+
+    def ids() -> list[str]:
+        return asked("[...document.querySelectorAll('td .open')].map((each) => each.textContent)")
+
+    # At once, because the page draws its table anew.
+    def asked(said: str) -> Any:
+        return page.execute_script(f"return {said}")
+
+    env = environment(tmp_path, {"groq": 250})
+    with Shown(env) as shown:
+        visit(page, shown, "keys")
+        see(page, "1 to 100 of 250")
+        page.find_element("xpath", "//button[text()='Next']").send_keys(Keys.ENTER)
+        see(page, "101 to 200 of 250")
+        assert (ids()[0], ids()[-1]) == ("groq#101", "groq#200")
+        # A screen reader hears which rows of how many these are.
+        assert asked("document.querySelector('table.keys').ariaRowCount") == "251"
+        assert asked("document.querySelector('.keys tbody tr').ariaRowIndex") == "102"
+        press(page, ".pages button", "Next")
+        see(page, "201 to 250 of 250")
+        assert not page.find_element("xpath", "//button[text()='Next']").is_enabled()
+        press(page, ".pages button", "Previous")
+        see(page, "101 to 200 of 250")
+        page.find_element("id", "q").send_keys("groq#2")
+        # groq#2, groq#20 to groq#29, groq#200 to groq#250.
+        wait(page, lambda: len(ids()) == 62, "62 keys")
+        assert not page.find_element("css selector", ".pages").is_displayed()
 
 
 def test_without_the_token_it_is_asked_for(page: WebDriver, own: dict[str, str]) -> None:

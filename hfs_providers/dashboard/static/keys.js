@@ -10,6 +10,8 @@ const KINDS = {
   key_joined: "joined", key_left: "left",
 };
 
+const VERDICTS = { works: "works", limited: "is limited", dead: "is dead", unknown: "could not be judged" };
+
 /** All keys as small shapes on a canvas: thousands of elements would be slow. */
 class HeatMap {
   constructor(open) {
@@ -130,14 +132,16 @@ const why = (key) => h("span", { class: "two" }, stateOf(key.state),
 class Details {
   constructor(changed) {
     this.changed = changed;
+    this.trying = new Set();
     this.inside = h("div");
     this.dialog = h("dialog", { class: "details", "aria-label": "Key" }, this.inside);
     this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
-    this.dialog.addEventListener("close", () => { this.id = null; });
+    this.dialog.addEventListener("close", () => { this.id = null; this.verdict = null; });
   }
 
   async open(id, actions) {
     this.id = id;
+    this.verdict = null;
     this.actions = actions;
     await this.refresh();
     if (!this.dialog.open) this.dialog.showModal();
@@ -161,6 +165,7 @@ class Details {
       h("div", { class: "about" }, why(key), h("p", { class: "soft break" }, `fingerprint ${key.fingerprint}`, key.source ? ` · from ${key.source}` : "", key.account ? ` · account ${key.account}` : "")),
       strip(key, key.hours),
       this.buttons(key),
+      h("p", { class: "verdict", role: "status" }, this.verdict),
       h("h3", {}, "What happened, last 24 hours"),
       events.length ? h("ul", { class: "events" }, events) : empty("Nothing: the key was neither refused nor retired."),
       h("h3", {}, "Models"), wide(table("Models", [["Model", ""], ["State", ""], ["Limits used", ""]], models, { class: "cards" }), "Models"),
@@ -178,8 +183,31 @@ class Details {
       return h("form", { class: "actions", on: { submit: keep } }, h("label", { for: "token" }, "For actions, the token that the command printed"), field, h("button", {}, "Unlock"));
     }
     return h("div", { class: "actions" },
+      h("button", { type: "button", disabled: this.trying.has(key.id), data: { focus: "Try" }, on: { click: () => this.try(key.id) } }, this.trying.has(key.id) ? "Trying …" : "Try"),
       key.state === "ready" ? null : act("revive", "Revive", "is in rotation again"),
       key.state === "dead" ? null : act("retire", "Retire", "is out of rotation"));
+  }
+
+  /** Ask the provider with the key, and show what its answer means. */
+  async try(id) {
+    this.trying.add(id);
+    this.verdict = null;
+    await this.refresh();
+    let said;
+    try {
+      const found = await post("try", { key: id });
+      said = [`${at(Date.now() / 1000)}: ${id} ${VERDICTS[found.outcome]}`, found.reason, found.latency === null ? "" : `answered in ${millis(found.latency)}`, found.free_in ? `free in ${span(found.free_in)}` : ""].filter(Boolean).join(" · ");
+    } catch (error) {
+      if (error.status === 401) sessionStorage.clear();
+      said = error.message;
+      say(error.message, true);
+    }
+    this.trying.delete(id);
+    // Another key may be open by now.
+    if (this.id === id) this.verdict = said;
+    else say(said);
+    await this.refresh();
+    this.changed();
   }
 
   async act(name, id, said) {
@@ -199,7 +227,9 @@ export class Keys {
   constructor(place, query) {
     this.actions = false;
     this.rows = [];
-    this.next = null;
+    // Where the pages before this one began; the first begins with nothing.
+    this.before = [];
+    this.after = "";
     this.details = new Details(() => this.refresh());
     this.map = new HeatMap((id) => this.open(id));
     const changed = () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.reload(), 150); };
@@ -216,12 +246,13 @@ export class Keys {
     this.search = search;
     const field = (parts) => h("div", { class: "field" }, parts);
     this.list = h("div", {});
-    this.more = h("button", { type: "button", class: "more", hidden: true, on: { click: () => this.append() } }, "Show more keys");
+    const turn = (name, to) => h("button", { type: "button", data: { focus: name }, on: { click: to } }, name);
+    [this.back, this.on] = [turn("Previous", () => this.turn(this.before.pop())), turn("Next", () => { this.before.push(this.after); return this.turn(this.next); })];
+    this.place = h("p", { class: "soft num", role: "status" });
+    this.pages = h("nav", { class: "pages", "aria-label": "Pages of the table", hidden: true }, this.back, this.place, this.on);
     place.append(h("h1", { class: "hidden" }, "Keys"),
       h("div", { class: "toolbar", role: "search" }, field([h("label", { for: "q" }, "Search"), search]), field(this.provider), field(this.state), field(this.sort)),
-      card("All keys", this.map.element), h("section", { class: "card" }, h("h2", { class: "hidden" }, "Table of keys"), this.list, this.more), this.details.dialog);
-    this.seen = new IntersectionObserver((seen) => { if (seen.some((each) => each.isIntersecting)) this.append(); }, { rootMargin: "400px" });
-    this.seen.observe(this.more);
+      card("All keys", this.map.element), h("section", { class: "card" }, h("h2", { class: "hidden" }, "Table of keys"), this.list, this.pages), this.details.dialog);
   }
 
   get wanted() {
@@ -229,66 +260,60 @@ export class Keys {
   }
 
   async refresh() {
-    const wanted = JSON.stringify(this.wanted);
+    const wanted = JSON.stringify([this.wanted, this.after]);
     if (this.known === undefined) {
       this.known = await get("overview");
       this.actions = this.known.actions;
       this.provider[1].append(...this.known.providers.map((name) => h("option", { value: name, selected: name === this.provider[1].dataset.wanted }, name)));
       this.provider[1].dataset.wanted = "";
     }
-    const [page, map] = await Promise.all([get("keys", { ...this.wanted, limit: PAGE }), get("map", this.wanted)]);
-    if (wanted !== JSON.stringify(this.wanted) && wanted !== undefined) return 100;
-    // What was loaded beyond the first page stays as it was until it is filtered or sorted anew.
-    const beyond = this.rows.length > PAGE ? this.rows.slice(PAGE) : [];
-    this.rows = [...page.keys, ...beyond.filter((row) => !page.keys.some((key) => key.id === row.id))];
-    if (!beyond.length) this.next = page.next;
-    this.total = page.total;
-    this.hours = page.hours;
+    const [page, map] = await Promise.all([get("keys", { ...this.wanted, limit: PAGE, after: this.after }), get("map", this.wanted)]);
+    if (wanted !== JSON.stringify([this.wanted, this.after])) return 100;
+    [this.rows, this.next, this.first, this.total, this.hours] = [page.keys, page.next, page.first, page.total, page.hours];
     this.map.show(map);
     this.draw();
     await this.details.refresh();
     return 3000;
   }
 
-  async reload() {
-    this.rows = [];
-    await this.refresh();
+  /** Filtered or sorted anew. */
+  reload() {
+    this.before = [];
+    this.after = "";
+    return this.refresh().catch((error) => say(error.message, true));
   }
 
-  async append() {
-    if (!this.next || this.loading) return;
-    this.loading = true;
-    try {
-      const page = await get("keys", { ...this.wanted, limit: PAGE, after: this.next });
-      this.next = page.next;
-      this.rows.push(...page.keys);
-      this.draw();
-    } finally {
-      this.loading = false;
-    }
+  async turn(after) {
+    this.after = after;
+    await this.refresh().catch((error) => say(error.message, true));
+    this.list.scrollIntoView({ block: "start" });
   }
 
   open(id) { return this.details.open(id, this.actions); }
 
   draw() {
-    this.more.hidden = !this.next;
+    this.pages.hidden = this.total <= PAGE;
+    [this.back.disabled, this.on.disabled] = [!this.before.length, !this.next];
+    const said = `${num(this.first)} to ${num(this.first + this.rows.length - 1)} of ${num(this.total)}`;
+    if (this.place.textContent !== said) this.place.textContent = said;
     if (!this.rows.length) {
       const filtered = this.search.value || this.wanted.provider || this.wanted.state;
       fill(this.list, filtered ? empty("No key fits this filter.") : empty("No key is configured yet. See how: ", "hfs-providers status"));
       return;
     }
-    const rows = this.rows.map((key) => ({
+    const rows = this.rows.map((key, place) => ({
+      // The heading is the first row.
+      "aria-rowindex": this.first + place + 1,
       cells: [
         h("button", { type: "button", class: "open", data: { focus: key.id }, on: { click: () => this.open(key.id) } }, key.id),
         why(key), strip(key, this.hours), windows(key), num(key.requests), num(key.failed), percent(key.cached), money(key.cost_usd),
       ],
     }));
     const columns = [["Key", ""], ["State", ""], ["Last 24 hours", ""], ["Limits used", ""], ["Requests", "num"], ["Failed", "num"], ["Cached", "num"], ["Cost", "num"]];
-    fill(this.list, wide(table(`${this.total} keys`, columns, rows, { class: "cards keys" }), "Keys"));
+    fill(this.list, wide(table(`${this.total} keys`, columns, rows, { class: "cards keys", "aria-rowcount": this.total + 1 }), "Keys"));
   }
 
   close() {
-    this.seen.disconnect();
     this.map.close();
     clearTimeout(this.typing);
   }
