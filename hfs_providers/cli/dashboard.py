@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import socket
@@ -60,6 +61,8 @@ def serve_dashboard(
     from hfs_providers.gateway.guarded_dashboard import GuardedDashboard
     from hfs_providers.gateway.server import GatewayServer
 
+    # Of thousands of keys, each look makes hundreds of thousands of objects, through which the collector would go.
+    gc.set_threshold(100_000)
     token = secrets.token_urlsafe(32)
     shown = Dashboard(DashboardSource(inventory))
     shown.warm()

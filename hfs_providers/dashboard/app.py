@@ -18,6 +18,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
@@ -119,7 +120,8 @@ class DashboardApp:
         self._trying = _Trials()
         self.closing = False
         """Whether it is about to end: nobody waits for news any more."""
-        self._router = Router(self._routes(), default=_nothing)
+        # A page of keys is a tenth as large then, which counts where the port is forwarded.
+        self._router = GZipMiddleware(Router(self._routes(), default=_nothing), compresslevel=4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -26,6 +26,8 @@ DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 """What a report can be divided by."""
 
 _OK = "ok"
+_CACHE = 64_000
+"""Kilobytes that a report may keep of the file. It comes to the same pages once for each hour or day."""
 _HOURLY = 3 * 86_400.0
 """Seconds up to which a timeline has hours."""
 _KEPT = 400 * 86_400.0
@@ -159,6 +161,7 @@ class UsageReport:
         only = {"provider": set(providers), "model": set(models), "key": set(keys), "client": set(clients)}
         with opened(self._store) as connection:
             connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE}")
             connection.execute("BEGIN")
             return _Query(connection, wanted, only, self._zone).run(since, until)
 
@@ -271,8 +274,10 @@ class _Query:
             group = tuple(about[name][0] for name in columns)
             part.append((series, numbers.setdefault(group, len(numbers))))
         self._groups = list(numbers)
-        self._connection.execute("CREATE TEMP TABLE part (series INTEGER PRIMARY KEY, grp INTEGER NOT NULL)")
-        self._connection.executemany("INSERT INTO part VALUES (?, ?)", part)
+        self._connection.execute(
+            "CREATE TEMP TABLE part (grp INTEGER, series INTEGER, PRIMARY KEY (grp, series)) WITHOUT ROWID"
+        )
+        self._connection.executemany("INSERT INTO part (series, grp) VALUES (?, ?)", part)
 
     def _settle(self, span: _Span) -> tuple[_Span, bool]:
         """If the rows of a piece were pruned, only the total of its whole quarter is known."""
@@ -307,13 +312,13 @@ class _Query:
         self._connection.executemany(
             "INSERT INTO bucket VALUES (?, ?, ?)", [(slot, *ends) for slot, ends in ranges.items()]
         )
-        # In this order: for each series and bucket one range of the table itself, whose key begins with series and
+        # In this order: for each bucket and series one range of the table itself, whose key begins with series and
         # start; what comes is in the order of its groups, so that millions of rows need not be sorted.
         self._add(
             f"SELECT grp, slot, {self._outcome} AS outcome, {_summed(_QUARTERS)} "  # noqa: S608  our own words
-            "FROM part CROSS JOIN bucket CROSS JOIN quarter "
+            "FROM bucket CROSS JOIN part CROSS JOIN quarter "
             "ON quarter.series = part.series AND start >= first AND start < last "
-            f"GROUP BY part.series, bucket.slot{', quarter.outcome' if 'outcome' in self._by else ''}",
+            f"GROUP BY bucket.slot, part.grp{', quarter.outcome' if 'outcome' in self._by else ''}",
             (),
         )
 

@@ -49,6 +49,13 @@ class TestPage:
         assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|javascript:", page.text)
         assert "http" not in re.sub(r"http-equiv", "", page.text)
 
+    def test_is_sent_in_fewer_bytes(self, shown: Shown) -> None:
+        for path in ("/dashboard/uplot.js", "/dashboard/api/keys"):
+            with httpx.stream("GET", f"{shown.url}{path}") as answer:
+                sent = sum(map(len, answer.iter_raw()))
+            assert answer.headers["content-encoding"] == "gzip"
+            assert sent < len(shown.get(path).content) / 2
+
     def test_is_small(self) -> None:
         assert sum(file.stat().st_size for file in STATIC.iterdir()) <= 150_000
 
