@@ -94,12 +94,21 @@ def tried(name: str) -> Result:
         package = work / "hfs-providers-newly-made"
         client, sdk = _said(package)
         if client == "own":
-            return Result(name, client, sdk, "no family for its SDK")
+            return Result(name, client, sdk, _why(name) or "no family for its SDK")
         _install(package, work / "site")
         ran = _run(package, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=no", site=work / "site")
         failed = [line.partition("::")[2].partition("::")[2] for line in ran.stdout.splitlines() if "FAILED" in line]
         why = "" if ran.returncode == 0 else f"{len(failed)} checks, as {failed[0]}" if failed else "no check could run"
         return Result(name, client, sdk, why.partition(" - ")[0])
+
+
+def _why(name: str) -> str:
+    """Why there is no family for a class, if that is known."""
+    from hfs_providers.families.model_classes import sdk_of
+
+    package, _, own = name.partition(":")
+    known = sdk_of(getattr(importlib.import_module(f"agno.models.{package}"), own))
+    return known.why if known is not None else ""
 
 
 def _said(package: Path) -> tuple[str, str]:

@@ -71,7 +71,8 @@ def new_plugin(
         print(f"Then set base_url in {values['module']}/__init__.py: it is made up.")
     if used.client == "own":
         output.note(
-            f"how {model_class} speaks is not known: its tests need a `dialect`, and the plugin maybe a `client`. "
+            f"how {model_class} speaks is not known{f' ({used.why})' if used.why else ''}: its tests need a `dialect`, "
+            "and the plugin maybe a `client`. "
             "See docs/plugins.md, A protocol of its own"
         )
 

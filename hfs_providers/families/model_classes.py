@@ -19,6 +19,7 @@ class Sdk(NamedTuple):
         streams: those that it needs for a stream to tell its usage.
         lacks: what the class cannot do, as `ProviderConformance.lacks` has it.
         besides: other distributions that the class needs.
+        why: why there is no family for it, where the client is `own`.
     """
 
     distribution: str
@@ -30,6 +31,7 @@ class Sdk(NamedTuple):
     streams: Mapping[str, object] = {}
     lacks: Mapping[str, str] = {}
     besides: Sequence[str] = ()
+    why: str = ""
 
 
 _NO_HEADERS = {"retry_after": "the SDK's errors keep the words and the status of an answer, and drop its headers"}
@@ -84,8 +86,18 @@ SDKS: Mapping[str, Sdk] = {
         lacks={"timeouts": "the model class takes none"},
     ),
     "google:Gemini": Sdk("google-genai", "google_genai", "https://generativelanguage.googleapis.com", "google.genai"),
+    "google:GeminiInteractions": Sdk(
+        "google-genai", "own", module="google.genai", why="the loopback server does not speak the Interactions API"
+    ),
     "groq:Groq": Sdk("groq", "stainless", "https://api.groq.com", streams={"request_params": _COUNTED}),
     "huggingface:HuggingFace": Sdk("huggingface_hub", "huggingface", "https://router.huggingface.co/v1", chat=True),
+    "ibm:WatsonX": Sdk(
+        "ibm-watsonx-ai",
+        "own",
+        "https://eu-de.ml.cloud.ibm.com",
+        module="ibm_watsonx_ai",
+        why="the SDK refuses an http address, and trades each key for a token at a fixed one of IBM's own",
+    ),
     "litellm:LiteLLM": Sdk(
         "litellm",
         "litellm",

@@ -33,6 +33,11 @@ def test_every_family_of_a_class_exists_and_is_spoken() -> None:
     assert {name for sdk in SDKS.values() for name in sdk.lacks} <= CAPABILITIES.keys()
 
 
+def test_only_a_class_without_a_family_says_why() -> None:
+    assert {name for name, sdk in SDKS.items() if sdk.why} >= {"ibm:WatsonX"}
+    assert {sdk.client for sdk in SDKS.values() if sdk.why} == {"own"}
+
+
 def test_an_sdk_that_adds_a_path_of_its_own_is_answered_there() -> None:
     paths = {"openai": "/v1/chat/completions", "groq": "/openai/v1/chat/completions"}
     for sdk, path in paths.items():
