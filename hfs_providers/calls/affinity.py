@@ -15,6 +15,8 @@ SESSION = "session"
 
 _NO_FIELDS: Mapping[str, Any] = {}
 _MEDIA = ("images", "audio", "videos", "files")
+_TEXTS = (str, PurePath)
+_BYTES = (bytes, bytearray, memoryview)
 _PART_FIELDS = ("text", "content", "url", "filepath")
 # Media count by their length and this much of their head; what is shorter than a data URL counts whole.
 _HEAD = 64
@@ -96,13 +98,13 @@ def _beginning(messages: Iterable[Any], tools: Iterable[Any] | None) -> int | No
 
 def _add(digest: Any, content: Any, name: str = "text") -> None:
     """Add a text, a medium, or a list of OpenAI's parts or Agno's media; `name` is the field that it is."""
-    if isinstance(content, str | PurePath):
+    if isinstance(content, _TEXTS):
         text = str(content)
         if name != "text" and len(text) > _SHORT:
             text = f"{len(text)} {text[:_HEAD]}"
         digest.update(_encoded(text))
         digest.update(_END)
-    elif isinstance(content, bytes | bytearray | memoryview):
+    elif isinstance(content, _BYTES):
         digest.update(b"%d %b" % (len(content), bytes(content[:_HEAD])))
     elif isinstance(content, Sequence):
         for inner in content:

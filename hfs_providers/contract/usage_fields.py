@@ -117,7 +117,7 @@ def _first(usage: Any, paths: Sequence[str]) -> int:
     for path in paths:
         value = usage
         for name in _names(path):
-            value = field_of(value, name)
+            value = value.get(name) if type(value) is dict else field_of(value, name)
             if value is None:
                 break
         if isinstance(value, int):

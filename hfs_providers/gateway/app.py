@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,11 +15,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from hfs_providers import ProviderManager
 from hfs_providers.contract.errors import HfsProvidersError
+from hfs_providers.contract.http_api import Endpoint
 from hfs_providers.contract.usage_row import UsageRow, asking
 from hfs_providers.dashboard.app import API, IS_ADMIN, DashboardApp
 from hfs_providers.gateway.clients import ANYBODY, CLIENT, Client, Clients, count_for_client
 from hfs_providers.gateway.description import describe
-from hfs_providers.gateway.guard import Guard, Headers
+from hfs_providers.gateway.guard import READ, Guard, Headers
 from hfs_providers.gateway.metrics import Metrics
 from hfs_providers.gateway.models import ModelList
 from hfs_providers.gateway.protocol import GatewayProtocol
@@ -37,6 +38,7 @@ MOST_IN_FLIGHT = 1000
 
 _BODY_PATIENCE = 30.0
 _HEALTH = "/health"
+_READ_OF: Mapping[Endpoint | None, Collection[bytes]] = {each: READ | passed for each, passed in PASSED_UP.items()}
 _log = logging.getLogger("hfs_providers")
 
 
@@ -90,14 +92,12 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         connection: GatewayProtocol = scope["extensions"]["hfs.connection"]
-        connection.task = asyncio.current_task()
         self._in_flight += 1
         relay = self._relays.get(scope["path"]) if scope["method"] == "POST" else None
         endpoint = relay.endpoint if relay is not None else None
         reply = Reply(send, connection.respond)
         try:
-            passed = PASSED_UP[endpoint] if endpoint is not None else ()
-            headers = self._guard.admit(scope, passed, self._clients.required)
+            headers = self._guard.admit(scope, _READ_OF.get(endpoint, READ), self._clients.required)
             if b"origin" in headers:
                 send = _told(headers[b"origin"], send)
                 reply = Reply(send, None)
@@ -118,7 +118,6 @@ class Gateway:
             await reply.whole(refusal.status, refusal.raw_headers(), refusal.body(endpoint))
         finally:
             self._in_flight -= 1
-            connection.task = None
 
     def _client(self, headers: Headers) -> Client:
         """Who asks, which rows and budgets know from now on."""
@@ -147,7 +146,12 @@ class Gateway:
             raise Refusal(503, "overloaded", "The gateway has too many requests in flight.", retry_after=1)
         if int(headers.get(b"content-length", b"0")) > MOST_BODY:
             raise too_large(MOST_BODY)
-        return await read_body(receive, MOST_BODY, _BODY_PATIENCE, connection.has_body())
+        body = connection.body()
+        if body is None:
+            return await read_body(receive, MOST_BODY, _BODY_PATIENCE)
+        if len(body) > MOST_BODY:
+            raise too_large(MOST_BODY)
+        return body
 
     async def _routed(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self  # with it, the router raises its errors

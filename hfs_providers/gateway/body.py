@@ -11,6 +11,8 @@ import msgspec
 from hfs_providers.gateway.refusals import Refusal
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_VALUE = msgspec.json.Decoder()
+_TEXT = msgspec.json.Decoder(str)
 # What stands before a member's value. The decoder has shown that it is JSON.
 _BEFORE_VALUE = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _END = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*")
@@ -35,25 +37,24 @@ class RequestBody(Mapping[str, Any]):
             raise Refusal(400, "invalid_json", f"The body is not a JSON object: {error}") from None
         except RecursionError:
             raise _too_deep() from None
-        self._spans: dict[str, tuple[int, int]] = {}
+        self._spans = spans = dict[str, tuple[int, int]]()
         at = 0
         for name, raw in members.items():
             # The members come in the order of the text. Of a name that is there twice the last value is told, at the
             # place of the first: then a value does not stand where it should, or there are more members in the text.
             found = _BEFORE_VALUE.match(data, at)
-            begin = found.end() if found is not None else 0
             value = bytes(raw)
-            if found is None or not data.startswith(value, begin):
+            if found is None or not data.startswith(value, begin := found.end()):
                 raise _twice()
             at = begin + len(value)
-            self._spans[name] = (begin, at)
+            spans[name] = (begin, at)
         if members and not _END.fullmatch(data, at):
             raise _twice()
 
     def __getitem__(self, name: str) -> Any:
         begin, end = self._spans[name]
         try:
-            return msgspec.json.decode(self.data[begin:end])
+            return _VALUE.decode(self.data[begin:end])
         except RecursionError:
             # How deep is too deep depends on the callers of the decoder.
             raise _too_deep() from None
@@ -76,7 +77,7 @@ class RequestBody(Mapping[str, Any]):
     def text(self, name: str) -> str | None:
         """The value of a member that is a string; None for anything else."""
         try:
-            return msgspec.json.decode(self.raw(name), type=str)
+            return _TEXT.decode(self.raw(name))
         except (msgspec.DecodeError, RecursionError):
             return None
 

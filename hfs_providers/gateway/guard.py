@@ -10,9 +10,11 @@ from hfs_providers.gateway.refusals import Refusal
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names of this machine that nobody else can point to it."""
 
-_READ = frozenset(
+READ = frozenset(
     {b"host", b"origin", b"sec-fetch-site", b"content-type", b"content-length", b"authorization", b"x-api-key"}
 )
+"""Names of the headers that are read of every request."""
+
 _FOREIGN = frozenset({b"cross-site", b"same-site"})
 
 Headers = Mapping[bytes, bytes]
@@ -36,12 +38,12 @@ class Guard:
         self._known_hosts: set[bytes] = set()
 
     def admit(
-        self, scope: Mapping[str, Any], passed: Collection[bytes] = (), any_host: bool = False
+        self, scope: Mapping[str, Any], read: Collection[bytes] = READ, any_host: bool = False
     ) -> dict[bytes, bytes]:
         """The headers that are read of a request that may come in.
 
         Args:
-            passed: further names of headers to read.
+            read: names of headers: `READ`, and maybe others.
             any_host: whether the gateway may be addressed by any name: a token is needed, and a page whose name was
                 pointed here has none.
 
@@ -50,7 +52,7 @@ class Guard:
         """
         found: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
-            if name in _READ or name in passed:
+            if name in read:
                 if name in found:
                     raise Refusal(400, "repeated_header", f"The header {name.decode('latin-1')} is there twice.")
                 found[name] = value

@@ -25,7 +25,6 @@ class GuardedDashboard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         connection = scope["extensions"]["hfs.connection"]
-        connection.task = asyncio.current_task()
         reply = Reply(send, connection.respond)
         try:
             self._guard.admit(scope)
@@ -38,8 +37,6 @@ class GuardedDashboard:
             if refusal is not error:
                 _log.exception("a request to %s failed", scope["path"])
             await reply.whole(refusal.status, refusal.raw_headers(), refusal.body())
-        finally:
-            connection.task = None
 
     @property
     def draining(self) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from hfs_providers.gateway.refusals import CLOSE, RawHeaders, Refusal
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 MOST_HEAD = 32 * 1024
 """Bytes of request line and headers."""
@@ -26,16 +30,16 @@ STALLED_SECONDS = 60.0
 class GatewayProtocol(HttpToolsProtocol):
     """One connection of a client.
 
-    A request finds it as `scope["extensions"]["hfs.connection"]` and puts the task that answers it into `task`, which
-    is cancelled if the client goes away.
+    A request finds it as `scope["extensions"]["hfs.connection"]`. If the client goes away, its task is cancelled.
     """
 
-    task: asyncio.Task[Any] | None = None
+    _task: asyncio.Task[Any] | None = None
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _in_head = True
     _head_size = 0
     _size = 0
+    _idle_since = 0.0
     _refusal: Refusal | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -56,7 +60,6 @@ class GatewayProtocol(HttpToolsProtocol):
                 self._await_head()
 
     def _parse(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         while True:
             try:
                 self.parser.feed_data(data)
@@ -89,7 +92,10 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         # What comes behind a body decides nothing.
         if self._in_head:
-            super().on_header(name, value)
+            name = name.lower()
+            self.headers.append((name, value))
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -98,24 +104,53 @@ class GatewayProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         # What came at once can be more than what is waited for.
-        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > MOST_HEAD:
+        if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > MOST_HEAD:
             self._refusal = _TOO_LARGE
             raise ValueError("too large")
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        # As the base class does; it tells nobody the task.
+        self._task = task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        # As the base class does, which makes a timer for each request.
         self._in_head = True
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_when_idle(self.timeout_keep_alive)
 
-    def has_body(self) -> bool:
-        """Whether the body of the running request has come, all of it."""
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self.cycle.response_complete and not self._head_size:
+            left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+            if left > 0:
+                self._close_when_idle(left)
+            else:
+                super().timeout_keep_alive_handler()
+
+    def _close_when_idle(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def body(self) -> bytes | None:
+        """The body of the running request if all of it has come and no other request has; else ASGI tells it."""
         # Of several requests that came at once, the latest is in `cycle`.
-        return not self.pipeline and not self.cycle.more_body
+        cycle = self.cycle
+        return None if cycle.more_body or self.pipeline or cycle.disconnected else bytes(cycle.body)
 
     def respond(self, status: int, headers: RawHeaders, body: bytes, more_body: bool) -> bool:
         """Begin to answer the running request, or answer it, in one write; ASGI's two messages are two.
@@ -151,12 +186,12 @@ class GatewayProtocol(HttpToolsProtocol):
         self._refuse(self._refusal or Refusal(400, "invalid_request", msg))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._timer, self._stalled):
+        for timer in (self._timer, self._stalled, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
-        if self.task is not None:
-            self.task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 
 import msgspec
@@ -253,11 +252,10 @@ def _with_usage(options: bytes) -> bytes:
     return msgspec.json.encode({**given, "include_usage": True})
 
 
-async def read_body(receive: Receive, most: int, patience: float, here: bool) -> bytes:
-    """The body of a request.
+async def read_body(receive: Receive, most: int, patience: float) -> bytes:
+    """The body of a request, of which parts are to come.
 
     Args:
-        here: whether all of it has come: then nothing is waited for, and a timer would cost 10 us.
         patience: seconds to wait for each part of it.
 
     Raises:
@@ -268,7 +266,7 @@ async def read_body(receive: Receive, most: int, patience: float, here: bool) ->
     size = 0
     while True:
         try:
-            async with nullcontext() if here else asyncio.timeout(patience):
+            async with asyncio.timeout(patience):
                 message = await receive()
         except TimeoutError:
             raise Refusal(408, "request_timeout", "The body did not come in time.", headers=CLOSE) from None

@@ -202,7 +202,7 @@ class KeyRing:
         if queue is None:
             for account in self.accounts:
                 self.allowance(account, model_id)
-            queue = ReadyQueue(model_id, size, self.accounts, self.follow_clocks, self._is_busy)
+            queue = ReadyQueue(model_id, size, self.accounts, self.follow_clocks, self._busy_above)
             self.ready_queues[model_id, size] = queue
         return queue
 
@@ -218,9 +218,9 @@ class KeyRing:
         slot = queue.slots[key.account]
         return (slot, key) if slot.fits(request.tokens, now) else None
 
-    def _is_busy(self, key: Key) -> bool:
-        """Whether it has so many more calls in flight than others that conversations pass it over."""
-        return key.in_flight > 2 * self.in_flight / (len(self.keys) - len(self._trials.filed)) + 2
+    def _busy_above(self) -> float:
+        """A key with more calls in flight than that has so many more than others that conversations pass it over."""
+        return 2 * self.in_flight / (len(self.keys) - len(self._trials.filed)) + 2
 
     def find_trial(self, request: KeyRequest, now: float) -> tuple[Slot, Key] | None:
         """A dead key that may be tried now."""

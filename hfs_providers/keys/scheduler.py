@@ -136,7 +136,7 @@ class ReadyQueue:
         size: the bit length of the estimates.
         accounts: the accounts, whose allowances for the model are known.
         follow_clocks: wakes the slots if the clocks have moved apart.
-        is_busy: whether a key has so much more in flight than others that conversations pass it over.
+        busy_above: with more than that in flight, which is at least 2, conversations pass a key over.
     """
 
     def __init__(
@@ -145,10 +145,10 @@ class ReadyQueue:
         size: int,
         accounts: Iterable[Account],
         follow_clocks: Callable[[float], object],
-        is_busy: Callable[[Key], bool],
+        busy_above: Callable[[], float],
     ) -> None:
         self.model_id = model_id
-        self._is_busy = is_busy
+        self._busy_above = busy_above
         self._follow_clocks = follow_clocks
         self._look = -NEVER
         self._floor = 1 << (size - 1) if size else 0
@@ -223,12 +223,18 @@ class ReadyQueue:
     def _pick_near(
         self, near: Iterable[Account], tokens: int, now: float, exclude: Collection[str]
     ) -> tuple[Slot, Key] | None:
+        most = None
         for account in near:
             slot = self.slots[account]
             key = account.choose(exclude)
-            if key is None or slot.asleep or (key.in_flight > 2 and self._is_busy(key)):
+            if key is None or slot.asleep:
                 continue
-            if slot.has_room(tokens, now):
+            if key.in_flight > 2:
+                most = self._busy_above() if most is None else most
+                if key.in_flight > most:
+                    continue
+            # Most accounts have neither: two calls less.
+            if not (account.cooling or slot.allowance.rules) or slot.has_room(tokens, now):
                 return slot, key
         return None
 
