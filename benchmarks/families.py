@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,8 +55,13 @@ def classes() -> Iterator[str]:
     import agno.models
 
     for package in pkgutil.iter_modules(agno.models.__path__):
-        if package.ispkg:
-            yield from (f"{package.name}:{name}" for name in _classes_in(package.name))
+        if not package.ispkg:
+            continue
+        spec = importlib.util.find_spec(f"agno.models.{package.name}")
+        inside = pkgutil.iter_modules(spec.submodule_search_locations if spec is not None else ())
+        # One package exports nothing.
+        homes = [package.name] if any(_classes_in(package.name)) else [f"{package.name}.{m.name}" for m in inside]
+        yield from (f"{home}:{name}" for home in homes for name in _classes_in(home))
 
 
 def _classes_in(package: str) -> Iterable[str]:
@@ -180,7 +186,7 @@ def main(arguments: list[str]) -> int:
 
     write = "--write" in arguments
     wanted = [argument for argument in arguments if argument != "--write"]
-    chosen = [name for name in classes() if not wanted or name in wanted or name.partition(":")[0] in wanted]
+    chosen = [name for name in classes() if not wanted or name in wanted or re.split("[:.]", name)[0] in wanted]
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     results = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:

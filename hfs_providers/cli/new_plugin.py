@@ -139,7 +139,7 @@ def _values(name: str, used: Sdk, model_class: str, keyless: bool, base_url: str
         "distribution": f"hfs-providers-{name}",
         "version": __version__,
         "sdk": sdk,
-        "requirements": ", ".join(_quoted(_requirement(each)) for each in (sdk, *used.besides)),
+        "requirements": ", ".join(_quoted(_requirement(each)) for each in (*used.besides, sdk)),
         "model_class": model_class,
         "base_url": base_url or f"https://api.{name}.example/v1",
         "variables": f"NUM_{upper}=1 {upper}_{endpoint}",

@@ -3,6 +3,8 @@
 FAMILIES = {
     "stainless": "hfs_providers.families.stainless:StainlessClients",
     "anthropic": "hfs_providers.families.anthropic:AnthropicClients",
+    "anthropic_bedrock": "hfs_providers.families.anthropic_clouds:AnthropicBedrockClients",
+    "anthropic_vertex": "hfs_providers.families.anthropic_clouds:AnthropicVertexClients",
     "azure_inference": "hfs_providers.families.azure_inference:AzureInferenceClients",
     "azure_openai": "hfs_providers.families.azure_openai:AzureOpenAIClients",
     "bedrock": "hfs_providers.families.bedrock:BedrockClients",

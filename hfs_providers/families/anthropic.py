@@ -27,7 +27,7 @@ _NO_HEADERS = _NoHeaders("hfs-providers")
 class AnthropicClients(StainlessClients):
     """Generated as openai's is; but the model class has no fields for the address and the retries."""
 
-    settings = ("timeout", "default_headers", "client_params", "http_client")
+    settings: tuple[str, ...] = ("timeout", "default_headers", "client_params", "http_client")
     url_field = None
     answers = "asked"
     defaults: ClassVar = {

@@ -42,6 +42,14 @@ def pair_of(key: str) -> dict[str, str]:
     return {name: text for name, text in found.groupdict().items() if text} if found else {}
 
 
+def place_of(address: str | None, region: str | None) -> tuple[str, str | None]:
+    """The region and the address. A region of the caller's own goes into an address of AWS."""
+    if address and region:
+        address = _REGION.sub(region, address)
+    found = _REGION.search(address or "")
+    return region or (found[0] if found else REGION), address
+
+
 class BedrockClients(Clients):
     """The SDK's clients are made here: all send through one session of HTTP, and know nothing of the process's keys."""
 
@@ -105,10 +113,7 @@ class BedrockClients(Clients):
         core = importlib.import_module("botocore")
         key = credential.secret.reveal() if credential.secret is not None else ""
         pair = pair_of(key)
-        address = credential.params.get("endpoint") or self.config.base_url
-        if address and bound.aws_region:
-            address = _REGION.sub(bound.aws_region, address)
-        found = _REGION.search(address or "")
+        region, address = place_of(credential.params.get("endpoint") or self.config.base_url, bound.aws_region)
         config = importlib.import_module("botocore.config").Config(
             retries={"total_max_attempts": 1},
             # Said here, so that no token of the process environment is taken.
@@ -116,7 +121,7 @@ class BedrockClients(Clients):
         )
         arguments: dict[str, Any] = {
             **{f"aws_{name}": text for name, text in pair.items()},
-            "region_name": bound.aws_region or (found[0] if found else REGION),
+            "region_name": region,
             "endpoint_url": address,
             "config": config,
             **self.provider.client_params,

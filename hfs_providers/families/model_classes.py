@@ -39,24 +39,38 @@ _NO_HEADERS = {"retry_after": "the SDK's errors keep the words and the status of
 _UNCHAINED = {"use_previous_response_id": False}
 # The classes have no field for it.
 _COUNTED = {"extra_body": {"stream_options": {"include_usage": True}}}
+_BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com"
+_BEDROCK_LACKS = {
+    "payment": "its code is that of any access that is denied",
+    "context_overflow": "its code is that of any request that is wrong",
+    "timeouts": "the model class takes none",
+    "model_listing": "another service of AWS lists them",
+}
 
 SDKS: Mapping[str, Sdk] = {
     "anthropic:Claude": Sdk("anthropic", "anthropic", "https://api.anthropic.com"),
     "aws:AwsBedrock": Sdk(
         "boto3",
         "bedrock",
-        "https://bedrock-runtime.us-east-1.amazonaws.com",
-        lacks={
-            "payment": "its code is that of any access that is denied",
-            "context_overflow": "its code is that of any request that is wrong",
-            "timeouts": "the model class takes none",
-            "model_listing": "another service of AWS lists them",
-        },
-        besides=["aiobotocore"],
+        _BEDROCK,
+        lacks=_BEDROCK_LACKS,
+        besides=["aioboto3"],
     ),
-    # Clients of the same SDK whose requests are signed, on paths of their own.
-    "aws:Claude": Sdk("anthropic", "own"),
-    "vertexai:Claude": Sdk("anthropic", "own"),
+    "aws:Claude": Sdk(
+        "anthropic",
+        "anthropic_bedrock",
+        _BEDROCK,
+        lacks={name: why for name, why in _BEDROCK_LACKS.items() if name != "timeouts"},
+        besides=["boto3"],
+    ),
+    "vertexai:Claude": Sdk(
+        "anthropic",
+        "anthropic_vertex",
+        "https://aiplatform.googleapis.com/v1",
+        params={"project_id": "my-project", "region": "global"},
+        lacks={"model_listing": "the SDK's client for it lists none"},
+        besides=["google-auth"],
+    ),
     "azure:Claude": Sdk(
         "anthropic",
         "anthropic",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hfs_providers.testing.dialects import Dialect
 from hfs_providers.testing.protocols.anthropic import AnthropicDialect
+from hfs_providers.testing.protocols.anthropic_clouds import AnthropicBedrockDialect, AnthropicVertexDialect
 from hfs_providers.testing.protocols.azure_inference import AzureInferenceDialect
 from hfs_providers.testing.protocols.azure_openai import AzureOpenAIDialect
 from hfs_providers.testing.protocols.bedrock import BedrockDialect
@@ -20,6 +21,8 @@ from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect
 SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "stainless": OpenAIDialect,
     "anthropic": AnthropicDialect,
+    "anthropic_bedrock": AnthropicBedrockDialect,
+    "anthropic_vertex": AnthropicVertexDialect,
     "azure_inference": AzureInferenceDialect,
     "azure_openai": AzureOpenAIDialect,
     "bedrock": BedrockDialect,

@@ -99,14 +99,14 @@ class BedrockDialect(Dialect):
 
     def event(self, data: Mapping[str, Any]) -> bytes:
         [(kind, payload)] = data.items()
-        return _framed({":event-type": kind, ":message-type": "event"}, payload)
+        return framed({":event-type": kind, ":message-type": "event"}, payload)
 
     def last_events(self) -> list[bytes]:
         return []
 
     def stream_error(self, request: Request) -> list[bytes]:
         kind = {":exception-type": "modelStreamErrorException", ":message-type": "exception"}
-        return [_framed(kind, {"message": "The system encountered an unexpected error. Try your request again."})]
+        return [framed(kind, {"message": "The system encountered an unexpected error. Try your request again."})]
 
     def refuse(self, request: Request, step: Step) -> Answer | None:
         """https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html"""
@@ -165,7 +165,7 @@ def refused(step: Step) -> Answer | None:
     return status, {"message": text}, {"x-amzn-errortype": code, **more}
 
 
-def _framed(kind: Mapping[str, str], payload: Mapping[str, Any]) -> bytes:
+def framed(kind: Mapping[str, str], payload: Mapping[str, Any]) -> bytes:
     """https://docs.aws.amazon.com/lexv2/latest/dg/event-stream-encoding.html"""
     named = {**kind, ":content-type": "application/json"}
     headers = b"".join(
