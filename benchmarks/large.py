@@ -11,7 +11,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -34,21 +34,37 @@ from hfs_providers.usage.row_writer import write_rows
 from hfs_providers.usage.transaction import transaction
 
 _KEYS, _DAYS, _DAY = 208, 30, 86_400.0
-_BATCH = 20_000
+BATCH = 20_000
+"""Rows that are made at once."""
+
 _LIMITS = Limits(rpm=30, rph=10**6, rpd=10**6, tpm=10**9, tph=10**9, tpd=10**9)
 
 
-def _rows(count: int, keys: list[Credential], now: float) -> Iterator[list[UsageRow]]:
+Asked = tuple[str, str, str, str]
+"""Who is asked: provider, model, key id and fingerprint."""
+
+
+def rows_of_a_month(count: int, asked: Sequence[Asked], now: float, since: float = 0.0) -> Iterator[list[UsageRow]]:
+    """Requests of the last 30 days, evenly over time and over whom they ask, in batches.
+
+    Args:
+        count: in 30 days.
+        now: seconds since the epoch.
+        since: only those after it, if a file has the earlier ones.
+    """
     begin, step = now - _DAYS * _DAY, _DAYS * _DAY / count
-    marks = [key.fingerprint for key in keys]
-    for first in range(0, count, _BATCH):
+    for first in range(max(0, int((since - begin) / step) + 1), count, BATCH):
         yield [
-            UsageRow(
-                *(begin + place * step, "p", "m", keys[place % _KEYS].id, marks[place % _KEYS]),
-                *(7, 3, 10, 0.5, "ok", 10, f"{place:016x}"),
-            )
-            for place in range(first, min(count, first + _BATCH))
+            UsageRow(begin + place * step, *asked[place % len(asked)], 7, 3, 10, 0.5, "ok", 10, f"{place:016x}")
+            for place in range(first, min(count, first + BATCH))
         ]
+
+
+def write_batches(connection: Connection, batches: Iterable[list[UsageRow]]) -> None:
+    """Write rows, each batch in one transaction."""
+    for rows in batches:
+        with transaction(connection):
+            write_rows(connection, rows)
 
 
 def _timed(work: Callable[[], object], times: int = 1) -> float:
@@ -71,15 +87,13 @@ def main() -> None:
     keys = [Credential(f"p#{number}", Secret(f"a-key-{number}")) for number in range(1, _KEYS + 1)]
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "usage.db"
-        batches = _rows(count, keys, now)
-        older = _write_older(path, islice(batches, count // _BATCH // 2), keys)
+        batches = rows_of_a_month(count, [("p", "m", key.id, key.fingerprint) for key in keys], now)
+        older = _write_older(path, islice(batches, count // BATCH // 2), keys)
         console.print(f"{older} rows of schema 2 taken over: {_timed(lambda: Store(path)):.1f} ms")
         store = Store(path)
         with closing(store.connect()) as connection:
             begin = time.perf_counter()
-            for rows in batches:
-                with transaction(connection):
-                    write_rows(connection, rows)
+            write_batches(connection, batches)
             wrote = time.perf_counter() - begin
             newer, size = count - older, path.stat().st_size / 1e6
             console.print(f"{newer} more: written in {wrote:.0f} s, {wrote / newer * 1e6:.1f} us each; {size:.0f} MB")

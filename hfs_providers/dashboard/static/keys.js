@@ -39,7 +39,7 @@ class HeatMap {
     const width = this.element.clientWidth;
     const count = this.found.ids.length;
     if (!width) return;
-    this.cell = count <= 60 ? 26 : count <= 400 ? 20 : count <= 1500 ? 14 : 10;
+    this.cell = count <= 60 ? 26 : count <= 400 ? 20 : count <= 1500 ? 14 : width < 500 ? 6 : 10;
     this.columns = Math.max(1, Math.floor(width / this.cell));
     const height = Math.max(1, Math.ceil(count / this.columns)) * this.cell;
     const ratio = devicePixelRatio || 1;

@@ -39,7 +39,7 @@ function providers(found) {
     const total = STATES.reduce((all, state) => all + (counts[state] ?? 0), 0);
     return [
       h("a", { href: `#keys?provider=${encodeURIComponent(name)}`, data: { focus: `provider ${name}` } }, name),
-      h("span", { class: "with-bar" }, `${counts.ready ?? 0} of ${total}`, stateBar(counts)),
+      h("span", { class: "with-bar" }, `${num(counts.ready ?? 0)} of ${num(total)}`, stateBar(counts)),
       num(lately?.requests ?? 0), num(lately ? lately.requests - lately.ok : 0), millis(lately?.latency), money(lately?.cost_usd ?? 0),
     ];
   });

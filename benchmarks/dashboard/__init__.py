@@ -1,0 +1,1 @@
+"""What the dashboard costs with thousands of keys and millions of rows: `python -m benchmarks.dashboard`."""
