@@ -135,7 +135,7 @@ def test_its_test_says_what_the_class_lacks(cli: Cli, tmp_path: Path) -> None:
         (["acme", "--model-class", "agno.models.nowhere:X"], "there is no class"),
         (["acme", "--model-class", "agno.models.groq"], "as agno.models.x:X"),
         (["acme", "--model-class", "sys:exit"], "there is no class 'sys:exit'"),
-        (["acme", "--model-class", "agno.models.google:GeminiInteractions"], "--sdk DISTRIBUTION"),
+        (["acme", "--model-class", "agno.models.base:Model"], "--sdk DISTRIBUTION"),
         (["acme", "--sdk", "a b; rm"], "is not the name of a distribution"),
         (["acme", "--base-url", 'x"'], "is not an http(s) address"),
         (["acme", "--model", 'a"b'], "is not a model id"),
