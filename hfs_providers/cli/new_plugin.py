@@ -139,11 +139,22 @@ def _values(name: str, used: Sdk, model_class: str, keyless: bool, base_url: str
         "distribution": f"hfs-providers-{name}",
         "version": __version__,
         "sdk": sdk,
+        "class_home": "".join(f", {_quoted(_requirement(each))}" for each in _homes(model_class)),
         "requirements": ", ".join(_quoted(_requirement(each)) for each in (*used.besides, sdk)),
         "model_class": model_class,
         "base_url": base_url or f"https://api.{name}.example/v1",
         "variables": f"NUM_{upper}=1 {upper}_{endpoint}",
     }
+
+
+def _homes(model_class: str) -> list[str]:
+    """The distribution that has a model class which is not Agno's own, if it is known. More than one is not."""
+    top = model_class.partition(":")[0].partition(".")[0]
+    # Agno comes with this library. Asking for all modules takes a while.
+    found = sorted(set(metadata.packages_distributions().get(top, ()))) if top != "agno" else []
+    if top != "agno" and len(found) != 1:
+        output.note(f"add the package that has {model_class} to `dependencies` in pyproject.toml")
+    return found if len(found) == 1 else []
 
 
 def _requirement(distribution: str) -> str:

@@ -75,6 +75,28 @@ def test_an_option_goes_before_what_the_class_says(cli: Cli, tmp_path: Path) -> 
     assert 'ModelDefault("m/1:free")' in written
 
 
+CLASS = """
+from agno.models.openai.like import OpenAILike
+class Lumen(OpenAILike): ...
+"""
+
+
+def test_a_class_that_is_not_agno_s_is_among_the_requirements(cli: Cli, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    info = site / "lumen_agno-1.2.dist-info"
+    site.mkdir()
+    (site / "lumen_agno.py").write_text(CLASS)
+    wanted = ("new-plugin", "lumen", "--model-class", "lumen_agno:Lumen")
+    assert "add the package that has lumen_agno:Lumen" in cli(*wanted, "--into", "site", path=[site]).stderr
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lumen-agno\nVersion: 1.2\n")
+    (info / "top_level.txt").write_text("lumen_agno\n")
+    done = cli(*wanted, path=[site])
+    assert "add the package" not in done.stderr
+    project = tomllib.loads((tmp_path / "hfs-providers-lumen" / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"][1:] == ["lumen-agno>=1.2"]
+
+
 def test_it_says_what_to_do_next(cli: Cli) -> None:
     done = cli("new-plugin", "acme")
     assert "cd hfs-providers-acme && pip install -e '.[test]' && pytest" in done.stdout
