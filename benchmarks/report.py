@@ -28,7 +28,7 @@ _PACKAGES = (
     "keycycle",
     "litellm",
 )
-_BEGIN, _END = "<!-- the table: written by python -m benchmarks -->", "<!-- the end of the table -->"
+_END = "<!-- the end of the table -->"
 
 
 def machine() -> dict[str, Any]:
@@ -87,14 +87,22 @@ def terminal_table(measured: Mapping[str, Measured]) -> Table:
 
 def write_document(path: Path, measured: Mapping[str, Measured], about: Mapping[str, Any]) -> None:
     """Put the table where the document has a place for it."""
-    if not path.exists():
-        return
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
+    if path.exists():
+        put_table(path, "benchmarks", _markdown(measured, about))
+
+
+def put_table(path: Path, module: str, table: str) -> None:
+    """Replace the table that a document has of a module.
+
+    Raises:
+        ValueError: it has no place for it.
+    """
+    mark = f"<!-- the table: written by python -m {module} -->"
+    before, begin, rest = path.read_text(encoding="utf-8").partition(mark)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"{path.name} has no place for the table: it needs the lines {_BEGIN} and {_END}")
-    path.write_text(f"{before}{begin}\n\n{_markdown(measured, about)}\n{end}{after}", encoding="utf-8")
+        raise ValueError(f"{path.name} has no place for the table: it needs the lines {mark} and {_END}")
+    path.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")
 
 
 def _markdown(measured: Mapping[str, Measured], about: Mapping[str, Any]) -> str:

@@ -7,24 +7,27 @@ import json
 import signal
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gateway.load import Address, load, streams
 from benchmarks.gateway.subjects import RIVALS, Subject, ours, provider
-from benchmarks.report import machine
+from benchmarks.report import machine, put_table
 
+_DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gateway.md"
 _CONNECTIONS = 32
 _LOST = 0.1
 """Seconds of rows that a `kill -9` may cost."""
@@ -50,6 +53,7 @@ def main() -> int:
     parser.add_argument("--rivals-in", type=Path, default=Path.home() / ".cache" / "hfs-benchmarks", metavar="DIR")
     parser.add_argument("--rounds", type=int, default=5, help="of each figure, in turns")
     parser.add_argument("--requests", type=int, default=20_000, help="before memory is measured")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/gateway.md")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     about = machine()
@@ -67,11 +71,16 @@ def main() -> int:
         alone = load(direct.address, _CONNECTIONS, seconds=2).rate
         lost = _lost_rows(subjects[0], upstream, directory / "usage.db")
     rows = _rows(figures, lost, options.requests)
+    notes = [
+        f"While another process shares the keys by the file: {shared}.",
+        f"The provider alone answers {alone:.0f} requests/s; it and the load share the machine with each gateway.",
+        *(f"{each.name} did not stream." for each, found in zip(subjects, figures, strict=True) if not found.first),
+    ]
     console.print(_table(rows, subjects))
-    console.print(f"While another process shares the keys by the file: {shared}.")
-    console.print(
-        f"The provider alone answers {alone:.0f} requests/s; it and the load share the machine with each gateway."
-    )
+    console.print(*notes, sep="\n")
+    if options.write:
+        lines = [*_markdown(rows, subjects), "", *notes, _where(about), ""]
+        put_table(_DOCUMENT, "benchmarks.gateway", "\n".join(lines))
     return 0 if all(row.met for row in rows) else 1
 
 
@@ -186,12 +195,37 @@ def _rows(figures: Sequence[Figures], lost: int, requests: int) -> list[Row]:
     ]
 
 
-def _table(rows: Sequence[Row], subjects: Sequence[Subject]) -> Table:
-    table = Table("figure", "goal", *(subject.name for subject in subjects), "met")
+def _cells(rows: Sequence[Row], subjects: Sequence[Subject]) -> list[list[str]]:
+    """The table line by line, its head first."""
+    found = [["figure", "goal", *(subject.name for subject in subjects), "met"]]
     for row in rows:
-        cells = [row.shown.format(value) if value is not None else "-" for value in row.values]
-        table.add_row(row.name, row.goal or "-", *cells, "yes" if row.met else "no")
+        values = [row.shown.format(value) if value is not None else "-" for value in row.values]
+        found.append([row.name, row.goal or "-", *values, "yes" if row.met else "no"])
+    return found
+
+
+def _table(rows: Sequence[Row], subjects: Sequence[Subject]) -> Table:
+    head, *lines = _cells(rows, subjects)
+    table = Table(*head)
+    for line in lines:
+        table.add_row(*line)
     return table
+
+
+def _markdown(rows: Sequence[Row], subjects: Sequence[Subject]) -> list[str]:
+    head, *lines = _cells(rows, subjects)
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
+
+
+def _where(about: Mapping[str, Any]) -> str:
+    """When and where it was measured. How fast the machine is shows in the start of an interpreter."""
+    times = []
+    for _ in range(11):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
+        times.append(time.perf_counter() - began)
+    start = f"a machine on which a bare interpreter starts in {statistics.median(times) * 1e3:.0f} ms"
+    return f"Measured {about['at'][:10]} on {about['system']}, {about['cpus']} CPUs, Python {about['python']}, {start}."
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def litellm(upstream: int, directory: Path) -> Iterator[Subject]:
     home = directory / f"litellm-{LITELLM}"
     if not home.exists():
         _install([sys.executable, "-m", "venv", str(home)], home)
-        _install([str(home / "bin" / "pip"), "install", "-q", f"litellm[proxy]=={LITELLM}"], home)
+        _install([str(home / "bin" / "pip"), "install", "-qq", f"litellm[proxy]=={LITELLM}"], home)
     config = home / "config.yaml"
     params = {"model": "openai/m", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "sk-benchmark"}
     # YAML has JSON in it.
