@@ -161,7 +161,7 @@ def test_a_key_is_tried_and_its_verdict_stays_to_be_read(page: WebDriver, tmp_pa
             see(page, "groq#1 works · answered in", "dialog .verdict")
             press(page, "dialog button.icon", "✕")
             press(page, "td .open", "groq#2")
-            assert page.find_element("css selector", "dialog .verdict").text == ""
+            wait(page, lambda: not page.find_element("css selector", "dialog .verdict").text, "another key's verdict")
             press(page, "dialog button", "Try")
             see(page, "groq#2 is dead · invalid_api_key", "dialog .verdict")
             see(page, "dead", "dialog .about")
@@ -187,7 +187,11 @@ def test_why_a_key_rested_is_found_in_the_browser(page: WebDriver, own: dict[str
             press(page, "td .open", "groq#3")
             clock = page.execute_script("return new Date(arguments[0]).toTimeString().slice(0, 8)", moment * 1000)
             see(page, clock, "dialog .events")
-            (said,) = [each.text for each in page.find_elements("css selector", ".events li") if clock in each.text]
+            # At once, because the page draws it anew.
+            events = page.execute_script(
+                "return [...document.querySelectorAll('.events li')].map((each) => each.innerText)"
+            )
+            (said,) = [each for each in events if clock in each]
         finally:
             process.terminate()
     # When, for how long, why, and for which model.
