@@ -1,4 +1,4 @@
-"""Runs of an Agno agent: what came of them. Agno returns a run with error status rather than raising."""
+"""The results of runs of an Agno agent. Agno returns a run with error status instead of raising."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def agno_agent(model: Any, **options: Any) -> Any:
 
 
 def error_of(run: Any) -> str | None:
-    """What went wrong, or None. A run that Ctrl-C ended raises KeyboardInterrupt, which Agno turned into a status."""
+    """The error of a run, or None. A run that Ctrl-C ended raises KeyboardInterrupt, which Agno had turned into a
+    status."""
     from agno.run.base import RunStatus
 
     if run.status == RunStatus.cancelled:
@@ -27,7 +28,7 @@ def error_of(run: Any) -> str | None:
 
 
 def read_stream(events: Iterable[Any], show: Callable[[Any], object]) -> tuple[str | None, bool]:
-    """As `error_of` for the events of a streamed run, and whether there was any content, which `show` is given."""
+    """As `error_of` for the events of a streamed run, and whether there was any content. `show` gets the content."""
     from agno.run.agent import RunCancelledEvent, RunContentEvent, RunErrorEvent
 
     shown = False

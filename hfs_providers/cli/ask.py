@@ -27,7 +27,7 @@ def ask(
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it arrives.")] = False,
 ) -> None:
-    """Ask one question and say on stderr who answered it."""
+    """Ask one question. The answer goes to stdout, and who gave it to stderr."""
     from hfs_providers import ProviderManager
 
     provider = provider.strip().lower()
@@ -57,7 +57,7 @@ def _collect(event: Event, rows: list[UsageRow]) -> None:
 
 
 def _run(manager: ProviderManager, provider: str, model_id: str | None, prompt: str, stream: bool) -> str | None:
-    """Run the agent; what went wrong, or None."""
+    """Run the agent. Returns the error, or None."""
     if provider != ANY:
         return _answer(_model(manager, provider, model_id), prompt, stream)[0]
     asked: set[str] = set()
@@ -89,7 +89,7 @@ def _model(manager: ProviderManager, provider: str, model_id: str | None) -> Any
 
 
 def _answer(model: Any, prompt: str, stream: bool) -> tuple[str | None, bool]:
-    """Print the answer; what went wrong (or None), and whether anything was printed."""
+    """Print the answer. Returns the error or None, and whether anything was printed."""
     agent = agno_agent(model)
     if stream:
         error, printed = read_stream(agent.run(prompt, stream=True), lambda piece: print(piece, end="", flush=True))

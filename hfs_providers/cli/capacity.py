@@ -28,7 +28,7 @@ def capacity(
     provider: Annotated[str | None, typer.Argument(help="Only this provider.", show_default=False)] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Only this model, not the default one and those in use.", show_default=False),
+        typer.Option(help="Only this model, instead of the default model and those in use.", show_default=False),
     ] = None,
     rate: Annotated[
         str | None, typer.Option(help="Show what a load of so many requests needs: 200/min.", show_default=False)

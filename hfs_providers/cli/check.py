@@ -1,4 +1,4 @@
-"""`check`: every key tried for real, many at a time.
+"""`check`: tries every key with a real request, many at a time.
 
 JSON: `complete` (false if it was interrupted), `seconds`, `totals` (`keys`, `works`, `limited`, `dead`, `unknown`,
 `untried`), `providers` (`name`, `error` (why it could not be tried at all, or null), `proof`, `totals`, `keys` (`id`,
@@ -135,7 +135,7 @@ def _totals(keys: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _proof(manager: ProviderManager, name: str, ask: bool) -> str:
-    """What is sent with each key, in words."""
+    """The request that is sent with each key, in words."""
     from hfs_providers.wrapper.wrapper import ProviderWrapper
 
     wrapper: object = manager.wrappers.get(name)

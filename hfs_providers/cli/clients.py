@@ -50,7 +50,7 @@ app = typer.Typer(
 
 @app.command("list", cls=_ClientsCommand)
 def list_clients(as_json: output.JsonOption = False) -> None:
-    """List who may use the gateway, and what for. Also: clients add, clients revoke."""
+    """List who may use the gateway, and for which models. Also: clients add, clients revoke."""
     from hfs_providers.core.config_file import load_file_config
     from hfs_providers.core.settings import Settings
     from hfs_providers.gateway.client_file import ADD_ONE, ClientsPlace, unlisted
@@ -79,10 +79,10 @@ def list_clients(as_json: output.JsonOption = False) -> None:
 @app.command(cls=_ClientsCommand)
 def add(
     name: ClientArgument,
-    admin: Annotated[bool, typer.Option("--admin", help="It may also read what the gateway tells of itself.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="It may also read /metrics and the dashboard.")] = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Let a client use the gateway, and print its token. The token is not kept and cannot be shown again."""
+    """Let a client use the gateway, and print its token. The token is not stored and cannot be shown again."""
     from hfs_providers.gateway.client_file import ClientToken, digest_of, new_token
 
     _check_name(name)
@@ -101,14 +101,14 @@ def add(
         output.print_json({"name": name, "admin": admin, "token": token, "file": path})
         return
     if first:
-        output.note("From now on the gateway needs a token for each request, on this machine, too.")
+        output.note("From now on the gateway needs a token for each request, also on this machine.")
     output.note(f"The token of {name}, which is shown only now:")
     print(token)
 
 
 @app.command(cls=_ClientsCommand)
 def revoke(name: ClientArgument, as_json: output.JsonOption = False) -> None:
-    """Let a client no longer use the gateway. Running gateways know it within two seconds."""
+    """Revoke a client's tokens. Running gateways refuse them within two seconds."""
     _check_name(name)
     path = _path()
 
@@ -125,7 +125,7 @@ def revoke(name: ClientArgument, as_json: output.JsonOption = False) -> None:
 
 
 def read_clients(place: ClientsPlace) -> tuple[ClientList, list[Problem]]:
-    """Who is listed, and what is wrong with the file. Without a file, both are empty."""
+    """The listed clients, and the problems of the file. Without a file, both are empty."""
     from hfs_providers.gateway.client_file import ClientList, clients_of
     from hfs_providers.keys.key_files import read_private_file
 

@@ -1,4 +1,4 @@
-"""The classes of the commands and their groups, and commands that are imported when they are first asked for."""
+"""The classes of the commands and their groups, and commands that are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class DefaultGroup(Group):
 
 
 class LazyCommands(Mapping[str, Any]):
-    """Commands by name, each imported when it is first asked for: a command pays for no other's imports.
+    """Commands by name, each imported when it is first used, so that a command does not import what only others need.
 
     Args:
         homes: by name, where a command's function or typer application is, as `module:name`.

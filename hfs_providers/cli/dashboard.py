@@ -27,7 +27,7 @@ _NEEDED = ("uvicorn", "httptools", "starlette", "msgspec")
 
 
 def dashboard(
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 is any free one.")] = 8322,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 is any free port.")] = 8322,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Keys cannot be tried, revived or retired on it.")
     ] = False,
@@ -47,7 +47,7 @@ def serve_dashboard(
     Args:
         inventory: what is shown.
         managers: for actions; None if there are none.
-        open_page: whether a browser is to show it.
+        open_page: whether to open it in a browser.
         name: of the command, for messages.
     """
     missing = [module for module in _NEEDED if find_spec(module) is None]
@@ -81,7 +81,7 @@ def serve_dashboard(
 
 
 def page_address(url: str, token: str | None) -> str:
-    """Where the page is. The token stands behind the `#`, which a browser sends to nobody."""
+    """The address of the page. The token follows the `#`: a browser does not send that part."""
     return f"{url}/" if token is None else f"{url}/#token={token}"
 
 

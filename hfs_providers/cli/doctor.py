@@ -37,7 +37,7 @@ _ORDER = ("error", "warning", "info", "ok")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. Of the levels, `ok` and `info` need nothing done."""
+    """One result. The levels `ok` and `info` need no action."""
 
     level: Level
     topic: str
@@ -128,7 +128,7 @@ def _imports(found: Inventory) -> Iterator[Finding]:
 
 
 def _sdk(name: str, provider: InstalledProvider, distribution: str, error: str | None) -> Finding:
-    """What the try to import an SDK has shown."""
+    """The finding for the try to import an SDK."""
     sdk = f"{name}: {distribution} {provider.sdk}"
     if error is None:
         return Finding("ok", "sdk", f"{sdk} can be imported", None, name)
@@ -159,7 +159,7 @@ def _problems(found: Inventory) -> Iterator[Finding]:
 
 
 def _built(found: Inventory) -> Iterator[Finding]:
-    """Build the providers where there are plugins of others: a hook that fails only then is found only so."""
+    """Build the providers if there are plugins of others: some hooks fail only then."""
     if all(plugin.distribution == "hfs-providers" for plugin in found.registry.plugins.values()):
         return
     known = {problem.message for problem in found.problems}
@@ -170,7 +170,7 @@ def _built(found: Inventory) -> Iterator[Finding]:
 
 
 def _keys(found: Inventory) -> Iterator[Finding]:
-    """The keys that the usage file knows to be out of rotation."""
+    """The keys that are out of rotation according to the usage file."""
     from hfs_providers.dashboard.stored_keys import stored_statuses
     from hfs_providers.wrapper.probe import RETIRED
 
@@ -228,7 +228,7 @@ def _files(found: Inventory) -> Iterator[Finding]:
 
 
 def _clients(found: Inventory) -> Iterator[Finding]:
-    """Who may use the gateway, if that is said."""
+    """Who may use the gateway, if clients are listed."""
     from hfs_providers.cli.clients import read_clients
     from hfs_providers.gateway.client_file import ClientsPlace, unlisted
 

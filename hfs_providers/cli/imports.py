@@ -1,4 +1,4 @@
-"""Tries imports and builds in processes of their own: what is broken there crashes, hangs or prints there."""
+"""Tries imports and builds in separate processes, so that a crash, a hang or output stays there."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ sys.__stdout__.write("\\n{_MARK}" + json.dumps(words) + "\\n")
 
 
 def try_imports(paths: Mapping[str, str]) -> dict[str, str | None]:
-    """Import each `module` or `module:name`, one on each processor; by label, the error's words or None."""
+    """Import each `module` or `module:name`, as many at a time as there are processors. Returns by label the error's
+    message, or None."""
     with ThreadPoolExecutor(max_workers=max(1, min(len(paths), os.cpu_count() or 1))) as threads:
         return dict(zip(paths, threads.map(_try_import, paths.values()), strict=True))
 
 
 def too_slow() -> str:
-    """What `try_imports` says if an import did not end in time: that does not show that anything is broken."""
+    """The message of `try_imports` for an import that did not end in time. It does not show that anything is broken."""
     return f"it takes longer than {TIMEOUT:g} s"
 
 
@@ -70,7 +71,7 @@ def _try_import(path: str) -> str | None:
 
 
 def _child(*arguments: str) -> tuple[int | None, str]:
-    """Run Python; its exit code, or None if it took too long, and what it printed."""
+    """Run Python. Returns its exit code, or None if it took too long, and its output."""
     # Files rather than pipes: a grandchild that keeps a pipe open would outlive the timeout. `-P` because the script
     # `hfs-providers` does not have the working directory on its path either.
     with tempfile.TemporaryFile() as out:

@@ -1,4 +1,4 @@
-"""Where the keys of a provider come from, for people."""
+"""Where the keys of a provider come from, as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`keys`, `keys revive`, `keys retire`: what state each key is in, and a word of the owner's about it.
+"""`keys`, `keys revive`, `keys retire`: the state of each key, and changing it by hand.
 
 JSON of `keys`: `providers` (`name`, `error` (why its keys cannot be shown, or null), `default_model`, `keys` (`id`,
 `fingerprint`, `source` (a variable or a file), `account` (null if it has its own), `state`, `reason`, `free_in`
@@ -53,11 +53,11 @@ def keys(
     providers: Annotated[list[str] | None, typer.Argument(help="Only these providers.", show_default=False)] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="For this model only, not for the default model and those in use.", show_default=False),
+        typer.Option(help="Only for this model, instead of the default model and those in use.", show_default=False),
     ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Show each key: its state, what of its limits is used, when it is free. Also: keys import, retire, revive."""
+    """Show each key: its state, how much of its limits is used, when it is free. Also: keys import, retire, revive."""
     from hfs_providers import HfsProvidersError, ProviderManager
 
     with ProviderManager() as manager:
@@ -126,7 +126,7 @@ def _rule(key: str, reason: str | None, as_json: bool) -> None:
 
 
 def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
-    """A key by its id or fingerprint. What is neither is not shown again: it may be a key."""
+    """A key by its id or fingerprint. Any other text is not repeated, because it may be a key."""
     wanted = said.strip().lower()
     found = KEY_ID.fullmatch(wanted)
     if found is None and not _FINGERPRINT.fullmatch(wanted):
@@ -151,7 +151,7 @@ def _find(manager: ProviderManager, said: str) -> tuple[str, Credential]:
 
 
 def _models(manager: ProviderManager, name: str, model: str | None, asked: Mapping[str, set[str]]) -> list[str]:
-    """The models to show: the one that is wanted or the default, and those that were asked lately."""
+    """The models to show: the given one, or the default and those that were used lately."""
     return list(dict.fromkeys([model or manager.default_model(name), *sorted(set().union(*asked.values()))]))
 
 
@@ -193,7 +193,7 @@ def _record(manager: ProviderManager, name: str, model: str | None, asked: Mappi
 
 
 def _asked(manager: ProviderManager, name: str) -> dict[str, set[str]]:
-    """The models that were asked with each key within a day, by fingerprint."""
+    """The models that were used with each key within a day, by fingerprint."""
     from hfs_providers.errors import StoreError
     from hfs_providers.usage import Store, UsageReport, usage_path
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def models(
     provider: Annotated[str | None, typer.Argument(help="Only this provider.", show_default=False)] = None,
     as_json: output.JsonOption = False,
-    live: Annotated[bool, typer.Option("--live", help="Ask the providers what they list.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Ask the providers which models they list.")] = False,
 ) -> None:
     """Show the default models, their successors and when they retire."""
     from hfs_providers import ProviderManager
@@ -62,7 +62,7 @@ def known(found: Inventory, provider: str) -> str:
 
 
 def provider_named(inventory: Inventory, said: str) -> str:
-    """A provider's name. What is none is not shown again: it may be a key."""
+    """A provider's name. Any other text is not repeated, because it may be a key."""
     from hfs_providers import UnknownProviderError
 
     try:
@@ -100,7 +100,7 @@ def _models_record(found: Inventory, name: str, manager: ProviderManager | None)
 
 
 def default_source(found: Inventory, name: str) -> str:
-    """What named a provider's default model: a variable, the configuration file, or the plugin."""
+    """Where a provider's default model comes from: a variable, the configuration file, or the plugin."""
     if found.providers[name].config.default_model is None:
         return "plugin"
     variable = f"{env_name(name)}_MODEL"

@@ -78,7 +78,7 @@ def new_plugin(
 
 
 def _check_options(sdk: str | None, base_url: str | None, model: str | None) -> None:
-    """End the program where one of them cannot be what it says."""
+    """End the command if one of the options is invalid."""
     if sdk is not None and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", sdk):
         output.fail(f"--sdk: {sdk!r} is not the name of a distribution", "Give its name on the package index", code=2)
     if base_url is not None and not re.fullmatch(r"https?://[^\s\"\\]+", base_url):
@@ -90,7 +90,7 @@ def _check_options(sdk: str | None, base_url: str | None, model: str | None) -> 
 
 
 def check_name(name: str) -> None:
-    """End the program where `name` cannot be a new provider's."""
+    """End the command if `name` cannot be a new provider's name."""
     if not _NAME.fullmatch(name) or len(name) > 40:
         near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:40].strip("-")
         hint = f"Try {near}" if _NAME.fullmatch(near) else "Use one like acme"
@@ -121,7 +121,7 @@ def _model_class(path: str, needed: bool) -> type[Any] | None:
 
 
 def _own(found: type[Any] | None) -> dict[str, str]:
-    """What a model class says of itself: its address and its model."""
+    """The address and the model that a model class has by default."""
     given = {name: getattr(found, name, None) for name in ("base_url", "id")}
     return {name: text for name, text in given.items() if isinstance(text, str) and text != "not-provided"}
 
@@ -165,7 +165,7 @@ def _requirement(distribution: str) -> str:
 
 
 def _lines(used: Sdk, found: type[Any] | None, keyless: bool) -> dict[str, str]:
-    """The lines of the module and of its test that not every plugin has."""
+    """The optional lines of the module and of its test."""
     params = {**used.params, **needed_of(found)}
     more = [f"sdk_module={_quoted(used.module)}"] if used.module else []
     more += [f"client={_quoted(used.client)}"] if used.client != "stainless" else []
@@ -197,7 +197,7 @@ def _literal(value: object) -> str:
 
 
 def _write(target: Path, values: dict[str, str]) -> None:
-    """Write the package beside its place first, so that nothing is left half-written."""
+    """Write the package to a temporary place first, so that nothing is left half-written."""
     module = values["module"]
     files = {
         "pyproject.toml": "pyproject.toml",

@@ -36,7 +36,7 @@ _LEVEL = 9
 
 
 def set_up_streams() -> None:
-    """Print what the streams' encoding lacks as an escape, and to nowhere where a stream was closed at the start.
+    """Print characters that the encoding lacks as escapes, and discard output to a stream that was closed at the start.
 
     Model ids, paths and providers' messages may hold any character.
     """
@@ -49,7 +49,7 @@ def set_up_streams() -> None:
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Send the library's log to stderr from INFO on, or nowhere: what it says is in the tables already."""
+    """Send the library's log from INFO on to stderr, or discard it: the tables say the same."""
     _redirect("hfs_providers", verbose)
     if not logging.root.handlers:
         # Where nobody handles it, Python prints what SDKs warn of to stderr.
@@ -65,7 +65,7 @@ def set_up_agno_logging() -> None:
 
 
 def log_to_stderr(*names: str) -> None:
-    """Show what these loggers say: of a server, its owner sees nothing else."""
+    """Show the messages of these loggers: a server has no other output."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # On the handler, because a server may set its loggers' levels itself.
@@ -122,7 +122,7 @@ def debugging() -> bool:
 
 
 def explain(error: Exception) -> int:
-    """Print an exception as one line on stderr; the exit code that belongs to it."""
+    """Print an exception as one line on stderr. Returns its exit code."""
     from hfs_providers import HfsProvidersError, UnknownProviderError
 
     if debugging():
@@ -138,7 +138,7 @@ def explain(error: Exception) -> int:
 
 
 def has_width() -> bool:
-    """Whether lines have an end: on a terminal, or where `COLUMNS` says so."""
+    """Whether the width of lines is limited: on a terminal, or by `COLUMNS`."""
     return sys.stdout.isatty() or "COLUMNS" in os.environ
 
 

@@ -34,9 +34,9 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 def serve_gateway(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 is any free one.")] = 8321,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 is any free port.")] = 8321,
     allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A name by which clients address it.")
+        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A host name that clients may use for it.")
     ] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option("--allow-origin", metavar="URL", help="A web origin whose pages may use it.")
@@ -45,7 +45,8 @@ def serve_gateway(
         Path | None, typer.Option("--tls-cert", exists=True, dir_okay=False, help="A PEM certificate: serve https.")
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key, if it is not in it.")
+        Path | None,
+        typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key, if it is in another file."),
     ] = None,
     no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Serve no dashboard at /.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Serve simulated providers; needs no API key.")] = False,

@@ -103,7 +103,7 @@ def _print_usage(usage: StorageStatus) -> None:
 
 
 def first_step(found: Inventory) -> str:
-    """The one thing to do if no provider can be used."""
+    """The first thing to do if no provider can be used."""
     if not found.providers:
         return "Clear HFS_DISABLED_PLUGINS, or see: hfs-providers plugins"
     for provider in found.providers.values():

@@ -1,7 +1,7 @@
-"""Tables that fit their terminal: a column that has no room gives way as a whole, and words stay whole.
+"""Tables that fit their terminal: a column without room is moved or left out as a whole, and words stay whole.
 
-What a column does if the table is too wide is said by whoever prints it (`Column.how`), and in which order (`give`):
-it is left out, it goes below its row, or it is broken between words.
+The caller decides what happens to a column if the table is too wide (`Column.how`), and in which order (`give`): it is
+left out, it goes below its row, or it is broken between words.
 """
 
 from __future__ import annotations

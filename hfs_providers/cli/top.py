@@ -178,7 +178,7 @@ def _grid() -> Table:
 
 
 def _plain(text: str) -> str:
-    """A text without characters that would steer the terminal."""
+    """A text without the terminal's control characters."""
     return _CONTROL.sub("?", text)[:120]
 
 

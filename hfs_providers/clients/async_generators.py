@@ -1,4 +1,4 @@
-"""Async generators that their reader closes."""
+"""Async generators that are closed by their reader."""
 
 from __future__ import annotations
 

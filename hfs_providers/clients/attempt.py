@@ -1,4 +1,5 @@
-"""One attempt of a call, as what runs below it sees it: what it logs is held back, what it opens is remembered.
+"""One attempt of a call, for the code that runs below it: its log records are held back, and the responses that it
+opens are noted.
 
 Agno logs every failed request at ERROR, to stdout. While an attempt runs, such records are held back; those of the
 attempt that ends the call are let through afterwards, scrubbed. The shared HTTP clients note the responses that they
@@ -45,7 +46,7 @@ class Attempt:
         self._records = [*(self._records or ()), record]
 
     def let_through(self, redactor: Redactor) -> None:
-        """Print what was held, without keys."""
+        """Print the held log records, without keys."""
         records, self._records = self._records, None
         for record in records or ():
             record.msg, record.args = redactor.scrub(record.getMessage()), ()

@@ -32,9 +32,9 @@ _PLAIN = ProviderTraits("", "")
 
 
 class Clients:
-    """SDK clients by key, and what differs between SDKs: a plugin whose SDK is unlike any known here subclasses it.
+    """SDK clients by key, and the differences between SDKs: a plugin whose SDK is not like a known one subclasses it.
 
-    By itself it is for a model class that takes no shared transport: each key keeps a client of its own.
+    Without a subclass it is for model classes that take no shared transport: each key has a client of its own.
     """
 
     settings: tuple[str, ...] = ("base_url", "timeout", "default_headers", "default_query", "client_params")
@@ -56,8 +56,8 @@ class Clients:
     """Further attributes of the model class that hold a key, or what was made with one. Nobody may set them."""
 
     answers: Literal["unknown", "choices", "asked"] = "unknown"
-    """How a broken answer is recognised: not at all; by the `choices` or `candidates` that the SDK's pydantic models
-    have; or by calling `usable` and `ends`."""
+    """How a broken answer is recognised: not at all; by `choices` or `candidates` of the SDK's pydantic models; or by
+    calling `usable` and `ends`."""
 
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """What the providers of this SDK have in common, by field of `KeyedProvider` (such as `usage_fields`). It is used
@@ -106,7 +106,7 @@ class Clients:
         state[self.client_field] = client
 
     def bind_known(self, bound: Any, credential: Credential) -> bool:
-        """As `abind`, if the client exists already, as for most calls. Returns whether it does."""
+        """As `abind`, but only if the client exists already, as in most calls. Returns whether it does."""
         state = bound.__dict__
         try:
             clients = self._async[asyncio.get_running_loop()].clients
@@ -233,11 +233,11 @@ class Clients:
         return client
 
     def usable(self, answer: Any) -> bool:
-        """Whether an answer of the SDK in one piece has something in it. For `answers = "asked"`."""
+        """Whether a complete answer of the SDK has content. For `answers = "asked"`."""
         return answer is not None
 
     def ends(self, chunk: Any) -> bool:
-        """Whether a chunk of a stream says that the answer is whole. For `answers = "asked"`."""
+        """Whether a chunk of a stream says that the answer is complete. For `answers = "asked"`."""
         raise LookupError(f"{type(self).__name__} says answers = 'asked' and has no method `ends`")
 
     def model_ids(self, client: Any) -> Iterable[str]:

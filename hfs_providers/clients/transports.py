@@ -1,4 +1,4 @@
-"""HTTP clients that many keys can share: what is mended or added to those of httpx and httpx2."""
+"""HTTP clients that many keys can share: corrections and additions to those of httpx and httpx2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from hfs_providers.clients.attempt import running
 
 EACH = 8
-"""Requests in flight of one client, where they are spread over several."""
+"""Requests in flight of one client, if they are spread over several clients."""
 
 # Seconds: httpx's own default for a connection that is not used.
 _IDLE = 5.0

@@ -1,1 +1,1 @@
-"""Fallback chains: which model serves a turn, and which one is asked when it fails."""
+"""Fallback chains: which model serves a turn, and which one is asked if it fails."""

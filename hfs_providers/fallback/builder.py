@@ -24,12 +24,12 @@ _log = logging.getLogger("hfs_providers")
 
 @dataclass(frozen=True, slots=True)
 class ChainSources:
-    """What chains are made from.
+    """The sources of a chain's entries.
 
     Args:
         providers: the names of the providers that can be used, in fallback order.
         tiers: by lower-case name, `provider/model` in order of preference.
-        plugins: the data of the installed providers, for Agno models of the caller's own.
+        plugins: the data of the installed providers, for the caller's own Agno models.
     """
 
     get_model: Callable[..., Model]

@@ -41,9 +41,9 @@ class ChainConfig:
     Args:
         entries: the chain, the primary first.
         restore: whether a new turn begins at the primary: `always`, even if its circuit is open or its keys are
-            exhausted; only `when_available`; or `never`: it begins where the last fallback left off.
-        on_interrupt: what a stream does that broke after content: `raise`, or `restart` on the next entry.
-        emit: tells the observers.
+            exhausted; only `when_available`; or `never`: it begins at the entry of the last fallback.
+        on_interrupt: what happens if a stream breaks after content: `raise`, or `restart` on the next entry.
+        emit: notifies the observers.
         sleep, async_sleep: how to wait, in seconds.
         rebuild: a module-level `get_chain` that makes the same chain in another process; None if there is none.
         start: where the next turn begins with `restore="never"`; nothing else is kept from turn to turn.

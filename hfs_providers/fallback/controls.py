@@ -1,4 +1,4 @@
-"""What a caller sees of a fallback chain, and the methods that control it by hand."""
+"""The attributes of a fallback chain that a caller sees, and the methods that control it by hand."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class ChainControls:
         return turn.fall_back(error)
 
     def recover_transport(self, error: BaseException, retry_count: int = 0, max_retries: int = 3) -> bool:
-        """Give the primary a new connection and wait, before a request is sent once more.
+        """Give the primary a new connection, and wait before a request is sent once more.
 
         Args:
             error: what the request failed with.
@@ -182,7 +182,7 @@ class ChainControls:
         return None if away or entry.aggregator or not is_recoverable(error) else entry
 
     def _renewed(self, entry: Entry, retry_count: int, max_retries: int) -> float:
-        """Tell of the new connection. Returns the seconds to wait."""
+        """Emit the event about the new connection. Returns the seconds to wait."""
         wait = recovery_wait(retry_count)
         reason = f"new connection after failed attempt {retry_count + 1} of {max_retries}"
         self._config.tell("transport_recovered", entry, reason, wait)

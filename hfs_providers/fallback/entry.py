@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def model_id(self) -> str:
-        """The model that serves: the successor, if the provider no longer has a model that was only defaulted."""
+        """The model that serves: the successor, if the model is a default that the provider no longer has."""
         if self.rotation is None or self.rotation.options.explicit:
             return self.model.id
         return self.rotation.backend.serving(self.model.id)
@@ -66,7 +66,7 @@ class Entry:
         return judge(error, self.errors)
 
     def obstacle(self) -> str | None:
-        """Why it cannot answer now, or None if nothing is known to prevent it. Sends no request."""
+        """Why it cannot answer now, or None if no reason is known. Sends no request."""
         cooldown = self.circuit.cooldown()
         if cooldown > 0:
             return f"left alone for {cooldown:.0f} s more after repeated failures"

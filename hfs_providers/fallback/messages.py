@@ -1,4 +1,4 @@
-"""Rewrites a request that was meant for one model so that another provider's model understands it."""
+"""Rewrites a request for one model so that another provider's model understands it."""
 
 from __future__ import annotations
 

@@ -140,7 +140,8 @@ class Turn:
         self._attribute()
 
     def left(self) -> None:
-        """A request ended and showed nothing about its entry: cancelled, or to be sent again with guidance."""
+        """A request ended without showing anything about its entry: it was cancelled, or Agno sends it again with
+        guidance."""
         self.active.circuit.leave()
 
     def failed(self, error: Exception, *, shown: bool = False) -> None:

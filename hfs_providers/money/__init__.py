@@ -1,1 +1,1 @@
-"""What requests cost, and what may be spent."""
+"""The cost of requests, and budgets."""

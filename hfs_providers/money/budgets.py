@@ -1,4 +1,4 @@
-"""What may be spent: budgets, what a request claims of them, and what one process has spent.
+"""Budgets: what may be spent, what a request claims, and what one process has spent.
 
 invariant: what was spent and what calls in flight have reserved is never more than the budget, unless a request cost
            more than it was estimated at.
@@ -94,7 +94,7 @@ class OverBudget(NamedTuple):
     """Why a claim is refused.
 
     Args:
-        budget: that it does not fit into.
+        budget: the one that the claim does not fit into.
         claim: the estimate, or None if the model has no price.
         until: seconds since the epoch from which it is worth asking again.
     """
@@ -120,7 +120,7 @@ def _dollars(nanousd: int) -> str:
 
 
 class BudgetLedger(Protocol):
-    """Who has spent how much: of one process, or of all that it shares with. Safe for threads."""
+    """A ledger of what was spent: by one process, or by all that share the budgets. Safe for threads."""
 
     blocks: bool
     """Whether `reserve` waits for a file or a server."""
@@ -133,7 +133,7 @@ class BudgetLedger(Protocol):
         """
 
     def end(self, claim: Claim, cost: int | None, recorded: bool) -> None:
-        """A claim that was granted is not in flight any more. Never blocks, never raises.
+        """Note that a granted claim is not in flight any more. Never blocks, never raises.
 
         Args:
             claim: what was granted.
@@ -146,7 +146,7 @@ class BudgetLedger(Protocol):
 
 
 class Budgets:
-    """The budgets of a process, and who keeps account of them."""
+    """The budgets of a process, with their ledger."""
 
     def __init__(
         self, budgets: Sequence[Budget], prices: PriceList, ledger: BudgetLedger, wall: Callable[[], float]
@@ -178,7 +178,7 @@ class Budgets:
         return self._ledger.reserve(claim)
 
     def seconds_until(self, over: OverBudget) -> float:
-        """How long it takes until it is worth asking again."""
+        """Seconds until it is worth asking again."""
         return max(0.0, over.until - self._wall())
 
     def end(self, claim: Claim, cost: int | None, recorded: bool = True) -> None:

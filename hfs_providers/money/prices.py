@@ -1,4 +1,4 @@
-"""What a request costs, in nano-USD: billionths of a US dollar.
+"""The cost of requests, in nano-USD: billionths of a US dollar.
 
 A price comes from the TOML file, else from `genai-prices`: the data of its installed version. It is imported with the
 first call, in that call's own thread: the one that writes rows must not be kept from them.
@@ -115,7 +115,7 @@ class PriceList:
         """What a request costs by kinds of tokens; None if no price is known.
 
         Args:
-            tokens_in: input tokens; some models cost more where there are many.
+            tokens_in: input tokens; some models cost more for long inputs.
             at: seconds since the epoch; some models cost less at night.
         """
         if key_id in self.free:

@@ -81,7 +81,7 @@ _STATUSES = {
 
 
 def _decide(evidence: Evidence) -> Meaning | None:
-    """What the violations of a google.rpc.QuotaFailure say of a refusal: how long it lasts, and for which models.
+    """What the violations of a google.rpc.QuotaFailure say about a refusal: how long it lasts, and for which models.
 
     A daily quota comes with a RetryInfo of a few seconds, too: that is not when the quota is back.
     """

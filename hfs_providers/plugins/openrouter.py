@@ -61,7 +61,7 @@ _OF_THE_ACCOUNT = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-re
 
 
 def _decide(evidence: Evidence) -> Meaning | None:
-    """What the metadata adds to a status that has several meanings."""
+    """The meaning of a status that has several, by the metadata of the error."""
     status = evidence.status
     if status == 402 and evidence.has("metadata.provider_name"):
         # Past routing, even where the name is null: the balance is there, and too small for `max_tokens`.

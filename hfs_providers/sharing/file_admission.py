@@ -1,4 +1,4 @@
-"""Whether a reservation fits: what the file says of a key, of its windows, and of requests in flight.
+"""Decides whether a reservation fits, by what the file knows about a key, its windows and the requests in flight.
 
 All is read within one transaction of the `FileLedger`, and all is exact: minutes are counted from the rows, longer
 windows from the sums by quarters of an hour and, at their edges, from the rows. A file that cannot be read is an
@@ -24,7 +24,7 @@ _SOON = 0.25
 
 
 class _WindowRule(NamedTuple):
-    """One window: since when it counts, when a row leaves it, and the most that it may hold."""
+    """One window: when it begins, when a row leaves it, and the most that it may hold."""
 
     since: float
     until: Callable[[float], float]
@@ -33,7 +33,7 @@ class _WindowRule(NamedTuple):
 
 
 def known_refusal(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
-    """What any process was told of the key: that it is dead or cooling."""
+    """What any process has learned about the key: that it is dead or cooling."""
     key = reservation.account if reservation.fingerprint == "keyless" else reservation.fingerprint
     query = (
         "SELECT kind, body FROM state WHERE provider = ?"

@@ -1,8 +1,8 @@
 """The budgets of all processes that use the same local file.
 
-What was spent is in the rows. The file adds up the current period of each budget as rows are written, so a report says
-the same, and a new process knows what others spent before. Beside it is what each process has reserved for calls in
-flight.
+The amounts spent are in the rows. The file adds up the current period of each budget as rows are written, so a report
+shows the same, and a new process knows what others spent before. The file also has what each process has reserved for
+calls in flight.
 
     invariant: what a request that was granted may cost, or did cost, is reserved until its row is in the file. What a
                process has reserved is true in the file whenever the process reserves more.
@@ -74,10 +74,10 @@ class _Ended:
 class FileBudgets:
     """The `BudgetLedger` of processes that use the same local file.
 
-    While the file cannot be used, the process goes on with what it knows.
+    While the file cannot be used, the process continues with what it knows.
 
     Args:
-        alone: whether other hosts share the budgets, of which nothing is heard when this account is asked.
+        alone: whether other hosts share the budgets, but cannot be reached when this ledger is asked.
     """
 
     blocks = True
@@ -215,7 +215,7 @@ class FileBudgets:
         return found
 
     def _tell(self, connection: sqlite3.Connection, budgets: Sequence[Budget]) -> None:
-        """Write down what this process holds."""
+        """Write to the file what this process has reserved."""
         wall = self._wall()
         for budget in budgets:
             held = self._held[budget]
@@ -225,7 +225,8 @@ class FileBudgets:
                 connection.execute(_DROP, (budget.name, self._holder))
 
     def _settle(self, ended: _Ended, recorded: bool, connection: sqlite3.Connection) -> None:
-        """Hold no more for a request whose row is in the file now. A cost that has no row is added to what is spent."""
+        """End the reservation of a request whose row is in the file now. A cost without a row is added to what is
+        spent."""
         with self._lock:
             if not ended.settled:
                 ended.settled = True
@@ -243,7 +244,8 @@ class FileBudgets:
             connection.execute(_ADD, (nanousd, budget.name, *budget.period(self._wall())))
 
     def _bury(self, connection: sqlite3.Connection, budgets: Sequence[Budget], wall: float) -> bool:
-        """Take as spent what dead processes hold: their calls may have been sent. Whether there was any."""
+        """Count as spent what dead processes had reserved, because their calls may have been sent. Returns whether
+        there was any."""
         buried = False
         for budget in budgets:
             for holder, nanousd, seen, *process in connection.execute(

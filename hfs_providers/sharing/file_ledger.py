@@ -38,7 +38,7 @@ from hfs_providers.usage.log import UsageLog
 from hfs_providers.usage.transaction import transaction
 
 FILE_TIMEOUT = 0.25
-"""Seconds for which a reservation waits for the file, at most."""
+"""The longest time that a reservation waits for the file, in seconds."""
 
 # Seconds between two reads of the file for changes by others.
 _TICK = 0.1
@@ -63,7 +63,7 @@ class FileLedger:
     """The `Ledger` of processes that use the same local file.
 
     Args:
-        tick: seconds after which the file is read again for news of others.
+        tick: seconds after which the file is read again for changes by others.
         mark: identifies this process's own changes to the state of keys.
     """
 
@@ -137,7 +137,8 @@ class FileLedger:
         self._connection.close()
 
     def look(self) -> None:
-        """Read who else is there and what has changed of keys. A thread of the ledger does it again and again."""
+        """Read which other processes there are, and what has changed about keys. A thread of the ledger calls it again
+        and again."""
         try:
             with self._connection.use(FILE_TIMEOUT) as connection:
                 now = self._clock()
@@ -190,7 +191,7 @@ class FileLedger:
         return await reserve_in_thread(self, reservation)
 
     def end(self, reservation: Reservation, charged: int | None) -> None:
-        """See `Ledger.end`. What the request cost is in its row."""
+        """See `Ledger.end`. The cost of the request is in its row."""
         if self._uncounted:
             with self._lock:
                 if self._uncounted[reservation] > 0:
@@ -272,7 +273,7 @@ class FileLedger:
             self._log.defer(partial(self._presence.add_in_flight, provider, account, scope, requests, tokens))
 
     def _take_over(self) -> None:
-        """Tell the pools how the state of their keys has changed, by whatever process."""
+        """Apply to the pools what any process has changed about the state of their keys."""
         # This process's own changes are written first: a key that it has just revived must not become dead again.
         self._log.flush(FILE_TIMEOUT)
         with self._connection.use(FILE_TIMEOUT) as connection:
@@ -293,7 +294,7 @@ class FileLedger:
         self._log.defer(self._presence.clear_in_flight)
 
     def _used(self, provider: str, pool: KeyPool) -> PoolSnapshot | None:
-        """What all have used of a pool's keys until now; None if that is not known."""
+        """What all processes have used of a pool's keys until now; None if that is not known."""
         self._log.flush(FILE_TIMEOUT)
         try:
             with self._connection.use(FILE_TIMEOUT) as connection:

@@ -18,12 +18,12 @@ Buckets = dict[int, tuple[int, int]]
 """Requests and tokens by the number of a bucket since the epoch."""
 
 _SLACK = 5.0
-"""Seconds that a clock may be behind before its quarters are counted as the next ones."""
+"""Seconds that a clock may be slow before its quarters are counted as the next ones."""
 
 
 @dataclass
 class Used:
-    """What counts against limits, stamped by the clock of the receiver.
+    """The use that counts against limits, stamped by the clock of the receiver.
 
     Args:
         minute: the ends of the last minute's requests and their tokens, oldest first.
@@ -44,7 +44,7 @@ def from_store(
     now: float,
     offset: float,
 ) -> Used:
-    """What the rows of an account say.
+    """The use of an account, from its rows.
 
     Args:
         names: of the keys of the account, as `Credential.name`.
@@ -81,7 +81,7 @@ def from_store(
 
 
 def from_pool(spent: Iterable[Spent], account: str, scope: str, offset: float) -> Used:
-    """What a pool remembers of an account and scope, as `KeyPool.spent` gives it; see `from_store`."""
+    """The use that a pool remembers for an account and scope, as `KeyPool.spent` returns it; see `from_store`."""
     used = Used()
     for each in spent:
         if (each.account, each.scope) != (account, scope):

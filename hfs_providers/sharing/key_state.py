@@ -1,4 +1,4 @@
-"""Restores what the file knows of keys in a process that starts.
+"""Restores, when a process starts, what the file knows about keys.
 
 Windows come from the rows of usage: the minute exactly, the hour by minutes, the day by quarters of an hour. Dead and
 cooling keys, circuits and retired models come from the table `state`, which `state_log` writes. The file may be old or
@@ -26,7 +26,8 @@ from hfs_providers.usage.database import QUARTER
 from hfs_providers.usage.transaction import transaction
 
 GONE_FOR = 30 * DAY
-"""Seconds after which a retired model is tried again, and limits that no answer has shown since are forgotten."""
+"""Seconds after which a retired model is tried again, and after which limits are forgotten that no answer has shown
+again."""
 
 _log = logging.getLogger("hfs_providers")
 
@@ -58,7 +59,7 @@ _WINDOWS = (
 def pool_state(
     connection: sqlite3.Connection, provider: str, credentials: Sequence[Credential], wall: float
 ) -> PoolSnapshot:
-    """What the file knows of those keys of a provider that are here, as `KeyPool.load` takes it."""
+    """What the file knows about a provider's present keys, as `KeyPool.load` takes it."""
     account_of = {credential.name: credential.account for credential in credentials}
     # `KeyPool.load` leaves out what is no death, such as the note of a revival.
     dead = states(connection, provider, "key")
@@ -108,7 +109,7 @@ def _windows(
 
 
 def rename_keys(connection: sqlite3.Connection, provider: str, credentials: Sequence[Credential]) -> None:
-    """Give what older versions wrote of those keys their names of today: fingerprints had 8 digits."""
+    """Rename the keys in what older versions wrote: their fingerprints had 8 digits."""
     shorts = Counter(credential.fingerprint[:8] for credential in credentials if credential.secret is not None)
     names = {
         credential.fingerprint[:8]: credential.fingerprint

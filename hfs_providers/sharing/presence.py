@@ -1,6 +1,6 @@
 """Which processes use the file: each has a row in the table `processes`, and what it has in flight in `in_flight`.
 
-A process is identified by its number, the time of its start, and the place where its number counts.
+A process is identified by its number, the time of its start, and the place (machine or container) whose number it is.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ written down."""
 
 
 class Process(NamedTuple):
-    """What distinguishes a process from all others.
+    """The identity of a process.
 
     Args:
-        born: when it started, in ticks since the machine did; 0 if the system does not say.
+        born: when it started, in ticks since the start of the machine; 0 if the system does not report it.
         place: the machine, its run, and the namespace of process numbers.
     """
 
@@ -39,7 +39,7 @@ class Process(NamedTuple):
 
 
 class Presence:
-    """A process that uses the file, as the others see it, and the others as it sees them.
+    """A process that uses the file: what it tells the others, and what it knows about them.
 
     Each method takes a connection to the file, and raises `sqlite3.Error` if the file cannot be used.
 
@@ -64,7 +64,7 @@ class Presence:
         return company
 
     def confirm(self, shared: bool, connection: sqlite3.Connection) -> None:
-        """Say that it lives. The file may be a new one that does not know it."""
+        """Give a sign of life. The file may be a new one that does not know the process."""
         row = (self.id, *self._process, self._wall(), SHARED if shared else ALONE)
         with transaction(connection, self._patience):
             connection.execute(
@@ -98,7 +98,7 @@ class Presence:
         connection.execute("DELETE FROM in_flight WHERE process = ?", (self.id,))
 
     def leave(self, connection: sqlite3.Connection) -> None:
-        """Remove all that the file says of it."""
+        """Remove everything about it from the file."""
         _forget(connection, self.id)
 
     # The others.
@@ -153,7 +153,7 @@ def this() -> Process:
 
 
 def alive(process: Process, seen: float, wall: float) -> bool:
-    """Whether a process lives that was last `seen` then. One that has got its number since does not count."""
+    """Whether a process that was last `seen` then is alive. A later process with the same number does not count."""
     if process.place != _place():
         return abs(wall - seen) < STALE
     if process.born:

@@ -1,8 +1,7 @@
 """The budgets that several hosts share through Redis.
 
-The server knows what each host has spent and what each process has reserved. What this host has spent is also in the
-account of its own processes. That serves alone while the server is away: then a host may spend its part of what was
-left.
+The server knows what each host has spent and what each process has reserved. What this host has spent is also in its
+local ledger, which is used alone while the server is away: then a host may spend its part of what was left.
 
     invariant: the server counts a cost when the request ends. A host says what it has spent in all when it joins, and
                after counts were lost: what was spent while the server was away is counted then, and nothing twice.
@@ -127,8 +126,8 @@ class RedisBudgets:
     # For the thread that speaks with the server.
 
     def publish(self, server: RedisConnection, generation: str, *, joining: bool) -> None:
-        """Say what this process holds and that it lives, and learn what the host's part is. `joining`: the server may
-        not know what the host has spent.
+        """Report what this process has reserved and that it is alive, and learn the host's part. `joining`: the server
+        may not know what the host has spent.
         """
         told: list[str | int] = []
         for budget in self._budgets:
@@ -146,7 +145,7 @@ class RedisBudgets:
                 self._local.allot(budget, part, int(hosts))
 
     def serve(self, server: RedisConnection, work: Sequence[object], generation: str, *, settled: bool) -> bool:
-        """Say what there is to say of money. Returns False if the server has lost counts. Until all hosts have said
+        """Send all messages about budgets. Returns False if the server has lost counts. Until all hosts have said
         what they have spent, which is `settled`, each goes on alone.
         """
         paid = [each for each in work if isinstance(each, Paid)]

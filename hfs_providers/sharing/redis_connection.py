@@ -64,7 +64,7 @@ class RedisConnection:
         self._redis = redis
         self._timeout = timeout
         self.errors = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
-        """What any method may raise."""
+        """The errors that any method may raise."""
         try:
             given: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]  # redis-py's
         except Exception:
@@ -92,7 +92,7 @@ class RedisConnection:
         return f"RedisConnection({self.name})"
 
     def open(self) -> None:
-        """Connect, and give the server the scripts."""
+        """Connect, and load the scripts into the server."""
         redis = self._redis
         self.close()
         client: Any = redis.Redis.from_pool(redis.ConnectionPool(**self._options))

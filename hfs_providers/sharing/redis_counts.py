@@ -51,12 +51,12 @@ _log = logging.getLogger("hfs_providers")
 
 
 class Counts:
-    """One process's part in the counts. For one thread at a time, but for `settled_at` and `announcement`.
+    """One process's part in the counts. For one thread at a time, except `settled_at` and `announcement`.
 
     Args:
         store: the local file, where all processes of the host write their usage; None if there is none.
         flush: writes what was recorded to the file, within the seconds that it is given.
-        send: takes a release that is to be said next.
+        send: takes a release that is sent next.
         budgets: those that are shared by the same server, or None.
     """
 
@@ -96,7 +96,7 @@ class Counts:
         self._beat_at = 0.0
 
     def announcement(self, event: Event) -> Announce | None:
-        """What an event says of a key; None if nothing."""
+        """The announcement for an event; None if it is not about a key's state."""
         pool = self._pools.get(event.provider)
         credential = pool.credential(event.key_id or "") if pool is not None else None
         if credential is None:
@@ -126,7 +126,7 @@ class Counts:
         self._announce_all(server)
 
     def _register(self, server: RedisConnection, lost: str = "") -> bool:
-        """Learn the generation, or begin one; whether counts were lost."""
+        """Learn the generation, or begin one. Returns whether counts were lost."""
         args: list[str | int] = [self._generation, uuid.uuid4().hex, int(SETTLE * 1000), lost]
         asked = self._wall()
         generation, settled, now, revived = server.run([ScriptCall("register", [_GENERATION], args)])[0]
@@ -208,7 +208,8 @@ class Counts:
         return self._names.get((scope.provider, scope.account), set())
 
     def _announce_all(self, server: RedisConnection) -> None:
-        """Say which keys this process knows to be dead or cooling, and revive those that others have revived since."""
+        """Announce which keys this process knows to be dead or cooling, and revive those that others have revived
+        since."""
         announced: list[tuple[Announce, str]] = []
         wall = self._wall()
         for provider, pool in self._pools.items():
@@ -250,7 +251,7 @@ class Counts:
     # Serving.
 
     def serve(self, server: RedisConnection, work: Sequence[Message]) -> None:
-        """Say what there is to say (if nothing, that this process lives), in one round trip if no counts were lost."""
+        """Send all messages (if there are none, a sign of life), in one round trip if no counts were lost."""
         ended: dict[CountedScope, list[Release]] = {}
         for each in work:
             if isinstance(each, Release):

@@ -34,7 +34,7 @@ from hfs_providers.sharing.redis_messages import Message, Paid, Release, Reserve
 from hfs_providers.usage.database import Store
 
 STARTING = 1.0
-"""Seconds that `start` waits for the server, at most."""
+"""The longest time that `start` waits for the server, in seconds."""
 
 _PATIENCE = REDIS_TIMEOUT + 0.1
 """Seconds that a call waits: a little longer than the thread does, so that it hears of a server that is away."""
@@ -54,7 +54,7 @@ class RedisLedger:
     Args:
         url: `redis://`, `rediss://` or `unix://`; a password in it is shown nowhere.
         store: the local file, where all processes of the host write their usage; None if there is none.
-        budgets: who keeps account of those that the same server shares; None if there are none.
+        budgets: the ledger of the budgets that the same server shares; None if there are none.
         flush: writes what was recorded to the file, within the seconds that it is given.
     """
 
@@ -93,7 +93,7 @@ class RedisLedger:
         return f"RedisLedger({self.name}, {self._mode})"
 
     def _begin(self) -> None:
-        """Start as a process that nobody knows yet."""
+        """Start as a process that the server does not know yet."""
         self._mode: _Mode = "away"
         self._work: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -166,7 +166,7 @@ class RedisLedger:
         return Refusal("limited", self._counts.settled_at, "what all have used is being counted again", "key")
 
     def _outcome(self, reserve: Reserve) -> Refusal | None:
-        """The answer, or what holds if none came in time."""
+        """The answer, or the default if none came in time."""
         if reserve.done.is_set():
             return reserve.answer
         if not reserve.ticket.acquire(blocking=False):
@@ -220,7 +220,7 @@ class RedisLedger:
             paid.dismiss()
 
     def observe(self, event: Event) -> None:
-        """Tell the others of a key that is cooling or dead, or was revived."""
+        """Announce to the others that a key is cooling or dead, or was revived."""
         if self._mode in ("here", "joining"):
             announcement = self._counts.announcement(event)
             if announcement is not None:
@@ -283,7 +283,7 @@ class RedisLedger:
         return self._mode != "away"
 
     def _take(self) -> list[Message]:
-        """What there is to do, in the order in which it came; empty after `BEAT_INTERVAL` without any."""
+        """The pending messages in order of arrival; empty after `BEAT_INTERVAL` without any."""
         work: list[Message] = []
         try:
             work.append(self._work.get(timeout=BEAT_INTERVAL))
@@ -307,7 +307,7 @@ class RedisLedger:
         return True
 
     def _drain(self) -> None:
-        """Drop what was to be said to the server: when it is back, all is published again."""
+        """Drop the pending messages to the server: when it is back, everything is published again."""
         work = []
         with suppress(queue.Empty):
             while True:
@@ -317,7 +317,7 @@ class RedisLedger:
             self._work.put(None)
 
     def _dismiss(self, work: Iterable[Message]) -> None:
-        """Let those who wait go on alone."""
+        """Let waiting callers continue alone."""
         for each in work:
             if isinstance(each, Reserve | Spend | Paid):
                 each.dismiss()

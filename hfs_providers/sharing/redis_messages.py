@@ -1,4 +1,4 @@
-"""What is said to the Redis server: of the limits of keys, of their state, and of budgets."""
+"""The messages to the Redis server: about the limits of keys, their state, and budgets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _tag(provider: str, account: str) -> str:
 
 
 class Question(Generic[_A]):
-    """What a caller waits for an answer to. Whoever takes the `ticket` decides it.
+    """A question whose answer a caller waits for. Whoever takes the `ticket` decides it.
 
     Args:
         loop, wake: the event loop of a task that waits, and what wakes the task there; None for a thread.
@@ -67,11 +67,11 @@ class Question(Generic[_A]):
         self._wake = wake
 
     def dismiss(self) -> None:
-        """Let the caller go on alone."""
+        """Let the caller continue alone."""
         self.settle(None)
 
     def withdraw(self) -> _A | None:
-        """Give up waiting; the answer, if it was given before."""
+        """Give up waiting. Returns the answer, if it was given before."""
         if not self.ticket.acquire(blocking=False):
             self.done.wait()
         return self.answer
@@ -110,7 +110,7 @@ class Release(NamedTuple):
 
 
 class Announce(NamedTuple):
-    """What a process has learned of a key.
+    """What a process has learned about a key.
 
     Args:
         provider, account: of the key.
@@ -127,7 +127,7 @@ class Announce(NamedTuple):
     age: int | None = None
 
     def call(self) -> ScriptCall:
-        """The script that says it."""
+        """The script that announces it."""
         ms = self.milliseconds
         if ms is not None and self.field.startswith("d:"):
             ms -= _EARLY
@@ -169,4 +169,4 @@ class Paid:
 
 
 Message: TypeAlias = Reserve | Release | Announce | Spend | Paid | None
-"""What there is to say; None to say goodbye."""
+"""A message; None ends the connection."""

@@ -1,4 +1,4 @@
-"""Put what Redis holds of keys into pools, for somebody who looks at them: `hfs-providers keys` and `check`.
+"""Load what Redis knows about keys into pools, for reports: `hfs-providers keys` and `check`.
 
 A pool that serves calls needs none of it, because it asks before each request. This reads over a connection of its own
 and changes nothing there.
@@ -40,7 +40,7 @@ def take_over(
     models: Mapping[str, Collection[str]],
     wall: Callable[[], float] = time.time,
 ) -> Problem | None:
-    """Tell pools which of their keys are dead or cooling on any host, and what all hosts have used of `models`.
+    """Load into pools which of their keys are dead or cooling on any host, and what all hosts have used of `models`.
 
     Returns why Redis cannot be read, or None.
     """
@@ -92,7 +92,7 @@ def _of(pool: KeyPool, account: str) -> list[Credential]:
 def _told(
     credentials: Sequence[Credential], said: Mapping[str, str], offset: float, wall: float
 ) -> tuple[list[KeySnapshot], list[CooldownSnapshot]]:
-    """Read what any host was told: `<until ms> <reason>` by `d:<key>` or `c:<model>`."""
+    """Read what any host has announced: `<until ms> <reason>` by `d:<key>` or `c:<model>`."""
     current = {}
     for field, words in said.items():
         until, _, reason = words.partition(" ")

@@ -20,7 +20,7 @@ class BudgetSpent(NamedTuple):
 
 
 def budgets_spent(report: UsageReport, budgets: Iterable[Budget]) -> list[BudgetSpent]:
-    """What is spent of budgets now.
+    """How much of each budget is spent now.
 
     Raises:
         StoreError: the file cannot be read.

@@ -57,7 +57,8 @@ def changes(connection: sqlite3.Connection, since: float) -> list[StateChange]:
 
 
 def apply(pool: KeyPool, found: Sequence[StateChange], wall: float, own: str = "") -> None:
-    """Tell a pool how the state of its keys has changed elsewhere. It knows the changes with the mark `own`."""
+    """Apply to a pool what other processes have changed about its keys. Changes with the mark `own` are known
+    already."""
     accounts: list[AccountSnapshot] = []
     current = {status.id: status.state for status in pool.statuses()}
     named = _by_kind_and_name(pool)
@@ -125,7 +126,7 @@ def _body(text: object) -> dict[str, Any]:
 
 
 class StateKeeper:
-    """Writes down what happens to keys, circuits and models, when it happens.
+    """Stores what happens to keys, circuits and models when it happens.
 
     Args:
         defer: has work done by the writer, in order.
@@ -145,7 +146,7 @@ class StateKeeper:
         self._mark = mark
 
     def note(self, event: Event) -> None:
-        """Write down what outlives the process. Never raises."""
+        """Store what outlives the process. Never raises."""
         if event.kind == "key_revived" and getattr(_thread, "applies", False):
             # It is in the file already. Written again, it could hide what was written since.
             return

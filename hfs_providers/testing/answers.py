@@ -1,4 +1,4 @@
-"""What the simulated providers say where no script says it: always the same to the same request."""
+"""The answers of simulated providers without a script: always the same for the same request."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def think(request: Request) -> Ok:
 class PromptCache:
     """An `answer` for `LoopbackServer`: as usual, with a prompt cache for each key and model as providers have them.
 
-    What of a prompt was seen before, from its beginning and in blocks of 128 tokens, is told as `Ok.cached`.
+    `Ok.cached` has how much of a prompt's beginning was seen before, in blocks of 128 tokens.
     """
 
     def __init__(self) -> None:

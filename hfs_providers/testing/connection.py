@@ -19,7 +19,7 @@ _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"
 
 
 class Serves(Protocol):
-    """What a connection needs of its server."""
+    """What a connection needs from its server."""
 
     connections: int
     in_flight: int
@@ -44,7 +44,7 @@ class Serves(Protocol):
         """The provider's models."""
 
     def note(self, request: Request, step: Step, reply: Reply, connection: int, finished: bool) -> None:
-        """Write down how it was answered, and whether the whole answer was sent."""
+        """Record how it was answered, and whether the whole answer was sent."""
 
 
 class Connection(asyncio.Protocol):

@@ -25,12 +25,12 @@ _JSON = {"content-type": "application/json"}
 class Dialect:
     """How one provider's requests are read and its answers written.
 
-    A subclass gives at least `read`, `whole` and `stream`. The rest has usable defaults: server-sent events, errors as
-    OpenAI words them, and OpenAI's list of models.
+    A subclass defines at least `read`, `whole` and `stream`. The rest has usable defaults: server-sent events, errors
+    as OpenAI words them, and OpenAI's list of models.
     """
 
     base_path = ""
-    """What the SDK's base URL ends with, behind the provider's own prefix."""
+    """The end of the SDK's base URL, after the provider's own prefix."""
 
     key_prefix = "key-"
     """How a key of the provider begins."""
@@ -52,7 +52,7 @@ class Dialect:
         self.provider = provider
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
-        """The request, or None where the path is none of the provider's.
+        """The request, or None if the path does not belong to the provider.
 
         Args:
             path: below the provider's prefix, without the query.

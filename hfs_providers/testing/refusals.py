@@ -1,4 +1,4 @@
-"""How the four providers word their errors. The shapes are theirs; a comment names where each was seen."""
+"""The errors of the four providers, in their own form; a comment names the source of each."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def go_duration(seconds: float) -> str:
 
 
 def wait_headers(step: RateLimited, reset: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The headers of a 429 that tell how long to wait.
+    """The headers of a 429 that say how long to wait.
 
     Args:
         step: what the script says.

@@ -20,7 +20,7 @@ class Ok(Step):
     """An answer.
 
     Args:
-        text: what it says; None lets the server think of something.
+        text: the text of the answer; None lets the server choose one.
         tool_calls: pairs of a tool's name and its arguments, instead of text.
         delay: seconds before the first byte.
         chunk_delay: seconds between the chunks of a stream.
@@ -52,7 +52,7 @@ class RateLimited(ErrorStep):
     """429, as the provider words it.
 
     Args:
-        retry_after: seconds that it tells the caller to wait; None tells nothing.
+        retry_after: seconds that the caller is told to wait; None names no time.
         form: where it says so: `Retry-After` as whole `seconds`, a `fraction` or a `date`; `retry-after-ms`; the
             provider's own `reset` header; Google's `retryinfo` in the body; `none`.
         per: the window that is used up.

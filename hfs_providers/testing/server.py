@@ -49,7 +49,7 @@ class Seen:
         key: the caller's key; never represented.
         fingerprint: the first 16 hex digits of its SHA-256.
         outcome: the name of the step that answered it.
-        status: HTTP status, or 0 where none was sent.
+        status: HTTP status, or 0 if none was sent.
         connection: the number of the connection that it came on.
         tokens: what the answer said that it cost.
         finished: whether the whole answer was written.
@@ -94,9 +94,9 @@ class LoopbackServer:
 
     Args:
         dialects: of providers besides the built-in four, or instead of one of them.
-        answer: what thinks of an answer, and of its delays, where no script says them.
+        answer: makes an answer, and its delays, for requests without a script.
         log_size: requests that `seen` keeps.
-        port: 0 for any that is free.
+        port: 0 for any free port.
 
     The methods may be called from any thread while it serves. No key appears in its representation.
     """
@@ -134,7 +134,7 @@ class LoopbackServer:
     # Lifecycle
 
     def start(self) -> LoopbackServer:
-        """Listen and serve. Does nothing where it runs already."""
+        """Listen and serve. Does nothing if it runs already."""
         if self._thread is None:
             # Bound here, so that a port in use is raised to the caller and not in a thread.
             listening = socket.create_server(("127.0.0.1", self._port), backlog=1024)
@@ -183,7 +183,7 @@ class LoopbackServer:
     # What a test says
 
     def base_url(self, provider: str, endpoint: str = "default") -> str:
-        """What goes into the SDK's base URL.
+        """The base URL for the SDK.
 
         Args:
             endpoint: of a keyless provider; what stands for the key in scripts and counts.
@@ -193,7 +193,7 @@ class LoopbackServer:
         return f"http://127.0.0.1:{self._port}/{provider}{own}{dialect.base_path}"
 
     def env(self, keys: Mapping[str, int | Sequence[str]]) -> dict[str, str]:
-        """The environment for a manager. What it uses is not kept, unless the caller says where.
+        """The environment for a manager. Usage is not kept, unless the caller sets `HFS_USAGE_DB`.
 
         Args:
             keys: by provider, how many keys (or endpoints of a keyless provider) to make up, or the keys.
@@ -223,7 +223,7 @@ class LoopbackServer:
     def script(
         self, provider: str, key: str, steps: Sequence[Step], then: Step | None = None, model: str | None = None
     ) -> None:
-        """Say what the next requests are answered with.
+        """Set the answers to the next requests.
 
         Args:
             key: whose requests, or `*` for any key that has no script of its own.

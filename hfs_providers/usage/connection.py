@@ -30,7 +30,8 @@ class StoreConnection:
         self._identity: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self.opened = 0
-        """How often it was opened. What is remembered of the file is valid only while this stays the same."""
+        """How often it was opened. What a caller remembers about the file is valid only while this number stays the
+        same."""
         at_fork(
             ForkPhase.CONNECTIONS,
             before=self._before_fork,
@@ -40,7 +41,7 @@ class StoreConnection:
 
     @contextmanager
     def use(self, wait: float = BUSY) -> Iterator[sqlite3.Connection]:
-        """The connection, for the thread that asks, until the block ends; it waits so many seconds for other threads.
+        """The connection, for the calling thread, until the block ends; waits so many seconds for other threads.
 
         Raises:
             StoreError, OSError, sqlite3.Error: the file cannot be used.

@@ -21,7 +21,8 @@ from hfs_providers.contract.errors import StoreError
 from hfs_providers.usage.transaction import BUSY, corrupt, patiently, transaction
 
 SCHEMA_VERSION = 3
-"""Of the file; an older one is migrated when it is opened, a newer one is left alone."""
+"""The version of the schema; a file with an older one is migrated when it is opened, with a newer one it is left
+alone."""
 
 QUARTER = 900
 """Seconds that a row of `quarter` sums up."""
@@ -158,7 +159,7 @@ MIGRATIONS = {
     CREATE INDEX key_event_at ON key_event (at);
     """,  # noqa: S608  our own words
 }
-"""By version: what makes that version out of the one before."""
+"""By version: the statements that make it from the version before."""
 
 
 class Store:
@@ -212,7 +213,7 @@ class Store:
             (self.source,) = connection.execute("SELECT value FROM meta WHERE name = 'source'").fetchone()
 
     def identity(self) -> tuple[int, int] | None:
-        """What distinguishes the file from another one of that name; None if there is none."""
+        """The identity of the file, as opposed to another file of that name; None if there is no file."""
         try:
             found = os.stat(self.path)
         except FileNotFoundError:

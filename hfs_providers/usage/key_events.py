@@ -1,4 +1,4 @@
-"""What happened to keys and models, as the table `key_event` keeps it: for people, nothing is decided by it."""
+"""What happened to keys and models, as the table `key_event` stores it. It is for people; nothing is decided by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where usage is kept and forwarded to, as an environment says. Nothing else reads the variables for it."""
+"""Where usage is kept and forwarded to, by an environment. Only this module reads the variables for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hfs_providers.contract.records import Problem
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What an environment says of where usage goes.
+    """Where an environment stores and forwards usage.
 
     Args:
         path: of the local file, or None if usage is not kept.
@@ -62,7 +62,7 @@ class Places:
 
 
 def _path(said: str) -> Path:
-    """The path of the file; without one of its own, that in the user's state directory.
+    """The path of the file: the one that is named, else that in the user's state directory.
 
     Raises:
         OSError, RuntimeError, ValueError: there is no such path.

@@ -68,7 +68,7 @@ class _Bell:
             self._lock.release()
 
     def wait(self, timeout: float = -1) -> None:
-        """Until it is rung, or was since the last time; or for `timeout` seconds."""
+        """Wait until it is rung, or was rung since the last wait; at most `timeout` seconds."""
         self._lock.acquire(timeout=timeout)
 
 
@@ -85,14 +85,14 @@ class _Mark:
 
 
 class UsageLog:
-    """Writes rows, and whatever else must come after them, into the store.
+    """Writes rows into the store, and other data that must be written after them.
 
     The thread starts with the first row. After `fork`, the child begins with an empty queue: its parent writes what it
     recorded before.
 
     Args:
         on_commit: called by the writer's thread after rows were committed.
-        price: what a request cost, in nano-USD, or None if that is not known; called by the writer's thread.
+        price: gives the cost of a request in nano-USD, or None if it is not known; called by the writer's thread.
         group: seconds for which rows gather.
         retry: seconds between tries while the file cannot be written.
     """
@@ -119,7 +119,7 @@ class UsageLog:
         self._error: str | None = None
         self._remedy = ""
         self.dropped = 0
-        """Rows that were given up because the file could not be written for too long."""
+        """The number of rows that were dropped because the file could not be written for too long."""
         self._reset()
         if store.unusable is not None:
             self._fail(store.unusable)
@@ -256,7 +256,7 @@ class UsageLog:
                 return
 
     def _write_pending(self) -> bool:
-        """Write what has gathered, or keep it for the next try. Returns whether rows were written."""
+        """Write the queued rows, or keep them for the next try. Returns whether rows were written."""
         wrote = False
         while True:
             while self._queue and len(self._pending) < self._most + _BATCH:

@@ -44,8 +44,8 @@ class UsageTotal(NamedTuple):
         ok: those that were answered.
         tokens_in, tokens_out, tokens: as the providers counted them.
         tokens_cached: those of `tokens_in` that came from a provider's cache.
-        cost_nanousd: what those with a price cost, in billionths of a US dollar.
-        unpriced: those without one: their model has no price, or their tokens are not known.
+        cost_nanousd: the cost of requests with a price, in billionths of a US dollar.
+        unpriced: the number of requests without a price: their model has none, or their tokens are not known.
         latency: mean seconds of a request.
     """
 
@@ -69,7 +69,7 @@ _ROWS = {
     "cost_nanousd": "coalesce(cost_nanousd, 0)",
     "unpriced": "cost_nanousd IS NULL",
 }
-"""What is summed up that does not stand in a table under its own name."""
+"""How sums are computed whose columns do not have the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class UsageTotals:
         rows: the groups, in order of their names.
         since, until: the span that it covers, seconds since the epoch; None is open. Where the rows of an end were
             pruned, it is wider than was asked for, by less than a quarter of an hour.
-        exact: whether it covers just what was asked for.
+        exact: whether it covers exactly the span that was asked for.
     """
 
     by: tuple[Dimension, ...]
@@ -405,5 +405,5 @@ def _span(since: float | None, until: float | None) -> _Span:
 
 
 def _bound(moment: float) -> int:
-    """As SQLite takes it."""
+    """The value as SQLite takes it."""
     return int(max(-(2.0**62), min(2.0**62, moment)))

@@ -1,7 +1,7 @@
-"""How long rows of usage are kept, and how they are deleted: a few at a time, so that nobody waits for it.
+"""How long usage rows are kept, and how they are deleted: a few at a time, so that nobody has to wait.
 
     invariant: no row of the last two days is deleted, whoever asks for it: the limits of a day are counted from them.
-    invariant: a row that a database has not got yet is deleted only if the file would outgrow its bound.
+    invariant: a row that a database does not have yet is deleted only if the file would outgrow its bound.
 
 The table `quarter` keeps the totals of deleted rows, for longer.
 """
@@ -37,7 +37,7 @@ SUMS = 400 * DAY
 """Seconds for which the totals by quarters of an hour are kept."""
 
 STATE = 60 * DAY
-"""Seconds after which state that nobody renewed is forgotten."""
+"""Seconds after which state is forgotten if nothing renews it."""
 
 # Rows that one transaction of `prune` deletes, so that whoever writes waits for some milliseconds.
 _BATCH = 5_000
@@ -51,7 +51,7 @@ _log = logging.getLogger("hfs_providers")
 
 
 class Prunable(NamedTuple):
-    """What `prune` would do.
+    """The rows that `prune` would delete and keep.
 
     Args:
         rows: that it would delete.
@@ -242,11 +242,11 @@ class Pruner:
         # Not while a program starts: it may be a short one.
         self._due = clock() + 10.0
         self.unforwarded = 0
-        """Rows that were given up before a database had them."""
+        """The number of rows that were dropped before a database had them."""
 
     @property
     def problem(self) -> Problem | None:
-        """What was given up, if anything."""
+        """The problem that rows were dropped, or None."""
         if not self.unforwarded:
             return None
         return Problem(
@@ -256,7 +256,7 @@ class Pruner:
         )
 
     def step(self) -> None:
-        """Do what is due. Raises nothing."""
+        """Delete what is due. Raises nothing."""
         if self._clock() < self._due:
             return
         self._due = self._clock() + LATER

@@ -37,7 +37,7 @@ def begin(connection: sqlite3.Connection, seconds: float = BUSY) -> None:
 
 
 def patiently(action: Callable[[], object], seconds: float) -> None:
-    """Do something as soon as no other process locks the file: a statement that writes, on a connection of patience 0.
+    """Run a function as soon as no process locks the file: a statement that writes, on a connection of patience 0.
 
     Raises:
         sqlite3.OperationalError: the file is locked for more than so many seconds.

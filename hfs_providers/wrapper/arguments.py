@@ -1,4 +1,5 @@
-"""What `get_model` is given: how calls are made, and the arguments of the Agno class, checked before it is made."""
+"""The arguments of `get_model`: how calls are made, and the arguments of the Agno class, checked before the model is
+made."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from hfs_providers.contract.records import Credential
 
 
 def seconds(timeout: float | None) -> float:
-    """Seconds to wait for a key at most; None is as long as it takes."""
+    """The longest wait for a key in seconds; None is as long as it takes."""
     return math.inf if timeout is None else timeout
 
 
@@ -26,12 +27,12 @@ def class_arguments(
 
     Args:
         backend: the provider's; its plugin's own arguments come first.
-        given: what `get_model` does not know itself.
-        model_params: the same, for arguments that are called like those of `get_model`.
+        given: the arguments that `get_model` does not know itself.
+        model_params: the same, for arguments that have the name of one of `get_model`.
         request_timeout: seconds, passed to the SDK; None is the SDK's own.
 
     Raises:
-        TypeError: an argument that is given twice, or that has another name here.
+        TypeError: an argument is given twice, or has another name here.
     """
     explicit = dict(model_params or {})
     if "id" in given or "id" in explicit:

@@ -32,13 +32,14 @@ def check_keys(
     only: Container[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[str, KeyProbe]]:
-    """Try every key for real; provider and result of each, as they come. What they show goes into the pools.
+    """Try every key with a real request. Yields provider and result of each as they come; the pools take over the
+    results.
 
     If the caller stops iterating, the remaining keys are not tried.
 
     Args:
         timeout: seconds for one request; a probe that has no result in twice the time and 10 s more is given up.
-        ask: ask for one token, even if a cheaper request proves the key.
+        ask: ask for one token, even if a cheaper request shows whether the key works.
         most, most_of_one: requests at a time, in all and to one provider.
         only: ids of the keys that are tried; None is all.
     """

@@ -1,4 +1,4 @@
-"""One call of a rotating client: which method of the SDK's client it calls, with what, and how its answer is read."""
+"""One call of a rotating client: the method of the SDK's client, its arguments, and how its answer is read."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class ClientRequest:
         """Whether it is one whose `parse()` is a stream."""
 
     def begin(self) -> Call:
-        """The call, to be made."""
+        """The call, ready to be made."""
         plan = self.plan
         backend = plan.backend if self._tracked is None else plan.backend.tracking(bool(self._tracked))
         model = self._kwargs.get(plan.model_param)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class KeycycleFace(MultiProviderWrapper):
-    """keycycle's methods for rotating clients and statistics tables, over our backend."""
+    """keycycle's methods for rotating clients and statistics tables, on this library's backend."""
 
     backend: Backend
     manager: PoolManager  # type: ignore[assignment]  # over our pool
@@ -76,7 +76,7 @@ class KeycycleFace(MultiProviderWrapper):
         affinity: str | None = CONVERSATION,
         **client_kwargs: Any,
     ) -> RotatingClient | AsyncRotatingClient:
-        """Any SDK's client, each of whose calls leases a key.
+        """A client of any SDK, each of whose calls leases a key.
 
         Args:
             client_class: of the SDK.
@@ -86,7 +86,7 @@ class KeycycleFace(MultiProviderWrapper):
             estimated_tokens: tokens to reserve for a call.
             max_retries: retries of transient failures per call. The SDK's own are turned off.
             model_param: the argument of a call that names its model.
-            excluded_kwargs: arguments that its constructor must not be given.
+            excluded_kwargs: arguments that are not passed to its constructor.
             timeout: seconds that a call waits for a key; None is as long as it takes.
             affinity: as for `ProviderManager.get_model`; a call's `prompt_cache_key` or `user` names one too.
             client_kwargs: arguments of its constructor.
@@ -145,7 +145,7 @@ class KeycycleFace(MultiProviderWrapper):
         return identifier if isinstance(identifier, int) else fingerprint(identifier)
 
     def end_dropped(self) -> None:
-        """Write down the requests of streams that were dropped half read."""
+        """Record the requests of streams that were dropped before their end."""
         import sys
 
         streams = sys.modules.get("hfs_providers.wrapper.rotating_streams")

@@ -1,4 +1,4 @@
-"""Try one key with a real request, and tell the pool what the answer means for the key.
+"""Try one key with a real request, and apply to the pool what the answer means for the key.
 
 invariant: a live key is tried with a lease, so no limit is exceeded. A dead key has no leases and is tried without one:
            nothing else is sent with it.
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from hfs_providers.keys.leases import Lease
 
 PROBE_TIMEOUT = 10.0
-"""Seconds that a key's probe waits for an answer, if nothing else is said."""
+"""The default time that a key's probe waits for an answer, in seconds."""
 
 RETIRED = "retired"
-"""Beginning of a key's reason if its owner took it out of rotation. It is not tried, because it may well work."""
+"""Beginning of a key's reason if its owner took it out of rotation. It is not tried, because it might work and would
+then be used again."""
 
 _ABOUT_THE_KEY = "models"
-"""What the pool takes for the model of a request that asks no model."""
+"""The name that the pool uses for a request without a model."""
 
 _LONGEST_REASON = 200
 _TOKENS = 16
@@ -54,7 +55,7 @@ class Probe:
         self._model_id = backend.serving(backend.default_model_id)
 
     def run(self) -> KeyProbe:
-        """Try the key and tell the pool."""
+        """Try the key and apply the result to the pool."""
         while True:
             found = self._try()
             if found is not None:
@@ -135,7 +136,7 @@ class Probe:
         return (self._usage.total_tokens if self._usage is not None else 0) or self._reserve
 
     def _settle(self, lease: Lease | None, verdict: Verdict | None) -> tuple[ProbeOutcome, str | None]:
-        """Tell the pool what the answer means."""
+        """Apply to the pool what the answer means."""
         key_id = self._credential.id
         if verdict is None:
             if lease is not None:

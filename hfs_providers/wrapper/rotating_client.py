@@ -1,4 +1,4 @@
-"""Any SDK's client over a provider's keys: `client.chat.completions.create(...)`, each call leases a key.
+"""A client of any SDK over a provider's keys: each call, such as `client.chat.completions.create(...)`, leases a key.
 
 It replaces keycycle's rotating clients, which sleep between keys, take a key for dead because of a word in a message,
 and log parts of keys.

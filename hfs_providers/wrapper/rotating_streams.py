@@ -1,4 +1,4 @@
-"""What a rotating client hands out while its request runs on: streams, raw responses, and `with` blocks that send.
+"""What a rotating client returns while its request still runs: streams, raw responses, `with` blocks that send.
 
 Each holds the lease of its request. However it ends (at its end, by `close`, by an error, or because it is dropped half
 read), the lease ends and a row is written.

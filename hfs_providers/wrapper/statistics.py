@@ -22,7 +22,7 @@ _BATCH = 256
 
 
 class PoolManager:
-    """What keycycle's users read of its manager, over a `KeyPool`."""
+    """The part of keycycle's manager that its users read, over a `KeyPool`."""
 
     def __init__(self, pool: KeyPool, wall: Callable[[], float] = time.time) -> None:
         self._pool = pool
@@ -48,7 +48,7 @@ class PoolManager:
                 self._sort()
 
     def forget(self, key_ids: Collection[str]) -> None:
-        """Count nothing of keys that have left."""
+        """Drop the counts of keys that have left."""
         with self._lock:
             self._sort()
             for pair in [pair for pair in self._meters if pair[0] in key_ids]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class ProviderWrapper(KeycycleFace):
-    """Gives out the models and keys of one provider."""
+    """Makes the models and leases the keys of one provider."""
 
     def __init__(self, provider: ProviderTraits, config: ProviderConfig, services: Services) -> None:
         # Not super().__init__(): see the module's docstring.
@@ -104,10 +104,11 @@ class ProviderWrapper(KeycycleFace):
         affinity: str | None = CONVERSATION,
         body: Mapping[str, Any] = MappingProxyType({}),
     ) -> Exchange:
-        """A request that the caller sends itself, over the provider's keys. The arguments are those of `get_model`.
+        """A request over the provider's keys that the caller sends itself. The arguments are those of `get_model`.
 
         Args:
-            body: what will be sent, in any protocol; it tells the conversation, and a budget estimates its cost by it.
+            body: what will be sent, in any protocol; it identifies the conversation, and budgets estimate the cost from
+                it.
 
         Raises:
             KeyNotFoundError: there is no such key.
@@ -218,7 +219,7 @@ class ProviderWrapper(KeycycleFace):
     def change_keys(
         self, joining: Sequence[Credential], leaving: Collection[str] = (), state: Mapping[str, object] | None = None
     ) -> None:
-        """Take in keys and let others go; see `ChangesKeys`."""
+        """Add keys and remove others; see `ChangesKeys`."""
         self.backend.change_keys(joining, leaving, state)
         self.manager.forget(leaving)
 
@@ -234,7 +235,7 @@ class ProviderWrapper(KeycycleFace):
         return self.backend.circuit(model_id)
 
     def retire_model(self, model_id: str, successor: str) -> None:
-        """Take over that the provider no longer has a model."""
+        """Note that the provider no longer has a model."""
         self.backend.retire_model(model_id, successor)
 
     def list_models(self) -> Sequence[str]:

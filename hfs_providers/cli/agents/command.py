@@ -12,7 +12,8 @@ from hfs_providers.cli.commands import Command, SubGroup
 
 
 class RoleName(StrEnum):
-    """A role, as typer wants its choices. The same as `hfs_providers.agents.ROLES`, which costs pydantic to import."""
+    """A role, in the form that typer needs for choices. The same as `hfs_providers.agents.ROLES`, which would import
+    pydantic."""
 
     orchestrator = "orchestrator"
     optimizer = "optimizer"

@@ -1,4 +1,4 @@
-"""`agents run`: work items in as JSON lines, results out as JSON lines, what happens meanwhile to a file."""
+"""`agents run`: reads work items as JSON lines, prints results as JSON lines, and writes events to a file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Options:
 
 @dataclass
 class Tally:
-    """What came of the items."""
+    """The numbers of items by result."""
 
     succeeded: int = 0
     failed: int = 0
@@ -154,7 +154,7 @@ async def _results(batch: Batch, fd: int, tally: Tally) -> None:
 
 @contextmanager
 def _signals(supervisor: Supervisor, batch: Batch, tally: Tally) -> Iterator[None]:
-    """At a signal the items that were read are answered as cancelled, and then the command ends."""
+    """After a signal, the items that were read are answered as cancelled, and then the command ends."""
     loop = asyncio.get_running_loop()
     stopping: set[asyncio.Task[None]] = set()
 

@@ -1,4 +1,4 @@
-"""`agents serve`: the four roles on Agno's AgentOS, until it is told to end."""
+"""`agents serve`: the four roles on Agno's AgentOS, until a signal ends it."""
 
 from __future__ import annotations
 

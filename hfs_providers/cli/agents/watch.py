@@ -20,7 +20,7 @@ _STYLES = {"active": "cyan", "completed": "green", "failed": "red", "unavailable
 
 
 class View:
-    """What the events so far say: the agents, the latest of each, and the latest events."""
+    """The state after the events so far: the agents, the latest event of each, and the latest events."""
 
     def __init__(self) -> None:
         self._agents: dict[str, AgentEvent] = {}

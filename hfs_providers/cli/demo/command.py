@@ -35,10 +35,16 @@ SIMULATED = (
 
 def demo(
     as_json: output.JsonOption = False,
-    seed: Annotated[int, typer.Option("--seed", help="Which keys are limited, dead or slow.")] = 1,
-    calls: Annotated[int, typer.Option("--calls", min=1, max=2000, help="How many agent runs, about.")] = 60,
-    watched: Annotated[bool, typer.Option("--watch", help="Go on, and show it on the dashboard.")] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of the dashboard; 0 is any free one.")] = 8322,
+    seed: Annotated[
+        int, typer.Option("--seed", help="The seed that decides which keys are limited, dead or slow.")
+    ] = 1,
+    calls: Annotated[int, typer.Option("--calls", min=1, max=2000, help="The approximate number of agent runs.")] = 60,
+    watched: Annotated[
+        bool, typer.Option("--watch", help="Continue until stopped, and show it on the dashboard.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="The dashboard's port; 0 is any free port.")
+    ] = 8322,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser on the dashboard.")] = False,
 ) -> None:
     """Run real agents over simulated providers; needs no API key."""

@@ -18,7 +18,7 @@ _STATES = {"ready": "green", "limited": "yellow", "cooling": "yellow", "dead": "
 
 
 def collect(manager: ProviderManager, stage: Stage, runs: Runs) -> dict[str, Any]:
-    """What happened, with the comparison of our records with the server's."""
+    """What happened, and how our records compare with the server's."""
     keys = []
     server: dict[str, list[int]] = {}
     recorded: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""The real side of the demo: Agno agents over the public API, and what the manager tells of their calls."""
+"""The real side of the demo: Agno agents over the public API, and the manager's events of their calls."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def weather(city: str) -> str:
 
 
 class Runs:
-    """Plays the demo and keeps what happened; `say` is told of it as it happens."""
+    """Runs the demo and records what happened; `say` gets each line as it happens."""
 
     def __init__(
         self, manager: ProviderManager, stage: Stage, providers: Sequence[str], say: Callable[[str], object]
@@ -59,7 +59,7 @@ class Runs:
         self.errors: list[str] = []
 
     def observe(self, event: Event) -> None:
-        """Take down an event of the manager's."""
+        """Record an event of the manager."""
         row = event.usage
         if row is not None:
             self.rows.append(row)
@@ -135,7 +135,7 @@ class Runs:
             yield self._manager.get_any_model(affinity=None)
 
     def _run(self, model: Any, kind: str) -> str | None:
-        """One run of an agent; what went wrong, or None."""
+        """Run an agent once. Returns the error, or None."""
         if kind == "stream":
             return read_stream(agno_agent(model).run("Say hello.", stream=True), lambda piece: None)[0]
         if kind == "tool":

@@ -16,7 +16,7 @@ REST = 45
 
 
 class Stage:
-    """The loopback server with its scripts. A context manager. The seed says which keys play which part."""
+    """The loopback server with its scripts. A context manager. The seed decides which key plays which part."""
 
     PROVIDERS: ClassVar[Mapping[str, int]] = {"cerebras": 4, "groq": 5, "gemini": 4, "openrouter": 4}
 

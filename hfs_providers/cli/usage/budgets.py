@@ -1,4 +1,4 @@
-"""How much of each budget is spent, by the rows of the local file."""
+"""How much of each budget is spent, according to the rows of the local file."""
 
 from __future__ import annotations
 

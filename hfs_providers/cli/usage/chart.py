@@ -13,7 +13,7 @@ _SIDEWAYS = " ▏▎▍▌▋▊▉█"
 
 
 class Measure(NamedTuple):
-    """What is drawn: its name, and how a value is written."""
+    """The quantity that is drawn: its name, and how a value is written."""
 
     name: str
     written: Callable[[float], str]

@@ -42,7 +42,7 @@ _UNPRICED = (
     "'hfs-providers[prices]') and from [prices] in the TOML file."
 )
 _LONGEST_TABLE = 400
-"""Rows; nobody reads more in a terminal."""
+"""The most rows that are printed."""
 
 app = typer.Typer(cls=DefaultGroup, name="usage", help="Show what was used; send and prune it.", add_completion=False)
 

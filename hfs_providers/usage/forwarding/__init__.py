@@ -1,1 +1,1 @@
-"""Rows from the local file to databases of the user's."""
+"""Forwards rows from the local file to the user's databases."""

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How rows are sent. All in seconds, except `batch`.
+    """How rows are sent. All values are in seconds, except `batch`.
 
     Args:
         batch: rows that are sent in one transaction.
@@ -45,7 +45,7 @@ class Pace:
         idle: until an unused connection is closed. TiDB Cloud drops it after 300.
         first, longest: the pause after the first failure, doubled with each until the longest. Up to half of it is
             left to chance, so that processes do not come back all at once.
-        taken: between two looks whether another process is still forwarding.
+        taken: between two checks whether another process is still forwarding.
     """
 
     batch: int = 500
@@ -69,7 +69,7 @@ class Behind:
         rows: that it does not have yet.
         oldest: wall-clock time of the oldest of them.
         at: wall-clock time of the last try to send rows, or None if there was none.
-        error: why the last try failed, or None if it did not.
+        error: why the last try failed, or None if it succeeded.
         refused: rows that it refuses for good. They are only in the local file.
         refusal: why it refused the last of them.
         lacking: the columns that its table does not have, with commas. They are not sent.
@@ -161,7 +161,7 @@ class Forwarder:
         return f"Forwarder({self.name!r})"
 
     def wake(self) -> None:
-        """Rows were committed to the local file. Never waits and never raises."""
+        """Note that rows were committed to the local file. Never waits and never raises."""
         with self._turn:
             if self._next is None:
                 self._next = time.monotonic() + self._pace.linger
@@ -247,7 +247,7 @@ class Forwarder:
         return "stop"
 
     def _round(self) -> bool:
-        """Send all there is. False: another process is at it."""
+        """Send all rows. Returns False if another process is sending them."""
         with self._local.use() as local:
             self._catch_up(local)
             rows, _ = _left(local, self._cursor)
@@ -273,7 +273,7 @@ class Forwarder:
             ]
 
     def _catch_up(self, local: sqlite3.Connection) -> None:
-        """Learn how far other processes have come. A cursor that could not be written is known only here."""
+        """Read how far other processes have come. A cursor that could not be written is known only here."""
         if self._source != self._store.source:  # the file was deleted or put aside, and a new one begun
             self._source = self._store.source
             self._cursor = 0

@@ -14,7 +14,7 @@ from hfs_providers.usage.location import Places
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of the rows for one database.
+    """The result of sending rows to one database.
 
     Args:
         name: of the database, or of the variable whose URL cannot be used; it holds no password.

@@ -114,7 +114,7 @@ def _bounded(number: float) -> float:
 
 
 class Target:
-    """A connection to a database, made when it is first needed. For one thread, `cut` apart."""
+    """A connection to a database, made when it is first needed. For one thread, except `cut`."""
 
     def __init__(self, url: DatabaseUrl) -> None:
         self.url = url
@@ -123,7 +123,8 @@ class Target:
         self.product: str | None = None
         """What the server says that it is, once connected to, if it speaks MySQL's protocol."""
         self.lacking: frozenset[str] = frozenset()
-        """Columns that the table, once connected to, has not and may not be given: they are not sent."""
+        """Columns that the table lacks and that cannot be added, known after the first connection: they are not
+        sent."""
 
     @property
     def connected(self) -> bool:
@@ -161,7 +162,7 @@ class Target:
         return refused
 
     def close(self) -> None:
-        """Hang up. The next `send` connects anew."""
+        """Disconnect. The next `send` connects again."""
         engine, self._engine, self._raw = self._engine, None, None
         if engine is not None:
             engine.dispose()

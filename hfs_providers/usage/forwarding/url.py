@@ -67,7 +67,7 @@ class DatabaseUrl:
         self.driver = (found["driver"] or _DRIVERS.get(self.backend, "")).lower()
         user = f"{found['user']}@" if found["user"] else ""
         self.name = f"{self.backend}://{user}{found['place']}"
-        """Says where rows go; it holds neither password nor options."""
+        """The name that says where rows go; it holds neither password nor options."""
         self.host = found["host"].lower()
         tidb = given == "tidb" or self.host.endswith(".tidbcloud.com") or f"{found['place']}/".find(":4000/") > 0
         self.product = "TiDB" if tidb and self.backend == "mysql" else _PRODUCTS.get(given, given)
