@@ -342,6 +342,32 @@ class TestRowsThatAreRefused:
         assert forwarder.flush(DEADLINE)
         assert target.ids == [1, 2, 3, 4, 5, 6, 7]
 
+    @pytest.mark.parametrize(("number", "taken"), [(3819, [1, 3]), (4025, [1, 3]), (1205, [])])
+    def test_are_known_by_the_numbers_of_mysql_and_mariadb(
+        self,
+        store: Store,
+        target: Target,
+        forwarder: Forwarder,
+        monkeypatch: pytest.MonkeyPatch,
+        number: int,
+        taken: Any,
+    ) -> None:
+        from sqlalchemy.exc import OperationalError
+
+        insert = remote.Target._insert
+
+        def checked(self: Any, connection: Any, rows: Any) -> None:
+            if any(row["id"] == 2 for row in rows):
+                # As their drivers raise it.
+                raise OperationalError("INSERT", {}, Exception(number, "of the server"))
+            insert(self, connection, rows)
+
+        monkeypatch.setattr(remote.Target, "_insert", checked)
+        write(store, 3)
+        assert forwarder.flush(DEADLINE) == bool(taken)
+        assert target.ids == taken
+        assert behind(store)[0].refused == (1 if taken else 0)
+
     def test_that_no_database_could_take_are_counted(self, store: Store, target: Target, forwarder: Forwarder) -> None:
         write(store, 3)
         with contextlib.closing(store.connect()) as connection:
