@@ -39,6 +39,7 @@ _SLOWEST = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Three workers on two cores: some tests wait more than they work."""
     return max(1, (os.cpu_count() or 1) * 3 // 2)

@@ -96,21 +96,24 @@ def attempt(mutant: Mutant, place: Path, tests: Sequence[str], times: Mapping[st
     """How a mutant ends: killed, survived or not covered."""
     if not tests:
         return "not covered"
+    module = place / mutant.path
+    source = module.read_bytes()
+    module.write_bytes(mutant.planted(source))
+    try:
+        return "survived" if passes(place, tests, times) else "killed"
+    finally:
+        module.write_bytes(source)
+
+
+def passes(place: Path, tests: Sequence[str], times: Mapping[str, float]) -> bool:
+    """Whether no test fails or takes too long."""
     # One test that hangs is enough.
     longest = 30 + 3 * max(times[name] for name in tests)
     hangs = ["-o", f"faulthandler_timeout={longest}", "-o", "faulthandler_exit_on_timeout=true"]
-    module, listing = place / mutant.path, place / "tests.txt"
-    source = module.read_bytes()
-    module.write_bytes(mutant.planted(source))
-    listing.write_text("\n".join(tests))
-    try:
-        timeout = 30 + 3 * sum(times[name] for name in tests)
-        # Without xdist: one process per mutant.
-        options = ["-x", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib", *hangs]
-        code = pytest(place, *options, "@tests.txt", timeout=timeout)
-    finally:
-        module.write_bytes(source)
-    return "survived" if code == 0 else "killed"
+    (place / "tests.txt").write_text("\n".join(tests))
+    # Without xdist: one process per mutant.
+    options = ["-x", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib", *hangs]
+    return pytest(place, *options, "@tests.txt", timeout=30 + 3 * sum(times[name] for name in tests)) == 0
 
 
 def show(mutant: Mutant, ending: str) -> None:
@@ -161,6 +164,9 @@ def main() -> int:
         times = json.loads((folder / "times.json").read_text())
         data = coverage.CoverageData(str(folder / "coverage"))
         data.read()
+
+        if not passes(Path(temporary, "0"), sorted(times, key=lambda name: times[name])[:20], times):
+            raise SystemExit("tests fail without a fault: then each mutant would seem to be killed")
 
         def judge(mutant: Mutant) -> Result:
             tests = trials_of(mutant, data, times)
