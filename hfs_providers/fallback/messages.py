@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from agno.models.message import Message
@@ -23,26 +21,13 @@ def converted(
     model: Model, messages: list[Message], options: Mapping[str, Any], rules: MessageRules
 ) -> tuple[list[Message], dict[str, Any]]:
     """Messages and keyword arguments of `invoke` for one model; what is given is not written to."""
-    accepted = dict(options)
-    if "retry_with_guidance" in accepted and not _takes_guidance(_own_class(model)):
-        del accepted["retry_with_guidance"]
+    # Its guidance is removed from the chain's own messages when the request is done: the model has a copy.
+    accepted = {name: value for name, value in options.items() if name != "retry_with_guidance"}
     sent = [_rewritten(model, message, rules) for message in messages]
     wanted = accepted.get("response_format")
     if wanted is not None:
         sent, accepted["response_format"] = _formatted(model, sent, wanted, rules)
     return sent, accepted
-
-
-def _own_class(model: Model) -> type[Model]:
-    # A rotating model's own `invoke` takes whatever its provider's class takes.
-    own: type[Model] = getattr(type(model), "_bound_class", type(model))
-    return own
-
-
-@cache
-def _takes_guidance(own_class: type[Model]) -> bool:
-    parameters = inspect.signature(own_class.invoke).parameters
-    return "retry_with_guidance" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _rewritten(model: Model, message: Message, rules: MessageRules) -> Message:

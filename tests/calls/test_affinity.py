@@ -107,6 +107,7 @@ class TestAnAffinity:
         assert of(data) == of(data[:-1] + "B") != of(data + "A")
         assert of("https://example.com/a.png") != of("https://example.com/b.png")
         assert of(data, cache_control={"type": "ephemeral"}) == of(data)
+        assert told(messages(user=["ab", "c"])) != told(messages(user=["a", "bc"]))
 
     def test_is_none_where_content_is_nested_too_deeply(self) -> None:
         content: list[Any] = []

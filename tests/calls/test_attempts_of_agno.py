@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
+from agno.models.google.utils import MALFORMED_FUNCTION_CALL_GUIDANCE
 from agno.models.groq import Groq
 from agno.models.message import Message
 
@@ -41,6 +43,20 @@ class TestAgnosRetries:
         with pytest.raises(ModelCallError, match=r"groq/.*context window") as caught:
             ask(model, way)
         assert caught.value.kind == "server_error"
+
+
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_call_that_needs_guidance_is_repeated_with_it(house: House, way: str, chained: bool) -> None:
+    broken = {"candidates": [{"content": {"role": "model"}, "finishReason": "MALFORMED_FUNCTION_CALL", "index": 0}]}
+    stream = Raw(200, f"data: {json.dumps(broken)}\n\n".encode(), {"content-type": "text/event-stream"})
+    house.script("gemini", stream if "stream" in way else Raw(200, broken))
+    model = house.chain("gemini", "groq") if chained else house.manager.get_model("gemini")
+    requests, messages = seen_by(house), asked()
+    assert "[gemini/" in ask(model, way, messages)
+    assert house.asked("gemini") == 2
+    assert MALFORMED_FUNCTION_CALL_GUIDANCE[:40] in json.dumps(requests[-1].body)
+    assert [message.role for message in messages] == ["user", "assistant"]
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])

@@ -157,6 +157,15 @@ class TestLimitedKeys:
             assert (len(place.naps), chain.served_by.index) == (1, 1)
 
 
+def test_limits_of_a_key_that_left_are_learned_anew(place: Place) -> None:
+    for _ in range(2):
+        ask(place, affinity=None)
+    learned = place.wrapper.backend.learned
+    ((model_id, _), _) = learned
+    place.wrapper.backend.change_keys((), ["groq#1"], None)
+    assert learned == {(model_id, "groq#2")}
+
+
 class TestDeadKeys:
     def dead(self, server: LoopbackServer, keys: int, dead: int) -> Place:
         """The first of the keys were refused long enough ago to be tried again, and still do not work."""

@@ -25,6 +25,7 @@ from hfs_providers.core.storage_status import storage_status
 from hfs_providers.keys import fingerprint
 from hfs_providers.testing import LoopbackServer, RateLimited, Unauthorized
 from hfs_providers.usage import UsageRow
+from hfs_providers.usage.forwarding.process_lock import try_lock
 from hfs_providers.usage.forwarding.sending import Sent, send
 from hfs_providers.usage.location import Places
 from tests.sharing.redis_server import eventually
@@ -400,6 +401,11 @@ def test_why_they_cannot_be_sent_is_said(path: Path, tmp_path: Path) -> None:
     [sent] = send(env, 5.0)
     assert (sent.rows, sent.left) == (0, 1)
     assert "usage does not reach sqlite:" in str(sent.error)
+    url = f"sqlite:///{tmp_path}/all.db"
+    with try_lock(f"{path}.{fingerprint(url)}") as mine:
+        # As if another process were sending them.
+        assert mine
+        assert send(env | {"HFS_FORWARD_DB": url}, 0.0) == [Sent(url, 0, 1, "it has not taken them within 0 s")]
 
 
 def test_two_managers_of_one_process_share_what_a_key_may_do(fake_provider: Make, path: Path) -> None:

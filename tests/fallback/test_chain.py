@@ -295,6 +295,11 @@ class TestAgentsAndTeams:
         assert result.status == RunStatus.completed
         assert result.model_provider in ("Cerebras", "Groq")
 
+    def test_has_none_of_the_private_attributes_of_its_primary(self, house: House) -> None:
+        chain = house.chain("groq", "cerebras")
+        assert chain.base_url == chain.primary.base_url
+        assert not hasattr(chain, "_hfs")
+
     def test_a_copy_serves_as_the_original_does(self, house: House) -> None:
         chain = copy.deepcopy(house.chain("groq", "cerebras"))
         house.script("groq", DOWN)

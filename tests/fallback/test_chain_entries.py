@@ -130,6 +130,8 @@ class TestWhatIsSent:
                 house.chain(name).primary, messages, {"response_format": wanted}, house.rules(name)
             )
             forms[name] = (options["response_format"]["type"], "JSON schema" in str(sent[0].content))
+            again, _ = converted(house.chain(name).primary, sent, {"response_format": wanted}, house.rules(name))
+            assert [message.content for message in again] == [message.content for message in sent]
         assert forms == {
             "cerebras": ("json_schema", False),
             "groq": ("json_object", True),

@@ -11,10 +11,10 @@ from agno.agent import Agent
 from agno.models.message import Message
 from agno.team import Team
 
-from hfs_providers import ChainExhaustedError, StreamInterruptedError
+from hfs_providers import ChainExhaustedError, ModelCallError, StreamInterruptedError
 from hfs_providers.calls.circuit import Circuit
 from hfs_providers.fallback.controls import is_recoverable, recovery_wait
-from hfs_providers.testing import HalfStream, Ok, RateLimited, Reset, ServerError, Stall
+from hfs_providers.testing import BadRequest, HalfStream, Ok, RateLimited, Reset, ServerError, Stall
 from tests.fallback.chains import WAYS, House, ask, house, server
 
 __all__ = ["house", "server"]
@@ -316,6 +316,12 @@ class TestAStreamThatBreaks:
             events = asyncio.run(collect())
         assert [event.name for event in events if getattr(event, "event", "") == "CustomEvent"] == ["stream_restarted"]
         assert events[-1].content.startswith("[cerebras/")
+
+    def test_does_not_begin_again_after_what_is_no_interruption(self, house: House, way: str) -> None:
+        house.script("groq", BadRequest())
+        with pytest.raises(ModelCallError) as caught:
+            ask(house.chain("groq", "cerebras", on_interrupt="restart"), way)
+        assert (caught.value.kind, house.asked("cerebras")) == ("bad_request", 0)
 
     def test_and_that_nobody_can_begin_again_raises_the_interruption(self, house: House, way: str) -> None:
         house.script("groq", HalfStream(chunks=2))

@@ -190,6 +190,17 @@ class TestATableOfAnOlderVersion:
             ("web", 7, 429, None)
         ]
 
+    def test_that_can_have_no_more_of_them_gets_the_others_and_is_told(
+        self, store: Store, target: Target, forwarder: Forwarder
+    ) -> None:
+        columns = [column.name for column in remote.table().c if column.name not in remote.ADDED]
+        most = [*columns, *(f"c{number}" for number in range(2000 - len(columns)))]
+        target.query(f"CREATE TABLE hfs_usage ({', '.join(most)}, PRIMARY KEY (source, id))")
+        write(store, client="web")
+        assert forwarder.flush(DEADLINE), forwarder.problem
+        assert target.query("SELECT id, provider, outcome FROM hfs_usage") == [(1, "groq", "ok")]
+        assert behind(store)[0].lacking == ", ".join(sorted(remote.ADDED))
+
 
 class TestAnOutage:
     def test_loses_and_repeats_nothing(self, store: Store, target: Target, forwarder: Forwarder) -> None:
@@ -233,6 +244,41 @@ class TestAnOutage:
         assert forwarder.flush(DEADLINE)
         (found,) = behind(store, forwarder.name)
         assert (found.rows, found.oldest, found.error) == (0, None, None)
+
+    def test_is_over_with_the_first_rows_that_arrive_though_more_come(
+        self, store: Store, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send, flushed, more = remote.Target.send, threading.Event(), list[bool]()
+
+        def busy(self: Any, rows: Any) -> Any:
+            if rows[0]["id"] == 1:
+                write(store)
+            else:
+                more.append(flushed.wait(DEADLINE / 6))
+            return send(self, rows)
+
+        never = Pace(batch=2, linger=0, first=3600.0, longest=3600.0)
+        with contextlib.closing(Forwarder(store, f"{target.url}?timeout=0.01", pace=never)) as forwarder:
+            with target.locked():
+                write(store, 2)
+                assert not forwarder.flush(DEADLINE)
+            monkeypatch.setattr(remote.Target, "send", busy)
+            assert forwarder.flush(DEADLINE)
+            assert forwarder.problem is None
+            flushed.set()
+        assert (target.ids, more) == ([1, 2, 3], [True])
+
+    def test_is_over_where_another_process_has_sent_the_rows(
+        self, store: Store, target: Target, forwarder: Forwarder
+    ) -> None:
+        with target.locked():
+            write(store)
+            assert not forwarder.flush(DEADLINE)
+            assert forwarder.problem is not None
+            with contextlib.closing(store.connect()) as connection:
+                connection.execute("UPDATE targets SET forwarded = 1")
+            eventually(lambda: forwarder.problem is None)
+        assert not forwarder._failures
 
     def test_of_a_whole_life_leaves_the_rows_to_the_next(self, store: Store, tmp_path: Path) -> None:
         target = Target(tmp_path / "missing" / "target.db")
@@ -305,7 +351,15 @@ class TestStarting:
             eventually(lambda: not forwarder._target.connected)
             write(store)
             assert forwarder.flush(DEADLINE)
-        assert target.ids == [1, 2]
+        assert (target.ids, forwarder._target.connected) == ([1, 2], False)
+
+    def test_keeps_no_connection_after_the_end(self, store: Store, target: Target) -> None:
+        forwarder = Forwarder(store, target.url)
+        write(store)
+        assert forwarder.flush(DEADLINE)
+        assert forwarder._target.connected
+        forwarder.close(DEADLINE)
+        assert not forwarder._target.connected
 
 
 class TestRowsThatAreRefused:
@@ -635,6 +689,21 @@ class TestTlsOptionsOfMysql:
             assert not made.flush(DEADLINE)
             assert made.problem is not None
             assert words in made.problem.message
+
+    def test_reach_the_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import pymysql
+
+        given: dict[str, Any] = {}
+
+        def connect(**options: Any) -> Any:
+            given.update(options)
+            raise OSError("nobody there")
+
+        monkeypatch.setattr(pymysql, "connect", connect)
+        with pytest.raises(OSError, match="nobody there"):
+            remote.Target(DatabaseUrl("mysql://me:p\u00e4ss@db.example/usage?ssl_mode=REQUIRED")).send([{"id": 1}])
+        assert isinstance(given["ssl"], ssl.SSLContext)
+        assert given["password"] == "p\u00e4ss".encode()
 
     def test_that_sqlalchemy_and_pymysql_would_get_wrong(self, tmp_path: Path) -> None:
         """With both options of TiDB Cloud's example they leave the host name unchecked."""

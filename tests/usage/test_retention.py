@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -241,7 +242,10 @@ class TestWhenItPrunes:
         pruner.close()
 
 
-def test_a_file_that_cannot_be_pruned_stops_nobody(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_pruned_stops_nobody(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hfs_providers")
     clock = [0.0]
     pruner = Pruner(store, Retention(), clock=lambda: clock[0])
     clock[0] = 20.0
@@ -249,6 +253,7 @@ def test_a_file_that_cannot_be_pruned_stops_nobody(store: Store, monkeypatch: py
     store.path.unlink()
     pruner.step()
     assert pruner.problem is None
+    assert "usage was not pruned: no disk" in caplog.text
 
 
 class TestEnvironment:

@@ -323,6 +323,15 @@ def test_the_file_is_readable_by_its_owner_alone(store: Store) -> None:
     assert store.path.stat().st_mode & 0o077 == 0
 
 
+def test_who_reads_the_file_does_not_hold_up_who_writes_it(store: Store) -> None:
+    with closing(store.connect()) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT COUNT(*) FROM usage").fetchone() == (0,)
+        with closing(store.connect(patience=0.0)) as writer:
+            write_rows(writer, [ROW])
+    assert count(store) == 1
+
+
 def test_the_naive_way_waits_for_the_disk_at_each_row(tmp_path: Path) -> None:
     # One transaction for each row is one entry in the log of transactions for each; the group is one for all.
     def frames(write: Callable[[sqlite3.Connection], object], path: Path) -> int:

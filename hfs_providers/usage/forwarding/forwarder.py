@@ -217,18 +217,21 @@ class Forwarder:
         while (duty := self._rest()) != "stop":
             if duty == "hang up":
                 self._target.close()
-                continue
-            try:
-                pause = None if self._round() else self._pace.taken
-            except Exception as error:  # whatever a driver raises
-                pause = self._failed(error)
-            with self._turn:
-                self._ended = self._begun
-                if pause is not None:
-                    self._next = time.monotonic() + pause
-                self._turn.notify_all()
+            else:
+                self._try_round()
         self._target.close()
         self._local.close()
+
+    def _try_round(self) -> None:
+        try:
+            pause = None if self._round() else self._pace.taken
+        except Exception as error:  # whatever a driver raises
+            pause = self._failed(error)
+        with self._turn:
+            self._ended = self._begun
+            if pause is not None:
+                self._next = time.monotonic() + pause
+            self._turn.notify_all()
 
     def _rest(self) -> Literal["send", "hang up", "stop"]:
         """Sleep until there is something to do."""
