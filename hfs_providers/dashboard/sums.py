@@ -63,7 +63,9 @@ class UsageSums:
             return {"hour": None, "before": None, "hours": {}, "timeline": _EMPTY}
         by_provider = report.totals(("provider",), since=now - HOUR)
         before = report.totals((), since=now - 2 * HOUR, until=now - HOUR)
-        line = report.timeline("provider", since=now // HOUR * HOUR - DAY + HOUR)
+        # With its end: else it would end with the last request, however long ago that was.
+        end = now // HOUR * HOUR + HOUR
+        line = report.timeline("provider", since=end - DAY, until=end)
         return {
             "hour": numbers(by_provider.total),
             "before": numbers(before.total),
@@ -103,7 +105,6 @@ class UsageSums:
                 "rows": [],
                 "total": None,
                 "timeline": _EMPTY,
-                "budgets": [],
                 "exact": True,
                 "more": 0,
             }

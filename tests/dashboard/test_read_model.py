@@ -44,6 +44,14 @@ class TestOverview:
         assert (line["period"], len(line["starts"])) == ("hour", 24)
         assert {each["name"] for each in line["lines"]} == set(KEYS)
 
+    def test_a_day_ends_now_even_if_nothing_was_asked_for_hours(self, tmp_path: Path) -> None:
+        env, now = environment(tmp_path, {"groq": 1}), 1_780_000_000.0
+        write(Store(env["HFS_USAGE_DB"]), [row(now - 5 * 3600)])
+        line = Dashboard(DashboardSource(lambda: take_inventory(dict(env)), lambda: now)).overview()["timeline"]
+        assert [start for start in line["starts"] if start <= now][-24:] == line["starts"]
+        assert now - line["starts"][-1] < 3600
+        assert line["lines"][0]["values"] == [0] * 18 + [1] + [0] * 5
+
     def test_without_keys_or_file_it_says_what_to_do(self, tmp_path: Path) -> None:
         env = environment(tmp_path, {})
         found = Dashboard(DashboardSource(lambda: take_inventory(dict(env)))).overview()
