@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from starlette.exceptions import HTTPException
@@ -14,7 +13,6 @@ from starlette.routing import Route as Path
 from starlette.types import Message, Receive, Scope, Send
 
 from hfs_providers import ProviderManager
-from hfs_providers.contract.errors import HfsProvidersError
 from hfs_providers.contract.http_api import Endpoint
 from hfs_providers.contract.usage_row import UsageRow, asking
 from hfs_providers.dashboard.app import API, IS_ADMIN, DashboardApp
@@ -39,7 +37,6 @@ MOST_IN_FLIGHT = 1000
 _BODY_PATIENCE = 30.0
 _HEALTH = "/health"
 _READ_OF: Mapping[Endpoint | None, Collection[bytes]] = {each: READ | passed for each, passed in PASSED_UP.items()}
-_log = logging.getLogger("hfs_providers")
 
 
 class Gateway:
@@ -114,7 +111,7 @@ class Gateway:
             # The client is gone, or the process ends: nobody reads an answer.
             return
         except Exception as error:
-            refusal = _refused(scope, error)
+            refusal = refusal_of(error)
             await reply.whole(refusal.status, refusal.raw_headers(), refusal.body(endpoint))
         finally:
             self._in_flight -= 1
@@ -191,12 +188,6 @@ class Gateway:
         """Close the connections to the providers, and look after no file any more."""
         self._clients.close()
         self._upstream.close()
-
-
-def _refused(scope: Scope, error: Exception) -> Refusal:
-    if not isinstance(error, (Refusal, HfsProvidersError)):
-        _log.exception("a request to %s failed", scope["path"])
-    return refusal_of(error)
 
 
 async def _healthy(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from hfs_providers.contract.http_api import Endpoint
 
 RawHeaders = list[tuple[bytes, bytes]]
 CLOSE: RawHeaders = [(b"connection", b"close")]
+
+_log = logging.getLogger("hfs_providers")
 
 
 class Refusal(Exception):
@@ -101,7 +104,7 @@ _NOT_PASSED_ON = frozenset({401, 402, 403, 407, 429})
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """What a client is told of an error."""
+    """What a client is told of an error. The log has what nobody has foreseen."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, ModelCallError):
@@ -110,12 +113,15 @@ def refusal_of(error: Exception) -> Refusal:
         return _of_keys(error)
     if isinstance(error, ChainExhaustedError):
         return _of_chain(error)
+    _log.error("a request failed here", exc_info=error)
     return Refusal(500, "internal_error", "The gateway failed; its log says why.")
 
 
 def _of_call(error: ModelCallError) -> Refusal:
     verdict = error.verdict
     status, code = _OF_KIND[verdict.kind]
+    if verdict.kind == "local":
+        _log.error("a request failed here", exc_info=error)
     if isinstance(error, BudgetExceededError):
         code = "budget_exceeded"
     if verdict.kind in _ABOUT_THE_REQUEST:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from hfs_providers.gateway import relay
+from hfs_providers.gateway.routes import Routes
 from hfs_providers.testing import (
     BadRequest,
     ContextTooLong,
@@ -149,6 +152,20 @@ def test_what_fails_before_its_first_event_is_served_by_the_next_entry(
     assert (got.status_code, got.headers["x-hfs-provider"]) == (200, "groq")
     assert b"You said: hello" in got.content.replace(b'"}, "finish_reason": null}]}', b"") or stream
     assert [event.kind for event in house.served.events].count("fallback_activated") == 1
+
+
+@pytest.mark.parametrize("place", ["attempt", "find"])
+def test_a_fault_of_the_gateway_itself_is_in_its_log(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise TypeError("a fault of its own")
+
+    monkeypatch.setattr(*{"attempt": (relay, "check_whole", fails), "find": (Routes, "find", fails)}[place])
+    got = house.served.ask("groq")
+    assert (got.status_code, got.json()["error"]["code"]) == (500, "internal_error")
+    (record,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "in fails" in (record.exc_text or "")
 
 
 @pytest.mark.parametrize("broken", [HalfStream(chunks=2), HalfStream(chunks=2, how="reset")])
