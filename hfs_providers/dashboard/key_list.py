@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any
 
 from hfs_providers.contract.instants import DAY, HOUR
@@ -28,7 +29,7 @@ _MOST_EVENTS = 5_000
 _SHOWN_EVENTS = 50
 _SHOWN_ROWS = 50
 
-_Used = Mapping[str, UsageTotal]
+_Used = Mapping[tuple[str, str], UsageTotal]
 _NOTHING = UsageTotal((), 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 
 _SORTS: Mapping[str, Callable[[WatchedKey, UsageTotal], tuple[float, ...]]] = {
@@ -96,10 +97,7 @@ class KeyList:
             "first": first + 1,
             "next": shown[-1].status.id if shown and first + len(shown) < len(chosen) else None,
             "hours": _first_hour(self._source.wall()),
-            "keys": [
-                {**_record(key), **_day(used.get(key.credential.fingerprint)), "strip": strips[key.status.id]}
-                for key in shown
-            ],
+            "keys": [{**_record(key), **_day(used.get(key.name)), "strip": strips[key.status.id]} for key in shown],
         }
 
     def map(self, wanted: KeyFilter) -> dict[str, Any]:
@@ -133,8 +131,8 @@ class KeyList:
         rows: Sequence[dict[str, Any]] = ()
         if store is not None:
             with opened(store) as connection:
-                rows = newest_of_series(connection, key.provider, key.credential.fingerprint, _SHOWN_ROWS)
-        used = self._used.get().get(key.credential.fingerprint)
+                rows = newest_of_series(connection, *key.name, _SHOWN_ROWS)
+        used = self._used.get().get(key.name)
         return {
             "at": watched.at,
             **_record(key),
@@ -161,28 +159,26 @@ class KeyList:
         store = self._source.store()
         if store is None or not keys:
             return []
-        names = [key.credential.name for key in keys]
+        names = {key.name for key in keys}
         query = (
             f"SELECT {', '.join(KeyEvent._fields)} FROM key_event WHERE at >= ?"  # noqa: S608  our own words
             f" AND key IN ({', '.join('?' * len(names))}) ORDER BY at DESC LIMIT ?"
         )
         with opened(store) as connection:
-            rows = connection.execute(query, (watched.at - DAY, *names, _MOST_EVENTS)).fetchall()
-        return [KeyEvent(*row) for row in rows]
+            rows = connection.execute(query, (watched.at - DAY, *(name for _, name in names), _MOST_EVENTS)).fetchall()
+        return [event for event in starmap(KeyEvent, rows) if (event.provider, event.key) in names]
 
     def _strips(self, keys: Sequence[WatchedKey]) -> dict[str, list[dict[str, Any]]]:
         """By key id, one cell for each of the last hours: requests, failed ones, and the worst state."""
         now = self._source.wall()
         first = _first_hour(now)
         cells: dict[tuple[str, str], list[dict[str, Any]]] = {
-            (key.provider, key.credential.name): [{"requests": 0, "failed": 0, "state": ""} for _ in range(HOURS)]
-            for key in keys
+            key.name: [{"requests": 0, "failed": 0, "state": ""} for _ in range(HOURS)] for key in keys
         }
-        names = {key.credential.fingerprint: (key.provider, key.credential.name) for key in keys}
-        for fingerprint, start, row in self._sums.by_hour(names, first):
+        for key_name, start, row in self._sums.by_hour((name for _, name in cells), first):
             place = int((start - first) // HOUR)
-            if fingerprint in names and 0 <= place < HOURS:
-                cell = cells[names[fingerprint]][place]
+            if key_name in cells and 0 <= place < HOURS:
+                cell = cells[key_name][place]
                 cell["requests"] += row.requests
                 cell["failed"] += row.requests - row.ok
         spans = _spans(self._events(self._source.watched(), keys), now)
@@ -193,8 +189,8 @@ class KeyList:
                     strip[place]["state"] = state
         for key in keys:
             if key.status.state != "ready":
-                cells[key.provider, key.credential.name][-1]["state"] = key.status.state
-        return {key.status.id: cells[key.provider, key.credential.name] for key in keys}
+                cells[key.name][-1]["state"] = key.status.state
+        return {key.status.id: cells[key.name] for key in keys}
 
 
 def _spans(events: Sequence[KeyEvent], now: float) -> list[tuple[tuple[str, str, str], float, float]]:
@@ -219,7 +215,7 @@ def _chosen(watched: Watched, wanted: KeyFilter, used: _Used) -> list[WatchedKey
     chosen = [key for key in watched.keys if wanted.admits(key)]
     place = _SORTS[wanted.sort]
     # Sorting is stable: what is alike stays in the order of the environment.
-    return sorted(chosen, key=lambda key: place(key, used.get(key.credential.fingerprint, _NOTHING)))
+    return sorted(chosen, key=lambda key: place(key, used.get(key.name, _NOTHING)))
 
 
 def _first_hour(now: float) -> float:

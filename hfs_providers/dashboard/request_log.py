@@ -56,13 +56,13 @@ class RequestLog:
         return int(found)
 
 
-def newest_of_series(
-    connection: sqlite3.Connection, provider: str, fingerprint: str, limit: int
-) -> Sequence[dict[str, Any]]:
-    """The last requests of a key, the last first: for each of its series a few steps in an index."""
-    query = "SELECT id FROM series WHERE provider = ? AND fingerprint = ?"
+def newest_of_series(connection: sqlite3.Connection, provider: str, name: str, limit: int) -> Sequence[dict[str, Any]]:
+    """The last requests of a key, by its `Credential.name`, the last first: for each of its series a few steps in an
+    index.
+    """
+    query = "SELECT id FROM series WHERE provider = ? AND ? IN (fingerprint, key_id)"
     found: list[dict[str, Any]] = []
-    for (series,) in connection.execute(query, (provider, fingerprint)).fetchall():
+    for (series,) in connection.execute(query, (provider, name)).fetchall():
         rows = connection.execute(
             f"{SELECT} WHERE usage.series = ? ORDER BY usage.at DESC LIMIT ?", (series, limit)
         ).fetchall()

@@ -111,6 +111,11 @@ class WatchedKey(NamedTuple):
     windows: Sequence[WindowUse]
 
     @property
+    def name(self) -> tuple[str, str]:
+        """Its provider, and what it is called in the usage file."""
+        return self.provider, self.credential.name
+
+    @property
     def share(self) -> float:
         """How much of its fullest window is used."""
         return fullest(self.windows)

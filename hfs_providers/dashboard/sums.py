@@ -136,8 +136,8 @@ class UsageSums:
         writer.writerows([*map(_no_formula, row.group), *numbers(row).values()] for row in rows)
         return written.getvalue()
 
-    def by_key(self) -> dict[str, UsageTotal]:
-        """What each key was used for within a day, by fingerprint.
+    def by_key(self) -> dict[tuple[str, str], UsageTotal]:
+        """What each key was used for within a day, by provider and `Credential.name`.
 
         Raises:
             StoreError: the file cannot be read.
@@ -146,19 +146,21 @@ class UsageSums:
         if report is None:
             return {}
         since = self._source.wall() // QUARTER * QUARTER - DAY
-        return {row.group[0]: row for row in report.totals(("fingerprint",), since=since).rows}
+        return {
+            (row.group[0], row.group[1]): row for row in report.totals(("provider", "fingerprint"), since=since).rows
+        }
 
-    def by_hour(self, fingerprints: Iterable[str], since: float) -> list[tuple[str, float, UsageTotal]]:
-        """The hours of keys: fingerprint, beginning in seconds since the epoch, sums.
+    def by_hour(self, names: Iterable[str], since: float) -> list[tuple[tuple[str, str], float, UsageTotal]]:
+        """The hours of keys: provider and `Credential.name`, beginning in seconds since the epoch, sums.
 
         Raises:
             StoreError: the file cannot be read.
         """
-        report, wanted = self._report(), set(fingerprints)
+        report, wanted = self._report(), set(names)
         if report is None or not wanted:
             return []
-        rows = report.totals(("fingerprint", "hour"), since=since, keys=wanted).rows
-        return [(row.group[0], datetime.fromisoformat(row.group[1]).timestamp(), row) for row in rows]
+        rows = report.totals(("provider", "fingerprint", "hour"), since=since, keys=wanted).rows
+        return [((row.group[0], row.group[1]), datetime.fromisoformat(row.group[2]).timestamp(), row) for row in rows]
 
     def _report(self) -> UsageReport | None:
         store = self._source.store()

@@ -266,7 +266,8 @@ class _Query:
                 "provider": (provider,),
                 "model": (model,),
                 "key": (key, mark),
-                "fingerprint": (mark,),
+                # Endpoints without a key have no fingerprint that tells them apart.
+                "fingerprint": (key if mark == "keyless" else mark,),
                 "client": (client,),
             }
             if wanted and any(names.isdisjoint(about[name]) for name, names in wanted.items()):

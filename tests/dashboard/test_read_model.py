@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hfs_providers import ProviderManager
+from hfs_providers import KeyedProvider, ModelDefault, ProviderManager
 from hfs_providers.core.inventory import take_inventory
 from hfs_providers.dashboard.key_list import HOURS, KeyFilter
 from hfs_providers.dashboard.source import DashboardSource, Fresh
@@ -106,6 +106,19 @@ class TestKeys:
         (key,) = dashboard.keys.page(KeyFilter(text="cerebras#1"))["keys"]
         assert len(key["strip"]) == HOURS
         assert 0 < sum(cell["requests"] for cell in key["strip"]) <= key["requests"]
+
+    def test_endpoints_without_keys_are_told_apart(self, tmp_path: Path) -> None:
+        plugin = KeyedProvider(
+            name="acme", model_class="acme:Acme", sdk="acme", models=(ModelDefault("m"),), keyless=True
+        )
+        env = environment(tmp_path, {}) | {f"ACME_ENDPOINT_{number}": f"http://127.0.0.{number}" for number in (1, 2)}
+        rows = [row(time.time() - 5, "acme", number=number)._replace(fingerprint="keyless") for number in (1, 2, 2)]
+        write(Store(env["HFS_USAGE_DB"]), rows)
+        keys = Dashboard(DashboardSource(lambda: take_inventory(dict(env), None, [plugin]))).keys
+        page = {key["id"]: key for key in keys.page(KeyFilter())["keys"]}
+        assert {key_id: key["requests"] for key_id, key in page.items()} == {"acme#1": 1, "acme#2": 2}
+        assert [sum(cell["requests"] for cell in key["strip"]) for key in page.values()] == [1, 2]
+        assert [len((keys.one(key_id) or {})["rows"]) for key_id in page] == [1, 2]
 
     def test_why_a_key_rested_is_among_what_happened_to_it(self, own: dict[str, str]) -> None:
         with ProviderManager(env=own) as manager:
