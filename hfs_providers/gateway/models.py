@@ -18,7 +18,7 @@ from hfs_providers.gateway.clients import CLIENT
 from hfs_providers.gateway.connection import UpstreamError
 from hfs_providers.gateway.refusals import Refusal
 from hfs_providers.gateway.relay import PASSED_UP
-from hfs_providers.gateway.routes import ANY, TIER_PREFIX, Routes
+from hfs_providers.gateway.routes import ANY, TIER_PREFIX, Routes, UnusableKeyError
 from hfs_providers.gateway.upstream import Upstream
 
 _FRESH = 600.0
@@ -102,7 +102,7 @@ class ModelList:
         try:
             async with asyncio.timeout(_PATIENCE):
                 self._known[provider] = await self._ask(provider)
-        except (PoolExhaustedError, UpstreamError, TimeoutError, msgspec.DecodeError) as error:
+        except (PoolExhaustedError, UnusableKeyError, UpstreamError, TimeoutError, msgspec.DecodeError) as error:
             _log.info("%s did not list its models: %s", provider, str(error) or type(error).__name__)
         else:
             self._fresh_until[provider] = now + _FRESH

@@ -7,12 +7,16 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from hfs_providers import KeyedProvider, ModelDefault, hookimpl
+from hfs_providers.authoring import Credential, ProviderConfig
+from hfs_providers.contract.secret import Secret
 from hfs_providers.gateway import relay
 from hfs_providers.gateway.routes import Routes
 from hfs_providers.testing import (
@@ -376,3 +380,19 @@ def test_a_conversation_keeps_its_key_by_what_begins_it_or_by_its_name() -> None
         assert len({key_of(text, user="me") for text in begun}) == 1
         assert len({key_of(text, user=text, prompt_cache_key="cached") for text in begun}) == 1
     house.server.stop()
+
+
+class _OddKey(KeyedProvider):
+    """A plugin that reads its variables itself, and takes a key that no header can have."""
+
+    @hookimpl
+    def configure_env(self, env: Mapping[str, str]) -> ProviderConfig:
+        return replace(super().configure_env(env), credentials=(Credential("odd#1", Secret("not a header")),))
+
+
+def test_a_key_that_no_header_can_have_spoils_no_list_of_models() -> None:
+    odd = _OddKey(name="odd", model_class="odd:Odd", sdk="openai", openai_path="/v1", models=(ModelDefault("m"),))
+    env = {"NUM_ODD": "1", "ODD_API_KEY_1": "a-secret-of-odd", "ODD_BASE_URL": "http://127.0.0.1:9"}
+    with Served(env, [odd]) as served:
+        got = httpx.get(f"{served.url}/v1/models")
+    assert (got.status_code, [each["id"] for each in got.json()["data"]]) == (200, ["any", "odd", "odd/m"])
