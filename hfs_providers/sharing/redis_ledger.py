@@ -178,12 +178,12 @@ class RedisLedger:
         return None
 
     def _is_stuck(self) -> bool:
-        """Whether the thread waits for the server longer than its own timeouts let it.
+        """Whether the thread has ended, or waits for the server longer than its own timeouts let it.
 
         A call that got no answer in time proves nothing: it is the process, or the whole machine, that may have stood
         still, or counts that are being published. Whether the server answers, the thread finds out.
         """
-        return time.monotonic() - self._serving_since > 4 * REDIS_TIMEOUT
+        return self._mode == "closed" or time.monotonic() - self._serving_since > 4 * REDIS_TIMEOUT
 
     def _withdraw(self, reserve: Reserve) -> None:
         """The caller was interrupted: end what was granted, now or when it is granted."""

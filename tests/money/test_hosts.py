@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from hfs_providers.sharing import redis_counts, redis_ledger
 from hfs_providers.sharing.file_budgets import FileBudgets
 from hfs_providers.sharing.redis_budgets import RedisBudgets
 from hfs_providers.sharing.redis_ledger import RedisLedger
+from hfs_providers.sharing.redis_messages import Spend
 from hfs_providers.usage import Store
 from hfs_providers.usage.log import UsageLog
 from tests.money.spender import BUDGET, CLAIM, ESTIMATE, spent_row
@@ -135,6 +138,19 @@ class TestHosts:
 
 
 class TestAway:
+    def test_a_call_does_not_wait_for_a_ledger_that_is_closed_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ledger = RedisLedger("redis://127.0.0.1:1")
+        ledger._mode = "here"
+        ledger._looked.set()
+        # At the very moment at which the call has seen that it is here.
+        monkeypatch.setattr(ledger, "_work", SimpleNamespace(put=lambda _: ledger.close() if _ else None))
+        spend = Spend(CLAIM)
+        caller = threading.Thread(target=ledger._ask, args=(spend,), daemon=True)
+        caller.start()
+        caller.join(20)
+        assert not caller.is_alive()
+        assert spend.answer is None
+
     def test_nothing_is_remembered_of_calls_that_have_ended(self) -> None:
         budgets = RedisBudgets([BUDGET], ProcessBudgets(time.time), None, time.time)
         for estimate in range(1, 10):
