@@ -150,7 +150,12 @@ class GatewayProtocol(HttpToolsProtocol):
         """The body of the running request if all of it has come and no other request has; else ASGI tells it."""
         # Of several requests that came at once, the latest is in `cycle`.
         cycle = self.cycle
-        return None if cycle.more_body or self.pipeline or cycle.disconnected else bytes(cycle.body)
+        if cycle.more_body or self.pipeline or cycle.disconnected:
+            return None
+        # Behind a large body nothing is read, not even that the client has gone, until somebody takes it.
+        self.flow.resume_reading()
+        data, cycle.body = bytes(cycle.body), bytearray()
+        return data
 
     def respond(self, status: int, headers: RawHeaders, body: bytes, more_body: bool) -> bool:
         """Begin to answer the running request, or answer it, in one write; ASGI's two messages are two.

@@ -185,8 +185,10 @@ def test_a_stream_that_breaks_later_ends_with_an_error_event_and_is_not_repeated
     assert len(house.served.outcomes) == 1
 
 
+# Of a large body, uvicorn reads no more than it has until somebody takes it.
+@pytest.mark.parametrize("size", [1, 90_000], ids=["small", "large"])
 @pytest.mark.parametrize("streams", [False, True])
-def test_a_client_that_goes_away_cancels_the_request_above(streams: bool) -> None:
+def test_a_client_that_goes_away_cancels_the_request_above(streams: bool, size: int) -> None:
     asked = threading.Event()
 
     async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -196,7 +198,7 @@ def test_a_client_that_goes_away_cancels_the_request_above(streams: bool) -> Non
         await asyncio.sleep(60)
 
     with Wire(talk) as wire, Served(wire.env(), [CORP]) as served:
-        body = json.dumps({"model": "corp", "stream": streams}).encode()
+        body = json.dumps({"model": "corp", "stream": streams, "user": "u" * size}).encode()
         head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         with socket.create_connection(("127.0.0.1", served.port)) as client:
             client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
