@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _STATES = {"ready": ("■", "green"), "limited": ("◐", "yellow"), "cooling": ("▲", "cyan"), "dead": ("✕", "red")}
 _ORDERS = ("state", "used", "requests", "failed", "order")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Arrows and their like, which begin with Escape.
+_ARROWS = re.compile(r"\x1b(?:\[[0-9;]*[@-~]|O.)")
 _EVERY = 1.0
 _HELP = "q ends  s sorts  f shows refused requests only  space pauses"
 
@@ -204,7 +206,7 @@ def _pressed_keys() -> Iterator[Any]:
 
     def pressed(seconds: float) -> str:
         ready, _, _ = select.select([terminal], [], [], seconds)
-        return os.read(terminal, 100).decode("utf-8", "replace") if ready else ""
+        return _ARROWS.sub("", os.read(terminal, 100).decode("utf-8", "replace")) if ready else ""
 
     try:
         tty.setcbreak(terminal)

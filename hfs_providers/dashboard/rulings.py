@@ -38,7 +38,8 @@ def rule_key(manager: ProviderManager, provider: str, key_id: str, reason: str |
     else:
         why = Redactor.of(pool.credentials).scrub(" ".join(reason.split()))[:_LONGEST_REASON]
         pool.retire(key_id, f"{RETIRED}: {why}")
-    return next(each for each in pool.statuses() if each.id == key_id)
+    # It may have left since: keys come from files, too.
+    return {each.id: each for each in pool.statuses()}[key_id]
 
 
 def try_key(manager: ProviderManager, provider: str, key_id: str) -> KeyProbe:

@@ -263,7 +263,7 @@ class Routes:
             try:
                 manager.wrapper(provider)
             except (ProviderError, SettingsError) as error:
-                message = f"{error} A model is named provider/model; /v1/models lists them."
+                message = f"{str(error).rstrip('.')}. A model is named provider/model; /v1/models lists them."
                 raise _refusal(404, "model_not_found", message) from None
             yield _Entry(provider, model or None)
 

@@ -166,7 +166,14 @@ def _proxy_of(origin: Origin) -> urllib.parse.SplitResult | None:
     found = urllib.request.getproxies_environment().get("https") if origin.tls else None
     if not found or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
         return None
-    return urllib.parse.urlsplit(found if "//" in found else f"//{found}")
+    try:
+        proxy = urllib.parse.urlsplit(found if "//" in found else f"//{found}")
+        if proxy.scheme in ("", "http") and proxy.hostname and proxy.port != 0:
+            return proxy
+    except ValueError:
+        # Its text shows parts of the variable, which may have a password.
+        pass
+    raise UpstreamError("HTTPS_PROXY is not like http://[user:password@]host:port", sent=False)
 
 
 def _connect_request(origin: Origin, proxy: urllib.parse.SplitResult) -> bytes:

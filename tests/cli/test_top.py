@@ -74,7 +74,7 @@ def test_in_a_terminal_it_goes_on_until_q_is_pressed(env: dict[str, str]) -> Non
         see(b"Keys by used")
         write(Store(env["HFS_USAGE_DB"]), [row(time.time(), model="a-model-just-asked")])
         see(b"a-model-just-asked")
-        os.write(terminal, b"f")
+        os.write(terminal, b"\x1b[A\x1bOPf")
         see(b"Refused requests")
         os.write(terminal, b"q")
         # The screen that was there before is back.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,17 @@ def test_a_proxy_is_asked_for_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
             run(lambda upstream: upstream.connect(Origin("far.example", 443, True)))
     assert proxy.requests[0].startswith(b"CONNECT far.example:443 HTTP/1.1\r\nhost: far.example:443\r\n")
     assert b"proxy-authorization: Basic bWU6c2VjcmV0" in proxy.requests[0]
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://me:secret:5@here:port", "http://me:secret@:80", "https://me:secret@here", "http://[secret"]
+)
+def test_what_is_no_proxy_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(UpstreamError, match=r"HTTPS_PROXY is not like http://") as caught:
+        run(lambda upstream: upstream.connect(Origin("far.example", 443, True)))
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.fixture
