@@ -233,7 +233,7 @@ class TestARestart:
             assert second.result(idempotent)["content"]["success"]
             lost = [second.result(run) for run in others]
         assert [run["status"] for run in lost] == ["ERROR"] * 3
-        assert all("not begun again" in run["content"]["error"] for run in lost)
+        assert all("not started again" in run["content"]["error"] for run in lost)
         assert len(provider.seen) - cut_off == 2
 
     def test_on_request_lets_work_end_first(self, env: dict[str, str], provider: LoopbackServer) -> None:
@@ -254,7 +254,7 @@ class TestARestart:
             assert first.end()[0] == 143
         with serving_with(env) as second:
             assert second.result(idempotent)["content"]["success"]
-            assert "not begun again" in second.result(other)["content"]["error"]
+            assert "not started again" in second.result(other)["content"]["error"]
 
 
 @needs_postgres
