@@ -247,7 +247,7 @@ class TestWhoKnowsWhom:
     @pytest.mark.parametrize("module", inside("testing"))
     def test_the_kit_for_authors_sees_no_more_than_they_do(self, module: str) -> None:
         seen = own(imports_of_all()[module].all) - below(imports_of_all()[module].all, "hfs_providers.testing")
-        asked = {"contract.http_api", "contract.protocols", "core.inventory", "calls.verdicts"}
+        asked = {"contract.http_api", "contract.protocols", "core.inventory", "calls.verdicts", "clients.families"}
         assert seen <= PUBLIC | {f"hfs_providers.{name}" for name in asked}
 
     @pytest.mark.parametrize("module", inside("agents"))
