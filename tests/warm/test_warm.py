@@ -77,7 +77,8 @@ def test_it_has_imported_what_takes_long() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_signal_reaches_it(number: signal.Signals) -> None:
-    program = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    # A signal that comes just before a sleep begins is noticed only after it.
+    program = "import os, time; print(os.getpid(), flush=True); [time.sleep(0.1) for _ in range(600)]"
     process = subprocess.Popen(
         [warm.python(), "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
