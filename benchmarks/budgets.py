@@ -19,8 +19,9 @@ from benchmarks.timing import Effort, per_call
 
 PROCESSES, TASKS = 2, 16
 USD = 0.02
-# What each answer costs, at 0.85 and 1.20 dollars for a million tokens in and out.
+# What each answer costs, in dollars, and a million tokens in and out.
 TOKENS_IN, TOKENS_OUT, PRICE = 1000, 500, 0.00145
+_MILLION_IN, _MILLION_OUT = 0.85, 1.20
 _PROVIDER = "cerebras"
 _DELAY = 0.05
 
@@ -51,13 +52,17 @@ def _spent(server: Any, spend: Any) -> float:
         server.script(_PROVIDER, key, [], then=Ok(usage=(TOKENS_IN, TOKENS_OUT), delay=_DELAY))
     spend(keys)
     hits = server.hits(_PROVIDER)
-    return sum(hits.get(key, 0) for key in keys) * PRICE / USD
+    spent = sum(hits.get(key, 0) for key in keys) * PRICE / USD
+    if not spent:
+        raise RuntimeError("nobody was asked")
+    return spent
 
 
 def _spend_ours(env: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "hfs-providers.toml"
-        config.write_text(f'[budgets]\nusd = {USD}\nper = "month"\n')
+        price = f'[prices."{_PROVIDER}/*"]\ninput = {_MILLION_IN}\noutput = {_MILLION_OUT}\n'
+        config.write_text(f'[budgets]\nusd = {USD}\nper = "month"\n{price}')
         env |= {"HFS_CONFIG": str(config), "HFS_USAGE_DB": str(Path(directory) / "usage.db")}
         context = multiprocessing.get_context("spawn")
         begin = context.Barrier(PROCESSES)
