@@ -85,12 +85,12 @@ def _pages(env: Mapping[str, str], driver: str, seconds: float) -> Iterator[Figu
         # Nothing is remembered yet.
         first = visit(page, address, "overview")
         yield Figure("first visit: first paint", first.painted, "ms", 300)
-        yield Figure("first visit: its numbers stand", first.stood, "ms")
+        yield Figure("first visit: time until its numbers are shown", first.stood, "ms")
         for name in PAGES:
             visits = [visit(page, address, name) for _ in range(_VISITS)]
             found = Visit(*(statistics.median(each) for each in zip(*visits, strict=True)))
             yield Figure(f"{name}: first paint", found.painted, "ms", 300)
-            yield Figure(f"{name}: its numbers stand", found.stood, "ms")
+            yield Figure(f"{name}: time until its numbers are shown", found.stood, "ms")
             yield Figure(f"{name}: requests, files included", found.requests, "")
             yield Figure(f"{name}: sent, with nothing kept", found.sent / 1e3, "kB", 150)
         for name in ("overview", "keys"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.large import Asked, rows_of_a_month, write_batches
 from hfs_providers.core.inventory import take_inventory
 from hfs_providers.usage.database import Store
+from hfs_providers.usage.totals import add_up
 from tests.dashboard.made_up import KEYS, MODELS, environment, rule_some
 
 _CACHE = 400_000
@@ -37,6 +38,9 @@ def large_machine(folder: Path, keys: int, rows: int) -> dict[str, str]:
         connection.execute("PRAGMA wal_autocheckpoint = 50000")
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")
         write_batches(connection, rows_of_a_month(rows, asked(env), now, since))
+        while add_up(connection, now):
+            # As the programs do that wrote the rows.
+            pass
     if not since:
         inventory = take_inventory(dict(env))
         credentials = {name: tuple(inventory.providers[name].config.credentials) for name in KEYS}

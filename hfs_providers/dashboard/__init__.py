@@ -1,1 +1,1 @@
-"""What happens to keys and requests, for people who look: as data, in a browser and in a terminal."""
+"""The dashboard: the state of keys and requests as data, in a browser and in a terminal."""

@@ -1,6 +1,6 @@
-"""The dashboard as an ASGI application: one page, its files, and the data that it asks for.
+"""The dashboard as an ASGI application: one page, its files, and its data.
 
-It checks neither who asks nor from where: see `hfs_providers.gateway.guard`. Actions need a token in any case.
+It does not check who sends a request or from where: see `hfs_providers.gateway.guard`. Actions always need a token.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from hfs_providers.core.manager import ProviderManager
 
 MOST_BODY = 10_000
-"""Bytes of a request's body."""
+"""The largest body of a request, in bytes."""
 
 MOST_TRIALS = 4
-"""Keys that are tried at a time."""
+"""The most keys that are tried at the same time."""
 
 API = "/dashboard/api/"
-"""What the paths of its data begin with. Everything else is the same for everybody."""
+"""The beginning of the paths of its data. Everything else is the same for all clients."""
 
 IS_ADMIN = "hfs.admin"
-"""Where a request's scope has whether it is known to come from an admin, who needs no other token for actions."""
+"""The field of a request's scope that says whether an admin sent it, who needs no other token for actions."""
 
 _LONGEST_WAIT = 15.0
 _LOOK = 0.25
@@ -67,10 +67,10 @@ _TYPES = {
 }
 
 _Action = Callable[[str, str], dict[str, Any]]
-"""Does something with a key, for a reason."""
+"""An action on a key: a function of its id and a reason."""
 
 Managers = Callable[[], AbstractContextManager["ProviderManager"]]
-"""Makes the manager that an action is done with, for the time of the action."""
+"""Creates the manager for an action, and shuts it down afterwards."""
 
 
 class ActionError(Exception):
@@ -82,7 +82,7 @@ class ActionError(Exception):
 
 
 class _Trials:
-    """The keys that are being tried: each once at a time, and few at a time."""
+    """The keys that are being tried now: each only once, and not many at the same time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -90,12 +90,12 @@ class _Trials:
 
     @contextmanager
     def admitted(self, key_id: str) -> Iterator[None]:
-        """Try a key meanwhile."""
+        """Count a key as being tried inside the block."""
         with self._lock:
             if key_id in self._keys:
                 raise ActionError(409, "this key is being tried already")
             if len(self._keys) >= MOST_TRIALS:
-                raise ActionError(429, f"{MOST_TRIALS} keys are being tried: wait until one is done")
+                raise ActionError(429, f"{MOST_TRIALS} keys are being tried: wait until one is finished")
             self._keys.add(key_id)
         try:
             yield
@@ -108,8 +108,8 @@ class DashboardApp:
     """The application.
 
     Args:
-        token: that actions need.
-        managers: for actions; None if there are none.
+        token: the token for actions.
+        managers: for actions; None if there are no actions.
     """
 
     def __init__(self, dashboard: Dashboard, token: str, managers: Managers | None) -> None:
@@ -119,8 +119,8 @@ class DashboardApp:
         self._files = _files()
         self._trying = _Trials()
         self.closing = False
-        """Whether it is about to end: nobody waits for news any more."""
-        # A page of keys is a tenth as large then, which counts where the port is forwarded.
+        """Whether the server is about to end, so that no request waits for new rows any more."""
+        # Compression makes a page of keys ten times smaller, which helps over a forwarded port.
         self._router = GZipMiddleware(Router(self._routes(), default=_nothing), compresslevel=4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,7 +158,7 @@ class DashboardApp:
     def _served(self, name: str, request: Request) -> Response:
         found = self._files.get(name)
         if found is None:
-            return _json(404, {"error": "there is no such file"})
+            return _json(404, {"error": "this file does not exist"})
         body, tag = found
         headers = {**_SECURITY, "etag": tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
@@ -172,7 +172,7 @@ class DashboardApp:
     def _key(self, request: Request) -> dict[str, Any]:
         found = self._dashboard.keys.one(request.query_params.get("id", ""))
         if found is None:
-            raise ActionError(404, "there is no such key")
+            raise ActionError(404, "this key does not exist")
         return found
 
     def _requests(self, request: Request) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class DashboardApp:
         return self._dashboard.sums.span(by, *span, of, asked.get("lines", "provider"))  # type: ignore[arg-type]
 
     async def _live(self, request: Request) -> Response:
-        """The requests after a number: at once if there are some, else as soon as there are, within a while."""
+        """The requests after a number. If there are none yet, it waits for one, up to a limit."""
         try:
             after, wait = _whole(request, "after", 0), min(_whole(request, "wait", 0), _LONGEST_WAIT)
             requests = self._dashboard.requests
@@ -221,18 +221,18 @@ class DashboardApp:
                 said = await _body(request)
                 key, reason = said.get("key"), said.get("reason", "by hand")
                 if not isinstance(key, str) or not isinstance(reason, str):
-                    raise ActionError(400, "key and reason are texts")
+                    raise ActionError(400, "key and reason must be texts")
                 return _json(200, await run_in_threadpool(act, key, reason))
             except (ActionError, HfsProvidersError) as error:
                 return _failed(error)
             except KeyError:
-                # It has left since the page was drawn.
-                return _failed(ActionError(404, "there is no such key"))
+                # The key was removed after the page was drawn.
+                return _failed(ActionError(404, "this key does not exist"))
 
         return acted
 
     def knows(self, authorization: str) -> bool:
-        """Whether that is its own token."""
+        """Whether the header has the dashboard's own token."""
         scheme, _, token = authorization.partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(token.encode(), self._token.encode())
 
@@ -245,7 +245,7 @@ class DashboardApp:
     def _provider_of(self, key_id: str) -> str:
         key = next((each for each in self._dashboard.source.watched().keys if each.status.id == key_id), None)
         if key is None:
-            raise ActionError(404, "there is no such key")
+            raise ActionError(404, "this key does not exist")
         if not self._dashboard.source.places.path:
             raise ActionError(409, "key state is not kept: HFS_USAGE_DB is off")
         return key.provider
@@ -271,7 +271,7 @@ class DashboardApp:
     @contextmanager
     def _changing(self) -> Iterator[ProviderManager]:
         """A manager for one action; afterwards the keys are read again."""
-        assert self._managers is not None, "it was looked at before"
+        assert self._managers is not None, "`_admit` has checked this"
         with self._managers() as manager:
             yield manager
             manager.persistence.flush()
@@ -279,7 +279,7 @@ class DashboardApp:
 
 
 def _answering(read: Callable[[Request], Any]) -> Callable[[Request], Response]:
-    """An endpoint that is run in a thread."""
+    """An endpoint that runs in a thread."""
 
     def answer(request: Request) -> Response:
         try:
@@ -312,7 +312,7 @@ async def _body(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
-        raise ActionError(400, "the body is no JSON object")
+        raise ActionError(400, "the body is not a JSON object")
     return said
 
 
@@ -326,7 +326,7 @@ def _filter(request: Request) -> KeyFilter:
 def _whole(request: Request, name: str, default: int) -> int:
     said = request.query_params.get(name, "")
     if said and not (said.isascii() and said.isdigit() and len(said) < 19):
-        raise ValueError(f"{name} is no whole number")
+        raise ValueError(f"{name} must be an integer")
     return int(said) if said else default
 
 
@@ -336,14 +336,14 @@ def _moment(request: Request, name: str) -> float | None:
         found = float(said) if said else None
     except ValueError:
         found = -1.0
-    # Until the year 9999, which is the last that has a date.
+    # Until the year 9999, the last one that `datetime` supports.
     if found is not None and not 0 <= found < 253_000_000_000:
-        raise ValueError(f"{name} is no moment in seconds since the epoch")
+        raise ValueError(f"{name} must be a time in seconds since the epoch")
     return found
 
 
 def _files() -> dict[str, tuple[bytes, str]]:
-    """What the browser loads, each with its tag."""
+    """The files that the browser loads, each with its ETag."""
     found = {}
     for file in resources.files("hfs_providers.dashboard").joinpath("static").iterdir():
         if file.name.rpartition(".")[2] in _TYPES:
@@ -353,4 +353,4 @@ def _files() -> dict[str, tuple[bytes, str]]:
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    await _json(404, {"error": "there is nothing here"})(scope, receive, send)
+    await _json(404, {"error": "this path does not exist"})(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Keys for people: filtered, sorted, a page at a time; and what happened to one of them."""
+"""The list of keys: filtered, sorted and in pages; and the details of one key."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from hfs_providers.usage.report import UsageTotal
 
 STATES = ("ready", "limited", "cooling", "dead")
 MOST_KEYS = 200
-"""Keys of one page."""
+"""The most keys on one page."""
 
 HOURS = 24
-"""Hours of a key's strip."""
+"""The hours in a key's strip."""
 
 _MOST_EVENTS = 5_000
 _SHOWN_EVENTS = 50
@@ -40,7 +40,7 @@ _SORTS: Mapping[str, Callable[[WatchedKey, UsageTotal], tuple[float, ...]]] = {
     "failed": lambda key, used: (used.ok - used.requests,),
 }
 SORTS = tuple(_SORTS)
-"""What a list of keys can be sorted by."""
+"""The orders in which keys can be sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class KeyFilter:
     """Which keys, in which order.
 
     Args:
-        text: that the id, the fingerprint, the account, the source or the reason contains.
-        provider, state: of the keys; empty is all.
+        text: a text in the id, the fingerprint, the account, the source or the reason.
+        provider, state: the provider and state of the keys; empty means all.
         sort: one of `SORTS`.
     """
 
@@ -59,7 +59,7 @@ class KeyFilter:
     sort: str = "order"
 
     def admits(self, key: WatchedKey) -> bool:
-        """Whether a key is meant."""
+        """Whether a key passes the filter."""
         if self.provider not in ("", key.provider) or self.state not in ("", key.status.state):
             return False
         about = key.credential
@@ -76,14 +76,14 @@ class KeyList:
         self._used = Fresh(sums.by_key, 2.0)
 
     def page(self, wanted: KeyFilter, after: str = "", limit: int = 100) -> dict[str, Any]:
-        """Some keys, with the last day of each.
+        """One page of keys, with the last day of each.
 
         Args:
-            after: the id of the last key of the page before.
-            limit: how many, at most `MOST_KEYS`.
+            after: the id of the last key of the previous page.
+            limit: how many keys, at most `MOST_KEYS`.
 
         Raises:
-            ValueError: the filter names what there is not.
+            ValueError: the filter has an unknown state or order.
             StoreError: the file cannot be read.
         """
         watched, used = self._source.watched(), self._used.get()
@@ -101,10 +101,10 @@ class KeyList:
         }
 
     def map(self, wanted: KeyFilter) -> dict[str, Any]:
-        """Id and state of each key, in as few bytes as it takes.
+        """The id and the state of each key, in few bytes.
 
         Raises:
-            ValueError: the filter names what there is not.
+            ValueError: the filter has an unknown state or order.
             StoreError: the file cannot be read.
         """
         watched = self._source.watched()
@@ -117,7 +117,7 @@ class KeyList:
         }
 
     def one(self, key_id: str) -> dict[str, Any] | None:
-        """A key with its models, what happened to it within a day, and its last requests; None if there is none.
+        """A key with its models, its events of the last day and its last requests; None if the key does not exist.
 
         Raises:
             StoreError: the file cannot be read.
@@ -148,14 +148,14 @@ class KeyList:
         }
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """By provider, how many keys are in each state."""
+        """By provider, the number of keys in each state."""
         found: dict[str, Counter[str]] = {}
         for key in self._source.watched().keys:
             found.setdefault(key.provider, Counter())[key.status.state] += 1
         return {name: {state: states[state] for state in STATES} for name, states in found.items()}
 
     def _events(self, watched: Watched, keys: Sequence[WatchedKey]) -> list[KeyEvent]:
-        """What happened to some keys within a day, the last first."""
+        """The events of some keys within the last day, the latest first."""
         store = self._source.store()
         if store is None or not keys:
             return []
@@ -169,7 +169,7 @@ class KeyList:
         return [event for event in starmap(KeyEvent, rows) if (event.provider, event.key) in names]
 
     def _strips(self, keys: Sequence[WatchedKey]) -> dict[str, list[dict[str, Any]]]:
-        """By key id, one cell for each of the last hours: requests, failed ones, and the worst state."""
+        """By key id, one cell for each of the last hours: requests, failed requests, and the worst state."""
         now = self._source.wall()
         first = _first_hour(now)
         cells: dict[tuple[str, str], list[dict[str, Any]]] = {
@@ -194,7 +194,7 @@ class KeyList:
 
 
 def _spans(events: Sequence[KeyEvent], now: float) -> list[tuple[tuple[str, str, str], float, float]]:
-    """When keys cooled or were dead: provider, name and state; from and until."""
+    """When keys were cooling or dead: provider, name and state; from and until."""
     found = []
     revived: dict[tuple[str, str], float] = {}
     for event in events:
@@ -214,7 +214,7 @@ def _chosen(watched: Watched, wanted: KeyFilter, used: _Used) -> list[WatchedKey
         raise ValueError(f"sort: choose from {', '.join(SORTS)}; state: from {', '.join(STATES)}")
     chosen = [key for key in watched.keys if wanted.admits(key)]
     place = _SORTS[wanted.sort]
-    # Sorting is stable: what is alike stays in the order of the environment.
+    # Sorting is stable: equal keys stay in the order of the environment.
     return sorted(chosen, key=lambda key: place(key, used.get(key.name, _NOTHING)))
 
 

@@ -1,4 +1,4 @@
-"""The newest requests of the usage file, as they end."""
+"""The newest requests in the usage file."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from hfs_providers.usage.database import opened
 from hfs_providers.usage.row_writer import COLUMNS, SELECT
 
 MOST_REQUESTS = 500
-"""Of one answer."""
+"""The most requests in one answer."""
 
 _NAMES = ("id", *COLUMNS)
 
 
 class RequestLog:
-    """The requests of a source's file, by their numbers, which grow as they end."""
+    """The requests in a source's file, by their numbers, which increase in the order in which they end."""
 
     def __init__(self, source: DashboardSource) -> None:
         self._source = source
 
     def newest(self, after: int | None = None, before: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Requests, the last first.
+        """Requests, the latest first.
 
         Args:
             after: only those with a greater number.
             before: only those with a smaller number.
-            limit: how many, at most `MOST_REQUESTS`.
+            limit: how many requests, at most `MOST_REQUESTS`.
 
         Raises:
             StoreError: the file cannot be read.
@@ -43,7 +43,7 @@ class RequestLog:
             return [readable_row(dict(zip(_NAMES, row, strict=True))) for row in connection.execute(query, bounds)]
 
     def last(self) -> int:
-        """The greatest number so far; 0 if there is none.
+        """The greatest number so far; 0 if there are no requests.
 
         Raises:
             StoreError: the file cannot be read.
@@ -57,8 +57,8 @@ class RequestLog:
 
 
 def newest_of_series(connection: sqlite3.Connection, provider: str, name: str, limit: int) -> Sequence[dict[str, Any]]:
-    """The last requests of a key, by its `Credential.name`, the last first: for each of its series a few steps in an
-    index.
+    """The last requests of a key, by its `Credential.name`, the latest first. Reads only a few entries of an index for
+    each of its series.
     """
     query = "SELECT id FROM series WHERE provider = ? AND ? IN (fingerprint, key_id)"
     found: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ def newest_of_series(connection: sqlite3.Connection, provider: str, name: str, l
 
 
 def readable_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for JSON: numbers that a script reads exactly, dollars instead of billionths of them."""
+    """A row for JSON: numbers that JavaScript reads exactly, and dollars instead of nano-USD."""
     cost = row["cost_nanousd"]
     shown = {name: value for name, value in row.items() if name not in ("charged", "cost_nanousd")}
     return shown | {"cost_usd": None if cost is None else cost / NANO}

@@ -1,4 +1,4 @@
-"""What an owner does with a key: have it used again, or not any more, or try it."""
+"""The actions on a key: revive it, retire it, or try it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from hfs_providers.core.manager import ProviderManager
 
 TRY_TIMEOUT = 10.0
-"""Seconds that one request of a trial waits for its answer. The trial is given up after three times as long."""
+"""Seconds that one request of a trial waits for its answer. The trial is abandoned after three times as long."""
 
 _LONGEST_REASON = 200
 
 
 def rule_key(manager: ProviderManager, provider: str, key_id: str, reason: str | None) -> KeyStatus:
-    """Put a key back into rotation, or with a reason take it out, in all processes that share the usage file.
+    """Revive a key, or with a reason retire it, in all processes that share the usage file.
 
     Args:
-        manager: whose environment has the key.
-        reason: why it is not to be used; None revives it.
+        manager: a manager whose environment has the key.
+        reason: why the key is retired; None revives it.
 
     Returns:
         Its state afterwards.
 
     Raises:
-        KeyError: there is no such key.
-        MissingKeyError, MissingSdkError, ProviderUnavailableError: why the provider cannot be used.
+        KeyError: the key does not exist.
+        MissingKeyError, MissingSdkError, ProviderUnavailableError: the provider cannot be used.
     """
     from hfs_providers.wrapper.probe import RETIRED
 
@@ -38,21 +38,21 @@ def rule_key(manager: ProviderManager, provider: str, key_id: str, reason: str |
     else:
         why = Redactor.of(pool.credentials).scrub(" ".join(reason.split()))[:_LONGEST_REASON]
         pool.retire(key_id, f"{RETIRED}: {why}")
-    # It may have left since: keys come from files, too.
+    # It may have been removed meanwhile: keys also come from files.
     return {each.id: each for each in pool.statuses()}[key_id]
 
 
 def try_key(manager: ProviderManager, provider: str, key_id: str) -> KeyProbe:
-    """Ask the provider with one key, as `hfs-providers check` does. What it shows is told to all processes.
+    """Send a request with one key, as `hfs-providers check` does. All processes get to know the result.
 
     Raises:
-        KeyError: there is no such key.
-        MissingKeyError, MissingSdkError, ProviderUnavailableError: why the provider cannot be used.
+        KeyError: the key does not exist.
+        MissingKeyError, MissingSdkError, ProviderUnavailableError: the provider cannot be used.
     """
     from hfs_providers.wrapper.check import check_keys
 
     wrapper = manager.wrapper(provider)
-    # What other hosts were told: a key that is dead for them is asked as one that is dead here.
+    # Reads what other hosts know: a key that is dead for them is treated as dead here.
     manager.persistence.consult(manager.wrappers, {provider: ()})
     found = next(check_keys({provider: wrapper}, timeout=TRY_TIMEOUT, only=(key_id,)), None)
     if found is None:

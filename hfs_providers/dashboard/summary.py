@@ -1,4 +1,4 @@
-"""All at a glance: for the first page of the dashboard, and for `hfs-providers top`."""
+"""The summary for the first page of the dashboard and for `hfs-providers top`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Dashboard:
-    """Everything that is shown of one environment. Its methods block: they are not for an event loop."""
+    """All the data about one environment. Its methods block: they are not for an event loop."""
 
     def __init__(self, source: DashboardSource) -> None:
         self.source = source
@@ -28,7 +28,7 @@ class Dashboard:
         self.requests = RequestLog(source)
 
     def overview(self) -> dict[str, Any]:
-        """Keys by state, the last hour against the one before, a day's requests, capacity, problems.
+        """Keys by state, the last hour and the one before, the requests of a day, capacity, problems.
 
         Raises:
             StoreError: the file cannot be read.
@@ -49,7 +49,7 @@ class Dashboard:
         }
 
     def warm(self) -> None:
-        """Begin to read what the pages need, before somebody waits for it."""
+        """Start to read the data of the pages, before somebody waits for it."""
         threading.Thread(target=self._read, name="hfs-dashboard", daemon=True).start()
 
     def _read(self) -> None:
@@ -57,7 +57,7 @@ class Dashboard:
             self.overview()
             self.keys.page(KeyFilter(), limit=1)
         except StoreError:
-            # The page says it.
+            # The page shows the error.
             return
 
 
@@ -66,7 +66,7 @@ def _capacity(found: Capacity, now: float) -> dict[str, Any]:
 
 
 def first_steps(found: Inventory) -> list[Problem]:
-    """What to do where no provider has a key."""
+    """What to do if no provider has a key."""
     if any(each.config.configured for each in found.providers.values()):
         return []
     return [Problem("no provider has a key", "Run: hfs-providers status; or try it without keys: demo --watch", "info")]

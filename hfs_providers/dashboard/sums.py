@@ -1,4 +1,4 @@
-"""Sums of usage for people: the last hours, and any span by any dimension. All come from `UsageReport`."""
+"""Sums of usage for the pages: the last hours, and any span by any dimension. All come from `UsageReport`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Measured = Literal["requests", "cost_nanousd"]
 
 _LINES: tuple[LineOf, ...] = ("provider", "model", "key", "client", "outcome")
 _MOST_LINES = 7
-"""Lines of a plot; the rest is one more."""
+"""The most lines of a plot; one more line has the rest."""
 _MOST_ROWS = 500
 _MOST_SPANS = 32
 OTHERS = "others"
@@ -39,7 +39,7 @@ class _Span(NamedTuple):
 
 
 class UsageSums:
-    """Sums of the usage file; nothing if there is none."""
+    """The sums of the usage file; empty if there is no file."""
 
     def __init__(self, source: DashboardSource) -> None:
         self._source = source
@@ -49,7 +49,7 @@ class UsageSums:
         self._lock = threading.Lock()
 
     def lately(self) -> Mapping[str, Any]:
-        """The last hour and the hour before it, whole and by provider, and a day's requests by provider.
+        """The last hour and the hour before it, in total and by provider, and the requests of a day by provider.
 
         Raises:
             StoreError: the file cannot be read.
@@ -63,7 +63,7 @@ class UsageSums:
             return {"hour": None, "before": None, "hours": {}, "timeline": _EMPTY}
         by_provider = report.totals(("provider",), since=now - HOUR)
         before = report.totals((), since=now - 2 * HOUR, until=now - HOUR)
-        # With its end: else it would end with the last request, however long ago that was.
+        # With an explicit end; otherwise the span would end with the last request, however long ago that was.
         end = now // HOUR * HOUR + HOUR
         line = report.timeline("provider", since=end - DAY, until=end)
         return {
@@ -76,13 +76,13 @@ class UsageSums:
     def span(
         self, by: Sequence[str], since: float | None, until: float | None, of: Measured, lines: str = "provider"
     ) -> dict[str, Any]:
-        """What was used in a span of time, in groups, with lines over time and the budgets.
+        """The usage in a span of time, in groups, with lines over time and the budgets.
 
         Args:
-            by: what to divide it by.
+            by: the dimensions of the groups.
             since, until: seconds since the epoch; None is open.
-            of: what the lines and the order of the groups are about.
-            lines: what makes a line.
+            of: the measure for the lines and for the order of the groups.
+            lines: the dimension of the lines.
 
         Raises:
             ValueError: a name is unknown.
@@ -121,7 +121,7 @@ class UsageSums:
         }
 
     def table(self, by: Sequence[str], since: float | None, until: float | None) -> str:
-        """The groups as CSV. A cell that a spreadsheet would take for a formula is quoted.
+        """The groups as CSV. A cell that a spreadsheet would read as a formula is quoted.
 
         Raises:
             ValueError: a name is unknown.
@@ -137,7 +137,7 @@ class UsageSums:
         return written.getvalue()
 
     def by_key(self) -> dict[tuple[str, str], UsageTotal]:
-        """What each key was used for within a day, by provider and `Credential.name`.
+        """The usage of each key within a day, by provider and `Credential.name`.
 
         Raises:
             StoreError: the file cannot be read.
@@ -151,7 +151,7 @@ class UsageSums:
         }
 
     def by_hour(self, names: Iterable[str], since: float) -> list[tuple[tuple[str, str], float, UsageTotal]]:
-        """The hours of keys: provider and `Credential.name`, beginning in seconds since the epoch, sums.
+        """The usage of keys by hour: provider and `Credential.name`, the hour's begin in seconds since the epoch, sums.
 
         Raises:
             StoreError: the file cannot be read.
@@ -183,7 +183,7 @@ class UsageSums:
 
 
 def numbers(row: UsageTotal) -> dict[str, int | float]:
-    """The sums of a group, as `hfs-providers usage --json` has them."""
+    """The sums of a group, as in `hfs-providers usage --json`."""
     found = row._asdict() | {"latency": round(row.latency, 4)}
     del found["group"]
     cost = found.pop("cost_nanousd")
@@ -191,7 +191,7 @@ def numbers(row: UsageTotal) -> dict[str, int | float]:
 
 
 def timeline(line: UsageTimeline, unit: int = 1) -> dict[str, Any]:
-    """Lines for a plot, the largest first; where there are many, the smaller ones are added up."""
+    """Lines for a plot, the largest first; if there are many, the smaller ones are added up."""
     ordered = sorted(line.lines.items(), key=lambda named: (-sum(named[1]), named[0]))
     kept, rest = ordered[:_MOST_LINES], ordered[_MOST_LINES:]
     if rest:

@@ -2,7 +2,8 @@
 
     invariant: ids of `usage` grow in the order of commits and are never used twice, so a forwarder has sent all rows up
                to the last id that it saw.
-    invariant: `quarter` holds the sums of all rows ever written, by quarter of an hour; `usage` may be pruned.
+    invariant: `quarter` holds the sums of all rows ever written, by quarter of an hour; `usage` may be pruned. `total`
+               holds the same without keys, for quarters that are over: see the module `totals`.
 
 No key is stored in it: a key is named by its id and fingerprint.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 from hfs_providers.contract.errors import StoreError
 from hfs_providers.usage.transaction import BUSY, corrupt, patiently, transaction
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The version of the schema; a file with an older one is migrated when it is opened, with a newer one it is left
 alone."""
 
@@ -157,6 +158,32 @@ MIGRATIONS = {
         at REAL NOT NULL, provider TEXT NOT NULL, key TEXT, model TEXT, kind TEXT NOT NULL, reason TEXT, until REAL
     );
     CREATE INDEX key_event_at ON key_event (at);
+    """,  # noqa: S608  our own words
+    # Nor does this: the background fills the new table. A row is written to it only if its quarter is in it already.
+    4: f"""
+    CREATE TABLE total (
+        start INTEGER NOT NULL,
+        provider TEXT NOT NULL, model TEXT NOT NULL, client TEXT NOT NULL, outcome TEXT NOT NULL,
+        requests INTEGER NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, tokens INTEGER NOT NULL,
+        latency REAL NOT NULL, tokens_cached INTEGER NOT NULL, priced INTEGER NOT NULL, cost_nanousd INTEGER NOT NULL,
+        PRIMARY KEY (start, provider, model, client, outcome)
+    ) WITHOUT ROWID;
+    -- The instant before which all quarters are in it.
+    CREATE TABLE totalled (upto INTEGER NOT NULL);
+    INSERT INTO totalled VALUES (0);
+    CREATE TRIGGER usage_total AFTER INSERT ON usage WHEN NEW.at < (SELECT upto FROM totalled) BEGIN
+        INSERT INTO total
+        SELECT
+            CAST(NEW.at / {QUARTER} AS INTEGER) * {QUARTER}, provider, model, client, NEW.outcome,
+            1, NEW.tokens_in, NEW.tokens_out, NEW.tokens,
+            NEW.latency, NEW.tokens_cached, NEW.cost_nanousd IS NOT NULL, coalesce(NEW.cost_nanousd, 0)
+        FROM series WHERE id = NEW.series
+        ON CONFLICT (start, provider, model, client, outcome) DO UPDATE SET
+            requests = requests + 1, tokens_in = tokens_in + NEW.tokens_in, tokens_out = tokens_out + NEW.tokens_out,
+            tokens = tokens + NEW.tokens, latency = latency + NEW.latency,
+            tokens_cached = tokens_cached + NEW.tokens_cached, priced = priced + excluded.priced,
+            cost_nanousd = cost_nanousd + excluded.cost_nanousd;
+    END;
     """,  # noqa: S608  our own words
 }
 """By version: the statements that make it from the version before."""

@@ -1,8 +1,8 @@
 """What was used, read from the local file: by provider, model, key, outcome, hour and day, over any span of time.
 
-Whole quarters of an hour come from the table `quarter`, which is small and complete; the two ends of a span that lie
-within a quarter come from the rows themselves. Hours and days are those of a time zone: everywhere they begin with a
-quarter.
+Whole quarters of an hour come from the tables `total`, if no key is asked for, and `quarter`; the two ends of a span
+that lie within a quarter come from the rows themselves. Hours and days are those of a time zone: everywhere they begin
+with a quarter.
 
     invariant: one report is one snapshot of the file; writers do not wait for it, and it sees no half of a transaction.
 """
@@ -17,6 +17,7 @@ from datetime import datetime, tzinfo
 from typing import Literal, NamedTuple, get_args
 
 from hfs_providers.usage.database import QUARTER, Store, opened
+from hfs_providers.usage.totals import totalled_until
 
 Dimension = Literal["provider", "model", "key", "fingerprint", "client", "outcome", "hour", "day"]
 
@@ -70,6 +71,7 @@ _ROWS = {
     "unpriced": "cost_nanousd IS NULL",
 }
 """How sums are computed whose columns do not have the same name."""
+_TOTAL = "total CROSS JOIN kind USING (provider, model, client)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,10 @@ class _Query:
         self._slots: dict[str, int] = {}
         # By (group, slot, outcome): the sums of `_SUMMED`, the last of them all seconds together.
         self._sums: dict[tuple[int, int, str], list[float]] = {}
+        # Quarters before it are read from `total`.
+        self._totalled = -math.inf
+        if not only["key"] and {"key", "fingerprint"}.isdisjoint(by):
+            self._totalled = totalled_until(connection)
         self._choose_series(only)
 
     def run(self, since: float | None, until: float | None) -> UsageTotals:
@@ -259,6 +265,7 @@ class _Query:
         columns = [name for name in self._by if name in ("provider", "model", "key", "fingerprint", "client")]
         numbers: dict[tuple[str, ...], int] = {}
         part: list[tuple[int, int]] = []
+        kinds: dict[tuple[str, str, str], int] = {}
         for series, provider, model, key, mark, client in self._connection.execute(
             "SELECT id, provider, model, key_id, fingerprint, client FROM series"
         ):
@@ -273,20 +280,31 @@ class _Query:
             if wanted and any(names.isdisjoint(about[name]) for name, names in wanted.items()):
                 continue
             group = tuple(about[name][0] for name in columns)
-            part.append((series, numbers.setdefault(group, len(numbers))))
+            number = kinds[provider, model, client] = numbers.setdefault(group, len(numbers))
+            part.append((series, number))
         self._groups = list(numbers)
         self._connection.execute(
             "CREATE TEMP TABLE part (grp INTEGER, series INTEGER, PRIMARY KEY (grp, series)) WITHOUT ROWID"
         )
         self._connection.executemany("INSERT INTO part (series, grp) VALUES (?, ?)", part)
+        # The same without keys.
+        self._connection.execute(
+            "CREATE TEMP TABLE kind (provider TEXT, model TEXT, client TEXT, grp INTEGER,"
+            " PRIMARY KEY (provider, model, client)) WITHOUT ROWID"
+        )
+        if self._totalled > 0:
+            self._connection.executemany(
+                "INSERT INTO kind VALUES (?, ?, ?, ?)", ((*kind, number) for kind, number in kinds.items())
+            )
 
     def _settle(self, span: _Span) -> tuple[_Span, bool]:
         """If the rows of a piece were pruned, only the total of its whole quarter is known."""
         first, last, kept = span.first, span.last, []
         for begin, end in span.pieces:
             quarter = math.floor(begin / QUARTER) * QUARTER
+            sums = _TOTAL if quarter < self._totalled else "part CROSS JOIN quarter USING (series)"
             (summed,) = self._connection.execute(
-                "SELECT coalesce(sum(requests), 0) FROM part CROSS JOIN quarter USING (series) WHERE start = ?",
+                f"SELECT coalesce(sum(requests), 0) FROM {sums} WHERE start = ?",  # noqa: S608  our own words
                 (quarter,),
             ).fetchone()
             (there,) = self._connection.execute(
@@ -303,9 +321,10 @@ class _Query:
         if span.first >= span.last:
             return
         first, last = _bound(span.first), _bound(span.last)
-        ranges: dict[int, tuple[int, int]] = {0: (first, last)}
-        if self._period is not None:
-            ranges.clear()
+        ranges: dict[int, tuple[int, int]] = {}
+        if self._period is None:
+            ranges[0] = (first, last)
+        else:
             for start in self._starts(first, last):
                 slot = self._slot(start)
                 ranges[slot] = (ranges.get(slot, (start,))[0], start + QUARTER)
@@ -313,15 +332,20 @@ class _Query:
         self._connection.executemany(
             "INSERT INTO bucket VALUES (?, ?, ?)", [(slot, *ends) for slot, ends in ranges.items()]
         )
-        # In this order: for each bucket and series one range of the table itself, whose key begins with series and
-        # start; what comes is in the order of its groups, so that millions of rows need not be sorted.
-        self._add(
-            f"SELECT grp, slot, {self._outcome} AS outcome, {_summed(_QUARTERS)} "  # noqa: S608  our own words
-            "FROM bucket CROSS JOIN part CROSS JOIN quarter "
-            "ON quarter.series = part.series AND start >= first AND start < last "
-            f"GROUP BY bucket.slot, part.grp{', quarter.outcome' if 'outcome' in self._by else ''}",
-            (),
-        )
+        outcome, sums = self._outcome, _summed(_QUARTERS)
+        select = f"SELECT grp, slot, {outcome} AS outcome, {sums} FROM bucket CROSS JOIN"  # noqa: S608  our own words
+        group = f"GROUP BY bucket.slot, grp{', outcome' if 'outcome' in self._by else ''}"
+        upto = _bound(self._totalled)
+        if first < upto:
+            self._add(f"{select} {_TOTAL} WHERE start >= first AND start < min(last, ?) {group}", (upto,))
+        if last > upto:
+            # In this order: for each bucket and series one range of the table itself, whose key begins with series and
+            # start; what comes is in the order of its groups, so that millions of rows need not be sorted.
+            self._add(
+                f"{select} part CROSS JOIN quarter ON quarter.series = part.series "
+                f"AND start >= max(first, ?1) AND start < last WHERE last > ?1 {group}",
+                (upto,),
+            )
 
     def _starts(self, first: int, last: int) -> list[int]:
         """The quarters in which anything happened: one step in the index for each."""

@@ -3,7 +3,7 @@
     invariant: no row of the last two days is deleted, whoever asks for it: the limits of a day are counted from them.
     invariant: a row that a database does not have yet is deleted only if the file would outgrow its bound.
 
-The table `quarter` keeps the totals of deleted rows, for longer.
+The tables `quarter` and `total` keep the totals of deleted rows, for longer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hfs_providers.contract.records import Problem
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.database import Store, opened
 from hfs_providers.usage.key_events import forget_key_events
+from hfs_providers.usage.totals import add_up
 from hfs_providers.usage.transaction import transaction
 
 NEEDED = 2 * DAY
@@ -176,10 +177,12 @@ def prune_step(connection: sqlite3.Connection, keep: Retention, wall: float, tar
     with transaction(connection):
         sums = connection.execute(
             "SELECT series, start, outcome FROM quarter WHERE start < ? LIMIT ?", (wall - SUMS, STEP)
-        )
-        connection.executemany("DELETE FROM quarter WHERE series = ? AND start = ? AND outcome = ?", sums.fetchall())
+        ).fetchall()
+        connection.executemany("DELETE FROM quarter WHERE series = ? AND start = ? AND outcome = ?", sums)
+        totals = "DELETE FROM total WHERE start IN (SELECT start FROM total WHERE start < ? LIMIT ?)"
+        connection.execute(totals, (wall - SUMS, STEP))
         connection.execute("DELETE FROM state WHERE at < ?", (wall - STATE,))
-        more = forget_key_events(connection, wall, STEP) == STEP
+        more = STEP in (len(sums), forget_key_events(connection, wall, STEP))
         # In one query both would look at all rows.
         first, last = connection.execute("SELECT (SELECT MIN(id) FROM usage), (SELECT MAX(id) FROM usage)").fetchone()
         if first is None:
@@ -224,7 +227,7 @@ def _size(connection: sqlite3.Connection) -> int:
 
 
 class Pruner:
-    """Deletes old rows a step at a time, whenever it is asked and a step is due."""
+    """Deletes old rows and adds up quarters that are over, a step at a time, whenever it is asked and a step is due."""
 
     def __init__(
         self,
@@ -256,17 +259,19 @@ class Pruner:
         )
 
     def step(self) -> None:
-        """Delete what is due. Raises nothing."""
+        """Do what is due. Raises nothing."""
         if self._clock() < self._due:
             return
         self._due = self._clock() + LATER
         try:
             with self._connection.use() as connection:
-                done = prune_step(connection, self._keep, self._wall(), self._targets)
+                wall = self._wall()
+                done = prune_step(connection, self._keep, wall, self._targets)
+                more = add_up(connection, wall) or done.more
         except (OSError, sqlite3.Error, StoreError) as error:
-            _log.info("usage was not pruned: %s", error)
+            _log.info("usage was not pruned or added up: %s", error)
             return
-        if done.more:
+        if more:
             self._due = self._clock() + SOON
         if done.unforwarded and not self.unforwarded:
             _log.warning("rows of usage are dropped before a database has them: the file has outgrown its bound")

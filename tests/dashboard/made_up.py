@@ -13,7 +13,7 @@ from typing import cast
 
 from hfs_providers.contract.records import Credential, Event, Wrapper
 from hfs_providers.core.inventory import take_inventory
-from hfs_providers.dashboard.stored_keys import stored_pools
+from hfs_providers.dashboard.stored_keys import StoredKeys
 from hfs_providers.sharing.state_log import StateKeeper
 from hfs_providers.usage import Store, UsageRow
 from hfs_providers.usage.key_events import KeyEvent
@@ -138,7 +138,7 @@ def rule_some(
     env: Mapping[str, str], store: Store, credentials: Mapping[str, tuple[Credential, ...]], chance: random.Random
 ) -> None:
     """Some keys are dead, some cool down."""
-    pools = {name: found.pool for name, found in stored_pools(take_inventory(dict(env))).items()}
+    pools = {name: found.pool for name, found in StoredKeys().look(take_inventory(dict(env))).items()}
     wrappers = {name: cast(Wrapper, SimpleNamespace(pool=pool)) for name, pool in pools.items()}
     log = UsageLog(store)
     keeper = StateKeeper(log.defer, wrappers)

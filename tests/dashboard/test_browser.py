@@ -119,7 +119,7 @@ def test_a_request_appears_as_it_ends(page: WebDriver, own: dict[str, str]) -> N
         # What comes from outside is text.
         see(page, "<b>me</b>")
         page.find_element("id", "filter").send_keys("no such thing")
-        see(page, "No request fits this filter.")
+        see(page, "No request matches this filter.")
         assert "a-model-just-asked" not in page.find_element("css selector", "main").text
 
 
@@ -284,11 +284,11 @@ def test_a_span_is_chosen_by_dragging(page: WebDriver, shown: Shown) -> None:
     ActionChains(page).move_to_element_with_offset(plot, -200, 0).click_and_hold().move_by_offset(
         120, 0
     ).release().perform()
-    see(page, "show all of it again")
+    see(page, "show the whole span again")
     wait(page, lambda: page.find_element("css selector", ".tile .value").text != requests, "the sums are the same")
-    press(page, "button", "show all of it again")
+    press(page, "button", "show the whole span again")
     wait(page, lambda: page.find_element("css selector", ".tile .value").text == requests, "the sums are others")
-    assert "show all of it again" not in page.find_element("css selector", "main").text
+    assert "show the whole span again" not in page.find_element("css selector", "main").text
 
 
 def test_the_keyboard_is_enough(page: WebDriver, shown: Shown) -> None:

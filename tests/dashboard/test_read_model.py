@@ -186,6 +186,28 @@ class TestFresh:
         with found._renewing:
             assert found.get() == 1
 
+    def test_what_takes_no_time_is_waited_for(self) -> None:
+        now, made = 0.0, iter(range(10))
+        found = Fresh(lambda: next(made), 5.0, lambda: now, wait=0.5)
+        given = [found.get(), found.get()]
+        now = 6.0
+        assert [*given, found.get(), found.get()] == [0, 0, 1, 1]
+
+    def test_what_costs_much_becomes_older_but_for_the_first_time(self) -> None:
+        now, cost, made = 0.0, 0.0, iter(range(10))
+
+        def make() -> int:
+            nonlocal cost
+            cost += 2.0
+            return next(made)
+
+        found = Fresh(make, 5.0, lambda: now, wait=2.5, cpu=lambda: cost)
+        given = []
+        for seconds in (0.0, 4.9, 0.2, 17.9, 0.2):
+            now += seconds
+            given.append(found.get())
+        assert given == [0, 0, 1, 1, 2]
+
     def test_what_was_dropped_is_made_at_once(self) -> None:
         made = iter(range(10))
         found = Fresh(lambda: next(made), 5.0, lambda: 0.0)

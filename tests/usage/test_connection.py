@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from hfs_providers.usage import Store, connection
 from hfs_providers.usage.connection import StoreConnection
+from hfs_providers.usage.transaction import begin, patiently
 
 
 @pytest.fixture
@@ -22,6 +24,7 @@ def store(tmp_path: Path) -> Store:
 def test_it_waits_for_the_disk_unless_told_otherwise(store: Store, options: dict[str, bool], synchronous: int) -> None:
     with StoreConnection(store, **options).use() as opened:
         assert opened.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+        assert opened.execute("PRAGMA journal_size_limit").fetchone() == (16 * 1024**2,)
 
 
 def test_a_close_is_one_for_whoever_still_has_it(store: Store) -> None:
@@ -33,6 +36,42 @@ def test_a_close_is_one_for_whoever_still_has_it(store: Store) -> None:
         opened.execute("SELECT 1")
     with kept.use() as again:
         assert (again.execute("SELECT 1").fetchone(), kept.opened) == ((1,), 2)
+
+
+class TestPatience:
+    def test_waits_for_who_locks_the_file(self, store: Store) -> None:
+        with closing(store.connect(patience=0.0)) as theirs, closing(store.connect(patience=0.0)) as mine:
+            theirs.execute("BEGIN IMMEDIATE")
+            tries = 0
+
+            def lock() -> None:
+                nonlocal tries
+                tries += 1
+                if tries == 3:
+                    theirs.execute("COMMIT")
+                mine.execute("BEGIN IMMEDIATE")
+
+            patiently(lock, 60.0)
+            assert (tries, mine.in_transaction) == (3, True)
+
+    def test_ends_with_its_time(self, store: Store) -> None:
+        with closing(store.connect(patience=0.0)) as theirs, closing(store.connect(patience=0.0)) as mine:
+            theirs.execute("BEGIN IMMEDIATE")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                begin(mine, 0.0)
+
+    def test_is_none_with_another_error(self, store: Store) -> None:
+        tries = 0
+
+        def wrong() -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                opened.execute("SELECT * FROM nowhere")
+
+        with closing(store.connect()) as opened, pytest.raises(sqlite3.OperationalError, match="no such table"):
+            patiently(wrong, 60.0)
+        assert tries == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

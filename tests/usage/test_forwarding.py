@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import socket
 import sqlite3
 import ssl
 import subprocess
@@ -22,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from hfs_providers.contract.secret import fingerprint
 from hfs_providers.errors import ForwardingError, MissingDriverError
 from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
@@ -96,6 +98,38 @@ def forwarder(store: Store, target: Target) -> Iterator[Forwarder]:
     made = Forwarder(store, f"{target.url}?timeout=0.01", pace=QUICK)
     yield made
     made.close()
+
+
+@pytest.mark.parametrize(("gone", "named"), [("sqlalchemy", "SQLAlchemy"), ("pymysql", "PyMySQL")])
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, gone: str, named: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == gone else find(name))
+    with pytest.raises(MissingDriverError, match=f"the package '{named}' is not installed"):
+        DatabaseUrl("mysql://me:secret@host/db")
+
+
+def test_a_password_that_is_a_part_of_another_leaves_nothing_of_it() -> None:
+    url = DatabaseUrl("sqlite://me:abc@host/db?token=abcdef")
+    assert url.scrub("abcdef or abc") == "[password] or [password]"
+
+
+def test_an_answer_that_does_not_come_is_cut_off(target: Target) -> None:
+    here, there = socket.socketpair()
+    made = remote.Target(DatabaseUrl(target.url))
+    made._raw = here
+    with here, there:
+        made.cut()
+        there.settimeout(DEADLINE)
+        assert there.recv(1) == b""
+
+
+def test_an_end_waits_for_the_documented_five_seconds() -> None:
+    assert Forwarder.close.__defaults__ == (5.0,)
+
+
+def test_where_there_is_nothing_to_send_no_thread_starts(forwarder: Forwarder) -> None:
+    assert forwarder.flush(0.0)
+    assert forwarder._thread is None
 
 
 class TestRows:
@@ -492,6 +526,21 @@ class TestSeveralForwarders:
         for other in others:
             other.close()
         assert target.ids == list(range(1, 1001))
+
+    def test_one_that_found_the_lock_held_tries_again_by_itself(self, store: Store, target: Target) -> None:
+        write(store)
+        with try_lock(f"{store.path}.{fingerprint(target.url)}") as mine:
+            assert mine
+            other = Forwarder(store, target.url, pace=QUICK)
+            other.wake()
+            eventually(lambda: other._ended)
+        eventually(lambda: not behind(store, target.url)[0].rows)
+        other.close()
+        assert target.ids == [1]
+
+    def test_the_lock_is_one_file(self, tmp_path: Path) -> None:
+        with try_lock(str(tmp_path / "lock")):
+            assert [each.name for each in tmp_path.iterdir() if each.name.startswith("lock")] == ["lock"]
 
     def test_one_that_was_killed_leaves_no_lock(self, tmp_path: Path) -> None:
         lock = str(tmp_path / "lock")

@@ -32,7 +32,9 @@ def write_older(path: Path, version: int, rows: int = 1) -> Path:
             connection.executescript(MIGRATIONS[step])
         connection.execute(f"PRAGMA user_version = {version}")
         connection.execute("INSERT INTO meta VALUES ('source', 'here')")
-        connection.execute("INSERT INTO series VALUES (7, ?, ?, ?, ?)", ROW[1:5])
+        connection.execute(
+            "INSERT INTO series (id, provider, model, key_id, fingerprint) VALUES (7, ?, ?, ?, ?)", ROW[1:5]
+        )
         connection.executemany(
             "INSERT INTO usage (series, at, tokens_in, tokens_out, tokens, latency, outcome, charged)"
             " VALUES (7, ?, ?, ?, ?, ?, ?, ?)",

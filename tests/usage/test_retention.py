@@ -153,6 +153,19 @@ def test_sums_go_after_more_than_a_year(connection: Connection) -> None:
     assert connection.execute("SELECT COUNT(*) FROM quarter").fetchone() == (1,)
 
 
+def test_sums_of_many_keys_go_in_steps_that_follow_soon(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 2)
+    for day in (1, 2, 3):
+        write(connection, SUMS / DAY + day)
+    # Else there were more of them every ten minutes than go.
+    connection.execute("DELETE FROM usage")
+    assert prune_step(connection, Retention(), NOW).more
+    assert not prune_step(connection, Retention(), NOW).more
+    assert connection.execute("SELECT COUNT(*) FROM quarter").fetchone() == (0,)
+
+
 def test_an_empty_file_has_nothing_to_prune(connection: Connection) -> None:
     assert prune_step(connection, Retention(), NOW) == Pruned(0, 0, more=False)
 
@@ -253,7 +266,7 @@ def test_a_file_that_cannot_be_pruned_stops_nobody(
     store.path.unlink()
     pruner.step()
     assert pruner.problem is None
-    assert "usage was not pruned: no disk" in caplog.text
+    assert "usage was not pruned or added up: no disk" in caplog.text
 
 
 class TestEnvironment:

@@ -120,10 +120,12 @@ class TestTotals:
         write(store, [row(NOON + 10), row(NOON + 20)])
         assert found(UsageReport(store), since=NOON + 10, until=NOON + 20) == {(): (1, 1, 3, 7, 10, 1)}
 
-    def test_of_an_empty_span_are_none(self, store: Store) -> None:
+    @pytest.mark.parametrize("until", [NOON + 60, NOON])
+    def test_of_an_empty_span_are_none(self, store: Store, until: float) -> None:
         write(store, many())
-        report = UsageReport(store).totals(since=NOON + 60, until=NOON)
-        assert (report.rows, report.exact) == ((), True)
+        report = UsageReport(store).totals(since=NOON + 60, until=until)
+        assert (report.rows, report.exact, report.since, report.until) == ((), True, NOON + 60, until)
+        assert report.total.latency == 0.0
 
     def test_can_be_of_some_providers_models_and_keys(self, store: Store) -> None:
         write(store, rows := many())
@@ -212,6 +214,14 @@ class TestTimeline:
         line = UsageReport(store, kathmandu).timeline("provider")
         assert [start[11:16] for start in line.starts] == ["17:00", "18:00"]
         assert line.lines == {"groq": [1, 1]}
+
+    def test_shows_the_half_hour_that_a_clock_change_leaves(self, store: Store) -> None:
+        lord_howe = ZoneInfo("Australia/Lord_Howe")  # from 2:00 to 2:30
+        begin = datetime(2025, 10, 5, 1, tzinfo=lord_howe).timestamp()
+        write(store, [row(begin), row(begin + 4500), row(begin + 9000)])
+        line = UsageReport(store, lord_howe).timeline("provider")
+        assert [start[11:16] for start in line.starts] == ["01:00", "02:00", "03:00", "04:00"]
+        assert line.lines == {"groq": [1, 1, 0, 1]}
 
     @pytest.mark.parametrize(("more", "period"), [(0, "hour"), (1, "day")])
     def test_has_hours_for_three_days_at_most(self, store: Store, more: float, period: str) -> None:

@@ -1,4 +1,4 @@
-// Requests to the dashboard. The token comes in the URL's fragment, which no server sees, and is taken out at once.
+// Requests to the dashboard. The token comes in the URL's fragment, which no server sees, and is removed from it at once.
 
 const KEPT = "hfs-dashboard-token";
 

@@ -1,4 +1,4 @@
-// Which page is shown, and when it is read again.
+// Shows the chosen page, and reads its data again and again.
 
 import { takeToken } from "./api.js";
 import { card, fill, h } from "./dom.js";
@@ -21,7 +21,7 @@ function tell(fine, why = "") {
   link.title = why;
 }
 
-/** Read the page again and again, for as long as it is the one shown. */
+/** Read the page's data again and again while it is shown. */
 async function follow(page, mine) {
   let failures = 0;
   while (mine === turn) {
@@ -40,7 +40,7 @@ async function follow(page, mine) {
       pause = Math.min(10_000, 500 * 2 ** failures);
       tell(false, error.message);
       if (error.status) fill(main.querySelector(".trouble") ?? main.appendChild(h("div", { class: "trouble" })),
-        card("This cannot be shown", h("p", {}, error.message), error.remedy ? h("p", { class: "remedy" }, error.remedy) : null));
+        card("This page cannot be shown", h("p", {}, error.message), error.remedy ? h("p", { class: "remedy" }, error.remedy) : null));
       else if (!main.querySelector(".trouble")) main.append(h("div", { class: "trouble" }, card("Not connected", h("p", {}, "The command that serves this page has ended, or cannot be reached. Start it again: "), h("code", {}, "hfs-providers dashboard"))));
       await new Promise((again) => setTimeout(again, pause));
       continue;
@@ -52,7 +52,7 @@ async function follow(page, mine) {
 
 function route() {
   takeToken();
-  if (!turn) fill(link, h("span", {}, "reading …"));
+  if (!turn) fill(link, h("span", {}, "loading …"));
   const [name, query] = location.hash.slice(1).split("?");
   const [Page, title] = PAGES[name] ?? PAGES.overview;
   turn += 1;
@@ -80,7 +80,7 @@ function drawTheme() {
 theme.addEventListener("click", () => {
   const chosen = current() === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = chosen;
-  try { localStorage.setItem("hfs-theme", chosen); } catch { /* Not allowed: for this page alone. */ }
+  try { localStorage.setItem("hfs-theme", chosen); } catch { /* Not allowed: only for this page. */ }
   drawTheme();
   route();
 });

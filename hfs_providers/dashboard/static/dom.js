@@ -1,4 +1,4 @@
-// Elements, and how values are written. Texts come from outside: they only ever become text nodes.
+// Creates elements and formats values. Texts may come from outside, so they only become text nodes.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -33,7 +33,7 @@ const SHAPES = {
   dead: () => [svg("path", { d: "M2 2l8 8M10 2l-8 8", stroke: "currentColor", "stroke-width": 2.4, "stroke-linecap": "round" })],
 };
 
-/** A state as a shape: no two have the same, because not everybody tells the colours apart. */
+/** A state as a shape: each state has its own, because not everybody can distinguish the colours. */
 export function glyph(state) {
   return svg("svg", { viewBox: "0 0 12 12", class: `glyph ${state}`, "aria-hidden": "true" }, ...(SHAPES[state] ?? SHAPES.ready)());
 }
@@ -69,7 +69,7 @@ const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-dig
 const short = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
-/** A moment: its time, with the day if that is another one. */
+/** A moment: its time, with the day if it is not today. */
 export function at(seconds, exact = true) {
   if (seconds === null || seconds === undefined) return "–";
   const moment = new Date(1000 * seconds);
@@ -83,7 +83,7 @@ export function span(seconds) {
   return seconds < 172_800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86_400)} days`;
 }
 
-/** Until a moment, counted from now. */
+/** The time from now until a moment. */
 export const until = (seconds) => (seconds === null || seconds === undefined ? "" : `in ${span(seconds - Date.now() / 1000)}`);
 
 /** A table: columns are [heading, class]; cells are nodes or texts. */
@@ -96,16 +96,16 @@ export function table(caption, columns, rows, attributes = {}) {
   return h("table", { role: "table", ...attributes }, h("caption", { class: "hidden" }, caption), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), h("tbody", { role: "rowgroup" }, body));
 }
 
-/** A table that may be wider than the page: it scrolls by itself, also by keys. */
+/** A table that may be wider than the page: it has its own scrolling, also with the keyboard. */
 export const wide = (made, label) => h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label }, made);
 
 /** A card with a heading. */
 export const card = (title, ...children) => h("section", { class: "card" }, h("h2", {}, title), ...children);
 
-/** What stands where nothing is yet: what to do. */
+/** The text for a place without data: what to do. */
 export const empty = (said, command) => h("p", { class: "empty" }, said, command ? h("code", {}, command) : null);
 
-/** Replace what is in a place, and keep the focus where it was. */
+/** Replace the content of a place, and keep the focus. */
 export function fill(place, ...children) {
   const focused = place.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
   place.replaceChildren(...children.flat().filter(Boolean));
@@ -114,7 +114,7 @@ export function fill(place, ...children) {
 
 let hiding = 0;
 
-/** Tell of something for a while, also to screen readers. */
+/** Show a message for a while, also to screen readers. */
 export function say(text, bad = false) {
   const place = document.getElementById("said");
   place.textContent = text;

@@ -1,4 +1,4 @@
-// Every key: its state now and over a day, what of its limits is used, and what its owner can do about it.
+// Every key: its state now and over a day, the used share of its limits, and the actions on it.
 
 import { get, hasToken, keepToken, post } from "./api.js";
 import { STATES, at, card, empty, fill, glyph, h, millis, money, num, percent, say, span, stateOf, table, until, wide } from "./dom.js";
@@ -6,13 +6,13 @@ import { STATES, at, card, empty, fill, glyph, h, millis, money, num, percent, s
 const LETTERS = { r: "ready", l: "limited", c: "cooling", d: "dead" };
 const PAGE = 100;
 const KINDS = {
-  key_cooling: "cools down", key_dead: "is dead", key_revived: "is in rotation again", limits_learned: "its limits were shown",
-  key_joined: "joined", key_left: "left",
+  key_cooling: "cools down", key_dead: "is dead", key_revived: "is in rotation again", limits_learned: "its limits were learned from an answer",
+  key_joined: "was added", key_left: "was removed",
 };
 
-const VERDICTS = { works: "works", limited: "is limited", dead: "is dead", unknown: "could not be judged" };
+const VERDICTS = { works: "works", limited: "is limited", dead: "is dead", unknown: "is in an unknown state" };
 
-/** All keys as small shapes on a canvas: thousands of elements would be slow. */
+/** All keys as small shapes on a canvas, because thousands of elements would be slow. */
 class HeatMap {
   constructor(open) {
     this.canvas = h("canvas", { role: "img" });
@@ -30,7 +30,7 @@ class HeatMap {
     this.found = found;
     const counts = STATES.map((state) => [state, [...found.states].filter((letter) => letter === state[0]).length]);
     this.said = counts.filter(([, count]) => count).map(([state, count]) => `${num(count)} ${state}`).join(" · ") || "no key";
-    this.canvas.setAttribute("aria-label", `Keys by state: ${this.said}. The table below has each of them.`);
+    this.canvas.setAttribute("aria-label", `Keys by state: ${this.said}. The table below lists them.`);
     if (!this.canvas.matches(":hover")) this.tip.textContent = this.said;
     this.draw();
   }
@@ -112,12 +112,12 @@ function strip(key, hours) {
     if (cell.requests && !cell.state) made.style.opacity = String(0.3 + (0.7 * cell.requests) / most);
     return made;
   });
-  return h("span", { class: "strip", role: "img", "aria-label": `Last 24 hours: ${num(key.requests)} requests, ${bad} hours in which it was not ready` }, cells);
+  return h("span", { class: "strip", role: "img", "aria-label": `Last 24 hours: ${num(key.requests)} requests, not ready in ${bad} hours` }, cells);
 }
 
 const window_ = (each) => {
   const share = each.limit ? each.used / each.limit : 1;
-  return h("span", { class: "limit", title: `${num(each.used)} of ${num(each.limit)} ${each.unit} a ${each.per}` },
+  return h("span", { class: "limit", title: `${num(each.used)} of ${num(each.limit)} ${each.unit} per ${each.per}` },
     h("span", { class: "limit-name" }, `${each.unit[0]}p${each.per[0]}`),
     h("span", { class: "meter" }, h("i", { class: share >= 1 ? "full" : share >= 0.8 ? "high" : "", "width%": 100 * share })),
     h("span", { class: "num limit-of" }, `${num(each.used)}/${num(each.limit)}`));
@@ -128,7 +128,7 @@ const windows = (key) => (key.windows.length ? h("span", { class: "limits" }, ke
 const why = (key) => h("span", { class: "two" }, stateOf(key.state),
   key.reason ? h("span", { class: "soft break" }, key.reason, key.until ? `, ${key.state === "dead" ? "tried again" : "free"} ${until(key.until)}` : "") : null);
 
-/** One key: its models, what happened to it, its last requests, and what can be done. */
+/** One key: its models, its events, its last requests, and the actions on it. */
 class Details {
   constructor(changed) {
     this.changed = changed;
@@ -180,7 +180,7 @@ class Details {
     if (!hasToken()) {
       const field = h("input", { type: "password", autocomplete: "off", id: "token", data: { focus: "token" } });
       const keep = (event) => { event.preventDefault(); keepToken(field.value); this.refresh(); };
-      return h("form", { class: "actions", on: { submit: keep } }, h("label", { for: "token" }, "For actions, the token that the command printed"), field, h("button", {}, "Unlock"));
+      return h("form", { class: "actions", on: { submit: keep } }, h("label", { for: "token" }, "Actions need the token that the command printed"), field, h("button", {}, "Unlock"));
     }
     return h("div", { class: "actions" },
       h("button", { type: "button", disabled: this.trying.has(key.id), data: { focus: "Try" }, on: { click: () => this.try(key.id) } }, this.trying.has(key.id) ? "Trying …" : "Try"),
@@ -188,7 +188,7 @@ class Details {
       key.state === "dead" ? null : act("retire", "Retire", "is out of rotation"));
   }
 
-  /** Ask the provider with the key, and show what its answer means. */
+  /** Send a request with the key, and show what the answer means. */
   async try(id) {
     this.trying.add(id);
     this.verdict = null;
@@ -227,7 +227,7 @@ export class Keys {
   constructor(place, query) {
     this.actions = false;
     this.rows = [];
-    // Where the pages before this one began; the first begins with nothing.
+    // The `after` of each page before this one; that of the first is empty.
     this.before = [];
     this.after = "";
     this.details = new Details(() => this.refresh());
@@ -273,10 +273,10 @@ export class Keys {
     this.map.show(map);
     this.draw();
     await this.details.refresh();
-    return 3000;
+    return 2000;
   }
 
-  /** Filtered or sorted anew. */
+  /** The filter or the order has changed. */
   reload() {
     this.before = [];
     this.after = "";
@@ -298,11 +298,11 @@ export class Keys {
     if (this.place.textContent !== said) this.place.textContent = said;
     if (!this.rows.length) {
       const filtered = this.search.value || this.wanted.provider || this.wanted.state;
-      fill(this.list, filtered ? empty("No key fits this filter.") : empty("No key is configured yet. See how: ", "hfs-providers status"));
+      fill(this.list, filtered ? empty("No key matches this filter.") : empty("No key is configured yet. To see how: ", "hfs-providers status"));
       return;
     }
     const rows = this.rows.map((key, place) => ({
-      // The heading is the first row.
+      // The heading counts as the first row.
       "aria-rowindex": this.first + place + 1,
       cells: [
         h("button", { type: "button", class: "open", data: { focus: key.id }, on: { click: () => this.open(key.id) } }, key.id),

@@ -1,4 +1,4 @@
-// Requests as they end. Those of one call belong together: which keys refused it, and which one served.
+// Requests as they end, grouped by call: which keys refused it, and which one served it.
 
 import { get } from "./api.js";
 import { at, card, empty, fill, glyph, h, millis, money, num, table, wide } from "./dom.js";
@@ -8,11 +8,11 @@ const SHOWN = 100;
 
 const outcome = (row) => (row.outcome === "ok" ? h("span", { class: "state" }, glyph("ready"), "ok")
   : h("span", { class: "two" }, h("span", { class: "state" }, glyph(row.outcome === "dead" ? "dead" : "cooling"), row.outcome.replaceAll("_", " ")),
-    h("span", { class: "soft break" }, [row.status, row.reason, row.cooled_until ? `key cools until ${at(row.cooled_until)}` : ""].filter(Boolean).join(" · "))));
+    h("span", { class: "soft break" }, [row.status, row.reason, row.cooled_until ? `key is cooling until ${at(row.cooled_until)}` : ""].filter(Boolean).join(" · "))));
 
 const model = (row) => h("span", { class: "two" }, h("b", {}, row.provider), h("span", { class: "soft break" }, row.model));
 
-/** Requests, the last first, as calls: each with its last request first. */
+/** Requests, the latest first, grouped by call. */
 function calls(rows) {
   const found = new Map();
   for (const row of rows) {
@@ -36,14 +36,14 @@ export class Live {
     place.append(h("h1", { class: "hidden" }, "Live"),
       h("div", { class: "toolbar" },
         h("div", { class: "field" }, h("label", { for: "filter" }, "Filter"), this.filter),
-        h("div", { class: "check" }, this.failed, h("label", { for: "failed" }, "only calls with a refusal")), this.pause),
+        h("div", { class: "check" }, this.failed, h("label", { for: "failed" }, "only calls with failed requests")), this.pause),
       card("Requests as they end", this.list));
   }
 
   toggle() {
     this.paused = !this.paused;
     this.pause.setAttribute("aria-pressed", String(this.paused));
-    this.pause.textContent = this.paused ? "Go on" : "Pause";
+    this.pause.textContent = this.paused ? "Continue" : "Pause";
     if (!this.paused) this.draw();
   }
 
@@ -54,7 +54,7 @@ export class Live {
       : await get("live", { after: last, wait: 15 }, this.waiting.signal);
     this.rows = [...found.rows, ...this.rows].slice(0, KEPT);
     if (!this.paused && (found.rows.length || !this.drawn)) this.draw();
-    // While there is none at all, there is no number to wait behind.
+    // Without any request there is no number after which to wait.
     return this.rows.length ? 300 : 1000;
   }
 
@@ -69,11 +69,11 @@ export class Live {
       && (!text || attempts.some((row) => [row.provider, row.model, row.key_id, row.client, row.outcome, row.reason].some((each) => each.toLowerCase().includes(text))));
     const chosen = calls(this.rows).filter(fits).slice(0, SHOWN);
     if (!chosen.length) {
-      fill(this.list, empty("No request fits this filter."));
+      fill(this.list, empty("No request matches this filter."));
       return;
     }
     const columns = [["Ended", "num"], ["Model", ""], ["Key", ""], ["Outcome", ""], ["Client", ""], ["Time", "num"], ["Tokens", "num"], ["Cost", "num"], ["Attempts", "num"]];
-    fill(this.list, wide(table("Requests, the last first", columns, chosen.flatMap((call) => this.lines(call)), { class: "cards live" }), "Requests"));
+    fill(this.list, wide(table("Requests, the latest first", columns, chosen.flatMap((call) => this.lines(call)), { class: "cards live" }), "Requests"));
   }
 
   lines({ id, attempts }) {

@@ -1,4 +1,4 @@
-// All at a glance.
+// The summary.
 
 import { get } from "./api.js";
 import { STATES, at, card, empty, fill, glyph, h, millis, money, num, percent, stateBar, table, until, wide } from "./dom.js";
@@ -32,7 +32,7 @@ function tiles(found) {
 }
 
 function providers(found) {
-  if (!found.providers.length) return empty("No provider has a key yet. See what is missing: ", "hfs-providers status");
+  if (!found.providers.length) return empty("No provider has a key yet. To see what is missing: ", "hfs-providers status");
   const rows = found.providers.map((name) => {
     const lately = found.hours[name];
     const counts = found.counts[name] ?? {};
@@ -56,9 +56,9 @@ function dry(each) {
 }
 
 function capacities(found) {
-  if (!found.capacities) return card("Capacity", empty("It is being measured …"));
+  if (!found.capacities) return card("Capacity", empty("Being computed …"));
   if (!found.capacities.length) return null;
-  // What runs dry first comes first; what is in use before what is not.
+  // The models that run dry first come first; models in use come before the others.
   const place = (each) => [each.dry_in ?? Infinity, -each.rate];
   const ordered = [...found.capacities].sort((one, other) => {
     const [a, b] = [place(one), place(other)];
@@ -69,7 +69,7 @@ function capacities(found) {
     each.rate ? `${each.rate < 10 ? each.rate.toFixed(1) : num(each.rate)}/min` : "–", left(each.minute), left(each.hour), left(each.day), dry(each), each.limit ?? "–",
   ]);
   const columns = [["Model", ""], ["Load", "num"], ["Left this minute", "num"], ["This hour", "num"], ["Today", "num"], ["Runs dry", ""], ["Limit", ""]];
-  return card("Capacity", wide(table("What the keys can still serve", columns, rows, { class: "cards" }), "Capacity"));
+  return card("Capacity", wide(table("Remaining capacity of the keys", columns, rows, { class: "cards" }), "Capacity"));
 }
 
 export function problems(found) {

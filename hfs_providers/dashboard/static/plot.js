@@ -1,4 +1,4 @@
-// Lines over time, with a table of the same numbers for those who cannot see them.
+// Lines over time, with a table of the same numbers for people who cannot see them.
 
 import { at, h, num, table, wide } from "./dom.js";
 
@@ -9,7 +9,7 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 /**
  * A plot in a figure.
  *
- * Args: `label` says what it shows, `write` writes a value, `choose(since, until)` takes a span that was dragged.
+ * Args: `label` says what it shows, `write` formats a value, `choose(since, until)` gets a span that was dragged.
  */
 export class Plot {
   constructor(label, { write = num, choose = null } = {}) {

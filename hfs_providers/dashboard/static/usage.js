@@ -1,4 +1,4 @@
-// What was used and what it cost, over any span.
+// Usage and cost over any span of time.
 
 import { get, text } from "./api.js";
 import { at, card, empty, fill, h, millis, money, num, percent, say, table, wide } from "./dom.js";
@@ -43,7 +43,7 @@ export class Usage {
   get span() {
     if (this.dragged) return this.dragged;
     const length = SPANS.find(([value]) => value === this.chosen)[1];
-    // From the beginning of a quarter of an hour, for which the file has the sums.
+    // Begins at a quarter of an hour, because the file has the sums of these.
     return { since: length === null ? null : Math.floor((Date.now() / 1000 - length) / 900) * 900, until: null };
   }
 
@@ -66,12 +66,12 @@ export class Usage {
     const some = Boolean(total?.requests);
     const { since, until } = this.span;
     fill(this.said, `${since ? `from ${at(since, false)}` : "from the beginning"} ${until ? `until ${at(until, false)}` : "until now"}`,
-      this.dragged ? h("button", { type: "button", class: "open", on: { click: () => { this.dragged = null; this.buttons.get(this.chosen).click(); } } }, "show all of it again") : h("span", {}, " · drag over the plot to choose a span"),
+      this.dragged ? h("button", { type: "button", class: "open", on: { click: () => { this.dragged = null; this.buttons.get(this.chosen).click(); } } }, "show the whole span again") : h("span", {}, " · drag over the plot to choose a span"),
       found.exact ? null : " · widened to whole quarters of an hour, because older rows were pruned");
     const tile = (name, value, below) => h("div", { class: "tile" }, h("h2", {}, name), h("p", { class: "value num" }, value), h("p", { class: "soft" }, below));
     fill(this.totals, some ? h("div", { class: "tiles" },
       tile("Requests", num(total.requests), `${num(total.requests - total.ok)} failed`), tile("Tokens in", num(total.tokens_in), `${percent(total.tokens_in ? total.tokens_cached / total.tokens_in : null)} cached`),
-      tile("Tokens out", num(total.tokens_out), `${num(total.tokens)} in all`), tile("Cost", money(total.cost_usd), total.unpriced ? `${num(total.unpriced)} without a price` : "all have a price"),
+      tile("Tokens out", num(total.tokens_out), `${num(total.tokens)} in total`), tile("Cost", money(total.cost_usd), total.unpriced ? `${num(total.unpriced)} without a price` : "all have a price"),
       tile("Mean time", millis(total.latency), "of a request")) : null);
     fill(this.none, some ? null : empty("No requests in this span. Make one: ", "hfs-providers ask Hello"));
     this.plot.element.hidden = !some;
@@ -84,7 +84,7 @@ export class Usage {
     if (!budgets.length) return null;
     return card("Budgets", h("ul", { class: "budgets" }, budgets.map((each) => {
       const share = each.usd ? each.spent_usd / each.usd : 1;
-      return h("li", {}, h("span", {}, h("b", {}, each.name), h("span", { class: "soft" }, ` per ${each.per}, begins anew ${at(each.until, false)}`)),
+      return h("li", {}, h("span", {}, h("b", {}, each.name), h("span", { class: "soft" }, ` per ${each.per}, resets ${at(each.until, false)}`)),
         h("span", { class: "num" }, `${money(each.spent_usd)} of ${money(each.usd)}`, h("span", { class: "soft" }, ` (${percent(share)})`)),
         h("span", { class: "meter" }, h("i", { class: share >= 1 ? "full" : share >= 0.8 ? "high" : "", "width%": 100 * share })));
     })));
@@ -101,7 +101,7 @@ export class Usage {
     ]);
     const heading = this.by[0].toUpperCase() + this.by.slice(1);
     const columns = [[heading, ""], ["Requests", "num"], ["Failed", "num"], ["Tokens in", "num"], ["Cached", "num"], ["Tokens out", "num"], ["Cost", "num"], ["Mean time", "num"]];
-    return [wide(table(`Usage by ${this.by}`, columns, rows, { class: "cards" }), `Usage by ${this.by}`), found.more ? h("p", { class: "soft" }, `${num(found.more)} more are in the CSV.`) : null];
+    return [wide(table(`Usage by ${this.by}`, columns, rows, { class: "cards" }), `Usage by ${this.by}`), found.more ? h("p", { class: "soft" }, `The CSV has ${num(found.more)} more.`) : null];
   }
 
   async save() {
