@@ -23,12 +23,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gateway.load import Address, load, streams
+from benchmarks.gateway.load import Address, load, paced, streams
+from benchmarks.gateway.provider import BETWEEN, CHUNKS
 from benchmarks.gateway.subjects import RIVALS, Subject, ours, provider
 from benchmarks.report import machine, put_table
 
 _DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "gateway.md"
 _CONNECTIONS = 32
+_PACED = 10
+_PAUSE = BETWEEN * CHUNKS
+"""Seconds between two streams, and so between requests that are to be compared with them."""
+
 _LOST = 0.1
 """Seconds of rows that a `kill -9` may cost."""
 
@@ -40,7 +45,9 @@ class Figures:
     added: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    paced: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
+    later: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     memory: float = 0.0
     grown: float = 0.0
@@ -91,7 +98,8 @@ def _measure(
     for number in range(rounds):
         console.print(f"[dim]round {number + 1} of {rounds}[/]")
         alone = statistics.median(load(direct.address, 1, seconds=1).latencies)
-        bare_first, bare_gaps = _streamed(direct)
+        bare_paced = statistics.median(paced(direct.address, _PACED, _PAUSE))
+        bare_first, bare_later, bare_gaps = _streamed(direct)
         # Another one begins in each round.
         order = [(number + place) % len(subjects) for place in range(len(subjects))]
         for subject, found in ((subjects[place], figures[place]) for place in order):
@@ -102,12 +110,14 @@ def _measure(
                 raise RuntimeError(f"{subject.name}: {run.failures[0]}")
             found.rates.append(run.rate)
             found.cpu.append((subject.cpu - before) / len(run.latencies))
+            found.paced.append(statistics.median(paced(subject.address, _PACED, _PAUSE)) - bare_paced)
             try:
-                first, gaps = _streamed(subject)
+                first, later, gaps = _streamed(subject)
             except ConnectionError as error:
                 console.print(f"[yellow]{subject.name} does not stream: {str(error).splitlines()[0]}[/]")
             else:
                 found.first.append(first - bare_first)
+                found.later.append(later - bare_later)
                 found.gaps.append(gaps - bare_gaps)
     for subject, found in zip(subjects, figures, strict=True):
         console.print(f"[dim]{requests} requests to {subject.name}[/]")
@@ -127,12 +137,14 @@ def _shared(direct: Subject, subject: Subject) -> str:
     return f"{added * 1e3:.2f} ms added, {rate:.0f} requests/s"
 
 
-def _streamed(subject: Subject) -> tuple[float, float]:
-    """Medians over some streams: seconds to the first chunk, and by how much a gap between chunks is off."""
-    firsts, lags = streams(subject.address, 10)
+def _streamed(subject: Subject) -> tuple[float, float, float]:
+    """Medians over some streams: seconds to the first chunk, one short stream after another and where each stream takes
+    its time, and by how much a gap between chunks is off."""
+    firsts, _ = streams(subject.address, 200, short=True)
+    laters, lags = streams(subject.address, 10)
     gaps = [abs(later - earlier) for each in lags for earlier, later in pairwise(each)]
     # The first opens a connection to the provider.
-    return statistics.median(firsts[1:]), statistics.median(gaps)
+    return statistics.median(firsts[1:]), statistics.median(laters[1:]), statistics.median(gaps)
 
 
 def _lost_rows(subject: Subject, upstream: int, usage: Path) -> int:
@@ -182,15 +194,41 @@ def _rows(figures: Sequence[Figures], lost: int, requests: int) -> list[Row]:
     return [
         Row("added to a request, one at a time, ms", "<= 0.5", lambda v: v <= 0.5, "{:.2f}", medians("added", 1e3)),
         Row(f"requests/s, {_CONNECTIONS} connections", ">= 5000", lambda v: v >= 5000, "{:.0f}", medians("rates")),
-        Row("of a core for a request, us", "", lambda v: True, "{:.0f}", medians("cpu", 1e6)),
-        Row("added to a stream's first chunk, ms", "<= 0.5", lambda v: v <= 0.5, "{:.2f}", medians("first", 1e3)),
+        Row("CPU time per request, us", "", lambda v: True, "{:.0f}", medians("cpu", 1e6)),
+        Row(
+            f"added to a request {_PAUSE:.1f} s after the last, ms", "", lambda v: True, "{:.2f}", medians("paced", 1e3)
+        ),
+        Row(
+            "added to a stream's first chunk, one at a time, ms",
+            "<= 0.5",
+            lambda v: v <= 0.5,
+            "{:.2f}",
+            medians("first", 1e3),
+        ),
+        Row(
+            f"added to a stream's first chunk {_PAUSE:.1f} s after the last, ms",
+            "",
+            lambda v: True,
+            "{:.2f}",
+            medians("later", 1e3),
+        ),
         Row("added to the gap between chunks, ms", "<= 0.1", lambda v: v <= 0.1, "{:.3f}", medians("gaps", 1e3)),
         Row(
             f"memory after {requests} requests, MB", "<= 100", lambda v: v <= 100, "{:.0f}", [f.memory for f in figures]
         ),
-        Row("of it grown over the last nine tenths, MB", "", lambda v: True, "{:.1f}", [f.grown for f in figures]),
         Row(
-            "rows lost by kill -9 but for 100 ms", "0", lambda v: v == 0, "{:.0f}", [lost, *(None for _ in figures[1:])]
+            "memory growth over the last 90 % of the requests, MB",
+            "",
+            lambda v: True,
+            "{:.1f}",
+            [f.grown for f in figures],
+        ),
+        Row(
+            "rows lost by kill -9, except the last 100 ms",
+            "0",
+            lambda v: v == 0,
+            "{:.0f}",
+            [lost, *(None for _ in figures[1:])],
         ),
     ]
 

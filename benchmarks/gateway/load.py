@@ -12,6 +12,8 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.gateway.provider import SHORT
+
 _TOLD = re.compile(rb'"content": ?"(\d+) "')
 
 
@@ -31,14 +33,15 @@ class Address:
     model: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def request(self, stream: bool = False) -> bytes:
-        """A request, as it goes over the wire: 2 kB, as an SDK sends it."""
+    def request(self, stream: bool = False, short: bool = False) -> bytes:
+        """A request, as it goes over the wire: 2 kB, as an SDK sends it. The chunks of a short stream come at once."""
         messages = [
             {"role": "system", "content": "You are a helpful assistant. " * 40},
             {"role": "user", "content": "Tell me something. " * 40},
         ]
+        tokens = SHORT if short else 300
         body = json.dumps(
-            {"model": self.model, "messages": messages, "temperature": 0.3, "max_tokens": 300, "stream": stream}
+            {"model": self.model, "messages": messages, "temperature": 0.3, "max_tokens": tokens, "stream": stream}
         ).encode()
         lines = {
             "host": f"127.0.0.1:{self.port}",
@@ -155,7 +158,26 @@ def load(address: Address, connections: int, seconds: float = 1e9, requests: int
     return uvloop.run(run())
 
 
-def streams(address: Address, number: int) -> tuple[list[float], list[list[float]]]:
+def paced(address: Address, number: int, pause: float) -> list[float]:
+    """The seconds that each of some requests takes, one after the other on one connection, `pause` seconds apart."""
+
+    async def run() -> list[float]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", address.port)
+        latencies = []
+        for _ in range(number):
+            await asyncio.sleep(pause)
+            began = time.perf_counter()
+            writer.write(address.request())
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
+            latencies.append(time.perf_counter() - began)
+        writer.close()
+        return latencies
+
+    return uvloop.run(run())
+
+
+def streams(address: Address, number: int, short: bool = False) -> tuple[list[float], list[list[float]]]:
     """Streams, one after the other on one connection.
 
     Returns:
@@ -164,7 +186,7 @@ def streams(address: Address, number: int) -> tuple[list[float], list[list[float
 
     async def run() -> tuple[list[float], list[list[float]]]:
         reader, writer = await asyncio.open_connection("127.0.0.1", address.port)
-        found = [await _stream(reader, writer, address.request(stream=True)) for _ in range(number)]
+        found = [await _stream(reader, writer, address.request(True, short)) for _ in range(number)]
         writer.close()
         return [first for first, _ in found], [lags for _, lags in found]
 
@@ -175,7 +197,8 @@ async def _stream(reader: Any, writer: Any, request: bytes) -> tuple[float, list
     began, first, lags = time.perf_counter(), 0.0, []
     writer.write(request)
     got = b""
-    while not got.endswith(b"0\r\n\r\n"):
+    # A stream that has come whole is passed on with its length.
+    while not got.endswith(b"[DONE]\n\n" if b"content-length" in got[:500].lower() else b"0\r\n\r\n"):
         data = await reader.read(65536)
         now = time.perf_counter_ns()
         if not data or (not got and data[9:12] != b"200"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from typing import Any
@@ -17,6 +18,8 @@ import uvloop
 CHUNKS = 20
 BETWEEN = 0.01
 """Seconds between the chunks of a stream."""
+SHORT = 20
+"""A stream of that many tokens comes at once."""
 
 _MESSAGE = {"role": "assistant", "content": "word " * 200}
 _FRAME = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": "m", "system_fingerprint": "fp_1"}
@@ -32,6 +35,8 @@ _BODY = json.dumps(
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: r1\r\nserver: s\r\nvia: 1.1 v\r\n"
 _WHOLE = _HEAD + b"content-length: %d\r\n\r\n" % len(_BODY) + _BODY
 _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+_IS_SHORT = re.compile(rb'"max_tokens": ?%d\b' % SHORT)
 
 _came: list[float] = []
 
@@ -62,15 +67,15 @@ class Provider(asyncio.Protocol):
             return
         _came.append(time.time())
         if b'"stream": true' in body or b'"stream":true' in body:
-            self._streaming = asyncio.ensure_future(self._stream())
+            self._streaming = asyncio.ensure_future(self._stream(0 if _IS_SHORT.search(body) else BETWEEN))
         else:
             self._transport.write(_WHOLE)
 
-    async def _stream(self) -> None:
+    async def _stream(self, between: float) -> None:
         self._transport.write(_STREAM)
         for number in range(CHUNKS):
             if number:
-                await asyncio.sleep(BETWEEN)
+                await asyncio.sleep(between)
             delta: dict[str, Any] = {"content": f"{time.perf_counter_ns()} "}
             self._event({**_FRAME, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         self._event({**_FRAME, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})

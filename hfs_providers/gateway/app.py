@@ -26,13 +26,14 @@ from hfs_providers.gateway.refusals import Refusal, refusal_of
 from hfs_providers.gateway.relay import PASSED_UP, Relay, read_body, too_large
 from hfs_providers.gateway.reply import Reply
 from hfs_providers.gateway.routes import AskedModels, backends
+from hfs_providers.gateway.token_counts import TokenCounts
 from hfs_providers.gateway.upstream import Upstream
 
 MOST_BODY = 20 * 2**20
-"""Bytes of a request's body."""
+"""The largest body of a request, in bytes."""
 
 MOST_IN_FLIGHT = 1000
-"""Requests that are answered at the same time."""
+"""The most requests that are answered at the same time."""
 
 _BODY_PATIENCE = 30.0
 _HEALTH = "/health"
@@ -40,12 +41,12 @@ _READ_OF: Mapping[Endpoint | None, Collection[bytes]] = {each: READ | passed for
 
 
 class Gateway:
-    """The application. It expects the connections of `GatewayProtocol`.
+    """The application. Its connections must be those of `GatewayProtocol`.
 
     Args:
-        guard: keeps web pages out.
-        clients: who may use it; None: everybody.
-        dashboard: what is served at `/`; None: nothing.
+        guard: refuses requests of web pages.
+        clients: the clients that may use it; None: everybody.
+        dashboard: the application at `/`; None: nothing.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class Gateway:
         for backend in backends(manager).values():
             backend.count = self._count
         names = AskedModels()
-        self._relays = {
-            f"/v1/{each}": Relay(manager, self._upstream, each, names, self._metrics.emit) for each in PASSED_UP
-        }
+        relays: list[Relay | TokenCounts] = [TokenCounts(manager, self._upstream, names)]
+        relayed = [each for each in PASSED_UP if each != TokenCounts.endpoint]
+        relays += [Relay(manager, self._upstream, each, names, self._metrics.emit) for each in relayed]
+        self._relays = {f"/v1/{each.endpoint}": each for each in relays}
         self._models = ModelList(manager, self._upstream)
         self._router = Router(self._paths(), default=_no_such_path)
 
@@ -82,7 +84,7 @@ class Gateway:
             Path("/ready", self._ready),
             Path("/metrics", _for_admins(self._metrics.page)),
             Path("/openapi.json", describe),
-            # Other methods are refused by the router; POST does not come this way.
+            # The router refuses other methods; POST does not come this way.
             *(Path(path, describe, methods=["POST"]) for path in self._relays),
         ]
 
@@ -102,13 +104,13 @@ class Gateway:
                 terms = self._client(headers).terms
                 await relay.serve(await self._body(headers, receive, connection), headers, reply, terms)
             elif scope["method"] == "OPTIONS" and b"origin" in headers:
-                # A browser asks without the token.
+                # A browser sends this request without the token.
                 await reply.whole(200, _PREFLIGHT, b"")
             else:
                 scope[CLIENT] = self._visitor(scope, headers)
                 await self._routed(scope, receive, send)
         except asyncio.CancelledError:
-            # The client is gone, or the process ends: nobody reads an answer.
+            # The client has gone, or the process ends: nobody reads an answer.
             return
         except Exception as error:
             refusal = refusal_of(error)
@@ -117,20 +119,20 @@ class Gateway:
             self._in_flight -= 1
 
     def _client(self, headers: Headers) -> Client:
-        """Who asks, which rows and budgets know from now on."""
+        """The client of a request. From now on usage rows and budgets know it too."""
         client = self._clients.identify(headers)
-        # In any case: this context may be a copy of that of another request, which came before it.
+        # Always set it, because this context may be a copy of an earlier request's context.
         asking.set(client.name)
         return client
 
     def _visitor(self, scope: Scope, headers: Headers) -> Client:
-        """Who asks for a page."""
+        """The client that requests a page."""
         path, shown = scope["path"], self._dashboard
         if path == _HEALTH:
             return ANYBODY
         if shown is None or not (path == "/" or path.startswith("/dashboard/")):
             return self._client(headers)
-        # A browser sends no token for a page and its files, which tell nothing.
+        # A browser sends no token for a page and its files, which contain nothing secret.
         if not path.startswith(API) or shown.knows(headers.get(b"authorization", b"").decode("latin-1")):
             return ANYBODY
         client = self._client(headers)
@@ -165,9 +167,9 @@ class Gateway:
         count_for_client(row)
 
     async def _ready(self, request: Request) -> Response:
-        """Whether a key can be used now or by itself soon, and the process does not end."""
+        """Whether a key can be used now or soon, and the process does not end."""
         if self._draining:
-            raise Refusal(503, "not_ready", "The gateway is ending.")
+            raise Refusal(503, "not_ready", "The gateway is shutting down.")
         keys = (key for wrapper in self._manager.wrappers.values() for key in wrapper.pool.statuses())
         if all(key.state == "dead" for key in keys):
             raise Refusal(503, "not_ready", "No provider has a live key.")
@@ -175,7 +177,7 @@ class Gateway:
 
     @property
     def draining(self) -> bool:
-        """Whether it is about to end, and is not ready any more."""
+        """Whether it is shutting down, and is not ready any more."""
         return self._draining
 
     @draining.setter
@@ -185,7 +187,7 @@ class Gateway:
             self._dashboard.closing = ends
 
     def close(self) -> None:
-        """Close the connections to the providers, and look after no file any more."""
+        """Close the connections to the providers, and stop watching files."""
         self._clients.close()
         self._upstream.close()
 
@@ -213,7 +215,7 @@ async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _told(origin: bytes, send: Send) -> Send:
-    """`send`, which tells the browser that pages of this origin may read the answer."""
+    """`send` with a header that tells the browser that pages of this origin may read the answer."""
 
     async def told(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""The JSON body of a request: its top-level members are found and replaced, everything else stays byte for byte."""
+"""The JSON body of a request. Its top-level members can be read and replaced; everything else keeps its bytes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hfs_providers.gateway.refusals import Refusal
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _VALUE = msgspec.json.Decoder()
 _TEXT = msgspec.json.Decoder(str)
-# What stands before a member's value. The decoder has shown that it is JSON.
+# The text before a member's value. The decoder has checked that the body is JSON.
 _BEFORE_VALUE = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _END = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*")
 
 
 class RequestBody(Mapping[str, Any]):
-    """A JSON object, of which only the places of its top-level members are known. A member is decoded when it is read.
+    """A JSON object with the positions of its top-level members. A member is decoded when it is read.
 
     Raises:
-        Refusal: it is no JSON object, or has a top-level member twice.
+        Refusal: it is not a JSON object, or has a top-level member twice.
     """
 
     __slots__ = ("_spans", "data")
@@ -40,8 +40,8 @@ class RequestBody(Mapping[str, Any]):
         self._spans = spans = dict[str, tuple[int, int]]()
         at = 0
         for name, raw in members.items():
-            # The members come in the order of the text. Of a name that is there twice the last value is told, at the
-            # place of the first: then a value does not stand where it should, or there are more members in the text.
+            # The members come in the order of the text. For a name that occurs twice, the decoder has the last value at
+            # the place of the first. Then a value is not where it should be, or the text has more members.
             found = _BEFORE_VALUE.match(data, at)
             value = bytes(raw)
             if found is None or not data.startswith(value, begin := found.end()):
@@ -56,11 +56,11 @@ class RequestBody(Mapping[str, Any]):
         try:
             return _VALUE.decode(self.data[begin:end])
         except RecursionError:
-            # How deep is too deep depends on the callers of the decoder.
+            # The depth at which the decoder fails depends on its callers.
             raise _too_deep() from None
 
     def get(self, name: str, default: Any = None) -> Any:
-        # The inherited one raises and catches a KeyError for each name that is not there, and most are not.
+        # The inherited method raises and catches a KeyError for each missing name, and most names are missing.
         return self[name] if name in self._spans else default
 
     def __iter__(self) -> Iterator[str]:
@@ -70,7 +70,7 @@ class RequestBody(Mapping[str, Any]):
         return len(self._spans)
 
     def raw(self, name: str) -> bytes:
-        """The value of a member as it stands there; empty if there is none."""
+        """The bytes of a member's value; empty if there is none."""
         begin, end = self._spans.get(name, (0, 0))
         return self.data[begin:end]
 
@@ -82,7 +82,7 @@ class RequestBody(Mapping[str, Any]):
             return None
 
     def replaced(self, values: Mapping[str, bytes]) -> bytes:
-        """The body with other values for some members; those that are not there are added in front."""
+        """The body with other values for some members; missing members are added at the front."""
         data = self.data
         parts: list[bytes] = []
         at = 0

@@ -1,8 +1,8 @@
-"""The file that says who may use the gateway: names of clients, and the SHA-256 of their tokens. It holds no token.
+"""The file of the clients that may use the gateway: their names, and the SHA-256 of their tokens. It contains no token.
 
-A line has a client's name, `sha256:` and the digest in hexadecimal digits, `admin` if the client may also read what the
-gateway tells of itself, and the day on which it was added; `#` begins a comment. A file may be half written, unreadable
-or no file at all: what is wrong is said in words.
+A line has a client's name, `sha256:` and the digest in hexadecimal digits, `admin` if the client may also read /metrics
+and the dashboard, and the day on which it was added; `#` begins a comment. A file that is half written, unreadable or
+missing is reported as a problem.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hfs_providers.contract.records import Problem
 from hfs_providers.keys.key_files import PrivateFile, unquoted
 
 ADD_ONE = "hfs-providers clients add NAME"
-"""The command that makes a client."""
+"""The command that adds a client."""
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a client may be called: names stand in files, tables and metrics."""
+"""The allowed names of clients. Names are used in files, tables and metrics."""
 
 TOKEN_PREFIX = "hfs_"  # noqa: S105  public
-"""What tokens begin with, so that people and secret scanners recognise them."""
+"""The beginning of all tokens, by which people and secret scanners recognise them."""
 
 _HEADER = """\
 # Clients of the gateway: name, digest of the token, `admin` or not, day. Change it with: hfs-providers clients
@@ -40,9 +40,9 @@ class ClientToken(NamedTuple):
     """A client that has a token.
 
     Args:
-        digest: of the token.
-        admin: whether it may also read what the gateway tells of itself.
-        added: ISO day; empty if it is not known.
+        digest: the SHA-256 of the token.
+        admin: whether it may also read /metrics and the dashboard.
+        added: the day in ISO format; empty if it is not known.
     """
 
     name: str
@@ -52,11 +52,11 @@ class ClientToken(NamedTuple):
 
 
 class ClientList(NamedTuple):
-    """What a file with clients comes to.
+    """The content of a file with clients.
 
     Args:
-        dropped: the lines that name no client, from 1.
-        fault, remedy: why the file cannot be used, as `PrivateFile` says it.
+        dropped: the numbers of the lines that name no client, from 1.
+        fault, remedy: why the file cannot be used, and how to fix it, as in `PrivateFile`.
     """
 
     tokens: Sequence[ClientToken]
@@ -66,11 +66,11 @@ class ClientList(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Each client once."""
+        """The names of the clients, each once."""
         return list(dict.fromkeys(token.name for token in self.tokens))
 
     def problems(self, path: str, exposed: bool) -> list[Problem]:
-        """What is wrong with the file.
+        """The problems of the file.
 
         Args:
             exposed: whether every user of the machine can read it.
@@ -84,7 +84,7 @@ class ClientList(NamedTuple):
             lines = ", ".join(map(str, self.dropped[:_MOST_SHOWN]))
             more = f" and {len(self.dropped) - _MOST_SHOWN} more" if len(self.dropped) > _MOST_SHOWN else ""
             which = f"line{'s' * (len(self.dropped) > 1)} {lines}{more}"
-            remedy = f"Remove what is there from {path}, and run: {ADD_ONE}"
+            remedy = f"Remove {which} from {path}, and run: {ADD_ONE}"
             found.append(Problem(f"{CLIENTS}: {path} names no client in {which}", remedy))
         if exposed:
             found.append(
@@ -94,10 +94,10 @@ class ClientList(NamedTuple):
 
 
 class ClientsPlace(NamedTuple):
-    """Where clients are listed.
+    """The path of the file with the clients.
 
     Args:
-        path: absolute; None if no file is used.
+        path: the absolute path; None if no file is used.
         named: whether the environment names it.
     """
 
@@ -106,7 +106,7 @@ class ClientsPlace(NamedTuple):
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> ClientsPlace:
-        """As an environment says: the path in `HFS_CLIENTS_FILE`, none if that is `off`, else the usual one."""
+        """The path for an environment: that in `HFS_CLIENTS_FILE`, none if it is `off`, or else the default."""
         said = unquoted(env.get(CLIENTS, ""))
         if said.lower() == "off":
             return cls(None, True)
@@ -118,7 +118,7 @@ class ClientsPlace(NamedTuple):
             usual = platformdirs.user_config_path("hfs-providers", appauthor=False) / "clients"
         except RuntimeError:
             usual = None
-        # Older versions of platformdirs leave the `~` in the path of a user without a home.
+        # Older versions of platformdirs leave the `~` in the path if the user has no home.
         return cls(str(usual) if usual is not None and usual.is_absolute() else None, False)
 
 
@@ -134,7 +134,7 @@ def clients_of(file: PrivateFile) -> ClientList:
     if "\0" in text:
         return ClientList((), (), "is not UTF-8 text", f"Remove it, and run: {ADD_ONE}")
     if not text.strip():
-        # Somebody may be writing it; the command leaves a comment in a file without clients.
+        # Another process may be writing it. The command writes a comment even to a file without clients.
         return ClientList((), (), "is empty", f"Run: {ADD_ONE}")
     tokens, dropped = [], []
     for place, line in enumerate(text.splitlines(), 1):
@@ -165,7 +165,7 @@ def _token(fields: Sequence[str]) -> ClientToken | None:
 
 
 def written(tokens: Iterable[ClientToken]) -> bytes:
-    """A file with these clients."""
+    """The content of a file with these clients."""
     lines = (
         " ".join(part for part in (name, f"sha256:{digest.hex()}", "admin" * admin, added) if part)
         for name, digest, admin, added in tokens
@@ -179,16 +179,16 @@ def new_token() -> str:
 
 
 def digest_of(token: bytes) -> bytes:
-    """What is kept of a token. It has so many random bits that a slow hash would protect it no better."""
+    """The stored digest of a token. A token has so many random bits that a slow hash would not protect it better."""
     return sha256(token).digest()
 
 
 def unlisted(rules: Collection[str], names: Sequence[str], file: object) -> list[Problem]:
-    """Clients of the configuration file that have no token.
+    """The problems of clients in the configuration file that have no token.
 
     Args:
-        rules: their names there.
-        names: who has a token.
+        rules: the names of the clients in the configuration file.
+        names: the names of the clients with a token.
         file: the path of the configuration file.
     """
     found = []

@@ -1,4 +1,4 @@
-"""What clients have used before a gateway was started, as the usage file says."""
+"""What clients used before the gateway was started, from the usage file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hfs_providers.contract.instants import DAY
 from hfs_providers.keys.windows import WindowEntry
 from hfs_providers.usage import Store
 
-# Of each minute: its last request, its requests, their tokens. A request counts once, whatever it was sent to.
+# For each minute: its last request, the number of requests, and their tokens. All attempts of a call count as one.
 _USED = """
     SELECT max(usage.at), sum(usage.attempt = 1), sum(usage.charged)
     FROM series JOIN usage ON usage.series = series.id AND usage.at > :since
@@ -25,7 +25,7 @@ _log = logging.getLogger("hfs_providers")
 def used_by_client(
     store: Store | None, wall: Callable[[], float] = time.time
 ) -> Callable[[str], Sequence[WindowEntry]]:
-    """What tells what a client has used within a day, oldest first, at instants of the wall clock.
+    """A function that returns what a client has used within a day, oldest first, at instants of the wall clock.
 
     Args:
         store: the usage file; None if there is none.
@@ -38,7 +38,7 @@ def used_by_client(
             with closing(store.connect()) as connection:
                 return connection.execute(_USED, {"client": client, "since": wall() - DAY}).fetchall()
         except (OSError, sqlite3.Error, StoreError) as error:
-            _log.warning("what %s has used was not read from %s: %s", client, store.path, error)
+            _log.warning("the usage of the client %s could not be read from %s: %s", client, store.path, error)
             return ()
 
     return used

@@ -1,4 +1,4 @@
-"""Who may use the gateway, for what, and how often."""
+"""The clients of the gateway: who they are, which models they may use, and how often."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hfs_providers.keys.key_files import PrivateFile, read_private_file
 from hfs_providers.keys.limits import Allowance, Meter
 from hfs_providers.keys.windows import WindowEntry
 
-# Seconds until it is worth asking again where only requests in flight stand in the way.
+# Seconds until it is worth asking again if only requests in flight exceed the limits.
 _SOON = 1.0
 _log = logging.getLogger("hfs_providers")
 
@@ -31,7 +31,7 @@ class AllowedModels:
     """The models that a client may use.
 
     Args:
-        patterns: for names as `provider/model`, or as clients may ask for: `groq`, `tier/careful`, `any`.
+        patterns: for names such as `provider/model`, or for the other names in requests: `groq`, `tier/careful`, `any`.
     """
 
     __slots__ = ("_patterns",)
@@ -44,7 +44,7 @@ class AllowedModels:
 
 
 class _Request:
-    """What one request of a client comes to."""
+    """The usage of one request of a client."""
 
     __slots__ = ("sent", "tokens")
 
@@ -57,7 +57,7 @@ _running: ContextVar[_Request | None] = ContextVar("hfs_client_request", default
 
 
 def count_for_client(row: UsageRow) -> None:
-    """Count what was sent to a provider against the limits of the client for whom this context works."""
+    """Count a request that was sent to a provider against the limits of this context's client."""
     request = _running.get()
     if request is not None:
         request.sent = True
@@ -68,7 +68,7 @@ class Terms:
     """What one client may do.
 
     Args:
-        rules: of the configuration file; None: it may do all.
+        rules: its rules in the configuration file; None: it may do everything.
         clock: monotonic, in seconds.
         wall: seconds since the epoch.
     """
@@ -94,7 +94,7 @@ class Terms:
         return self._allowance is not None
 
     def restore(self, used: Sequence[WindowEntry]) -> None:
-        """Count what was used before, oldest first, at instants of the wall clock."""
+        """Count earlier usage, oldest first, at instants of the wall clock."""
         if self._allowance is not None:
             now, ago = self._clock(), self._wall() - self._clock()
             entries = [(at - ago, requests, tokens) for at, requests, tokens in used]
@@ -102,10 +102,10 @@ class Terms:
                 window.restore(now, entries)
 
     def request(self, tokens: int) -> AbstractContextManager[None]:
-        """One request, as long as the context lasts. It counts against the limits if it was sent to a provider.
+        """A context for one request. It counts against the limits if it was sent to a provider.
 
         Args:
-            tokens: that it will use, as far as one can tell.
+            tokens: the estimated tokens of the request.
 
         Raises:
             Refusal: the limits are used up.
@@ -144,11 +144,11 @@ _UNLIMITED = nullcontext()
 
 
 class Client(NamedTuple):
-    """Who sends a request.
+    """The sender of a request.
 
     Args:
         name: empty if it is not known.
-        admin: whether it may read what the gateway tells of itself.
+        admin: whether it may read /metrics and the dashboard.
         terms: what else it may do.
     """
 
@@ -158,19 +158,19 @@ class Client(NamedTuple):
 
 
 CLIENT = "hfs.client"
-"""Where a request's scope has its client."""
+"""The name of the client in a request's scope."""
 
 ANYBODY = Client("", True, Terms(""))
-"""Who comes in without a token."""
+"""The client of requests without a token."""
 
 
 class Clients:
-    """Tells clients by their tokens. Without a file of clients everybody is let in; with one, nobody without a token,
-    even if the file goes away.
+    """Identifies clients by their tokens. Without a file of clients everybody is admitted. Once there is a file, a
+    token is required, even if the file is removed.
 
     Args:
-        rules: by name, what the configuration file says of clients.
-        used: tells what a client has used within a day; see `Terms.restore`.
+        rules: the rules of clients in the configuration file, by name.
+        used: returns what a client has used within a day; see `Terms.restore`.
         clock, wall: as for `Terms`.
     """
 
@@ -184,7 +184,7 @@ class Clients:
         self.required = False
         """Whether a token is needed."""
         self.problems: list[Problem] = []
-        """What is wrong with the file at the moment."""
+        """The current problem with the file."""
         self._rules = rules
         self._used = used
         self._clock = clock
@@ -195,29 +195,29 @@ class Clients:
         self._path = ""
 
     def follow(self, path: str) -> None:
-        """Let in whom a file lists, now and after each change of it; see `close`.
+        """Admit the clients in a file, now and after each change of it, until `close`.
 
         Args:
-            path: absolute. The file may be made later.
+            path: an absolute path. The file may be created later.
         """
         self._path = path
         self.apply(read_private_file(path))
         self._watch = FileWatch(path, self.apply)
 
     def close(self) -> None:
-        """Do not look after the file any more. Safe to call twice."""
+        """Stop watching the file. Safe to call twice."""
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
 
     def apply(self, file: PrivateFile) -> bool:
-        """Let in whom a file lists from now on. If it cannot be used, those remain that were there before.
+        """Admit the clients in a file from now on. If it cannot be used, the clients stay the same.
 
         Returns:
             True.
         """
         listed = clients_of(file)
-        # That there is no file yet is nothing wrong.
+        # It is not a problem that there is no file yet.
         missing = file.data is None and not self.required
         problems = [] if missing else listed.problems(self._path, file.exposed)
         for problem in problems:
@@ -235,10 +235,10 @@ class Clients:
         return True
 
     def identify(self, headers: Headers) -> Client:
-        """Who sends a request.
+        """The sender of a request.
 
         Raises:
-            Refusal: it needs a token, and has none that is known.
+            Refusal: it needs a token, and has no known one.
         """
         if not self.required:
             return ANYBODY
@@ -247,7 +247,7 @@ class Clients:
         given = [token.strip()] if scheme.lower() == b"bearer" else []
         given.append(headers.get(b"x-api-key", b"").strip())
         for each in given:
-            # What is looked up is the digest: how long that takes tells nothing of a token.
+            # The digest is looked up, so that the time of the lookup reveals nothing about a token.
             if each and (client := known.get(digest_of(each))) is not None:
                 return client
         said = "This token is not known; it may have been revoked." if any(given) else "This gateway needs a token."
@@ -255,7 +255,7 @@ class Clients:
         raise Refusal(401, "invalid_api_key", message, headers=[(b"www-authenticate", b"Bearer")])
 
     def _terms_of(self, name: str) -> Terms:
-        """Kept over changes of the file, because it has counted."""
+        """The terms of a client. They are kept when the file changes, because they have counts."""
         if name not in self._terms:
             terms = Terms(name, self._rules.get(name), self._clock, self._wall)
             if terms.limited:

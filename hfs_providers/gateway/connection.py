@@ -1,4 +1,4 @@
-"""One connection to a provider, and the answers that come over it."""
+"""One connection to a provider, and its answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ import httptools
 from hfs_providers.calls.verdicts import Verdict
 
 KEPT_IDLE = 50.0
-"""Seconds for which an idle connection is kept; many servers close theirs after 60."""
+"""Seconds for which an idle connection is kept. Many servers close idle connections after 60 s."""
 
 MOST_ANSWER = 128 * 2**20
-"""Bytes of an answer that is read in one piece."""
+"""The largest answer that is read as a whole, in bytes."""
+
+MOST_INFLATED = 16 * 2**20
+"""The most bytes to which one received part of a compressed answer may decompress."""
 
 MOST_ANSWER_HEAD = 64 * 1024
-"""Bytes of an answer's headers."""
+"""The largest headers of an answer, in bytes."""
 
 _HIGH_WATER = 256 * 1024
 _LEFT = 5.0
@@ -30,7 +33,7 @@ _ENCODED = frozenset({b"gzip", b"deflate", b"x-gzip"})
 
 
 class Keeper(Protocol):
-    """Whoever keeps the connections."""
+    """The owner of the connections."""
 
     first_byte_timeout: float
     idle_timeout: float
@@ -39,14 +42,14 @@ class Keeper(Protocol):
         """A connection serves a request from now on."""
 
     def keep(self, connection: Connection) -> None:
-        """An answer is whole, and its connection may serve another request."""
+        """An answer is complete, and its connection may serve another request."""
 
     def forget(self, connection: Connection) -> None:
         """A connection was closed."""
 
 
 class Origin(NamedTuple):
-    """Where requests go."""
+    """The server of a URL, to which requests are sent."""
 
     host: str
     port: int
@@ -57,7 +60,7 @@ class Origin(NamedTuple):
         """The origin of a URL.
 
         Raises:
-            ValueError: it is no HTTP URL.
+            ValueError: it is not an HTTP URL.
         """
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -80,7 +83,7 @@ class UpstreamError(Exception):
 
 
 class UpstreamResponse:
-    """An answer. Read it with `read` or `chunk`, and close it in any case."""
+    """An answer. Read it with `read` or `chunk`, and always close it."""
 
     __slots__ = (
         "_buffered",
@@ -123,7 +126,7 @@ class UpstreamResponse:
         """The whole body.
 
         Raises:
-            UpstreamError: it did not arrive whole, or is larger than `MOST_ANSWER`.
+            UpstreamError: it did not arrive completely, or is larger than `MOST_ANSWER`.
         """
         self._whole = True
         while not self._complete:
@@ -131,7 +134,7 @@ class UpstreamResponse:
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
     async def chunk(self) -> bytes:
-        """What has arrived of the body since the last time, or nothing at its end.
+        """The part of the body that has arrived since the last call, or nothing at the end.
 
         Raises:
             UpstreamError: the rest will not arrive.
@@ -147,29 +150,32 @@ class UpstreamResponse:
         return data
 
     async def beginning(self, most: int) -> bytes:
-        """The body, or so many bytes of it. Raises as `chunk` does."""
+        """The body, or its first `most` bytes. Raises the same errors as `chunk`."""
         data = b""
         while len(data) < most and (chunk := await self.chunk()):
             data += chunk
         return data[:most]
 
     def close(self) -> None:
-        """Give up what has not arrived, and with it the connection."""
+        """Drop the rest of the answer, and with it the connection."""
         if not (self._complete or self._left):
             self.fail(UpstreamError("closed"))
 
     def leave(self) -> None:
-        """Drop what is still to come; it is little, and the connection can be used again after it."""
+        """Drop the rest of the answer. The rest is short, and the connection can be used again after it."""
         self._left = True
         self._chunks.clear()
         self._connection.hurry()
 
     def feed(self, data: bytes) -> None:
-        """A part of the body came."""
+        """A part of the body has arrived."""
         if self._left:
             return
         if self._inflater is not None:
-            data = self._inflater.decompress(data, MOST_ANSWER)
+            data = self._inflater.decompress(data, MOST_INFLATED)
+            if self._inflater.unconsumed_tail:
+                self.fail(UpstreamError("the compressed answer is too large"))
+                return
         self._chunks.append(data)
         self._buffered += len(data)
         if not self._whole:
@@ -180,22 +186,22 @@ class UpstreamResponse:
             self.fail(UpstreamError(f"the answer is larger than {MOST_ANSWER} bytes"))
 
     def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Status and headers came."""
+        """Status and headers have arrived."""
         encoding = next((value.lower() for name, value in headers if name == b"content-encoding"), None)
         if encoding in _ENCODED:
-            # Not asked for. What is passed on is plain, so that it can be read on the way.
+            # Compressed, although not requested. It is decompressed here, so that it can be read on the way.
             self._inflater = zlib.decompressobj(47)
         self.headers = headers
         self.status = status
         self._wake()
 
     def finish(self) -> None:
-        """The body is whole."""
+        """The body is complete."""
         self._complete = True
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """The rest will not come."""
+        """The rest will not arrive."""
         if not self._complete:
             self._error = self._error or error
             self._connection.abort()
@@ -222,7 +228,7 @@ class Connection(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.origin = origin
         self.deadline = 0.0
-        """When it is given up, while it serves a request; when it is closed, while it is idle. Seconds of the loop."""
+        """When its request is abandoned, or when it is closed if it is idle, in seconds of the event loop."""
         self._keeper = keeper
         self._transport: Any = None
         self._parser = httptools.HttpResponseParser(self)
@@ -241,7 +247,7 @@ class Connection(asyncio.Protocol):
         """Send a request, and wait for the head of its answer.
 
         Args:
-            data: the whole request, as it goes over the wire.
+            data: the bytes of the whole request.
 
         Raises:
             UpstreamError: there is no answer.
@@ -255,7 +261,7 @@ class Connection(asyncio.Protocol):
         return response
 
     def _send(self, data: bytes) -> UpstreamResponse:
-        """Send a request, which begins an answer."""
+        """Send a request. Returns its answer, which has not arrived yet."""
         response = self._response = UpstreamResponse(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_size = 0
@@ -266,9 +272,9 @@ class Connection(asyncio.Protocol):
         return response
 
     def can_serve(self) -> bool:
-        """Whether an idle connection is still open, as far as can be seen here."""
-        # What the event loop has not read yet is the end of the connection. Some servers close after each answer,
-        # without saying so; others after a time.
+        """Whether an idle connection is still open, as far as is known."""
+        # Data that the event loop has not read yet can only be the end of the connection. Some servers close it after
+        # each answer, without saying so; others close it after a time.
         short = self.loop.time() < self.deadline - KEPT_IDLE + _LONG_IDLE
         if (self._served > 1 and short) or sys.platform == "win32":
             return True
@@ -277,9 +283,9 @@ class Connection(asyncio.Protocol):
         return not poll.poll(0)
 
     def expired(self) -> None:
-        """Its time is over."""
+        """Its deadline has passed."""
         if self._response is not None:
-            what = "nothing more of the answer came" if self._response.status else "no answer came"
+            what = "the rest of the answer did not arrive" if self._response.status else "no answer arrived"
             self._response.fail(UpstreamError(f"{what} in time"))
         else:
             self.abort()
@@ -289,19 +295,19 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def hurry(self) -> None:
-        """What is left of the answer is not waited for long."""
+        """Wait only briefly for the rest of the answer."""
         self.resume_reading()
         self.deadline = min(self.deadline, self.loop.time() + _LEFT)
 
     def pause_reading(self) -> None:
-        """What was read is not taken fast enough."""
+        """Stop reading, because the data is not processed fast enough."""
         if not self._paused:
             self._paused = True
             self.deadline = float("inf")
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """What was read has been taken."""
+        """Read again, because the data has been processed."""
         if self._paused:
             self._paused = False
             self.deadline = self.loop.time() + self._keeper.idle_timeout
@@ -316,7 +322,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         response = self._response
         if response is None:
-            # Nothing was asked.
+            # There is no request to which this could be the answer.
             self.abort()
             return
         self.deadline = self.loop.time() + self._keeper.idle_timeout
@@ -325,7 +331,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, zlib.error):
-            response.fail(UpstreamError("the answer is no HTTP/1.1"))
+            response.fail(UpstreamError("the answer is not HTTP/1.1"))
             return
         if self._ended:
             self._release()
@@ -338,7 +344,7 @@ class Connection(asyncio.Protocol):
         if response is None:
             return
         if response.status and not self._framed and error is None:
-            # Its body ends with the connection.
+            # The end of the connection is the end of the body.
             response.finish()
         else:
             what = "in the middle of an answer" if self._head_size else "before an answer"
@@ -373,11 +379,11 @@ class Connection(asyncio.Protocol):
             self._ended = True
 
     def _release(self) -> None:
-        """The answer is whole: keep the connection if it can serve another request."""
+        """The answer is complete: keep the connection if it can serve another request."""
         response, self._response = self._response, None
         self._served += 1
         self.resume_reading()
-        # What came behind the answer would be taken for the next one.
+        # Data after the answer would be read as the next answer.
         clean = not self._stray and not self._transport.get_write_buffer_size()
         reusable = clean and self._framed and self._keeps
         if reusable and not self._transport.is_closing():

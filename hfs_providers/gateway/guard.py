@@ -1,4 +1,4 @@
-"""Who may send requests: on this machine everybody but web pages."""
+"""Checks where requests come from: on this machine everybody may send them, except web pages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from hfs_providers.gateway.refusals import Refusal
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-"""Names of this machine that nobody else can point to it."""
+"""Names of this machine that nobody can redirect to another machine."""
 
 READ = frozenset(
     {b"host", b"origin", b"sec-fetch-site", b"content-type", b"content-length", b"authorization", b"x-api-key"}
 )
-"""Names of the headers that are read of every request."""
+"""Names of the headers that are read in every request."""
 
 _FOREIGN = frozenset({b"cross-site", b"same-site"})
 
@@ -23,12 +23,12 @@ Headers = Mapping[bytes, bytes]
 class Guard:
     """Checks a request before it is read.
 
-    A browser sends what any web page wants to any address. These show it: a foreign `Origin`; `Sec-Fetch-Site`; a
-    `Host` that is no name of this machine, because somebody else's name was pointed to it; and a POST that is not JSON,
-    the only kind that a page may send without the browser asking for permission first.
+    Any web page can make a browser send requests to any address. Such a request has one of these: a foreign `Origin`;
+    `Sec-Fetch-Site`; a `Host` that is not a name of this machine (DNS rebinding); or a POST body that is not JSON, the
+    only kind that a page may send without the browser's preflight request.
 
     Args:
-        hosts: names under which the gateway may be addressed, besides those of this machine.
+        hosts: the gateway's host names besides those of this machine.
         origins: web origins that may use it.
     """
 
@@ -40,21 +40,21 @@ class Guard:
     def admit(
         self, scope: Mapping[str, Any], read: Collection[bytes] = READ, any_host: bool = False
     ) -> dict[bytes, bytes]:
-        """The headers that are read of a request that may come in.
+        """Admit a request, and return the headers that are needed.
 
         Args:
-            read: names of headers: `READ`, and maybe others.
-            any_host: whether the gateway may be addressed by any name: a token is needed, and a page whose name was
-                pointed here has none.
+            read: names of the headers: `READ`, and possibly others.
+            any_host: whether any host name is allowed, because a token is required, which a DNS rebinding page does not
+                have.
 
         Raises:
-            Refusal: it may not.
+            Refusal: the request is not admitted.
         """
         found: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in read:
                 if name in found:
-                    raise Refusal(400, "repeated_header", f"The header {name.decode('latin-1')} is there twice.")
+                    raise Refusal(400, "repeated_header", f"The request has the header {name.decode('latin-1')} twice.")
                 found[name] = value
         if not any_host:
             self._check_host(found.get(b"host", b""))
@@ -82,6 +82,6 @@ class Guard:
         text = host.decode("latin-1").lower()
         name = text.rpartition(":")[0] if text.rpartition(":")[2].isdigit() else text
         if name.strip("[]") not in self._hosts:
-            raise Refusal(403, "foreign_host", "The gateway is not known by this name. Allow it with --allow-host.")
+            raise Refusal(403, "foreign_host", "This is not a host name of the gateway. Allow it with --allow-host.")
         if len(self._known_hosts) < 100:
             self._known_hosts.add(host)

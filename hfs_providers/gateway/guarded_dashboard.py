@@ -16,7 +16,7 @@ _log = logging.getLogger("hfs_providers")
 
 
 class GuardedDashboard:
-    """The application. It expects the connections of `GatewayProtocol`."""
+    """The application. Its connections must be those of `GatewayProtocol`."""
 
     def __init__(self, app: DashboardApp, guard: Guard) -> None:
         self._app = app
@@ -30,17 +30,21 @@ class GuardedDashboard:
             self._guard.admit(scope)
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            # The client is gone, or the process ends: nobody reads an answer.
+            # The client has gone, or the process ends: nobody reads an answer.
             return
         except Exception as error:
-            refusal = error if isinstance(error, Refusal) else Refusal(500, "internal_error", "Its log says why.")
+            refusal = (
+                error
+                if isinstance(error, Refusal)
+                else Refusal(500, "internal_error", "The dashboard failed; its log says why.")
+            )
             if refusal is not error:
                 _log.exception("a request to %s failed", scope["path"])
             await reply.whole(refusal.status, refusal.raw_headers(), refusal.body())
 
     @property
     def draining(self) -> bool:
-        """Whether it is about to end."""
+        """Whether it is shutting down."""
         return self._app.closing
 
     @draining.setter
@@ -48,4 +52,4 @@ class GuardedDashboard:
         self._app.closing = ends
 
     def close(self) -> None:
-        """Nothing of it is open."""
+        """Nothing to close."""

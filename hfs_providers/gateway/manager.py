@@ -6,6 +6,6 @@ from hfs_providers import ProviderManager
 
 
 class GatewayManager(ProviderManager):
-    """Builds providers whose SDK is missing, too: requests are sent without it."""
+    """Also builds providers whose SDK is missing, because requests are sent without the SDK."""
 
     _needs_sdk = False

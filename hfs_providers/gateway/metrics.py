@@ -1,4 +1,4 @@
-"""`/metrics`: what the gateway counts, for Prometheus."""
+"""`/metrics`: the gateway's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Metrics:
     """Counts the requests that are sent to providers.
 
     Args:
-        in_flight: how many requests of clients are being answered.
+        in_flight: returns how many requests of clients are being answered.
     """
 
     def __init__(self, manager: ProviderManager, in_flight: Callable[[], int]) -> None:
@@ -62,17 +62,17 @@ class Metrics:
         series.buckets[bisect_left(_SECONDS, row.latency)] += 1
 
     def emit(self, event: Event) -> None:
-        """Count a fallback, and tell the manager's observers of any event."""
+        """Count a fallback, and pass any event on to the manager's observers."""
         if event.kind == "fallback_activated":
             self._fallbacks[event.provider] += 1
         self._manager.emit(event)
 
     async def page(self, request: Request) -> Response:
-        """The metrics as Prometheus reads them."""
+        """The metrics in Prometheus's text format."""
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     def collect(self) -> Iterator[Metric]:
-        """As `prometheus_client` wants them."""
+        """The metrics for `prometheus_client`."""
         labels = ["provider", "model", "outcome"]
         requests = CounterMetricFamily("hfs_requests", "Requests sent to providers.", labels=labels)
         tokens = CounterMetricFamily("hfs_tokens", "Tokens as providers counted them.", labels=[*labels[:2], "kind"])
@@ -102,7 +102,8 @@ class Metrics:
         yield GaugeMetricFamily("hfs_in_flight", "Requests of clients that are being answered.", self._in_flight())
 
     def _new_series(self, row: UsageRow) -> _Series:
-        """A client may name any model: only so many get labels of their own."""
+        """The series of a new model. The number of models with their own labels is limited, because a client may name
+        any model."""
         models = self._models.setdefault(row.provider, set())
         if row.model not in models and len(models) >= _MOST_MODELS:
             return self._series.setdefault((row.provider, _OTHER, row.outcome), _Series())

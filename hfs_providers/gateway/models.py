@@ -1,4 +1,4 @@
-"""`/v1/models`: what clients may ask for."""
+"""`/v1/models`: the models that clients may use."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hfs_providers.gateway.connection import UpstreamError
 from hfs_providers.gateway.refusals import Refusal
 from hfs_providers.gateway.relay import PASSED_UP
 from hfs_providers.gateway.routes import ANY, TIER_PREFIX, Routes, UnusableKeyError
+from hfs_providers.gateway.token_counts import TokenCounts
 from hfs_providers.gateway.upstream import Upstream
 
 _FRESH = 600.0
@@ -35,8 +36,8 @@ class _Listing(msgspec.Struct):
 
 
 class ModelList:
-    """The models that providers list, asked live and kept for ten minutes; before that and without an answer, those
-    that their plugins name.
+    """The models that providers list, requested live and cached for ten minutes; before that and without an answer, the
+    models that their plugins name.
     """
 
     def __init__(self, manager: ProviderManager, upstream: Upstream) -> None:
@@ -53,7 +54,7 @@ class ModelList:
         return JSONResponse({"object": "list", "data": list((await self._list(request)).values())})
 
     async def one(self, request: Request) -> JSONResponse:
-        """One of them.
+        """One model.
 
         Raises:
             Refusal: it is not in the list.
@@ -65,7 +66,7 @@ class ModelList:
         return JSONResponse(found)
 
     async def _list(self, request: Request) -> Mapping[str, Listed]:
-        """What the client may use, by name."""
+        """The models that the client may use, by name."""
         allowed = request.scope[CLIENT].terms.models
         async with self._asking:
             await asyncio.gather(*map(self._refresh, self._manager.wrappers))
@@ -86,7 +87,10 @@ class ModelList:
 
     def _entry(self, name: str, owner: str, providers: list[str]) -> Listed:
         endpoints = [
-            f"/v1/{endpoint}" for endpoint, wires in self._offers.items() if any(each in wires for each in providers)
+            f"/v1/{endpoint}"
+            for endpoint, wires in self._offers.items()
+            # Tokens are counted by the first alone.
+            if any(each in wires for each in (providers[:1] if endpoint == TokenCounts.endpoint else providers))
         ]
         return {"id": name, "object": "model", "created": 0, "owned_by": owner, "endpoints": endpoints}
 
@@ -109,7 +113,7 @@ class ModelList:
 
     async def _ask(self, provider: str) -> list[Listed]:
         pool = self._manager.wrappers[provider].backend.pool
-        # Released at the end: it is no request for a completion.
+        # Released at the end, because it is not a request for a completion.
         with await pool.aacquire(_LISTING, 0, 0.0) as lease:
             origin, data = self._routes.wires[provider].request(lease.credential, b"", b"")
             response = await (await self._upstream.connect(origin)).ask(data)

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with the bounds that it lacks: for headers, for slow clients and for those that left."""
+"""uvicorn's HTTP/1.1 protocol with limits that it lacks: for headers, slow clients and clients that have gone."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
 MOST_HEAD = 32 * 1024
-"""Bytes of request line and headers."""
+"""The largest request line and headers, in bytes."""
 
 HEAD_SECONDS = 10.0
-"""Seconds for request line and headers."""
+"""Seconds in which request line and headers must arrive."""
 
 MOST_OF_A_REQUEST = 64 * 2**20
-"""Bytes of a request behind its headers: body, and what frames it."""
+"""The most bytes of a request after its headers: the body and its framing."""
 
 STALLED_SECONDS = 60.0
-"""Seconds after which a client that takes nothing of its answer is cut off."""
+"""Seconds after which the connection of a client is closed that does not read its answer."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -47,7 +47,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        # Without the head of a request, all that comes counts.
+        # Until the head of a request is complete, all data counts as its head.
         self._head_size = self._head_size + len(data) if self._in_head else 0
         self._size += len(data)
         self._parse(data)
@@ -68,14 +68,14 @@ class GatewayProtocol(HttpToolsProtocol):
                     data = self._without_offer() + data[offer.args[0] :]
                     self.parser = httptools.HttpRequestParser(self)
                     continue
-                self.send_400_response("This is no proxy.")
+                self.send_400_response("This server is not a proxy.")
             except httptools.HttpParserError:
-                self.send_400_response("This is no HTTP/1.1.")
+                self.send_400_response("This is not HTTP/1.1.")
             return
 
     def _without_offer(self) -> bytes:
-        """The head of a request that offers to speak another protocol, as Java's client does, without the offer: with
-        it the parser skips the body.
+        """The head of a request without its `Upgrade` header, which Java's client sends: with it, the parser would skip
+        the body.
         """
         parser = self.parser
         lines = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
@@ -90,7 +90,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.scope["extensions"] = {"hfs.connection": self}  # type: ignore[dict-item]
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # What comes behind a body decides nothing.
+        # Headers after a body (trailers) are ignored.
         if self._in_head:
             name = name.lower()
             self.headers.append((name, value))
@@ -103,7 +103,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # What came at once can be more than what is waited for.
+        # Data that arrives at once may be larger than the limit that `data_received` checks.
         if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > MOST_HEAD:
             self._refusal = _TOO_LARGE
             raise ValueError("too large")
@@ -111,7 +111,7 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        # As the base class does; it tells nobody the task.
+        # As the base class does, which does not keep the task.
         self._task = task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -121,7 +121,7 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        # As the base class does, which makes a timer for each request.
+        # As the base class does, which creates a timer for each request.
         self._in_head = True
         self.server_state.total_requests += 1
         if self.transport.is_closing():
@@ -147,24 +147,24 @@ class GatewayProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def body(self) -> bytes | None:
-        """The body of the running request if all of it has come and no other request has; else ASGI tells it."""
-        # Of several requests that came at once, the latest is in `cycle`.
+        """The body of the running request, if it is complete and no other request has arrived; else read it by ASGI."""
+        # If several requests arrived at once, `cycle` has the latest.
         cycle = self.cycle
         if cycle.more_body or self.pipeline or cycle.disconnected:
             return None
-        # Behind a large body nothing is read, not even that the client has gone, until somebody takes it.
+        # After a large body nothing is read until the body is taken, so a client that has gone would not be noticed.
         self.flow.resume_reading()
         data, cycle.body = bytes(cycle.body), bytearray()
         return data
 
     def respond(self, status: int, headers: RawHeaders, body: bytes, more_body: bool) -> bool:
-        """Begin to answer the running request, or answer it, in one write; ASGI's two messages are two.
+        """Begin the answer of the running request, or send all of it, in one write. ASGI's two messages are two writes.
 
         Returns:
-            Whether it could: else it is to be sent by ASGI.
+            Whether it was possible: else send the answer by ASGI.
         """
         cycle = self.cycle
-        # As above, and an earlier one runs.
+        # If several requests arrived at once, an earlier one is running.
         if self.pipeline or self.flow.write_paused or cycle.response_started:
             return False
         if not cycle.disconnected:
@@ -212,15 +212,15 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            # The request before it is still being answered.
+            # The previous request is still being answered.
             self._await_head()
         elif self._head_size:
-            self._refuse(Refusal(408, "request_timeout", "The request did not come in time."))
+            self._refuse(Refusal(408, "request_timeout", "The request did not arrive in time."))
         else:
             self.transport.close()
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer what never became a request, and close."""
+        """Answer data that never became a request, and close the connection."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:

@@ -1,7 +1,7 @@
-"""What is read of an answer on its way: whether it is one, whether it is whole, and the tokens that it cost.
+"""Reads an answer on its way: whether it is usable and complete, and the tokens that it used.
 
-Of a body in one piece only a few top-level members are decoded. Of a stream, an event is decoded only if a search over
-its bytes finds usage, an error or an end mark in it.
+In a body that is not streamed, only a few top-level members are decoded. In a stream, an event is decoded only if a
+search over its bytes finds usage, an error or the end of the stream in it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MOST_EVENT = 16 * 2**20
 ANTHROPIC_USAGE = UsageFields(
     cached=("cache_read_input_tokens",), cache_write=("cache_creation_input_tokens",), cache_apart=True
 )
-"""Where usage is in answers of Anthropic's protocol, whoever speaks it."""
+"""The usage fields in answers of Anthropic's protocol, for all providers."""
 
 
 class _Inner(msgspec.Struct):
-    """`response` of an event of the Responses API, `message` of one of Anthropic's."""
+    """`response` in an event of the Responses API, or `message` in one of Anthropic's."""
 
     usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
@@ -57,7 +57,7 @@ _CONTENT: Mapping[Endpoint, str] = {
     "embeddings": "data",
     "messages": "content",
 }
-"""The member of a whole answer that must have something in it."""
+"""The member of a complete answer that must not be empty, by endpoint."""
 
 # In a string inside an event, each quotation mark has a backslash before it: none of these can be content.
 _TELLS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -66,31 +66,31 @@ _FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 _TELLS_END = re.compile(rb'"response\.(?:completed|incomplete|failed)"')
 _EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 _EVENT_END = re.compile(rb"\n\r?\n|\r\r")
-_DATA = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+_DATA = re.compile(rb"(?:^|\r)data: ?([^\r\n]*)", re.MULTILINE)
 _LAST_TYPES = frozenset({b'"message_stop"', b'"response.completed"', b'"response.incomplete"'})
 _FAILED_TYPES = frozenset({b'"error"', b'"response.failed"'})
 
 
 def check_whole(endpoint: Endpoint, body: bytes, fields: UsageFields) -> Tokens | None:
-    """The tokens of an answer in one piece.
+    """The tokens of an answer that is not streamed.
 
     Raises:
-        UnusableAnswerError: it is an error, or has nothing in it.
+        UnusableAnswerError: it is an error, or is empty.
     """
     if not body.strip():
-        raise UnusableAnswerError("empty", "the answer has nothing in it")
+        raise UnusableAnswerError("empty", "the answer is empty")
     try:
         answer = _ANSWER.decode(body)
     except (msgspec.DecodeError, RecursionError):
         raise UnusableAnswerError("server_error", "the answer is not a JSON object") from None
     if _is_empty(getattr(answer, _CONTENT[endpoint])):
-        raise _failure(answer, body) or UnusableAnswerError("empty", "the answer has nothing in it")
+        raise _failure(answer, body) or UnusableAnswerError("empty", "the answer is empty")
     usage = _usage(answer.usage)
     return fields.read(usage) if usage else None
 
 
 def _usage(raw: msgspec.Raw) -> dict[str, Any]:
-    """The numbers of a `usage` object; anything else has none."""
+    """The numbers of a `usage` object; none if it is anything else."""
     try:
         return _USAGE.decode(raw)
     except msgspec.DecodeError:
@@ -134,8 +134,8 @@ class StreamReader:
     """Reads a stream of server-sent events on its way.
 
     Args:
-        fields: where usage is in its events.
-        strips_usage: whether the chunk that brings only usage was asked for by us, and goes no further.
+        fields: the usage fields in its events.
+        strips_usage: whether the gateway itself requested the chunk that has only usage. It is not passed on.
     """
 
     __slots__ = ("_counts", "_fields", "_held", "_last", "_strips", "begun", "failure", "finished", "usage")
@@ -143,11 +143,11 @@ class StreamReader:
     def __init__(self, fields: UsageFields, strips_usage: bool) -> None:
         self.usage: Tokens | None = None
         self.begun = False
-        """Whether an event has come that is more than a comment."""
+        """Whether an event has arrived that is not only a comment."""
         self.failure: UnusableAnswerError | None = None
         """The provider's error, which ended the stream."""
         self.finished = False
-        """Whether its end mark has come."""
+        """Whether the end of the stream has arrived."""
         self._fields = fields
         self._counts: dict[str, Any] = {}
         self._strips = strips_usage
@@ -155,14 +155,14 @@ class StreamReader:
         self._last: deque[bytes] = deque(maxlen=4)
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take what came, and give what goes on: whole events, as they are.
+        """Take the next data, and return the data to pass on: complete events, unchanged.
 
         Raises:
             UnusableAnswerError: an event is larger than 16 MB.
         """
         held = self._held
         if held or not chunk.endswith(b"\n\n"):
-            # The end of an event may be cut in two.
+            # The end of an event may be split over two chunks.
             start = max(0, len(held) - 2)
             held += chunk
             end = max(at + len(mark) if (at := held.rfind(mark, start)) >= 0 else 0 for mark in _EVENT_ENDS)
@@ -173,19 +173,19 @@ class StreamReader:
         return self._take(chunk) if chunk else chunk
 
     def close(self) -> bytes:
-        """The stream has ended: what is left of it to go on.
+        """The stream has ended. Returns the rest to pass on.
 
         Raises:
-            UnusableAnswerError: it was cut off, or had nothing in it.
+            UnusableAnswerError: it was cut off, or had no content.
         """
         begun = self.begun
         rest = self._take(bytes(self._held)) if self._held else b""
         if self.failure is not None:
             raise self.failure
         if not begun and not self.finished:
-            raise UnusableAnswerError("empty", "the stream ended with nothing in it")
+            raise UnusableAnswerError("empty", "the stream ended without content")
         if not self.finished and not _FINISH_REASON.search(b"".join(self._last)):
-            raise UnusableAnswerError("interrupted", "the stream ended without its end mark")
+            raise UnusableAnswerError("interrupted", "the stream ended before the answer was complete")
         return rest
 
     def _take(self, data: bytes) -> bytes:
@@ -209,7 +209,7 @@ class StreamReader:
         return b"".join(passed)
 
     def _passes(self, event: bytes) -> bool:
-        """Note what an event says; whether it goes on."""
+        """Note the content of an event. Returns whether it is passed on."""
         done = b"[DONE]" in event
         if not (done or _is_telling(event)):
             return True
@@ -227,20 +227,20 @@ class StreamReader:
         self.finished = self.finished or bytes(answer.type) in _LAST_TYPES
         for raw in (answer.usage, _inner(answer.response).usage, _inner(answer.message).usage):
             if counts := _usage(raw):
-                # Anthropic's events do not repeat all numbers.
+                # Each of Anthropic's events has only some of the numbers.
                 self._counts |= {name: count for name, count in counts.items() if count is not None}
                 self.usage = self._fields.read(self._counts)
         return not (self._strips and bytes(answer.choices) == b"[]" and not _is_empty(answer.usage))
 
 
 def event_data(events: bytes) -> list[bytes]:
-    """What each of some whole events says; comments say nothing."""
+    """The data of each of these complete events; comments have none."""
     found = (b"\n".join(_DATA.findall(event)) for event in _EVENT_END.split(events))
     return [data for data in found if data]
 
 
 def _is_telling(data: bytes) -> bool:
-    """Whether it is worth decoding."""
+    """Whether an event must be decoded."""
     return bool(
         (b'"usage"' in data and _TELLS_USAGE.search(data))
         or (b'"error"' in data and _TELLS_ERROR.search(data))

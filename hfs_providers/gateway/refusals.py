@@ -1,4 +1,4 @@
-"""Errors as the gateway answers them: in the shape of the protocol that was asked for, without keys."""
+"""The gateway's error answers: in the format of the client's protocol, without keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from hfs_providers.calls.model_errors import (
     ChainExhaustedError,
     KeysExhaustedError,
     ModelCallError,
+    StreamInterruptedError,
 )
+from hfs_providers.calls.verdicts import judge
 from hfs_providers.contract.error_rules import Kind
 from hfs_providers.contract.http_api import Endpoint
 
@@ -28,12 +30,12 @@ class Refusal(Exception):
     """A request that is answered with an error.
 
     Args:
-        status: of HTTP.
-        code: for programs.
-        message: for people.
+        status: the HTTP status.
+        code: the code for programs.
+        message: the message for people.
         param: the member of the body that is wrong, or None.
         retry_after: seconds after which it may succeed, or None.
-        headers: of the answer, besides those of its form.
+        headers: further headers of the answer.
     """
 
     def __init__(
@@ -55,17 +57,19 @@ class Refusal(Exception):
         self.headers = headers or []
 
     def body(self, endpoint: Endpoint | None = None) -> bytes:
-        """As JSON, in the shape that the clients of an endpoint read: Anthropic's or OpenAI's."""
+        """The error as JSON, in the format of the endpoint's protocol: Anthropic's or OpenAI's."""
         kind = _TYPES.get(self.status) or ("api_error" if self.status >= 500 else "invalid_request_error")
-        if endpoint == "messages":
+        if endpoint in ("messages", "messages/count_tokens"):
             return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": self.message}})
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": error})
 
     def raw_headers(self) -> RawHeaders:
-        """The headers of the answer, but for its length."""
+        """The headers of the answer, except for its length."""
         waits = [] if self.retry_after is None else [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after)))]
-        return [(b"content-type", b"application/json"), *waits, *self.headers]
+        # OpenAI's and Anthropic's SDKs ask again after any status from 500 up, unless they are told not to.
+        final = [(b"x-should-retry", b"false")] if self.status == 501 else []
+        return [(b"content-type", b"application/json"), *waits, *final, *self.headers]
 
 
 _TYPES: Mapping[int, str] = {
@@ -83,8 +87,8 @@ class _Said(NamedTuple):
     code: str
 
 
-# What the client is told of each kind of verdict. A provider's own status is told only of what is about the request:
-# a 401 would read as if the client's own token were wrong.
+# The answer for each kind of verdict. The provider's own status is passed on only if the request caused it: a 401 would
+# look as if the client's own token were wrong.
 _OF_KIND: Mapping[Kind, _Said] = {
     "rate_limited": _Said(429, "rate_limit_exceeded"),
     "dead": _Said(503, "no_usable_key"),
@@ -104,7 +108,7 @@ _NOT_PASSED_ON = frozenset({401, 402, 403, 407, 429})
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """What a client is told of an error. The log has what nobody has foreseen."""
+    """The answer for an error. Unexpected errors are written to the log."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, ModelCallError):
@@ -113,15 +117,17 @@ def refusal_of(error: Exception) -> Refusal:
         return _of_keys(error)
     if isinstance(error, ChainExhaustedError):
         return _of_chain(error)
-    _log.error("a request failed here", exc_info=error)
+    _log.error("a request failed in the gateway", exc_info=error)
     return Refusal(500, "internal_error", "The gateway failed; its log says why.")
 
 
 def _of_call(error: ModelCallError) -> Refusal:
     verdict = error.verdict
     status, code = _OF_KIND[verdict.kind]
-    if verdict.kind == "local":
-        _log.error("a request failed here", exc_info=error)
+    # The verdict on a broken stream does not show its cause.
+    cause = error.__cause__ if isinstance(error, StreamInterruptedError) else None
+    if "local" in (verdict.kind, cause and judge(cause).kind):
+        _log.error("a request failed in the gateway", exc_info=error)
     if isinstance(error, BudgetExceededError):
         code = "budget_exceeded"
     if verdict.kind in _ABOUT_THE_REQUEST:
@@ -150,7 +156,7 @@ def _of_chain(error: ChainExhaustedError) -> Refusal:
 
 
 def header_value(text: str) -> bytes:
-    """A text as it may stand in a header."""
+    """A text as the value of a header."""
     if text.isascii() and text.isprintable():
         return text.encode()
     return text.encode("ascii", "backslashreplace").translate(None, bytes(range(32)) + b"\x7f")

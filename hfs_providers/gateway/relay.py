@@ -1,6 +1,6 @@
-"""One endpoint: a request is sent on with a key, and its answer is passed back as it comes.
+"""One endpoint: forwards a request with a key, and passes the answer back while it arrives.
 
-The body goes up as it came, with another `model`; the answer of the provider that serves comes back byte for byte.
+The request's body is forwarded unchanged except for its `model`; the provider's answer is returned byte for byte.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from hfs_providers.gateway.translation import MessageStream, chat_request, messa
 from hfs_providers.gateway.upstream import Upstream
 
 Whole = tuple[int, RawHeaders, bytes]
-"""Status, headers and body of an answer in one piece."""
+"""Status, headers and body of an answer that is not streamed."""
 
 PASSED_UP: Mapping[Endpoint, frozenset[bytes]] = {
     "chat/completions": frozenset(),
     "embeddings": frozenset(),
     "responses": frozenset({b"openai-beta"}),
-    "messages": frozenset({b"anthropic-version", b"anthropic-beta"}),
+    **dict.fromkeys(("messages", "messages/count_tokens"), frozenset({b"anthropic-version", b"anthropic-beta"})),
 }
 """Headers of a request that go to the provider."""
 
 _PASSED_DOWN = frozenset({b"content-type", b"request-id", b"x-request-id"})
 _BYTES_OF_A_TOKEN = 4
-# A body that is larger is mostly media, whose tokens its length does not tell.
+# A larger body is mostly media, whose length does not show the number of tokens.
 _MOST_ESTIMATED = 32_000
-# Bytes that are read of an error.
-_MOST_REFUSAL = 2**20
+MOST_REFUSAL = 2**20
+"""The most bytes of an error that are read."""
 _ASK_FOR_USAGE = b'{"include_usage":true}'
 _OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Relay:
-    """An endpoint that sends requests on."""
+    """An endpoint that forwards requests."""
 
     def __init__(
         self,
@@ -68,26 +68,29 @@ class Relay:
         """Answer one request.
 
         Args:
-            data: its body.
-            headers: those that are read of it.
+            data: the request's body.
+            headers: the request's headers that are needed.
             terms: what its client may do.
 
         Raises:
-            Refusal: it is wrong, or not allowed.
+            Refusal: the request is wrong, or not allowed.
             HfsProvidersError: no provider has answered it.
         """
         body = RequestBody(data)
-        name = body.text("model")
-        if name is None:
-            raise Refusal(400, "invalid_model", "The body needs a model: a string, as provider/model.", param="model")
-        route = self.routes.find(name, terms.models)
-        for target in route.targets:
-            self._names.asked(target)
-        passed = b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_UP[self.endpoint] if name in headers)
-        tokens = min(len(data) // _BYTES_OF_A_TOKEN, _MOST_ESTIMATED)
+        route = self.routes.find(asked_model(body), terms.models)
         chat = None
         if self.routes.translated and any(target.provider in self.routes.translated for target in route.targets):
-            chat = RequestBody(chat_request(body))
+            try:
+                chat = RequestBody(chat_request(body))
+            except Refusal:
+                # Providers with /v1/messages may accept what cannot be translated.
+                if route.native is None:
+                    raise
+                route = route.native
+        for target in route.targets:
+            self._names.asked(target)
+        passed = passed_up(self.endpoint, headers)
+        tokens = min(len(data) // _BYTES_OF_A_TOKEN, _MOST_ESTIMATED)
         relayed = _Relayed(self, body, passed, reply, chat)
         try:
             with terms.request(tokens):
@@ -101,18 +104,18 @@ class Relay:
                 raise
             await reply.more(_error_event(self.endpoint, error), last=True)
             return
-        # By now the request is written down and its key is free.
+        # Now the request is recorded and its key is free.
         if isinstance(answer, bytes):
             await reply.more(answer, last=True)
         else:
             await reply.whole(*answer)
 
     async def ask(self, target: ExchangeTarget, exchange: Exchange, headers: bytes, body: bytes) -> UpstreamResponse:
-        """Send a request once; the answer is a good one.
+        """Send a request once. Returns a successful answer.
 
         Raises:
-            RefusedRequestError: it is not.
-            UpstreamError: there is none.
+            RefusedRequestError: the answer is an error.
+            UpstreamError: there is no answer.
         """
         origin, data = self.routes.wires[target.provider].request(exchange.credential, headers, body)
         connection = await self._upstream.connect(origin)
@@ -120,7 +123,7 @@ class Relay:
         response = await connection.ask(data)
         if not 200 <= response.status < 300:
             try:
-                exchange.refuse(response.status, response.headers, await response.beginning(_MOST_REFUSAL))
+                exchange.refuse(response.status, response.headers, await response.beginning(MOST_REFUSAL))
             finally:
                 response.close()
         exchange.received(response)
@@ -145,7 +148,7 @@ class _Relayed:
             self._asks_usage = not _wants_usage(body.raw("stream_options"))
 
     async def attempt(self, target: ExchangeTarget, exchange: Exchange) -> Whole | bytes:
-        """Send the request with one key. Returns an answer in one piece, or the end of a stream that was passed on."""
+        """Send the request with one key. Returns a whole answer, or the end of a stream that was passed on."""
         if target.provider in self._relay.routes.translated:
             return await self._translated(target, exchange)
         adds_usage = self._asks_usage and target.backend.traits.http.usage_on_request
@@ -155,7 +158,7 @@ class _Relayed:
         response = await self._relay.ask(target, exchange, self._passed, self._body.replaced(values))
         usage_fields = ANTHROPIC_USAGE if self._relay.endpoint == "messages" else target.backend.traits.usage_fields
         try:
-            headers = _headers(response, target, exchange)
+            headers = passed_down(response.headers, target.provider, exchange.model_id, exchange.credential.id)
             if self._streams and _is_stream(response):
                 reader = StreamReader(usage_fields, adds_usage)
                 return await self._pass_stream(exchange, response, headers, reader, None)
@@ -166,7 +169,7 @@ class _Relayed:
             response.close()
 
     async def _translated(self, target: ExchangeTarget, exchange: Exchange) -> Whole | bytes:
-        """As `attempt`, of a request for messages to a provider that has only chat completions."""
+        """As `attempt`, for a request for messages to a provider that has only chat completions."""
         assert self._chat is not None
         values = {"model": msgspec.json.encode(exchange.model_id)}
         if self._streams and target.backend.traits.http.usage_on_request:
@@ -174,7 +177,7 @@ class _Relayed:
         response = await self._relay.ask(target, exchange, b"", self._chat.replaced(values))
         usage_fields = target.backend.traits.usage_fields
         try:
-            headers = _headers(response, target, exchange)
+            headers = passed_down(response.headers, target.provider, exchange.model_id, exchange.credential.id)
             if self._streams and _is_stream(response):
                 reader = StreamReader(usage_fields, strips_usage=False)
                 return await self._pass_stream(exchange, response, headers, reader, MessageStream())
@@ -199,14 +202,14 @@ class _Relayed:
                 data = translation.feed(data)
             exchange.usage = reader.usage
             if reader.finished:
-                # The client may leave when it has the end mark, so the end of the connection's answer is not awaited.
+                # The client may close its connection after the last event, so do not wait for the end of the answer.
                 response.leave()
                 return data if reply.begun else (response.status, headers, held + data)
             if reply.begun:
                 if data:
                     await reply.more(data)
                 continue
-            # Comments wait for the first event: while nothing has been passed on, another key may serve.
+            # Comments are held back until the first event: while nothing has been passed on, another key may serve.
             held += data
             if reader.begun and reader.failure is None:
                 exchange.passed_on()
@@ -220,18 +223,31 @@ def _is_stream(response: UpstreamResponse) -> bool:
     return (response.header(b"content-type") or b"").startswith(b"text/event-stream")
 
 
-def _headers(response: UpstreamResponse, target: ExchangeTarget, exchange: Exchange) -> RawHeaders:
-    headers = [pair for pair in response.headers if pair[0] in _PASSED_DOWN]
-    headers += (
-        (b"x-hfs-provider", target.provider.encode()),
-        (b"x-hfs-model", header_value(exchange.model_id)),
-        (b"x-hfs-key", exchange.credential.id.encode()),
-    )
-    return headers
+def asked_model(body: RequestBody) -> str:
+    """The model that a request names. Raises Refusal if it names none."""
+    name = body.text("model")
+    if name is None:
+        raise Refusal(400, "invalid_model", "The body needs a model, such as provider/model.", param="model")
+    return name
+
+
+def passed_up(endpoint: Endpoint, headers: Mapping[bytes, bytes]) -> bytes:
+    """The request's headers that are sent to the provider, as lines."""
+    return b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_UP[endpoint] if name in headers)
+
+
+def passed_down(headers: RawHeaders, provider: str, model_id: str, key_id: str) -> RawHeaders:
+    """The answer's headers that are sent to the client, and those that say who answered."""
+    return [
+        *(pair for pair in headers if pair[0] in _PASSED_DOWN),
+        (b"x-hfs-provider", provider.encode()),
+        (b"x-hfs-model", header_value(model_id)),
+        (b"x-hfs-key", key_id.encode()),
+    ]
 
 
 def _error_event(endpoint: Endpoint, error: Exception) -> bytes:
-    """How a stream says that it breaks off."""
+    """The event that reports that a stream breaks off."""
     name = b"" if endpoint == "chat/completions" else b"event: error\n"
     return b"%bdata: %b\n\n" % (name, refusal_of(error).body(endpoint))
 
@@ -244,7 +260,7 @@ def _wants_usage(options: bytes) -> bool:
 
 
 def _with_usage(options: bytes) -> bytes:
-    """`stream_options` that ask for usage, and whatever else they asked for."""
+    """`stream_options` that also request usage."""
     try:
         given = _OPTIONS.decode(options)
     except (msgspec.DecodeError, RecursionError):
@@ -253,14 +269,14 @@ def _with_usage(options: bytes) -> bytes:
 
 
 async def read_body(receive: Receive, most: int, patience: float) -> bytes:
-    """The body of a request, of which parts are to come.
+    """The body of a request, including the parts that have not arrived yet.
 
     Args:
         patience: seconds to wait for each part of it.
 
     Raises:
-        Refusal: it is too large, or comes too slowly.
-        CancelledError: the client is gone.
+        Refusal: it is too large, or arrives too slowly.
+        CancelledError: the client has gone.
     """
     parts: list[bytes] = []
     size = 0
@@ -269,7 +285,7 @@ async def read_body(receive: Receive, most: int, patience: float) -> bytes:
             async with asyncio.timeout(patience):
                 message = await receive()
         except TimeoutError:
-            raise Refusal(408, "request_timeout", "The body did not come in time.", headers=CLOSE) from None
+            raise Refusal(408, "request_timeout", "The body did not arrive in time.", headers=CLOSE) from None
         if message["type"] != "http.request":
             break
         parts.append(message["body"])
@@ -282,5 +298,5 @@ async def read_body(receive: Receive, most: int, patience: float) -> bytes:
 
 
 def too_large(most: int) -> Refusal:
-    """A body has more than `most` bytes. The rest of it is not read, so the connection ends."""
+    """The refusal of a body with more than `most` bytes. Its rest is not read, so the connection must be closed."""
     return Refusal(413, "request_too_large", f"The body is larger than {most} bytes.", headers=CLOSE)

@@ -1,4 +1,4 @@
-"""How an answer goes to the client: as few writes as it takes."""
+"""Sends an answer to the client, with as few writes as possible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.types import Send
 from hfs_providers.gateway.refusals import RawHeaders
 
 Respond = Callable[[int, RawHeaders, bytes, bool], bool]
-"""Sends status, headers and a body, or its first part, in one write, if it can: see `GatewayProtocol.respond`."""
+"""Sends status, headers and a body, or its first part, in one write if possible: see `GatewayProtocol.respond`."""
 
 
 class Reply:
@@ -24,11 +24,11 @@ class Reply:
         """Whether a part of it has been sent."""
 
     async def whole(self, status: int, headers: RawHeaders, body: bytes) -> None:
-        """Send it in one piece."""
+        """Send the whole answer."""
         await self._begin(status, [*headers, (b"content-length", b"%d" % len(body))], body, False)
 
     async def begin(self, status: int, headers: RawHeaders, first: bytes) -> None:
-        """Send its first part."""
+        """Send the first part of the answer."""
         await self._begin(status, headers, first, True)
 
     async def more(self, data: bytes, last: bool = False) -> None:

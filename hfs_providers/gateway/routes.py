@@ -1,4 +1,4 @@
-"""Which providers' models serve a request, by the model name in its body, and how they are reached."""
+"""Finds the providers and models for the model name in a request, and builds the requests to them."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ from hfs_providers.gateway.refusals import Refusal
 ANY = "any"
 TIER_PREFIX = "tier/"
 TRANSLATED: Mapping[Endpoint, Endpoint] = {"messages": "chat/completions"}
-"""Endpoints, and those that a provider without them is asked by instead."""
+"""Endpoints, each with the one that is used at a provider without it."""
 LONGEST_NAME = 200
-"""Characters of a model name."""
+"""The longest model name, in characters."""
 MOST_NAMES = 8
-"""Names in a comma-separated list."""
+"""The most names in a comma-separated list."""
 
 _MOST_ROUTES = 1000
 _MOST_UNANSWERED = 200
 _MOST_ANSWERED = 5000
-# A default model may retire meanwhile.
+# Routes are computed again after this time, because a default model may have retired.
 _FRESH = 3600.0
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_IN_HEADER = re.compile(rb"[\x00-\x20\x7f]")
 
 
 class UnusableKeyError(Exception):
-    """A key that cannot stand in a header."""
+    """A key that cannot be sent in a header."""
 
     verdict = Verdict("dead", None, "not_a_header", "the key has characters that a header cannot have", sent=False)
 
 
 def backends(manager: ProviderManager) -> dict[str, Backend]:
-    """The providers that can be asked without an SDK, in fallback order. A plugin's own wrapper may have no backend."""
+    """The providers that work without an SDK, in fallback order. A plugin's own wrapper may have no backend."""
     found = {name: getattr(wrapper, "backend", None) for name, wrapper in manager.wrappers.items()}
     return {name: backend for name, backend in found.items() if isinstance(backend, Backend)}
 
 
 class Wire(NamedTuple):
-    """How an endpoint of a provider is reached: where, and everything in front of the key."""
+    """A request to an endpoint of a provider: the server, and all bytes before the key."""
 
     origin: Origin
     head: bytes
 
 
 class Wires:
-    """How one endpoint of a provider is reached, with each of its keys.
+    """Builds the requests to one endpoint of a provider, for each of its keys.
 
     Args:
-        path: what is added to the base URL.
+        path: the path that is added to the base URL.
     """
 
     def __init__(self, backend: Backend, path: str, method: str = "POST") -> None:
@@ -72,10 +72,10 @@ class Wires:
         self._by_url: dict[str, Wire] = {}
 
     def request(self, credential: Credential, headers: bytes, body: bytes) -> tuple[Origin, bytes]:
-        """Where a request goes, and all of it.
+        """The server and the bytes of a request.
 
         Raises:
-            UnusableKeyError: the key cannot stand in a header.
+            UnusableKeyError: the key cannot be sent in a header.
         """
         url = self._backend.config.base_url or ""
         key = b""
@@ -104,7 +104,7 @@ class Wires:
             "accept-encoding: identity",
             "content-type: application/json",
             *(f"{name}: {value}" for name, value in api.headers.items()),
-            # The key comes next, and ends this line.
+            # The key follows, at the end of this line.
             *(() if self._backend.traits.keyless else (f"{api.key_header}: {api.key_prefix}",)),
         ]
         wire = self._by_url[url] = Wire(origin, "\r\n".join(lines).encode("latin-1"))
@@ -112,11 +112,11 @@ class Wires:
 
 
 class _Entry(NamedTuple):
-    """One of those that a model name stands for.
+    """One of the models that a model name means.
 
     Args:
         model: None is the default model.
-        pinned: whether no successor may serve in its place.
+        pinned: whether no successor may replace it.
     """
 
     provider: str
@@ -125,15 +125,20 @@ class _Entry(NamedTuple):
 
 
 class Route(NamedTuple):
-    """Who serves a request: one target, or a chain of several."""
+    """The target of a request, or a chain of several targets.
+
+    Args:
+        native: the route without targets for which the request is translated; None if those are all or none.
+    """
 
     targets: Sequence[ExchangeTarget]
     chain: ExchangeChain | None
+    native: Route | None = None
 
 
 class AskedModels:
-    """The models that clients have named. Their state costs memory, and a client may name anything: of the models of a
-    provider that have never answered, those that were named longest ago are forgotten."""
+    """The models that clients have named. Their state needs memory, and a client may name anything. So the oldest of a
+    provider's models that have never answered are forgotten."""
 
     def __init__(self) -> None:
         self._answered: set[tuple[str, str]] = set()
@@ -185,10 +190,10 @@ class Routes:
         """The route of a model name.
 
         Args:
-            allowed: what the client may use; None: all.
+            allowed: the models that the client may use; None: all.
 
         Raises:
-            Refusal: nobody serves it, or the client may not use it.
+            Refusal: no provider serves it, or the client may not use it.
         """
         key = name if allowed is None else (name, allowed)
         route = self._known.get(key)
@@ -204,7 +209,7 @@ class Routes:
         return route
 
     def permits(self, name: str, allowed: AllowedModels | None) -> bool:
-        """Whether a client may use some of what a name stands for."""
+        """Whether a client may use any of the models that a name means."""
         try:
             return allowed is None or bool(self._permitted(name, allowed))
         except Refusal:
@@ -221,23 +226,28 @@ class Routes:
         if not offered:
             listed = ", ".join(dict.fromkeys(entry.provider for entry in wanted))
             message = f"/v1/{self._endpoint} is not offered by {listed or 'any provider'}."
-            raise _refusal(501, "endpoint_not_offered", f"{message} /v1/models lists who offers what.")
-        targets = [self._target(entry, several=len(offered) > 1) for entry in offered]
+            raise _refusal(501, "endpoint_not_offered", f"{message} /v1/models lists the models with their endpoints.")
+        native = [entry for entry in offered if entry.provider not in self.translated]
+        mixed = 0 < len(native) < len(offered)
+        return self._route(offered)._replace(native=self._route(native) if mixed else None)
+
+    def _route(self, entries: Sequence[_Entry]) -> Route:
+        targets = [self._target(entry, several=len(entries) > 1) for entry in entries]
         return Route(targets, ExchangeChain(targets, self._emit) if len(targets) > 1 else None)
 
     def _permitted(self, name: str, allowed: AllowedModels | None) -> list[_Entry]:
-        """What a name stands for, as far as the client may use it."""
+        """The models that a name means and that the client may use."""
         entries = list(self._entries(name))
         if allowed is None or name in allowed:
             return entries
         kept = [self._held(entry, allowed) for entry in entries if self._full_name(entry) in allowed]
         if entries and not kept:
-            message = f"You may not use {name}. /v1/models lists what you may use."
+            message = f"You may not use {name}. /v1/models lists the models that you may use."
             raise _refusal(403, "model_not_allowed", message)
         return kept
 
     def _held(self, entry: _Entry, allowed: AllowedModels) -> _Entry:
-        """The entry, without the successors of a default model if they are not allowed."""
+        """The entry. If the successors of a default model are not allowed, it is pinned."""
         models = self._manager.inventory.providers[entry.provider].models
         return entry._replace(pinned=not all(f"{entry.provider}/{model.id}" in allowed for model in models))
 
@@ -271,7 +281,7 @@ class Routes:
         provider, model, pinned = entry
         backend = self._manager.wrappers[provider].backend
         if model is None and self._endpoint == "embeddings":
-            message = f"Name the embedding model: {provider}/model. There is no default one."
+            message = f"Name the embedding model: {provider}/model. There is no default embedding model."
             raise _refusal(400, "invalid_model", message)
         pinned = pinned or model is not None or backend.config.default_model is not None
         options = CallOptions(explicit=pinned)

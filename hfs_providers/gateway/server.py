@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from hfs_providers.gateway.protocol import GatewayProtocol
 
 DRAIN_SECONDS = 30
-"""Seconds for which requests in flight may go on when it ends."""
+"""Seconds for which requests in flight may continue when the server shuts down."""
 
 _KEEP_ALIVE = 75
 _BACKLOG = 2048
@@ -25,7 +25,7 @@ _MOST_FILES = 65_536
 
 
 class Application(Protocol):
-    """What is served. It expects the connections of `GatewayProtocol`."""
+    """An application. Its connections must be those of `GatewayProtocol`."""
 
     draining: bool
 
@@ -33,15 +33,15 @@ class Application(Protocol):
         """Answer one request."""
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close its resources."""
 
 
 class GatewayServer(uvicorn.Server):
-    """Answers requests until SIGINT, SIGTERM or `should_exit`; then those in flight end.
+    """Answers requests until SIGINT, SIGTERM or `should_exit`; then it finishes those in flight.
 
     Args:
         listening: a bound socket.
-        ready: called when it answers.
+        ready: called when it accepts requests.
         certificate, private_key: PEM files for TLS; one file may hold both.
 
     Raises:
@@ -62,7 +62,7 @@ class GatewayServer(uvicorn.Server):
             ws="none",
             lifespan="off",
             log_config=None,
-            # Below that it warns of each malformed request.
+            # At a lower level it warns about each malformed request.
             log_level="error",
             access_log=False,
             server_header=False,
@@ -74,7 +74,7 @@ class GatewayServer(uvicorn.Server):
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        # Here, because an unusable certificate is the caller's to report.
+        # Here, so that the caller can report an unusable certificate.
         config.load()
         super().__init__(config)
         self._gateway = gateway
@@ -82,7 +82,7 @@ class GatewayServer(uvicorn.Server):
         self._ready = ready
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve, in an event loop of its own."""
+        """Serve in its own event loop."""
         _allow_many_connections()
         # On Windows there is no uvloop.
         loop_factory = None if sys.platform == "win32" else importlib.import_module("uvloop").new_event_loop
@@ -90,13 +90,13 @@ class GatewayServer(uvicorn.Server):
             runner.run(self._run(sockets or [self._listening]))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does, and say so."""
+        """As uvicorn does, and then call `ready`."""
         await super().startup(sockets)
         if self.started:
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End, and do not be ready any more."""
+        """Shut down, and report not ready from now on."""
         self._gateway.draining = True
         super().handle_exit(sig, frame)
 
@@ -108,7 +108,7 @@ class GatewayServer(uvicorn.Server):
 
 
 def _allow_many_connections() -> None:
-    """A request needs two: many systems allow a process 1 024 files unless it asks for more."""
+    """Raise the limit of open files. A request needs two, and many systems allow only 1 024 by default."""
     if sys.platform == "win32":
         return
     import resource

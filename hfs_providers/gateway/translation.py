@@ -1,7 +1,7 @@
-"""Anthropic's messages as chat completions, for providers that have only these: requests, answers and streams.
+"""Translates Anthropic's messages to chat completions, for providers that have only these: requests, answers, streams.
 
-Chat completions have no member for `top_k`, `thinking`, `metadata` and `cache_control`: they are left out. Content that
-chat completions cannot hold is refused.
+Chat completions have no `top_k`, `thinking`, `metadata` and `cache_control`, so these are left out. Content that chat
+completions cannot contain is refused.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _SAME = ("max_tokens", "temperature", "top_p", "stream")
 
 
 def chat_request(body: Mapping[str, Any]) -> bytes:
-    """A request for chat completions, but for the name of the model.
+    """A request for chat completions, without the name of the model.
 
     Raises:
-        Refusal: it is not one for messages, or has content that only they have.
+        Refusal: the body is not a request for messages, or has content that chat completions cannot contain.
     """
     try:
         return msgspec.json.encode(_chat_request(body))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        message = "The body has not the form of Anthropic's messages."
+        message = "The body is not a valid request for Anthropic's messages."
         raise Refusal(400, "invalid_request", message, param="messages") from None
 
 
@@ -73,7 +73,7 @@ def _text(content: Any) -> str:
 
 
 def _unknown(block: Mapping[str, Any]) -> str:
-    message = f"A provider without /v1/messages cannot be sent {block['type']!r:.50}."
+    message = f"A provider without /v1/messages does not accept {block['type']!r:.50}."
     raise Refusal(501, "not_translated", message, param="messages")
 
 
@@ -138,7 +138,7 @@ def message_answer(body: bytes) -> bytes:
     """An answer of chat completions, as a message.
 
     Raises:
-        UnusableAnswerError: it is none.
+        UnusableAnswerError: it is not a chat completion.
     """
     try:
         answer = msgspec.json.decode(body)
@@ -152,7 +152,7 @@ def message_answer(body: bytes) -> bytes:
         message = _message(answer, content, _STOP_REASONS.get(choice.get("finish_reason") or "", "end_turn"))
         return msgspec.json.encode({**message, "usage": _usage(answer.get("usage"))})
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError):
-        raise UnusableAnswerError("server_error", "the answer is no chat completion") from None
+        raise UnusableAnswerError("server_error", "the answer is not a chat completion") from None
 
 
 def _message(answer: Json, content: list[Json], stop_reason: str | None) -> Json:
@@ -176,7 +176,7 @@ def _usage(counted: Any) -> Json:
 
 
 class MessageStream:
-    """Turns the events of a stream of chat completions into those of a stream of messages."""
+    """Translates the events of a stream of chat completions into those of a stream of messages."""
 
     __slots__ = ("_begun", "_block", "_ended", "_index", "_stop_reason", "_tool", "_usage")
 
@@ -190,10 +190,10 @@ class MessageStream:
         self._usage = _usage(None)
 
     def feed(self, events: bytes) -> bytes:
-        """What whole events become.
+        """Translate complete events.
 
         Raises:
-            UnusableAnswerError: they are not those of chat completions.
+            UnusableAnswerError: they are not chat completions.
         """
         made: list[bytes] = []
         for data in event_data(events):
@@ -203,11 +203,11 @@ class MessageStream:
             try:
                 made += self._chunk(msgspec.json.decode(data))
             except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError):
-                raise UnusableAnswerError("server_error", "an event is no part of a chat completion") from None
+                raise UnusableAnswerError("server_error", "an event is not part of a chat completion") from None
         return b"".join(made)
 
     def close(self) -> bytes:
-        """The end, if no end mark came."""
+        """The events for the end, if `[DONE]` has not arrived."""
         return b"".join(self._end())
 
     def _chunk(self, chunk: Json) -> Iterator[bytes]:

@@ -96,7 +96,7 @@ def limit_refusal(connection: sqlite3.Connection, reservation: Reservation, wall
             # It would fit without what is in flight, which may not count in the end, may cost less than was reserved,
             # or may be in a row already.
             until = max(until, wall + _SOON)
-    return Refusal("limited", until, "other processes have used up its allowance") if until else None
+    return Refusal("limited", until, "other processes have used up its limits") if until else None
 
 
 def _rules(reservation: Reservation, wall: float) -> list[_WindowRule]:

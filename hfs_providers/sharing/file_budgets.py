@@ -44,11 +44,16 @@ _BROKEN = (OSError, sqlite3.Error, StoreError)
 
 _CREATE = """
     INSERT INTO budget (name, start, ends, provider, client, spent, hosts)
-    SELECT :name, :start, :ends, :provider, :client, coalesce(sum(quarter.cost_nanousd), 0),
+    SELECT :name, :start, :ends, :provider, :client, coalesce(sum(cost_nanousd), 0),
         coalesce((SELECT max(hosts) FROM budget WHERE name = :name), 1)
-    FROM quarter JOIN series ON series.id = quarter.series
-    WHERE quarter.start >= :start AND quarter.start < :ends
-    AND :provider IN ('', series.provider) AND :client IN ('', series.client)
+    FROM (
+        SELECT provider, client, cost_nanousd FROM total
+        WHERE start >= :start AND start < min(:ends, (SELECT upto FROM totalled))
+        UNION ALL
+        SELECT provider, client, quarter.cost_nanousd FROM quarter JOIN series ON series.id = quarter.series
+        WHERE start >= max(:start, (SELECT upto FROM totalled)) AND start < :ends
+    )
+    WHERE :provider IN ('', provider) AND :client IN ('', client)
 """
 _LOOK = "SELECT spent, hosts, part FROM budget WHERE (name, start, ends) = (?, ?, ?)"
 _ADD = "UPDATE budget SET spent = spent + ? WHERE (name, start, ends) = (?, ?, ?)"

@@ -31,25 +31,29 @@ again."""
 
 _log = logging.getLogger("hfs_providers")
 
+# Series that are named in a query. Of more of them, all of the provider are read.
+_FEW = 1000
+
 # Queries, their span, and by kind of window what is added to a stamp. A bucket is stamped with its end, so that nothing
 # leaves a window early; for a calendar day with its middle, because it must lie within the day. The rows of a quarter
 # are not summed up here: grouping them takes SQLite four times as long as reading them, and a window adds them.
+# ?1 is the provider, {of} says which of its series.
 _WINDOWS = (
     (
         "SELECT u.series, u.at, 1, u.charged FROM series s CROSS JOIN usage u ON u.series = s.id"
-        " WHERE s.provider = ? AND u.at > ?",
+        " WHERE {of} AND u.at > ?2",
         MINUTE,
         {"minute": 0.0},
     ),
     (
         "SELECT u.series, CAST(u.at / 60 AS INTEGER) * 60.0, COUNT(*), SUM(u.charged)"
-        " FROM series s CROSS JOIN usage u ON u.series = s.id WHERE s.provider = ? AND u.at > ? GROUP BY 1, 2",
+        " FROM series s CROSS JOIN usage u ON u.series = s.id WHERE {of} AND u.at > ?2 GROUP BY 1, 2",
         HOUR + MINUTE,
         {"hour": MINUTE},
     ),
     (
         "SELECT q.series, q.start, q.requests, q.charged FROM series s CROSS JOIN quarter q ON q.series = s.id"
-        " WHERE s.provider = ? AND q.start > ?",
+        " WHERE {of} AND q.start > ?2",
         DAY + QUARTER,
         {"day": QUARTER, snapshot.ANY_ZONE: QUARTER / 2},
     ),
@@ -95,9 +99,11 @@ def _windows(
         account = account_of.get(fingerprint) or account_of.get(key_id)
         if account is not None:
             series[number] = account, model
+    of = f"s.id IN ({', '.join(map(str, series))})" if len(series) <= _FEW else "s.provider = ?1"
     used: dict[str, list[WindowSnapshot]] = {}
     for query, span, shifts in _WINDOWS:
-        for number, rows in groupby(connection.execute(query, (provider, wall - span)), itemgetter(0)):
+        found_rows = connection.execute(query.format(of=of), (provider, wall - span))
+        for number, rows in groupby(found_rows, itemgetter(0)):
             if number not in series:
                 continue
             account, model = series[number]

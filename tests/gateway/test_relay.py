@@ -18,6 +18,7 @@ from hfs_providers import KeyedProvider, ModelDefault, hookimpl
 from hfs_providers.authoring import Credential, ProviderConfig
 from hfs_providers.contract.secret import Secret
 from hfs_providers.gateway import relay
+from hfs_providers.gateway.reading import StreamReader
 from hfs_providers.gateway.routes import Routes
 from hfs_providers.testing import (
     BadRequest,
@@ -168,6 +169,34 @@ def test_a_fault_of_the_gateway_itself_is_in_its_log(
     monkeypatch.setattr(*{"attempt": (relay, "check_whole", fails), "find": (Routes, "find", fails)}[place])
     got = house.served.ask("groq")
     assert (got.status_code, got.json()["error"]["code"]) == (500, "internal_error")
+    (record,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "in fails" in (record.exc_text or "")
+
+
+@pytest.mark.parametrize("model", ["corp", "corp,corp/m"])
+def test_a_fault_behind_the_first_part_of_an_answer_is_in_its_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    seen = threading.Event()
+
+    async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM + chunked(delta("one")))
+        await asyncio.to_thread(seen.wait, 10)
+        writer.write(chunked(delta("", "stop"), DONE) + b"0\r\n\r\n")
+
+    def fails(*_: object) -> None:
+        raise TypeError("a fault of its own")
+
+    monkeypatch.setattr(StreamReader, "_read", fails)
+    with (
+        Wire(talk) as wire,
+        Served(wire.env(), [CORP]) as served,
+        httpx.stream("POST", f"{served.url}/v1/chat/completions", json={"model": model, "stream": True}) as got,
+    ):
+        parts = got.iter_raw()
+        assert next(parts) == delta("one")
+        seen.set()
+        assert b"stream_interrupted" in b"".join(parts)
     (record,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
     assert "in fails" in (record.exc_text or "")
 

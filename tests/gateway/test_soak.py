@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
 
 from tests.gateway.soak.books import Row, settle
 from tests.gateway.soak.provider import FAULTS, Hit
 from tests.gateway.soak.run import Plan, run
 from tests.long import takes_long
+from tests.turns import Turns, late
 
 OK = Hit(1, "groq", "a", "Ok", True)
 LIMITED = Hit(1, "groq", "b", "RateLimited", False)
@@ -19,7 +23,7 @@ LIMITED = Hit(1, "groq", "b", "RateLimited", False)
 
 @takes_long
 def test_twenty_thousand_requests() -> None:
-    # Of a busy machine, the writer of rows may get no turn for longer than it waits.
+    # A busy disk may keep the writer of rows waiting as well.
     report = run(Plan(20_000, seconds=50, at_risk=1.0))
     assert report.wrong == [], report
     # It was one: each kind of ending and of fault is there.
@@ -57,3 +61,14 @@ def test_what_does_not_fit_is_found() -> None:
     assert wrong([LIMITED], [row(7, key="b")])
     assert wrong([LIMITED], [row(0, "dead", "b")])
     assert wrong([OK], [row(0, "abandoned")])
+
+
+def test_a_row_may_be_late_where_threads_get_no_turn(tmp_path: Path) -> None:
+    turns = Turns(tmp_path / "turns")
+    turns.note(10.0, 0.0)
+    assert late(tmp_path / "turns", now=10.02) == 0.0
+    turns.note(10.32, 0.3)
+    turns.note(10.36, 0.02)
+    assert late(tmp_path / "turns", now=10.38) == pytest.approx(4 * 0.3)
+    # It has not come back since.
+    assert late(tmp_path / "turns", now=10.88) == pytest.approx(4 * 0.5)

@@ -183,6 +183,26 @@ def test_what_cannot_be_translated_is_refused(body: Any, status: int) -> None:
     assert refused.value.status == status
 
 
+def test_what_cannot_be_translated_goes_to_who_has_the_protocol() -> None:
+    async def talk(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(b'{"content":[{"type":"text","text":"read"}]}'))
+
+    document: Any = [{"role": "user", "content": [{"type": "document", "source": {}}]}]
+    with Wire(talk) as wire:
+        env = {**wire.env(), "PLAIN_API_KEY": "x", "PLAIN_BASE_URL": f"http://127.0.0.1:{wire.port}"}
+        with Served(env, [CORP, replace(PLAIN, name="plain")]) as served:
+            for model in ("corp/m,plain/m", "plain/m,corp/m", "any"):
+                got = served.ask(model, "messages", messages=document)
+                assert (got.status_code, got.headers["x-hfs-provider"]) == (200, "corp"), got.text
+            got = served.ask("plain/m,plain/n", "messages", messages=document)
+            assert got.status_code == 501
+            assert "document" in got.json()["error"]["message"]
+            # What can be translated is answered by the first.
+            assert b"/v1/chat/completions" not in b"".join(wire.requests)
+            served.ask("plain/m,corp/m", "messages")
+            assert b"/v1/chat/completions" in b"".join(wire.requests)
+
+
 def test_members_of_any_type_are_translated_or_refused() -> None:
     statuses: set[int] = set()
     for member in ("messages", "system", "tools", "tool_choice", "stop_sequences", "output_config", "max_tokens"):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from hfs_providers.gateway.connection import Origin, UpstreamError
+from hfs_providers.gateway.connection import MOST_INFLATED, Origin, UpstreamError
 from hfs_providers.gateway.upstream import Upstream
 from tests.gateway.served import Wire, certify, whole
 
@@ -98,9 +98,13 @@ def test_answers_of_every_form(answer: bytes, body: bytes) -> None:
         (b"HTTP/1.1 200", "closed in the middle"),
         (whole(b"hi")[:-1], "closed in the middle"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n", "closed in the middle"),
-        (b"SSH-2.0-OpenSSH\r\n", "no HTTP"),
+        (b"SSH-2.0-OpenSSH\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000, "too large"),
-        (whole(b"this is no gzip", headers="content-encoding: gzip"), "no HTTP"),
+        (whole(b"this is no gzip", headers="content-encoding: gzip"), "not HTTP"),
+        (
+            whole(gzip.compress(bytes(MOST_INFLATED + 1)), headers="content-encoding: gzip"),
+            "compressed answer is too large",
+        ),
     ],
 )
 def test_answers_that_break(answer: bytes, what: str) -> None:
@@ -127,7 +131,9 @@ def test_nobody_there_is_a_request_that_was_not_sent() -> None:
     assert not failed.value.verdict.sent
 
 
-@pytest.mark.parametrize(("answer", "what"), [(b"", "no answer came"), (b"HTTP/1.1 200 OK\r\n\r\nhi", "nothing more")])
+@pytest.mark.parametrize(
+    ("answer", "what"), [(b"", "no answer arrived"), (b"HTTP/1.1 200 OK\r\n\r\nhi", "the rest of the answer")]
+)
 def test_silence_has_an_end(monkeypatch: pytest.MonkeyPatch, answer: bytes, what: str) -> None:
     monkeypatch.setattr("hfs_providers.gateway.upstream._SWEEP", 0.05)
     with answered(answer) as wire, pytest.raises(UpstreamError, match=f"{what}.* in time"):
@@ -178,7 +184,7 @@ def test_a_proxy_is_asked_for_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_proxy_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("https_proxy", proxy)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(UpstreamError, match=r"HTTPS_PROXY is not like http://") as caught:
+    with pytest.raises(UpstreamError, match=r"HTTPS_PROXY does not have the form http://") as caught:
         run(lambda upstream: upstream.connect(Origin("far.example", 443, True)))
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 

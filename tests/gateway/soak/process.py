@@ -1,11 +1,18 @@
-"""`hfs-providers`, which says at its end what its pools still hold: `python -m tests.gateway.soak.process serve`."""
+"""`hfs-providers`, which says how late its threads get their turns, and at its end what its pools still hold:
+`python -m tests.gateway.soak.process serve`.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from hfs_providers import ProviderManager
 from hfs_providers.cli import main
+from tests.turns import Turns
+
+TURNS = "turns"
+"""The file in its directory."""
 
 _shut_down = ProviderManager.shutdown
 
@@ -20,4 +27,5 @@ def _told(manager: ProviderManager) -> None:
 
 if __name__ == "__main__":
     ProviderManager.shutdown = _told  # type: ignore[method-assign]
+    Turns(Path(TURNS)).start()
     main()

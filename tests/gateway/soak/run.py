@@ -24,9 +24,11 @@ import uvloop
 from tests.fleet.fleet import ROOT, clean
 from tests.gateway.soak.books import read_rows, settle
 from tests.gateway.soak.client import Client, Ending
+from tests.gateway.soak.process import TURNS
 from tests.gateway.soak.provider import SoakServer
 from tests.loopback_process import LoopbackProcess
 from tests.sharing.redis_server import eventually, free_port
+from tests.turns import late
 
 PROVIDERS = ("cerebras", "groq", "gemini", "openrouter")
 _KEYS = 8
@@ -46,7 +48,7 @@ class Plan:
         seconds: after which no more are sent.
         connections: that ask at the same time.
         seed: of every draw.
-        at_risk: seconds of rows that `kill -9` may cost.
+        at_risk: seconds of rows that `kill -9` may cost, on a machine where each thread gets its turn at once.
         growth: bytes by which the memory of the last life may grow: limits count a minute's requests.
     """
 
@@ -152,7 +154,7 @@ class Soak:
         with self._serving() as process:
             self._endings: dict[int, Ending] = {}
             self._ending = False
-            killed = None
+            due = None
             clients = [asyncio.ensure_future(self._client()) for _ in range(self.plan.connections)]
             watching = asyncio.ensure_future(self._watch(process.pid))
             while self._progress() < until and not all(client.done() for client in clients):
@@ -160,14 +162,16 @@ class Soak:
             asking = set(self._asking)
             if ended_by is not None:
                 self._ending = True
-                killed = time.time() if ended_by is signal.SIGKILL else None
+                if ended_by is signal.SIGKILL:
+                    killed = time.time()
+                    due = killed - self.plan.at_risk - late(self._directory / TURNS, killed)
                 process.send_signal(ended_by)
             await asyncio.gather(*clients)
             watching.cancel()
             process.terminate()
             said, _ = await asyncio.to_thread(process.communicate)
         await asyncio.to_thread(_wait_until_quiet, server)
-        self._judge(server, killed, asking, said)
+        self._judge(server, due, asking, said)
 
     async def _client(self) -> None:
         """Ask until this life ends, or there have been enough requests."""
@@ -191,7 +195,8 @@ class Soak:
                 self.report.memory.append(int(resident[1]) * 1024)
             await asyncio.sleep(_SAMPLED)
 
-    def _judge(self, server: LoopbackProcess, killed: float | None, asking: set[int], said: str) -> None:
+    def _judge(self, server: LoopbackProcess, due: float | None, asking: set[int], said: str) -> None:
+        """Hold a life's books against each other, of which a kill may have cost no row from before `due`."""
         report, endings = self.report, self._endings
         report.endings.update(ending.kind for ending in endings.values())
         report.codes.update(ending.said for ending in endings.values() if ending.kind in ("error", "interrupted"))
@@ -202,7 +207,7 @@ class Soak:
         report.rows.update(row.outcome for row in rows)
         report.missing += len(hits) - len(rows)
         cut = {number for number, ending in endings.items() if ending.kind == "cut"}
-        if killed is None:
+        if due is None:
             report.held.append(json.loads(said.splitlines()[-1]))
             if any(counts != [0, 0] for counts in report.held[-1].values()):
                 report.wrong.append(f"something is held: {said}")
@@ -212,10 +217,12 @@ class Soak:
             report.wrong.append(f"requests were cut off before the kill: {sorted(stray)[:5]} of {len(stray)}")
         answers = {ending.number for ending in endings.values() if ending.kind == "answer"}
         left = {number for number, ending in endings.items() if ending.kind == "left"}
-        due = float("inf") if killed is None else killed - self.plan.at_risk
-        # That a client has left is noticed later, if the gateway is busy.
-        last = {number for number, ending in endings.items() if ending.at + (number in left) * _NOTICED > due}
-        report.wrong += settle(first, hits, rows, answers, left, cut | last)
+        at_risk = cut
+        if due is not None:
+            # That a client has left is noticed later, if the gateway is busy.
+            last = (number for number, ending in endings.items() if ending.at + (number in left) * _NOTICED > due)
+            at_risk = cut.union(last)
+        report.wrong += settle(first, hits, rows, answers, left, at_risk)
 
     @contextmanager
     def _serving(self) -> Iterator[subprocess.Popen[str]]:
