@@ -12,6 +12,7 @@ plugin = KeyedProvider(
     http=HttpApi(
         openai=(),
         messages="/v1/messages",
+        count_tokens="/v1/messages/count_tokens",
         key_header="x-api-key",
         key_prefix="",
         headers={"anthropic-version": "2023-06-01"},

@@ -1,4 +1,4 @@
-"""Families of SDKs: how each takes an HTTP client that all keys share. Nothing below imports them."""
+"""Families of SDKs: how each SDK accepts an HTTP client that all keys share. Lower packages do not import them."""
 
 FAMILIES = {
     "stainless": "hfs_providers.families.stainless:StainlessClients",
@@ -10,11 +10,13 @@ FAMILIES = {
     "bedrock": "hfs_providers.families.bedrock:BedrockClients",
     "cohere": "hfs_providers.families.cohere:CohereClients",
     "google_genai": "hfs_providers.families.google_genai:GenaiClients",
+    "google_interactions": "hfs_providers.families.google_genai:InteractionsClients",
     "huggingface": "hfs_providers.families.huggingface:HuggingFaceClients",
     "litellm": "hfs_providers.families.litellm:LiteLLMClients",
     "llama": "hfs_providers.families.llama:LlamaClients",
     "mistral": "hfs_providers.families.mistral:MistralClients",
     "ollama": "hfs_providers.families.ollama:OllamaClients",
+    "ollama_responses": "hfs_providers.families.stainless:OllamaResponsesClients",
     "portkey": "hfs_providers.families.portkey:PortkeyClients",
 }
-"""By the name that `KeyedProvider.client` may give, the subclass of `Clients`."""
+"""The subclasses of `Clients`, by the names for `KeyedProvider.client`."""

@@ -13,7 +13,7 @@ _FROM_ENVIRONMENT = ("auth_token", "resource")
 
 
 class _NoHeaders(logging.Filter):
-    """Keeps the headers of requests out of the SDK's log at DEBUG: those for Azure hold the key, and it is written."""
+    """Keeps request headers out of the SDK's log at DEBUG, because those for Azure contain the key."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, Mapping) and "headers" in record.args:
@@ -25,13 +25,13 @@ _NO_HEADERS = _NoHeaders("hfs-providers")
 
 
 class AnthropicClients(StainlessClients):
-    """Generated as openai's is; but the model class has no fields for the address and the retries."""
+    """Generated like openai's SDK, but the model class has no fields for the address and the retries."""
 
     settings: tuple[str, ...] = ("timeout", "default_headers", "client_params", "http_client")
     url_field = None
     answers = "asked"
     defaults: ClassVar = {
-        # Its input tokens leave out what was read from a cache or written into it.
+        # Its input tokens do not include tokens that were read from a cache or written to it.
         "usage_fields": UsageFields(
             cached=("cache_read_input_tokens",), cache_write=("cache_creation_input_tokens",), cache_apart=True
         ),
@@ -40,7 +40,7 @@ class AnthropicClients(StainlessClients):
             "anthropic-ratelimit-requests-limit": "rpm",
             "anthropic-ratelimit-tokens-limit": "tpm",
         },
-        # The model class takes a pydantic class, or a schema in another wrapping than OpenAI's.
+        # The model class accepts a pydantic class, or a schema in another form than OpenAI's.
         "messages": MessageRules(json_schemas=False),
     }
 
@@ -55,7 +55,7 @@ class AnthropicClients(StainlessClients):
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
         params = {"max_retries": 0, **bound.client_params}
-        # What a class takes out of the process environment besides the key: the SDK refuses to have both.
+        # A class may take a second credential from the process environment, and the SDK refuses to have both.
         taken = bound._get_client_params()  # noqa: SLF001
         params = {**{name: None for name in _FROM_ENVIRONMENT if name in taken}, **params}
         address = credential.params.get("endpoint") or self.config.base_url
@@ -64,7 +64,7 @@ class AnthropicClients(StainlessClients):
         bound.client_params = params
 
     def usable(self, answer: Any) -> bool:
-        # An answer may be whole and have no content.
+        # A complete answer may have no content.
         return getattr(answer, "stop_reason", None) is not None
 
     def ends(self, chunk: Any) -> bool:

@@ -25,7 +25,7 @@ _WRONG_KEYS = frozenset(
 
 
 def _by_header(evidence: Evidence) -> Meaning | None:
-    """Bedrock's codes are in a header; the SDK's errors have no other."""
+    """Reads Bedrock's codes from a header, because the SDK's errors have no other."""
     code = next(iter(evidence.headers.get("x-amzn-errortype", ())), "").partition(":")[0]
     if code in _WRONG_KEYS:
         return Meaning("dead")
@@ -33,7 +33,7 @@ def _by_header(evidence: Evidence) -> Meaning | None:
 
 
 class AnthropicBedrockClients(AnthropicClients):
-    """Keys are those of `bedrock`. The model class takes no API key, so the SDK's clients are made here."""
+    """Keys are those of `bedrock`. The model class accepts no API key, so this class creates the SDK's clients."""
 
     settings: tuple[str, ...] = (*AnthropicClients.settings, "aws_region")
     secret_fields = ("aws_access_key", "aws_secret_key", "aws_session_token", "session")
@@ -49,7 +49,7 @@ class AnthropicBedrockClients(AnthropicClients):
         key = credential.secret.reveal() if credential.secret is not None else "none"
         region, address = place_of(credential.params.get("endpoint") or self.config.base_url, bound.aws_region)
         given = {
-            # Always given, or the SDK takes a token out of the process environment.
+            # Always set; otherwise the SDK takes a token from the process environment.
             "api_key": key,
             "aws_region": region,
             "base_url": address,
@@ -70,7 +70,7 @@ class AnthropicBedrockClients(AnthropicClients):
 
 
 class AnthropicVertexClients(AnthropicClients):
-    """A key is an access token, or a service account's JSON in base64: then the SDK gets its tokens and renews them."""
+    """A key is an access token, or a service account's JSON in base64, for which the SDK gets and renews tokens."""
 
     settings: tuple[str, ...] = (*AnthropicClients.settings, "region", "project_id")
     defaults: ClassVar = {
@@ -81,7 +81,7 @@ class AnthropicVertexClients(AnthropicClients):
 
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
-        # Always given, or the SDK looks for credentials on the machine.
+        # Always set; otherwise the SDK looks for credentials on the machine.
         token: dict[str, Any] = {"access_token": bound.api_key}
         if (account := _account_in(bound.api_key)) is not None:
             accounts = importlib.import_module("google.oauth2.service_account").Credentials
@@ -90,7 +90,7 @@ class AnthropicVertexClients(AnthropicClients):
 
 
 def _account_in(key: str) -> dict[str, Any] | None:
-    """The service account that a key is, or None for an access token, which has dots."""
+    """The service account in a key, or None if the key is an access token, which has dots."""
     try:
         found = json.loads(base64.b64decode(key, validate=True))
     except ValueError:

@@ -11,11 +11,11 @@ from hfs_providers.clients.attempt import running
 from hfs_providers.clients.transports import noting
 
 _POOL = 100
-"""Connections that are kept: as many as httpx opens."""
+"""The most connections: as many as httpx opens."""
 
 
 class AzureInferenceClients(Clients):
-    """Its clients take a transport of azure-core: requests' for sync calls, aiohttp's for async ones."""
+    """Its clients accept a transport of azure-core: with requests for sync calls, with aiohttp for async ones."""
 
     settings = ("azure_endpoint", "api_version", "timeout", "client_params")
     url_field = "azure_endpoint"
@@ -24,7 +24,7 @@ class AzureInferenceClients(Clients):
         "errors": ErrorRules(
             # A deployment belongs to the resource, and so to the key.
             codes={"unknown_model": Meaning("model_gone", scope="key")},
-            # What azure-core makes of a transport's error, of which it keeps the words alone.
+            # azure-core's errors for those of a transport, of which it keeps only the message.
             exceptions={
                 name: Meaning("transport")
                 for name in (
@@ -46,16 +46,16 @@ class AzureInferenceClients(Clients):
         return transport
 
     def make_async_transport(self) -> Any:
-        # It has a session of aiohttp, which keeps no cookies, and makes it when the first request is sent.
+        # It creates its aiohttp session, which keeps no cookies, when the first request is sent.
         return _noting_async(_azure_core().AioHttpTransport)()
 
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
-        # Without a key there would be no client.
+        # Without a key the model class creates no client.
         bound.api_key = bound.api_key or "none"
         params = {"transport": transport, **self.provider.client_params}
         if (timeout := bound.timeout) is not None:
-            # The model class has the field and does not pass it on; a transport that is shared has timeouts of its own.
+            # The model class has the field but does not pass it on, and a shared transport has its own timeouts.
             told = {"connection_timeout": timeout, "read_timeout": timeout}
             params["raw_request_hook"] = lambda request: request.context.options.update(told)
         bound.client_params = {**params, **(bound.client_params or {})}

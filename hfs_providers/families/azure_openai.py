@@ -7,7 +7,7 @@ from typing import Any
 from hfs_providers.authoring import Credential
 from hfs_providers.families.stainless import StainlessClients
 
-# What the classes take out of the process environment besides the key. The SDK refuses some of it beside an address.
+# The fields besides the key that the classes take from the process environment. The SDK refuses some with an address.
 _FROM_ENVIRONMENT = ("azure_endpoint", "azure_deployment")
 
 

@@ -1,6 +1,6 @@
 """Amazon Bedrock's Converse in boto3, and in aiobotocore for async calls, through `agno.models.aws:AwsBedrock`.
 
-A key is an API key of Bedrock's own, or a pair: `ID:SECRET`, or `ID:SECRET:SESSION_TOKEN`.
+A key is a Bedrock API key, or a pair: `ID:SECRET`, or `ID:SECRET:SESSION_TOKEN`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from hfs_providers.authoring import Clients, Credential, ErrorRules, UsageFields
 from hfs_providers.clients.attempt import running
 
 REGION = "us-east-1"
-"""Where an address does not name another region."""
+"""The region if the address names none."""
 
 _SERVICE = "bedrock-runtime"
 _REGION = re.compile(r"(?<=\bbedrock-runtime\.)[a-z0-9-]+(?=\.amazonaws\.)")
 _PAIR = re.compile(r"(?P<access_key_id>[A-Z0-9]{16,128}):(?P<secret_access_key>[^:\s]+)(?::(?P<session_token>\S+))?")
 _CALLS = ("converse", "converse_stream", "count_tokens")
-# What the SDK has itself, with more connections.
+# The SDK's own settings, with more connections.
 _HTTP = {"timeout": 60, "max_pool_connections": 100}
 
 
 class _NoTalk(logging.Filter):
-    """Keeps what the SDK says at DEBUG while a call of ours runs out of the log: whole answers, and what is signed."""
+    """Drops the SDK's DEBUG messages during our calls, because they contain whole answers and signed requests."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno > logging.DEBUG or running.get() is None
@@ -43,7 +43,7 @@ def pair_of(key: str) -> dict[str, str]:
 
 
 def place_of(address: str | None, region: str | None) -> tuple[str, str | None]:
-    """The region and the address. A region of the caller's own goes into an address of AWS."""
+    """The region and the address. If the caller sets a region, an address of AWS gets it."""
     if address and region:
         address = _REGION.sub(region, address)
     found = _REGION.search(address or "")
@@ -51,7 +51,7 @@ def place_of(address: str | None, region: str | None) -> tuple[str, str | None]:
 
 
 class BedrockClients(Clients):
-    """The SDK's clients are made here: all send through one session of HTTP, and know nothing of the process's keys."""
+    """Creates the SDK's clients: all use one HTTP session, and none uses the AWS keys of the process."""
 
     settings = ("aws_region",)
     url_field = None
@@ -109,14 +109,14 @@ class BedrockClients(Clients):
         return "messageStop" in chunk
 
     def _asked(self, bound: Any, credential: Credential) -> tuple[dict[str, Any], dict[str, str]]:
-        """The arguments of a key's client, and the headers that its requests need besides."""
+        """The arguments of a key's client, and the additional headers of its requests."""
         core = importlib.import_module("botocore")
         key = credential.secret.reveal() if credential.secret is not None else ""
         pair = pair_of(key)
         region, address = place_of(credential.params.get("endpoint") or self.config.base_url, bound.aws_region)
         config = importlib.import_module("botocore.config").Config(
             retries={"total_max_attempts": 1},
-            # Said here, so that no token of the process environment is taken.
+            # Set, so that the SDK uses no token from the process environment.
             signature_version="v4" if pair else core.UNSIGNED,
         )
         arguments: dict[str, Any] = {
@@ -130,7 +130,7 @@ class BedrockClients(Clients):
 
 
 class _Shared:
-    """A session of the SDK, which keeps what it has read of the service, and one of HTTP beneath it."""
+    """A session of the SDK, which caches the description of the service, and the HTTP session that it uses."""
 
     def __init__(self, package: str, http: str, address: str | None) -> None:
         for name in _TALKS:
@@ -144,12 +144,12 @@ class _Shared:
         )
 
     def close(self) -> Any:
-        """Close the connections; that of an async session is awaited."""
+        """Close the connections; the result for an async session must be awaited."""
         return self.http.close()
 
 
 class _AsyncClient:
-    """A client of aiobotocore, made by the first call: that takes an await."""
+    """A client of aiobotocore. The first call creates it, because that needs an await."""
 
     def __init__(self, make: Callable[[], Awaitable[Any]]) -> None:
         self._make = make

@@ -10,7 +10,7 @@ from hfs_providers.authoring import Clients, Credential, ErrorRules, Meaning, Me
 
 
 class CohereClients(Clients):
-    """The model class passes neither an address nor a timeout on, so the SDK's clients are made here."""
+    """Creates the SDK's clients, because the model class passes neither an address nor a timeout on."""
 
     settings = ("client_params", "http_client")
     url_field = None
@@ -20,13 +20,13 @@ class CohereClients(Clients):
         # https://docs.cohere.com/reference/errors
         "errors": ErrorRules(
             statuses={
-                # The model, or this key's access to it: a wrong address has the same status.
+                # The model does not exist, or this key may not use it; a wrong address has the same status.
                 404: Meaning("model_gone", scope="key"),
-                # The input or the output has a blocked word.
+                # The input or the output contains a blocked word.
                 498: Meaning("refused"),
             },
         ),
-        # It has JSON mode and takes no schema in OpenAI's wrapping.
+        # It has a JSON mode, but accepts no schema in OpenAI's form.
         "messages": MessageRules(json_schemas=False),
     }
 
@@ -57,7 +57,7 @@ class CohereClients(Clients):
 
     def _made(self, kind: str, bound: Any, credential: Credential, transport: Any) -> Any:
         given: dict[str, Any] = {
-            # The SDK refuses to be without a key, or takes one out of the process environment.
+            # Without a key the SDK takes one from the process environment, or raises an error.
             "api_key": bound.api_key or "none",
             "base_url": credential.params.get("endpoint") or self.config.base_url,
             "httpx_client": bound.http_client or transport,

@@ -5,32 +5,32 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 from urllib.request import getproxies
 
-from hfs_providers.authoring import Clients, Credential
+from hfs_providers.authoring import Clients, Credential, ErrorRules, Meaning, MessageRules, UsageFields
 from hfs_providers.clients.transports import newest_backend
 
 
 class GenaiClients(Clients):
-    """Everything goes into `client_params["http_options"]`."""
+    """Sets everything in `client_params["http_options"]`."""
 
     settings = ("timeout", "client_params", "vertexai", "project_id", "location", "credentials")
     url_field = None
     async_client_field = "client"
-    answers = "choices"
+    answers: Literal["unknown", "choices", "asked"] = "choices"
 
     def make_transport(self) -> Any:
         return self.shared(newest_backend().Client, timeout=None, follow_redirects=True)
 
     def make_async_transport(self) -> Any:
-        # The transport that a bare model would use: google-genai takes aiohttp where it is installed.
+        # The transport that a bare model would use: google-genai uses aiohttp if it is installed.
         if importlib.util.find_spec("aiohttp") is not None:
             aiohttp = importlib.import_module("aiohttp")
             return aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context(newest_backend())),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # To look for a proxy, aiohttp hands each request to a thread and back.
+                # With `trust_env`, aiohttp uses a thread for each request to look for a proxy.
                 trust_env=bool(getproxies()),
                 read_bufsize=2**22,
             )
@@ -59,12 +59,36 @@ class GenaiClients(Clients):
         context = self.tls_context(newest_backend())
         defaults: dict[str, Any] = {
             "retry_options": {"attempts": 1},
-            # Without these each client builds TLS contexts of its own.
+            # Without these, each client creates its own TLS contexts.
             "async_client_args": {"ssl": context, "verify": context},
         }
         if bound.timeout is not None:
-            # `client_params` replaces what Agno makes of `timeout`, so it is said again here, in milliseconds.
+            # `client_params` replaces what Agno sets for `timeout`, so it is set again here, in milliseconds.
             defaults["timeout"] = int(bound.timeout * 1000)
         if self.config.base_url is not None:
             defaults["base_url"] = self.config.base_url
         return {**given, "http_options": {**defaults, **transports, **options}}
+
+
+class InteractionsClients(GenaiClients):
+    """`client.interactions`, which sends by httpx alone."""
+
+    answers = "asked"
+    defaults: ClassVar = {
+        "usage_fields": UsageFields(reasoning_apart=True),
+        # The model, or this key's access to it: a wrong address has the same status.
+        "errors": ErrorRules(statuses={404: Meaning("model_gone", scope="key")}),
+        # It takes no schema in OpenAI's wrapping.
+        "messages": MessageRules(json_schemas=False),
+    }
+
+    def make_async_transport(self) -> Any:
+        return self.shared(newest_backend().AsyncClient, timeout=None, follow_redirects=True)
+
+    def usable(self, answer: Any) -> bool:
+        return bool(getattr(answer, "steps", None)) and answer.status not in ("failed", "cancelled")
+
+    def ends(self, chunk: Any) -> bool:
+        # After `requires_continuation` the SDK asks for the rest by itself.
+        ended = chunk.event_type == "interaction.completed"
+        return ended and chunk.interaction.status in ("completed", "incomplete", "requires_action")

@@ -12,16 +12,16 @@ from hfs_providers.clients.transports import backend_of
 
 
 class HuggingFaceClients(Clients):
-    """Its clients send through connections of the whole process, and keep each stream that they open; these do neither.
+    """Replaces the SDK's clients, which use connections of the whole process and keep each stream that they open.
 
-    The address ends with `/v1`, as that of the router or of an endpoint of one's own.
+    The address ends with `/v1`, like that of the router or of your own endpoint.
     """
 
     settings = ("base_url", "timeout", "client_params")
     answers = "asked"
     defaults: ClassVar = {
         "errors": ErrorRules(
-            # Without a status: an error inside a stream.
+            # An error inside a stream, which has no status.
             exceptions={
                 "OverloadedError": Meaning("overloaded"),
                 "GenerationError": Meaning("server_error"),
@@ -40,7 +40,7 @@ class HuggingFaceClients(Clients):
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
         if credential.secret is None:
-            # The SDK takes one out of the process environment, or of a file.
+            # Without a key the SDK takes one from the process environment or from a file.
             bound.api_key = "none"
         bound.client_params = {**self.provider.client_params, **(bound.client_params or {})}
         kind, field = _KINDS[hasattr(transport, "aclose")]
@@ -65,7 +65,7 @@ _KINDS = (("InferenceClient", "client"), ("AsyncInferenceClient", "async_client"
 
 
 def _backend() -> Any:
-    """What the SDK is built on: httpx, or httpx2 from 2.0 on."""
+    """The SDK's HTTP library: httpx, or httpx2 since its version 2.0."""
     return backend_of(importlib.import_module("huggingface_hub.errors").HfHubHTTPError)
 
 

@@ -13,15 +13,15 @@ _MAX_CHAIN = 20
 
 
 class LiteLLMClients(StainlessClients):
-    """It takes the key and the address with each call. A model whose id names none of its providers (`anthropic/...`)
-    is asked with OpenAI's protocol, over connections that all keys share; for the others it has connections of its own.
+    """LiteLLM accepts the key and the address with each call. If a model's id names none of its providers
+    (`anthropic/...`), it uses OpenAI's protocol, over connections that all keys share; else its own connections.
     """
 
     settings = ("api_base",)
     url_field = "api_base"
     async_client_field = "client"
     answers = "asked"
-    # Beneath its own errors are those of the openai SDK.
+    # Its errors wrap those of the openai SDK.
     defaults: ClassVar = {"errors": ErrorRules(modules=["openai"])}
 
     def _sdk(self) -> Any:
@@ -47,13 +47,13 @@ class LiteLLMClients(StainlessClients):
 
 
 class _Client:
-    """What the model class uses of the module `litellm`, for one key."""
+    """The part of the module `litellm` that the model class uses, for one key."""
 
     def __init__(self, given: dict[str, Any], openai: Any) -> None:
         self._given = given
         self._openai = openai
         self._litellm = _litellm()
-        # It prints to stdout how to get help, at each failed attempt.
+        # Otherwise it prints to stdout how to get help, at each failed attempt.
         self._litellm.suppress_debug_info = True
         self._providers = {getattr(each, "value", each) for each in self._litellm.provider_list}
 
@@ -114,12 +114,12 @@ def _litellm() -> Any:
 
 
 def _made_up(answer: Any, chunk: Any) -> bool:
-    """Whether LiteLLM ends a stream that was cut off."""
+    """Whether LiteLLM itself added the end to a stream that was cut off."""
     return answer.received_finish_reason is None and any(choice.finish_reason for choice in chunk.choices)
 
 
 def _answered(error: BaseException) -> BaseException:
-    """The error that LiteLLM worded anew: it has the code and the headers of the answer, or says that none came."""
+    """The error that LiteLLM has rewritten: it has the answer's code and headers, or says that there was no answer."""
     link: BaseException | None = error
     for _ in range(_MAX_CHAIN):
         link = link.__cause__ or link.__context__ if link is not None else None

@@ -9,11 +9,11 @@ from hfs_providers.families.stainless import StainlessClients
 
 
 class LlamaClients(StainlessClients):
-    """Generated as openai's is; its answers and the events of its streams have other fields."""
+    """Generated like openai's SDK, but answers and events of streams have other fields."""
 
     answers = "asked"
     defaults: ClassVar = {
-        # Its errors have no codes: the model, or this key's access to it; a wrong address has the same status.
+        # Its errors have no codes. The model does not exist, or this key may not use it, or the address is wrong.
         "errors": ErrorRules(statuses={404: Meaning("model_gone", scope="key")}),
     }
 
@@ -21,5 +21,5 @@ class LlamaClients(StainlessClients):
         return getattr(answer, "completion_message", None) is not None
 
     def ends(self, chunk: Any) -> bool:
-        # One with the usage follows.
+        # One more event follows, with the usage.
         return bool(chunk.event.event_type == "complete")

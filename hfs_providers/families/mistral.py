@@ -9,7 +9,7 @@ from hfs_providers.authoring import Clients, Credential, ErrorRules, Meaning
 
 
 class MistralClients(Clients):
-    """It takes its HTTP clients under names of its own, and both at once."""
+    """The SDK accepts HTTP clients under other names, the sync and the async one together."""
 
     settings = ("endpoint", "timeout", "client_params")
     url_field = "endpoint"
@@ -19,13 +19,13 @@ class MistralClients(Clients):
     defaults: ClassVar = {
         "errors": ErrorRules(
             codes={"invalid_model": Meaning("model_gone")},
-            # Raised where nothing was received at all.
+            # Raised if nothing was received at all.
             exceptions={"NoResponseError": Meaning("transport")},
         ),
     }
 
     def make_transport(self) -> Any:
-        # What the SDK itself would make.
+        # The same client that the SDK would create.
         return self.shared(_backend().Client, follow_redirects=True)
 
     def make_async_transport(self) -> Any:
@@ -49,7 +49,8 @@ class MistralClients(Clients):
         return any(choice.finish_reason for choice in chunk.data.choices)
 
     def _share(self, bound: Any, **shared: Any) -> None:
-        # The SDK makes the client that it is not given, which would read all certificates anew. Nobody uses this one.
+        # If one of the two clients is missing, the SDK creates it and reads all certificates again. So it gets one that
+        # is never used.
         backend = _backend()
         context = self.tls_context(backend)
         spare = {"client": backend.Client, "async_client": backend.AsyncClient}

@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 
 class Sdk(NamedTuple):
-    """What a plugin for a model class has to name.
+    """What a plugin for a model class must declare.
 
     Args:
-        distribution: of the SDK.
+        distribution: the SDK's distribution.
         client: the family, or `own`.
-        address: of the vendor, which is that of the class itself alone; a class that inherits from it has its own.
-        module: of the SDK, where it is not named like its distribution.
-        chat: whether it speaks OpenAI's chat completions.
+        address: the vendor's address, for this class only: a class that inherits from it has another.
+        module: the SDK's module, if its name differs from the distribution's.
+        chat: whether it has OpenAI's chat completions.
         params: arguments of the class that calls over several keys need.
-        streams: those that it needs for a stream to tell its usage.
-        lacks: what the class cannot do, as `ProviderConformance.lacks` has it.
+        streams: arguments that a stream needs to report its usage.
+        lacks: what the class cannot do, for `ProviderConformance.lacks`.
         besides: other distributions that the class needs.
-        why: why there is no family for it, where the client is `own`.
+        why: why there is no family for it, if the client is `own`.
     """
 
     distribution: str
@@ -34,17 +34,17 @@ class Sdk(NamedTuple):
     why: str = ""
 
 
-_NO_HEADERS = {"retry_after": "the SDK's errors keep the words and the status of an answer, and drop its headers"}
-# An answer that the provider keeps belongs to the account of the key that asked for it.
+_NO_HEADERS = {"retry_after": "the SDK's errors keep the message and the status of an answer, but not its headers"}
+# An answer that the provider stores belongs to the account of the key that requested it.
 _UNCHAINED = {"use_previous_response_id": False}
-# The classes have no field for it.
+# In `extra_body`, because the classes have no field for it.
 _COUNTED = {"extra_body": {"stream_options": {"include_usage": True}}}
 _BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com"
 _BEDROCK_LACKS = {
-    "payment": "its code is that of any access that is denied",
-    "context_overflow": "its code is that of any request that is wrong",
-    "timeouts": "the model class takes none",
-    "model_listing": "another service of AWS lists them",
+    "payment": "its code is the same for every denied access",
+    "context_overflow": "its code is the same for every bad request",
+    "timeouts": "the model class accepts none",
+    "model_listing": "another service of AWS lists the models",
 }
 
 SDKS: Mapping[str, Sdk] = {
@@ -101,7 +101,13 @@ SDKS: Mapping[str, Sdk] = {
     ),
     "google:Gemini": Sdk("google-genai", "google_genai", "https://generativelanguage.googleapis.com", "google.genai"),
     "google:GeminiInteractions": Sdk(
-        "google-genai", "own", module="google.genai", why="the loopback server does not speak the Interactions API"
+        "google-genai",
+        "google_interactions",
+        "https://generativelanguage.googleapis.com",
+        "google.genai",
+        # An interaction that the provider keeps belongs to the project of the key that asked for it.
+        params={"store": False},
+        lacks={"context_overflow": "its errors have no code for it"},
     ),
     "groq:Groq": Sdk("groq", "stainless", "https://api.groq.com", streams={"request_params": _COUNTED}),
     "huggingface:HuggingFace": Sdk("huggingface_hub", "huggingface", "https://router.huggingface.co/v1", chat=True),
@@ -110,18 +116,18 @@ SDKS: Mapping[str, Sdk] = {
         "own",
         "https://eu-de.ml.cloud.ibm.com",
         module="ibm_watsonx_ai",
-        why="the SDK refuses an http address, and trades each key for a token at a fixed one of IBM's own",
+        why="the SDK refuses an http address, and exchanges each key for a token at a fixed address of IBM",
     ),
     "litellm:LiteLLM": Sdk(
         "litellm",
         "litellm",
-        # Of a proxy, where the library is asked for another.
+        # The address of a proxy, which must be replaced if another is used.
         "http://127.0.0.1:4000/v1",
         # Without it, a call with tools is an ImportError.
         besides=["mcp"],
         lacks={"timeouts": "the model class takes none"},
     ),
-    # Its package imports the other class of it first.
+    # It needs LiteLLM too, because its package imports the other class first.
     "litellm:LiteLLMOpenAI": Sdk("openai", "stainless", "http://127.0.0.1:4000", chat=True, besides=["litellm"]),
     "meta:Llama": Sdk(
         "llama-api-client",
@@ -139,8 +145,9 @@ SDKS: Mapping[str, Sdk] = {
         "ollama",
         "ollama",
         "http://127.0.0.1:11434",
-        lacks={**_NO_HEADERS, "context_overflow": "the server cuts messages that are too long, and says nothing"},
+        lacks={**_NO_HEADERS, "context_overflow": "the server silently truncates messages that are too long"},
     ),
+    "ollama:OllamaResponses": Sdk("openai", "ollama_responses", "http://127.0.0.1:11434/v1", params=_UNCHAINED),
     "openai:OpenAIChat": Sdk("openai", "stainless", "https://api.openai.com/v1", chat=True),
     "openai:OpenAIResponses": Sdk(
         "openai",
@@ -150,26 +157,26 @@ SDKS: Mapping[str, Sdk] = {
     ),
     "portkey:Portkey": Sdk("openai", "portkey", "https://api.portkey.ai/v1", chat=True, besides=["portkey-ai"]),
 }
-"""By the package of `agno.models` and the name of a class."""
+"""The SDKs by model class: the package in `agno.models`, and the name of the class."""
 
 
 _TOOL = {
     "type": "function",
     "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}},
 }
-# A field without which a class of the OpenAI family makes no client.
+# A field without which a class of the OpenAI family creates no client.
 _NEEDED = ("project_id",)
 
 
 def lacks_of(used: Sdk, model_class: type[Any] | None) -> Mapping[str, str]:
-    """What a model class cannot do, as `ProviderConformance.lacks` has it."""
+    """What a model class cannot do, for `ProviderConformance.lacks`."""
     if model_class is None or not used.chat:
         return used.lacks
     try:
         sent = model_class(id="m", api_key="none").get_request_params(tools=[_TOOL])
-    except Exception:  # a class that needs more to be made
+    except Exception:  # a class that needs more arguments
         return used.lacks
-    return used.lacks if "tools" in sent else {**used.lacks, "tools": "the model class sends none"}
+    return used.lacks if "tools" in sent else {**used.lacks, "tools": "the model class sends no tools"}
 
 
 def needed_of(model_class: type[Any] | None) -> Mapping[str, str]:
@@ -180,7 +187,7 @@ def needed_of(model_class: type[Any] | None) -> Mapping[str, str]:
 
 
 def sdk_of(model_class: type[object]) -> Sdk | None:
-    """The SDK of a model class, or None if it is none of those that are known."""
+    """The SDK of a model class, or None if it is not a known one."""
     for base in model_class.__mro__:
         module = base.__module__.split(".")
         if module[:2] != ["agno", "models"]:

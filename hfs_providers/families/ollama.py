@@ -10,17 +10,17 @@ from hfs_providers.authoring import Clients, Credential, ErrorRules, Meaning
 
 
 class OllamaClients(Clients):
-    """It makes its HTTP client itself; what is shared is the transport beneath."""
+    """The SDK creates its HTTP clients itself; they share the transport."""
 
     settings = ("host", "timeout", "client_params")
     url_field = "host"
     answers = "asked"
     defaults: ClassVar = {
         "errors": ErrorRules(
-            # "model not found, try pulling it first"; a wrong address has another body, and the same status. Another
-            # endpoint may have the model.
+            # "model not found, try pulling it first". Another endpoint may have the model. A wrong address has the same
+            # status, with another body.
             statuses={404: Meaning("model_gone", scope="key")},
-            # Without a status: an error inside a stream.
+            # An error inside a stream, which has no status.
             exceptions={"ResponseError": Meaning("server_error")},
         ),
     }

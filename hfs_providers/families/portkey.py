@@ -1,4 +1,4 @@
-"""The openai SDK through a gateway whose key has a header of its own: `agno.models.portkey:Portkey`."""
+"""The openai SDK for a gateway with its own header for the key: `agno.models.portkey:Portkey`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hfs_providers.families.stainless import StainlessClients
 
 
 class PortkeyClients(StainlessClients):
-    """`X_VIRTUAL_KEY_n` names, beside the key with that number, what the gateway routes to."""
+    """`X_VIRTUAL_KEY_n` names the target to which the gateway routes requests with key number n."""
 
     settings = (*StainlessClients.settings, "virtual_key", "config")
     key_field = "portkey_api_key"

@@ -1,4 +1,4 @@
-"""The SDKs that are generated as openai's is: openai, groq, cerebras and others."""
+"""The SDKs that are generated like openai's: openai, groq, cerebras and others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hfs_providers.authoring import Clients, Credential
 
 
 class StainlessClients(Clients):
-    """They take `http_client`, `api_key` and `max_retries`."""
+    """Their clients accept `http_client`, `api_key` and `max_retries`."""
 
     settings = (*Clients.settings, "organization", "http_client")
     answers: Literal["unknown", "choices", "asked"] = "choices"
@@ -20,7 +20,7 @@ class StainlessClients(Clients):
         return importlib.import_module(requirement.module)
 
     def make_transport(self) -> Any:
-        # The SDK's own default class carries its timeouts, limits and redirects, which a plain client would lose.
+        # The SDK's default class has its timeouts, limits and redirects, which a plain httpx client lacks.
         return self.shared(self._sdk().DefaultHttpxClient)
 
     def make_async_transport(self) -> Any:
@@ -32,15 +32,22 @@ class StainlessClients(Clients):
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)
         if credential.secret is None:
-            # The SDKs refuse to be without a key, or take one out of the process environment.
+            # Without a key the SDKs take one from the process environment, or raise an error.
             setattr(bound, self.key_field, "none")
         bound.max_retries = 0
         params = {**self.provider.client_params, **(bound.client_params or {})}
         if bound.http_client is None:
-            # Not as `bound.http_client`: Agno takes only httpx there, and openai 3 is built on httpx2.
+            # Not as `bound.http_client`: Agno accepts only httpx there, but openai 3 uses httpx2.
             params.setdefault("http_client", transport)
         bound.client_params = params
 
     def unrepeating(self, client: Any) -> Any:
-        # `configure` has turned them off; whoever sets `client_params["max_retries"]` wants them.
+        # `configure` has turned the SDK's retries off; a user who sets `client_params["max_retries"]` wants them.
         return client
+
+
+class OllamaResponsesClients(StainlessClients):
+    """`agno.models.ollama:OllamaResponses`, which overwrites `base_url`."""
+
+    settings = ("host", *StainlessClients.settings)
+    url_field = "host"

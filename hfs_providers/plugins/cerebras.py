@@ -19,7 +19,7 @@ plugin = KeyedProvider(
         ModelDefault("gpt-oss-120b"),
     ),
     windows={"gpt-oss-120b": 131_072, "llama*": 65_536},
-    # The SDK's warm-up request would cost each new client a round trip, and seconds where the host is silent.
+    # The SDK's warm-up request would cost each new client a round trip, or seconds if the host does not answer.
     client_params={"warm_tcp_connection": False},
     stream_params={"extra_body": {"stream_options": {"include_usage": True}}},
     proof="models",
@@ -32,7 +32,7 @@ plugin = KeyedProvider(
             "token_quota_exceeded": _LIMITED,
             "too_many_requests_error": _LIMITED,
             "too_many_tokens_error": _LIMITED,
-            # The provider's own queue is full: no key is at fault.
+            # The provider's own queue is full: not the fault of the key.
             "queue_exceeded": Meaning("overloaded"),
         },
     ),

@@ -26,7 +26,7 @@ _REFUSED = Meaning("refused")
 _BAD = Meaning("bad_request")
 _SERVER = Meaning("server_error")
 
-# google.rpc.ErrorInfo.reason, where the domain is googleapis.com: google/api/error_reason.proto.
+# google.rpc.ErrorInfo.reason, for the domain googleapis.com: google/api/error_reason.proto.
 _REASONS = {
     "API_KEY_INVALID": _DEAD,
     "API_KEY_EXPIRED": _DEAD,
@@ -57,9 +57,9 @@ _REASONS = {
     "SECURITY_POLICY_VIOLATED": _REFUSED,
 }
 
-# google.rpc.Code by name. PERMISSION_DENIED without a reason is what a leaked key or a barred project gets.
-# FAILED_PRECONDITION is the free tier where it is not offered (a paid key would do) or a file that is not ready yet:
-# the key pauses, and another is tried.
+# google.rpc.Code by name. PERMISSION_DENIED without a reason is sent for a leaked key or a blocked project.
+# FAILED_PRECONDITION is sent where the free tier is not offered (a paid key would work) and for a file that is not
+# ready yet: the key pauses, and another is tried.
 _STATUSES = {
     "UNAUTHENTICATED": _DEAD,
     "PERMISSION_DENIED": _DEAD,
@@ -83,7 +83,7 @@ _STATUSES = {
 def _decide(evidence: Evidence) -> Meaning | None:
     """What the violations of a google.rpc.QuotaFailure say about a refusal: how long it lasts, and for which models.
 
-    A daily quota comes with a RetryInfo of a few seconds, too: that is not when the quota is back.
+    The refusal for a daily quota also has a RetryInfo of a few seconds, which is not when the quota is reset.
     """
     violations = [item for item in evidence.values("details.violations") if isinstance(item, Mapping)]
     quotas = [quota for item in violations if isinstance(quota := item.get("quotaId"), str)]
@@ -91,7 +91,7 @@ def _decide(evidence: Evidence) -> Meaning | None:
     if evidence.status != 429 or not (quotas or spent):
         return None
     wait = until_pacific_midnight(evidence.now) if any("PerDay" in quota for quota in quotas) else None
-    # An allowance of nothing: the key cannot use this model at all, and will not tomorrow.
+    # A quota of 0: the key cannot use this model at all, not even tomorrow.
     wait = _DAY if spent else wait
     per_model = all("PerModel" in quota or "PerBaseModel" in quota for quota in quotas)
     return Meaning("rate_limited", "model" if per_model else "key", retry_after=wait)
@@ -105,10 +105,10 @@ def until_pacific_midnight(now: float) -> float:
     """
     zone: tzinfo
     try:
-        from zoneinfo import ZoneInfo  # reads a file, so only when it is needed
+        from zoneinfo import ZoneInfo  # not at the top, because it reads a file
 
         zone = ZoneInfo("America/Los_Angeles")
-    except Exception:  # no time zone data on this machine: winter time is at most an hour late, never early
+    except Exception:  # no time zone data on this machine: with winter time, at most an hour late and never early
         zone = timezone(timedelta(hours=-8))
     try:
         return next_midnight(zone, now) - now
@@ -116,13 +116,13 @@ def until_pacific_midnight(now: float) -> float:
         return _DAY
 
 
-# https://ai.google.dev/gemini-api/docs/thought-signatures: for a call that another model made.
+# The signature for a tool call that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures
 _UNSIGNED = base64.b64encode(b"skip_thought_signature_validator").decode("ascii")
 _BEFORE_3 = re.compile(r"gemini-[12](\.|-|$)")
 
 
 def sign_tool_calls(model_id: str, calls: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """Tool calls with the signature that Gemini 3 wants: of parallel calls it signs only the first."""
+    """Tool calls with the signature that Gemini 3 requires: on the first of parallel calls only."""
     if "thought_signature" in calls[0] or _BEFORE_3.match(model_id):
         return calls
     return [{**calls[0], "thought_signature": _UNSIGNED}, *calls[1:]]
@@ -142,7 +142,7 @@ plugin = KeyedProvider(
         ModelDefault("gemini-2.5-flash", retires=date(2026, 12, 1)),
         ModelDefault("gemini-3.5-flash-lite"),
     ),
-    # No limits: Google shows them per project in AI Studio and publishes no table; its answers say when to wait.
+    # No limits: Google publishes no table, only each project's limits in AI Studio. Its answers say how long to wait.
     windows={"gemini-*": 1_048_576},
     env_aliases=("GOOGLE_API_KEY",),
     client="google_genai",
@@ -160,7 +160,7 @@ plugin = KeyedProvider(
             "_GenerateContentResponse_from_vertex",
         ),
     ),
-    # Agno's class takes a pydantic class as a schema, and nothing else.
+    # Agno's class accepts only a pydantic class as a schema.
     messages=MessageRules(tool_calls=sign_tool_calls, json_schemas=False),
     price_id="google",
 )

@@ -2,7 +2,7 @@
 
 from hfs_providers.authoring import ErrorRules, HttpApi, KeyedProvider, Limits, Meaning, ModelDefault
 
-# This key's organization or project may not use the model; that of another key may.
+# This key's organization or project may not use the model; another key's may.
 _NOT_WITH_THIS_KEY = Meaning("model_gone", scope="key")
 
 plugin = KeyedProvider(
@@ -27,7 +27,7 @@ plugin = KeyedProvider(
     # https://console.groq.com/docs/rate-limits: these names mean a day and a minute.
     limit_headers={"x-ratelimit-limit-requests": "rpd", "x-ratelimit-limit-tokens": "tpm"},
     windows={"*": 131_072},
-    # Agno's class has no field for it.
+    # In `request_params`, because Agno's class has no field for `extra_body`.
     stream_params={"request_params": {"extra_body": {"stream_options": {"include_usage": True}}}},
     proof="models",
     # https://console.groq.com/docs/errors
@@ -41,7 +41,7 @@ plugin = KeyedProvider(
             "tool_use_failed": Meaning("bad_request"),
             "json_validate_failed": Meaning("bad_request"),
         },
-        # With the code of a rate limit where the request is larger than the tokens of a minute: no wait helps.
+        # Sent with the code of a rate limit if the request alone exceeds the tokens per minute: waiting does not help.
         statuses={413: Meaning("context_overflow")},
     ),
 )

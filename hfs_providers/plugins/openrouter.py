@@ -13,7 +13,7 @@ _REFUSED = Meaning("refused")
 _OVERLOADED = Meaning("overloaded")
 _SERVER = Meaning("server_error")
 
-# Whose limit a 402 or a 429 is about.
+# The limit that caused a 402 or a 429.
 _LIMIT_SOURCES = {
     "openrouter_free_tier_daily": _LIMITED_KEY,
     "openrouter_free_tier_per_minute": _LIMITED_KEY,
@@ -23,8 +23,8 @@ _LIMIT_SOURCES = {
     "upstream_provider_shared_pool": _LIMITED,
 }
 
-# "Stable across all API formats": https://openrouter.ai/docs/client-sdks, APIErrorType. Without `permission_denied`,
-# which is given for a key that lacks a permission and for a guardrail alike.
+# "Stable across all API formats": https://openrouter.ai/docs/client-sdks, APIErrorType. `permission_denied` is left
+# out: it is sent both for a key that lacks a permission and by a guardrail.
 _ERROR_TYPES = {
     "authentication": _DEAD,
     "payment_required": _UNPAID,
@@ -53,10 +53,10 @@ _ERROR_TYPES = {
     "timeout": _SERVER,
 }
 
-# With `provider_name` OpenRouter passes on what an upstream provider said to OpenRouter's own key there.
+# With `provider_name`, OpenRouter passes on an upstream provider's answer to OpenRouter's own key there.
 _UPSTREAM = {401: _OVERLOADED, 403: _REFUSED, 429: _LIMITED}
 
-# Without a suffix they are OpenRouter's own and count the account; others name what they count.
+# Headers without a suffix are OpenRouter's own, for the whole account; a suffix names what the header counts.
 _OF_THE_ACCOUNT = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
 
 
@@ -64,7 +64,7 @@ def _decide(evidence: Evidence) -> Meaning | None:
     """The meaning of a status that has several, by the metadata of the error."""
     status = evidence.status
     if status == 402 and evidence.has("metadata.provider_name"):
-        # Past routing, even where the name is null: the balance is there, and too small for `max_tokens`.
+        # The request got past routing, even if the name is null: there are credits, but too few for `max_tokens`.
         return _BAD
     if status == 403 and (evidence.has("metadata.reasons") or evidence.has("metadata.flagged_input")):
         return _REFUSED
@@ -96,21 +96,21 @@ plugin = KeyedProvider(
         ModelDefault("meta-llama/llama-3.3-70b-instruct:free"),
         ModelDefault("openrouter/free"),
     ),
-    # https://openrouter.ai/docs/api-reference/limits: free models only, counted together for the account.
+    # For free models only, counted together per account: https://openrouter.ai/docs/api-reference/limits
     limits={
         "*:free": Limits(rpm=20, rpd=50, shared=True),
         "openrouter/free": Limits(rpm=20, rpd=50, shared=True),
     },
     windows={"*": 131_072},
     aggregator=True,
-    # Its list of models is public: https://openrouter.ai/docs/api/api-reference/api-keys/get-current-key
+    # Its list of models needs no key: https://openrouter.ai/docs/api/api-reference/api-keys/get-current-key
     proof="/key",
     # https://openrouter.ai/docs/api-reference/errors
     errors=ErrorRules(
         decide=_decide,
         fields={"metadata.limit_source": _LIMIT_SOURCES, "metadata.error_type": _ERROR_TYPES},
         header_fields=("metadata.headers",),
-        # The upstream provider's own words under "Provider returned error".
+        # The upstream provider's own message, behind "Provider returned error".
         message_fields=("metadata.raw",),
     ),
 )

@@ -1,7 +1,7 @@
 """OpenTelemetry: each request as a span and in metrics, by the semantic conventions for generative AI.
 
-https://github.com/open-telemetry/semantic-conventions-genai. An observer, not a provider. It imports nothing before the
-program itself has set up OpenTelemetry, and until then it asks for no events.
+https://github.com/open-telemetry/semantic-conventions-genai. An observer, not a provider. Until the program itself has
+set up OpenTelemetry, it imports nothing and gets no events.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram
     from opentelemetry.trace import Tracer
 
-# Where the conventions have a name of their own for a provider; for any other it is the plugin's.
+# The providers that have another name in the conventions than their plugin.
 _PROVIDERS = {"gemini": "gcp.gemini", "mistral": "mistral_ai", "bedrock": "aws.bedrock", "xai": "x_ai"}
 _OPERATIONS = {"gemini": "generate_content"}
-# The boundaries that the conventions ask for.
+# The bucket boundaries that the conventions recommend.
 _SECONDS = [round(0.01 * 2**n, 2) for n in range(14)]
 _TOKENS = [4**n for n in range(14)]
 
@@ -94,7 +94,7 @@ plugin = OpenTelemetry()
 
 
 def _is_set(provider: object) -> bool:
-    # What stands for a provider that nobody has set. The metrics one has no public name.
+    # OpenTelemetry's placeholders for a provider that is not set. That of metrics has no public name.
     return not type(provider).__name__.lstrip("_").startswith(("Proxy", "NoOp"))
 
 
@@ -138,7 +138,7 @@ def _tell_event(instruments: _Instruments, event: Event) -> None:
     more = {"hfs.key.id": event.key_id, "hfs.reason": event.reason, "hfs.seconds": event.seconds}
     more["hfs.call.id"] = event.call_id
     about |= {name: value for name, value in more.items() if value is not None}
-    # Not on a span of ours: the request that failed has ended by now, and the next has not begun.
+    # Not on our own span: the failed request's span has ended, and the next request's has not begun.
     trace.get_current_span().add_event(f"hfs.{event.kind}", about, _nanoseconds(event.at))
 
 

@@ -1,6 +1,6 @@
-"""For the authors and tests of provider plugins: simulated providers on a real socket, and the suite that each passes.
+"""For the authors of provider plugins and for tests: simulated providers on a real socket, and the conformance suite.
 
-`LoopbackServer` speaks what the providers' SDKs speak and plays limits, dead keys and broken streams by script.
+`LoopbackServer` speaks the protocols of the providers' SDKs and plays limits, dead keys and broken streams by script.
 `ProviderConformance` is the class that a plugin's tests subclass; it needs pytest.
 """
 

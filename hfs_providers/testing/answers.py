@@ -11,13 +11,13 @@ from typing import Any
 from hfs_providers.testing.scripts import Ok
 
 _DEEPEST = 8
-# What a prompt consists of, in the order in which a model reads it.
+# The fields of a prompt, in the order in which a model reads them.
 _PROMPT = ("tools", "system", "systemInstruction", "instructions", "messages", "contents", "input")
 _BLOCK = 128
 _LEAST = (("minimum", 0), ("exclusiveMinimum", 1))
 _FORMATS = {"date": "2026-01-31", "date-time": "2026-01-31T12:00:00Z", "time": "12:00:00Z", "email": "a@example.com"}
 _SCHEMA_IN_WORDS = re.compile(r"JSON that fits this JSON schema:\n(\{.*)", re.DOTALL)
-# Agno describes a schema in the system prompt where it uses JSON mode.
+# Agno describes a schema in the system prompt if it uses JSON mode.
 _FIELDS_IN_WORDS = re.compile(r"<json_field_properties>\s*(\{.*?\})\s*</json_field_properties>", re.DOTALL)
 
 
@@ -26,14 +26,14 @@ class Request:
     """One request, read by its dialect.
 
     Args:
-        provider: whose path it came in on.
-        path, method: of HTTP.
-        stream: whether a stream was asked for.
-        prompt: the last thing that the user said.
+        provider: the provider whose path it was sent to.
+        path, method: the path and method of HTTP.
+        stream: whether it asks for a stream.
+        prompt: the user's last message.
         tool_result: the last tool's result, or None.
-        tools: names and JSON schemas of the tools on offer.
-        schema: the JSON schema that the answer must fit, `{}` for any JSON, or None for text.
-        wants_usage: whether a stream's usage was asked for.
+        tools: names and JSON schemas of the tools that may be called.
+        schema: the JSON schema that the answer must match, `{}` for any JSON, or None for text.
+        wants_usage: whether it asks for the usage of a stream.
     """
 
     provider: str
@@ -51,7 +51,7 @@ class Request:
 
 
 def think(request: Request) -> Ok:
-    """An answer: a call of the first tool, the tool's result, JSON for the schema, or a sentence."""
+    """An answer: a call of the first tool, the tool's result, JSON that matches the schema, or a sentence."""
     if request.tools and request.tool_result is None:
         name, schema = request.tools[0]
         return Ok(tool_calls=[(name, _example({"type": "object", **schema}, request.prompt))])
@@ -64,9 +64,9 @@ def think(request: Request) -> Ok:
 
 
 class PromptCache:
-    """An `answer` for `LoopbackServer`: as usual, with a prompt cache for each key and model as providers have them.
+    """An `answer` for `LoopbackServer` that gives the usual answers and has a prompt cache per key and model.
 
-    `Ok.cached` has how much of a prompt's beginning was seen before, in blocks of 128 tokens.
+    `Ok.cached` is the number of tokens at the beginning of the prompt that were seen before, in blocks of 128.
     """
 
     def __init__(self) -> None:
@@ -104,12 +104,12 @@ def schema_in_words(system: str) -> Mapping[str, Any] | None:
 
 
 def count(text: str) -> int:
-    """Tokens of a text: its words, and at least one."""
+    """The tokens of a text: the number of its words, at least one."""
     return max(1, len(text.split()))
 
 
 def _example(schema: Mapping[str, Any], text: str, root: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
-    """A value that fits a JSON schema; its strings are `text`. Patterns are not looked at."""
+    """A value that matches a JSON schema; its strings are `text`. Patterns are ignored."""
     root = schema if root is None else root
     if "$ref" in schema:
         return _example(_resolved(schema["$ref"], root), text, root, depth + 1)
@@ -141,7 +141,7 @@ def _resolved(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _simplest(choices: Sequence[Mapping[str, Any]], depth: int) -> Mapping[str, Any]:
-    """The first choice that is something; null where a schema goes round in circles."""
+    """The first choice that is not null; null at a certain depth, because a schema may contain itself."""
     null = [choice for choice in choices if _kind(choice) == "null"]
     if null and depth >= _DEEPEST:
         return null[0]
@@ -166,13 +166,13 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 def _object(schema: Mapping[str, Any], text: str, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
     required = schema.get("required") or ()
-    # Deep down only what is required: an optional field may be the schema itself again.
+    # Below a certain depth only required fields: an optional field may be the schema itself again.
     wanted = {n: s for n, s in (schema.get("properties") or {}).items() if n in required or depth < _DEEPEST}
     return {name: _example(inner, text, root, depth + 1) for name, inner in wanted.items()}
 
 
 def _number(schema: Mapping[str, Any], whole: bool) -> int | float:
-    # Half of one fits where a description alone asks for a share.
+    # 0.5 also fits a field whose description alone asks for a fraction.
     value: float = max([1 if whole else 0.5, *(schema[name] + more for name, more in _LEAST if name in schema)])
     value = min(value, schema.get("maximum", value), schema.get("exclusiveMaximum", value + 1) - 1)
     return int(value) if whole else value

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as HTTP clients send it, for the loopback server, with everything that can go wrong on a wire."""
+"""HTTP/1.1 for the loopback server, with the failures that a connection can have."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ class Serves(Protocol):
     def read(
         self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]
     ) -> tuple[Dialect, Request] | None:
-        """Whose request it is, and what it asks for; None if no dialect knows the path."""
+        """The provider's dialect and the request; None if no dialect knows the path."""
 
     def next_step(self, request: Request) -> Step:
-        """How it is answered."""
+        """The step that answers a request."""
 
     def thought(self, request: Request, step: Ok) -> Ok:
-        """The step with something to say."""
+        """The step with an answer, if the script has given it none."""
 
     async def wait_at_gate(self) -> None:
-        """Return when answers are no longer held back."""
+        """Wait until answers are not held back any more."""
 
     def models(self, provider: str) -> tuple[str, ...]:
         """The provider's models."""
 
     def note(self, request: Request, step: Step, reply: Reply, connection: int, finished: bool) -> None:
-        """Record how it was answered, and whether the whole answer was sent."""
+        """Record how a request was answered, and whether the whole answer was sent."""
 
 
 class Connection(asyncio.Protocol):
-    """HTTP/1.1 with keep-alive, as much of it as HTTP clients send: one request after the other, bodies by length or
-    chunked."""
+    """The part of HTTP/1.1 that HTTP clients use: keep-alive, one request after the other, bodies with a length or in
+    chunks."""
 
     def __init__(self, server: Serves) -> None:
         self._server = server
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def abort(self) -> None:
-        """Cut the connection without a farewell."""
+        """Close the connection at once, and send nothing more."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -85,12 +85,12 @@ class Connection(asyncio.Protocol):
         try:
             found = _parse(self._buffer)
         except ValueError:
-            self._write(_failed(400, "this is no HTTP/1.1"))
+            self._write(_failed(400, "this is not HTTP/1.1"))
             if self._transport is not None:
                 self._transport.close()
             return
         if found is not None:
-            # Before the task begins: a request that has come counts, even if its client is gone by then.
+            # Before the task begins: a request that has arrived counts, even if its client leaves before that.
             taken = self._take(*found)
             self._task = asyncio.get_running_loop().create_task(self._handle(taken))
 
@@ -112,10 +112,10 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def _take(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> _Taken | Reply:
-        """Read and count a request; a reply if nothing more is to be done about it."""
+        """Read and count a request. Returns a reply if it can be answered at once."""
         path = target.partition("?")[0]
         if method == "GET" and path.endswith("/v1/tcp_warming"):
-            # The Cerebras SDK's, at each client's construction: a connection, no request.
+            # The Cerebras SDK's warm-up for each new client, which is not counted as a request.
             return Reply(200, b"{}", {"content-type": "application/json"})
         given = _decoded(body)
         try:
@@ -148,13 +148,13 @@ class Connection(asyncio.Protocol):
         await self._reply(request, step, reply)
 
     async def _reply(self, request: Request, step: Step, reply: Reply) -> None:
-        """Send a reply, and write down whether the whole of it was sent."""
+        """Send a reply, and record whether all of it was sent."""
         finished = False
         try:
             if reply.delay:
                 await asyncio.sleep(reply.delay)
             if reply.body is not None:
-                # Written down first: whoever has the answer may look at once.
+                # Recorded first: a test that has the answer may look at once.
                 finished = True
                 self._server.note(request, step, reply, self._number, True)
                 self._write(reply)
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
                 self._server.note(request, step, reply, self._number, False)
 
     async def _stream(self, request: Request, step: Step, reply: Reply) -> bool:
-        """Write a stream; whether the whole of it was written (and written down)."""
+        """Write a stream. Returns whether all of it was written (and recorded)."""
         self._send(_head(reply.status, reply.headers, None))
         noted = False
         for number, chunk in enumerate(reply.chunks):
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
             await asyncio.sleep(reply.stall)
             self.abort()
         else:
-            # What was written must be read before the reset arrives, or the client would lose it.
+            # The client must read what was written before the reset arrives, or it would lose it.
             await asyncio.sleep(0.05)
             self._reset()
         return noted
@@ -199,13 +199,13 @@ class Connection(asyncio.Protocol):
             return
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
-            # Zero seconds to linger: close sends RST instead of FIN.
+            # With a linger time of 0, `close` sends RST instead of FIN.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
 
 def _broken(error: Exception) -> Reply:
-    # A dialect or an `answer` of the test's own may fail: its caller is told, and not left to a timeout.
+    # A test's own dialect or `answer` may fail: the client gets the error instead of a timeout.
     return _failed(500, f"the loopback server failed: {error!r}")
 
 
@@ -214,7 +214,7 @@ def _failed(status: int, message: str) -> Reply:
 
 
 def _parse(buffer: bytearray) -> tuple[str, str, dict[str, str], bytes] | None:
-    """Take one whole request off the buffer, or leave it as it is and return None."""
+    """Remove one whole request from the buffer; None, and no change, if it is not complete."""
     end = buffer.find(b"\r\n\r\n")
     if end < 0:
         return None
@@ -260,7 +260,7 @@ def _head(status: int, headers: Mapping[str, Any], length: int | None) -> bytes:
 
 
 def _decoded(body: bytes) -> dict[str, Any] | None:
-    """The JSON object in a request's body; None if there is something else."""
+    """The JSON object in a request's body; None if the body is anything else."""
     try:
         decoded = json.loads(body) if body else {}
     except ValueError:

@@ -1,9 +1,9 @@
 """The wire protocols that the loopback server speaks. A provider that speaks none of them gets a `Dialect` of its own:
 
 class AcmeDialect(Dialect):
-    def read(self, method, path, headers, body): ...  # a request, as the server understands it
-    def whole(self, request, answer): ...             # an answer in one piece
-    def stream(self, request, answer): ...            # an answer in pieces
+    def read(self, method, path, headers, body): ...  # the HTTP request as a `Request`
+    def whole(self, request, answer): ...             # the body of an answer that is not streamed
+    def stream(self, request, answer): ...            # the events of a streamed answer
 
 LoopbackServer(dialects=[AcmeDialect("acme")])
 """
@@ -25,28 +25,28 @@ _JSON = {"content-type": "application/json"}
 class Dialect:
     """How one provider's requests are read and its answers written.
 
-    A subclass defines at least `read`, `whole` and `stream`. The rest has usable defaults: server-sent events, errors
-    as OpenAI words them, and OpenAI's list of models.
+    A subclass defines at least `read`, `whole` and `stream`. The rest has usable defaults: server-sent events, and
+    OpenAI's errors and list of models.
     """
 
     base_path = ""
     """The end of the SDK's base URL, after the provider's own prefix."""
 
     key_prefix = "key-"
-    """How a key of the provider begins."""
+    """The beginning of the provider's keys."""
 
     opening = 0
-    """How many of a stream's events come before the first with content."""
+    """The number of a stream's events before the first with content."""
 
     stream_type = "text/event-stream"
     """The content type of a stream."""
 
     others: Sequence[Dialect] = ()
-    """Protocols that the provider speaks besides this one, each on paths of its own."""
+    """Further protocols of the provider, each on its own paths."""
 
     keyless = False
-    """Whether the provider takes endpoints rather than keys. Then each endpoint has a path of its own on the server,
-    and its last part stands for the key: the server adds it to what `read` returns."""
+    """Whether the provider has endpoints instead of keys. Then each endpoint has its own path on the server, whose last
+    part takes the place of the key: the server adds it to the request that `read` returns."""
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
@@ -55,37 +55,37 @@ class Dialect:
         """The request, or None if the path does not belong to the provider.
 
         Args:
-            path: below the provider's prefix, without the query.
+            path: the path below the provider's prefix, without the query.
             headers: by lower-case name.
         """
-        raise LookupError(f"{type(self).__name__} reads no request")
+        raise LookupError(f"{type(self).__name__} does not define `read`")
 
     def objection(self, request: Request) -> Step | None:
-        """How the provider refuses a request whose history it does not take; None for one that it takes."""
+        """The refusal of a request whose messages the provider does not accept; None if it accepts them."""
         return None
 
     def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
-        """The body of an answer in one piece."""
-        raise LookupError(f"{type(self).__name__} writes no answer")
+        """The body of an answer that is not streamed."""
+        raise LookupError(f"{type(self).__name__} does not define `whole`")
 
     def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The events of an answer in pieces: those with content, then those that end it."""
-        raise LookupError(f"{type(self).__name__} writes no stream")
+        """The events of a streamed answer: those with content, then those that end it."""
+        raise LookupError(f"{type(self).__name__} does not define `stream`")
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """The body that lists the models."""
         return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": self.provider} for name in ids]}
 
     def event(self, data: Mapping[str, Any]) -> bytes:
-        """One event of a stream, as it goes over the wire."""
+        """The bytes of one event of a stream."""
         return b"data: " + json.dumps(data).encode() + b"\n\n"
 
     def first_events(self) -> list[bytes]:
-        """What a stream begins with before its first event."""
+        """The bytes that a stream sends before its first event."""
         return []
 
     def last_events(self) -> list[bytes]:
-        """What ends a whole stream after its last event."""
+        """The bytes that a complete stream sends after its last event."""
         return [b"data: [DONE]\n\n"]
 
     def usage(self, request: Request, answer: Ok) -> tuple[int, int]:
@@ -94,7 +94,7 @@ class Dialect:
         return answer.usage or (count(json.dumps(request.body)), count(said or ""))
 
     def reply(self, request: Request, step: Step) -> Reply:
-        """What goes over the wire for a step that is neither silence nor a reset."""
+        """The reply for any step except silence and a reset."""
         match step:
             case Ok():
                 return self._answer(request, step)
@@ -115,14 +115,14 @@ class Dialect:
         return Reply(status, json.dumps(body).encode(), {**_JSON, **headers})
 
     def refuse(self, request: Request, step: Step) -> Answer | None:
-        """Status, body and headers of an answer that refuses: the provider's wording of an error step.
+        """Status, body and headers of the provider's answer for an error step.
 
         Args:
-            request: whom it is for.
+            request: the request that is answered.
             step: `RateLimited` (whose headers `wait_headers` makes), `Unauthorized`, `BadRequest` and so on.
 
         Returns:
-            None for a step that is no error.
+            None for a step that is not an error.
         """
         return refusal(step, request)
 
@@ -148,10 +148,10 @@ class Dialect:
 
     def _broken(self, request: Request, step: HalfStream | StreamError) -> Reply:
         if not request.stream:
-            # In one piece, half an answer is half a JSON document.
+            # Half of an answer that is not streamed is half a JSON document.
             body = json.dumps(self.whole(request, Ok(text="half of an answer"))).encode()
             return Reply(headers=_JSON, body=body[: len(body) // 2])
-        # One piece more than is sent: the last of them must not be a whole text.
+        # One piece more than is sent, so that the text is not complete.
         text = " ".join(f"piece{number}" for number in range(step.chunks + 1))
         content, _ = self.stream(request, Ok(text=text, chunks=step.chunks + 1))
         chunks = [*self.first_events(), *map(self.event, content[: step.chunks + self.opening])]
@@ -160,12 +160,12 @@ class Dialect:
         return Reply(headers=self._stream_headers, body=None, chunks=chunks, ending=step.how, stall=step.seconds)
 
     def stream_error(self, request: Request) -> list[bytes]:
-        """The events that say, inside a stream, that the provider failed."""
+        """The events that report inside a stream that the provider failed."""
         return [self.event({"error": {"message": "Internal server error", "type": "server_error", "code": 500}})]
 
 
 def pieces(answer: Ok) -> list[str]:
-    """The text cut into the pieces of a stream."""
+    """The text, cut into the pieces of a stream."""
     text = answer.text or ""
     words = re.findall(r"\S+\s*", text) or [text]
     size = max(1, -(-len(words) // max(1, answer.chunks)))
@@ -173,7 +173,7 @@ def pieces(answer: Ok) -> list[str]:
 
 
 def _with_key(body: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A body whose first words of an error quote the caller's key, as some providers' do."""
+    """A body whose error message quotes the caller's key, as those of some providers do."""
     quoted = f" (API key {key}, {key[:8]}****{key[-4:]})"
     for name in ("message", "detail", "error"):
         if isinstance(said := body.get(name), str):

@@ -1,4 +1,4 @@
-"""OpenAI's other endpoints, as the loopback server answers them: embeddings and the Responses API."""
+"""OpenAI's other endpoints on the loopback server: embeddings and the Responses API."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SYSTEM = ("system", "developer")
 
 
 def asked_of(path: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is asked of one of these endpoints, by the fields of `Request`; None for any other path.
+    """The request to one of these endpoints, as fields of `Request`; None for any other path.
 
     Args:
-        path: of the endpoint, below the API's.
+        path: the endpoint's path, below the API's.
     """
     if path not in (EMBEDDINGS, RESPONSES):
         return None
@@ -85,7 +85,7 @@ def _output(request: Request, answer: Ok) -> list[dict[str, Any]]:
     if not answer.tool_calls:
         content = [{"type": "output_text", "text": answer.text or "", "annotations": []}]
         return [{"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": content}]
-    # No id twice: a conversation keeps the calls of all its turns.
+    # No id may occur twice, because a conversation keeps the calls of all its turns.
     before = len(request.body.get("input") or ())
     return [
         {

@@ -1,4 +1,4 @@
-"""The errors of the four providers, in their own form; a comment names the source of each."""
+"""The errors of the four built-in providers, in their own form; a comment names the source of each."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _HTTP_NAMES = {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service U
 
 
 def refusal(step: Step, request: Request) -> Answer | None:
-    """The provider's answer for an error step, or None for another step. By default as OpenAI words it."""
+    """The provider's answer for an error step, or None for another step. By default, OpenAI's."""
     return _WORDINGS.get(request.provider, _openai)(step, request)
 
 
 def plain_refusal(step: Step, request: Request) -> tuple[int, str, dict[str, str]] | None:
-    """Status, words and headers for an error step, for providers whose errors have no codes."""
+    """Status, message and headers for an error step, for providers whose errors have no codes."""
     match step:
         case RateLimited():
             return 429, "Too many requests", wait_headers(step)
@@ -56,7 +56,7 @@ def plain_refusal(step: Step, request: Request) -> tuple[int, str, dict[str, str
 
 
 def go_duration(seconds: float) -> str:
-    """As Go prints it: `120ms`, `7.66s`, `1m0s`, `1h1m1s`."""
+    """A duration as Go prints it: `120ms`, `7.66s`, `1m0s`, `1h1m1s`."""
     if 0 < seconds < 1:
         return f"{seconds * 1000:g}ms"
     minutes, rest = divmod(round(seconds, 6), 60)
@@ -71,27 +71,27 @@ def wait_headers(step: RateLimited, reset: Mapping[str, str] | None = None) -> d
     """The headers of a 429 that say how long to wait.
 
     Args:
-        step: what the script says.
-        reset: the provider's own headers, for the form of that name; without any, the plain `Retry-After`.
+        step: the step of the script.
+        reset: the provider's own headers, for the form `reset`; without them, that form is the plain `Retry-After`.
     """
     wait = step.retry_after
     if wait is None:
         return {}
     forms: dict[str, dict[str, str]] = {
-        # Rounded up where a form has whole seconds: nobody is asked back too early.
+        # Forms in whole seconds are rounded up, so that no client comes back too early.
         "seconds": {"retry-after": str(math.ceil(wait))},
         "fraction": {"retry-after": f"{wait:g}"},
         "date": {"retry-after": formatdate(math.ceil(time.time() + wait), usegmt=True)},
         "ms": {"retry-after-ms": str(round(wait * 1000))},
         "reset": dict(reset) if reset is not None else {"retry-after": str(math.ceil(wait))},
-        # Only Google has one; elsewhere the nearest is the plain header.
+        # Only Google has one; for other providers it is the plain header.
         "retryinfo": {"retry-after": str(math.ceil(wait))},
     }
     return forms.get(step.form, {})
 
 
 def limit_headers(name: str, limit: int, remaining: int, reset: str) -> dict[str, str]:
-    """How much of a limit is left, as Groq and Cerebras say it."""
+    """The headers of Groq and Cerebras that say how much of a limit is left."""
     told = {"limit": str(limit), "remaining": str(remaining), "reset": reset}
     return {f"x-ratelimit-{what}-{name}": value for what, value in told.items()}
 
@@ -121,7 +121,7 @@ def _groq(step: Step, request: Request) -> Answer | None:
             message = f"The model `{request.model}` is blocked at the organization level."
             return error(403, message, "permissions_error", "model_permission_blocked_org")
         case Forbidden():
-            # A blocked network or region: neither type nor code.
+            # A blocked network or region: the error has neither type nor code.
             return 403, {"error": {"message": "Access denied. Please check your network settings."}}, {}
         case ModelGone(decommissioned=False):
             message = f"The model `{request.model}` does not exist or you do not have access to it."
@@ -133,7 +133,7 @@ def _groq(step: Step, request: Request) -> Answer | None:
             )
             return error(400, message, "invalid_request_error", "model_decommissioned")
         case ContextTooLong():
-            # Seen with `param`, the only one of Groq's that has it: github.com/OpenHands/OpenHands/issues/1902
+            # The only error of Groq that has been seen with `param`: github.com/OpenHands/OpenHands/issues/1902
             return error(400, _TOO_LONG, "invalid_request_error", "context_length_exceeded", param="messages")
         case BadRequest():
             return error(400, "'messages.0' : property 'role' is missing", "invalid_request_error")
@@ -208,7 +208,7 @@ def _gemini(step: Step, request: Request) -> Answer | None:
             details = [detail("QuotaFailure", violations=[violation]), detail("Help", links=[link])]
             headers = {}
             if wait is not None and step.form in ("seconds", "reset", "retryinfo"):
-                # What Google really sends; the other forms are for those who proxy it.
+                # Google itself sends this form; proxies in front of it may send the others.
                 details.append(detail("RetryInfo", retryDelay=f"{wait:.9f}s"))
             else:
                 headers = wait_headers(step, {})
@@ -280,7 +280,7 @@ def _openrouter(step: Step, request: Request) -> Answer | None:
                 message += " Add 10 credits to unlock 1000 free model requests per day"
                 metadata["limit_source"] = "openrouter_free_tier_daily"
             if step.form == "reset" and wait is not None:
-                # The body repeats the headers; in any other form it must not tell the wait a second time.
+                # The body repeats the headers in this form. In the others it must not give the wait a second time.
                 metadata["headers"] = own
             return *error(429, message, metadata)[:2], wait_headers(step, own)
         case Unauthorized():
@@ -321,7 +321,7 @@ def _openrouter(step: Step, request: Request) -> Answer | None:
     return None
 
 
-# Anything else that speaks like OpenAI: https://platform.openai.com/docs/guides/error-codes
+# Any other provider with OpenAI's protocol: https://platform.openai.com/docs/guides/error-codes
 def _openai(step: Step, request: Request) -> Answer | None:
     if isinstance(step, ModelGone):
         inner = {"message": f"The model `{request.model}` does not exist", "type": "invalid_request_error"}

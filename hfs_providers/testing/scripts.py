@@ -1,4 +1,4 @@
-"""What a scripted provider does with one request: the steps of `LoopbackServer.script`."""
+"""The steps of `LoopbackServer.script`: how a simulated provider answers one request."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Ok(Step):
 
     Args:
         text: the text of the answer; None lets the server choose one.
-        tool_calls: pairs of a tool's name and its arguments, instead of text.
+        tool_calls: pairs of a tool's name and its arguments; they replace the text.
         delay: seconds before the first byte.
         chunk_delay: seconds between the chunks of a stream.
         chunks: how many chunks a streamed text is cut into.
         usage: tokens in and out; None counts words.
-        headers: of HTTP, besides the usual ones.
-        cached: how many of the tokens in it says that it read from its cache.
+        headers: HTTP headers besides the usual ones.
+        cached: how many of the tokens in were read from the cache, according to the answer.
     """
 
     text: str | None = None
@@ -42,18 +42,18 @@ class Ok(Step):
 
 @dataclass(frozen=True)
 class ErrorStep(Step):
-    """An error, as the provider words it; `echo_key` puts the caller's key into the message, as some do."""
+    """An error in the provider's own form; `echo_key` puts the caller's key into the message, as some providers do."""
 
     echo_key: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
 class RateLimited(ErrorStep):
-    """429, as the provider words it.
+    """429, in the provider's own form.
 
     Args:
-        retry_after: seconds that the caller is told to wait; None names no time.
-        form: where it says so: `Retry-After` as whole `seconds`, a `fraction` or a `date`; `retry-after-ms`; the
+        retry_after: the seconds to wait that the answer names; None names no time.
+        form: how it names them: `Retry-After` as whole `seconds`, a `fraction` or a `date`; `retry-after-ms`; the
             provider's own `reset` header; Google's `retryinfo` in the body; `none`.
         per: the window that is used up.
         scope: whether the limit is the model's or the whole key's.
@@ -77,7 +77,7 @@ class PaymentRequired(ErrorStep):
     """402: no credits left. Gemini has no 402 and answers 403 with BILLING_DISABLED.
 
     Args:
-        fewer_tokens: OpenRouter's other 402: there are credits, too few for the request's `max_tokens`.
+        fewer_tokens: OpenRouter's other 402: there are credits, but too few for the request's `max_tokens`.
     """
 
     fewer_tokens: bool = False
@@ -88,7 +88,7 @@ class Forbidden(ErrorStep):
     """403: the key may not do this. Gemini answers 400 with FAILED_PRECONDITION about a region.
 
     Args:
-        about: what is barred. Where a provider words only some of these, the others look like `key`.
+        about: what is forbidden. If a provider has only some of these errors, the others look like `key`.
     """
 
     about: Literal["key", "model", "region", "moderation"] = "key"
@@ -99,7 +99,7 @@ class ModelGone(ErrorStep):
     """The model is retired: 404, and Groq's 400 with model_decommissioned.
 
     Args:
-        decommissioned: False for Groq's 404 with model_not_found, of a model that never was.
+        decommissioned: False for Groq's 404 with model_not_found, for a model that never existed.
     """
 
     decommissioned: bool = True
@@ -124,34 +124,34 @@ class ServerError(ErrorStep):
 
 @dataclass(frozen=True)
 class Reset(Step):
-    """The connection is reset before any byte of an answer."""
+    """The connection is reset before the first byte of an answer."""
 
 
 @dataclass(frozen=True)
 class Stall(Step):
-    """Silence for so many seconds, then the connection is closed."""
+    """Silence for `seconds`, then the connection is closed."""
 
     seconds: float = 60.0
 
 
 @dataclass(frozen=True)
 class Garbage(Step):
-    """200 with a body that is no JSON."""
+    """200 with a body that is not JSON."""
 
 
 @dataclass(frozen=True)
 class EmptyBody(Step):
-    """200 with no body."""
+    """200 with an empty body."""
 
 
 @dataclass(frozen=True)
 class HalfStream(Step):
-    """A stream that ends without its end mark.
+    """A stream that ends before the answer is complete.
 
     Args:
         chunks: how many chunks with content are sent first.
-        how: it is cut by the end of the body (`eof`), a reset connection, or silence (`stall`).
-        seconds: of silence.
+        how: whether the body ends (`eof`), the connection is reset (`reset`), or nothing more comes (`stall`).
+        seconds: the duration of the silence.
     """
 
     chunks: int = 2
@@ -161,7 +161,7 @@ class HalfStream(Step):
 
 @dataclass(frozen=True)
 class StreamError(Step):
-    """A stream that says, after so many chunks with content, that the provider failed."""
+    """A stream that reports after `chunks` chunks with content that the provider failed."""
 
     chunks: int = 1
 
@@ -173,7 +173,7 @@ class Raw(Step):
     Args:
         status: HTTP status.
         body: sent as it is; a mapping is sent as JSON.
-        headers: besides Content-Length; with a mapping, Content-Type is `application/json` where they do not name it.
+        headers: besides Content-Length; with a mapping, Content-Type is `application/json` unless they set it.
 
     Raises:
         TypeError: `body` is neither bytes nor a mapping that can be written as JSON.
@@ -184,15 +184,15 @@ class Raw(Step):
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Here, where the test is told: in the server it would end as an answer with status 500.
+        # Here the error reaches the test; in the server it would become an answer with status 500.
         self.reply()
 
     def reply(self) -> Reply:
-        """What goes over the wire."""
+        """The reply that is sent."""
         if isinstance(self.body, bytes):
             return Reply(self.status, self.body, dict(self.headers))
         if not isinstance(self.body, Mapping):
-            raise TypeError(f"the body of Raw is bytes or a mapping, not {type(self.body).__name__}")
+            raise TypeError(f"the body of Raw must be bytes or a mapping, not {type(self.body).__name__}")
         named = {name.lower() for name in self.headers}
         kind = {} if "content-type" in named else {"content-type": "application/json"}
         return Reply(self.status, json.dumps(dict(self.body)).encode(), {**kind, **self.headers})
@@ -200,16 +200,16 @@ class Raw(Step):
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes over the wire for a step.
+    """What is sent for a step.
 
     Args:
         body: the whole body, or None for a stream.
-        headers: besides the framing ones.
-        chunks: of a stream.
+        headers: the headers, except those for the body's length.
+        chunks: the chunks of a stream.
         chunk_delay: seconds before each further chunk.
-        ending: how the answer ends: as it should, by the connection's `reset`, or by silence (`stall`).
+        ending: how the answer ends: normally, by a reset of the connection (`reset`), or in silence (`stall`).
         stall: seconds of silence.
-        tokens: what the answer says that it cost.
+        tokens: the tokens in and out that the answer reports.
     """
 
     status: int = 200

@@ -1,4 +1,4 @@
-"""The loopback provider server: one process that answers what the providers' real SDKs send, over real sockets.
+"""The loopback server: simulates providers in this process, and answers their real SDKs over real sockets.
 
 with LoopbackServer() as server:
     env = server.env({"groq": 2})
@@ -46,12 +46,12 @@ class Seen:
     Args:
         at: monotonic seconds.
         provider, model, path, stream: what was asked for.
-        key: the caller's key; never represented.
-        fingerprint: the first 16 hex digits of its SHA-256.
+        key: the caller's key; not in the `repr`.
+        fingerprint: the first 16 hex digits of the key's SHA-256.
         outcome: the name of the step that answered it.
         status: HTTP status, or 0 if none was sent.
-        connection: the number of the connection that it came on.
-        tokens: what the answer said that it cost.
+        connection: the number of its connection.
+        tokens: the tokens in and out that the answer reported.
         finished: whether the whole answer was written.
     """
 
@@ -78,27 +78,27 @@ class Gate:
         self.opened = asyncio.Event()
 
     def arrived(self) -> None:
-        """One more request waits. Called by the server."""
+        """Count one more waiting request. Called by the server."""
         with self._changed:
             self._waiting += 1
             self._changed.notify_all()
 
     def wait_for(self, number: int, timeout: float = 10.0) -> bool:
-        """Whether `number` requests have come to wait within `timeout` seconds."""
+        """Wait until `number` requests are waiting. Returns whether they were within `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self._waiting >= number, timeout)
 
 
 class LoopbackServer:
-    """Simulated providers on 127.0.0.1, in a thread of their own.
+    """Simulated providers on 127.0.0.1, in their own thread.
 
     Args:
-        dialects: of providers besides the built-in four, or instead of one of them.
+        dialects: the dialects of further providers, or replacements for those of the built-in four.
         answer: makes an answer, and its delays, for requests without a script.
-        log_size: requests that `seen` keeps.
+        log_size: how many requests `seen` keeps.
         port: 0 for any free port.
 
-    The methods may be called from any thread while it serves. No key appears in its representation.
+    The methods may be called from any thread while it serves. Its `repr` contains no key.
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class LoopbackServer:
     # Lifecycle
 
     def start(self) -> LoopbackServer:
-        """Listen and serve. Does nothing if it runs already."""
+        """Listen and serve. Does nothing if it is running already."""
         if self._thread is None:
-            # Bound here, so that a port in use is raised to the caller and not in a thread.
+            # Bound here, so that the error of a port in use reaches the caller and not a thread.
             listening = socket.create_server(("127.0.0.1", self._port), backlog=1024)
             ready = threading.Event()
             self._thread = threading.Thread(
@@ -148,7 +148,7 @@ class LoopbackServer:
         return self
 
     def stop(self) -> None:
-        """Close every connection and end the thread, within seconds. Safe to call twice."""
+        """Close every connection and end the thread, which takes seconds at most. Safe to call twice."""
         thread, loop = self._thread, self._loop
         if thread is None or loop is None:
             return
@@ -180,13 +180,13 @@ class LoopbackServer:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
-    # What a test says
+    # What a test sets
 
     def base_url(self, provider: str, endpoint: str = "default") -> str:
         """The base URL for the SDK.
 
         Args:
-            endpoint: of a keyless provider; what stands for the key in scripts and counts.
+            endpoint: for a keyless provider: the name that takes the place of the key in scripts and counts.
         """
         dialect = self._dialects[provider]
         own = f"/{endpoint}" if dialect.keyless else ""
@@ -196,7 +196,7 @@ class LoopbackServer:
         """The environment for a manager. Usage is not kept, unless the caller sets `HFS_USAGE_DB`.
 
         Args:
-            keys: by provider, how many keys (or endpoints of a keyless provider) to make up, or the keys.
+            keys: by provider, the number of keys (or endpoints of a keyless provider) to create, or the keys.
         """
         env = {USAGE: "off"}
         for provider, wanted in keys.items():
@@ -212,11 +212,11 @@ class LoopbackServer:
         return env
 
     def new_key(self, provider: str) -> str:
-        """A key that looks like the provider's, and that nobody else has."""
+        """A new key that looks like the provider's."""
         with self._lock:
             self._issued += 1
             number = self._issued
-        # Derived, so that a run can be repeated; not random, because it guards nothing.
+        # Computed instead of random, so that a run can be repeated. It protects nothing.
         body = hashlib.sha256(f"{provider} {number}".encode()).hexdigest()[:36]
         return f"{self._dialects[provider].key_prefix}{body}"
 
@@ -226,21 +226,21 @@ class LoopbackServer:
         """Set the answers to the next requests.
 
         Args:
-            key: whose requests, or `*` for any key that has no script of its own.
+            key: the key of the requests, or `*` for any key that has no script of its own.
             steps: one for each request.
-            then: for all requests after them; None answers as usual.
-            model: only requests for this model; such a script goes before one for all models.
+            then: the step for all requests after them; None gives the usual answer.
+            model: only for requests for this model; such a script takes precedence over one for all models.
         """
         with self._lock:
             self._scripts[provider, key, model] = (deque(steps), then)
 
     def keys(self, provider: str, allowed: Sequence[str]) -> None:
-        """Let only these keys in; any other is unauthorized."""
+        """Accept only these keys; any other is unauthorized."""
         with self._lock:
             self._allowed[provider] = set(allowed)
 
     def retire(self, provider: str, model: str) -> None:
-        """Take a model out of service, for every key."""
+        """Retire a model, for every key."""
         with self._lock:
             self._retired.add((provider, model))
             self._models[provider] = tuple(name for name in self._models.get(provider, ()) if name != model)
@@ -250,13 +250,13 @@ class LoopbackServer:
         return self._models.get(provider, ())
 
     def set_models(self, provider: str, ids: Sequence[str]) -> None:
-        """Say which models the provider lists."""
+        """Set the models that the provider lists."""
         with self._lock:
             self._models[provider] = tuple(ids)
 
     @contextmanager
     def hold(self) -> Iterator[Gate]:
-        """Hold answers back inside the block; they are let go at its end."""
+        """Hold answers back inside the block; they are sent at its end."""
         gate = Gate()
         self._gate = gate
         try:
@@ -270,19 +270,19 @@ class LoopbackServer:
 
     @property
     def seen(self) -> list[Seen]:
-        """The requests, oldest first, once they are answered."""
+        """The answered requests, oldest first."""
         with self._lock:
             return list(self._seen)
 
     def hits(self, provider: str | None = None) -> dict[str, int]:
-        """Requests by key, of one provider or of all, whatever the answer; listing the models does not count."""
+        """The number of requests by key, of one provider or all, whatever the answer. Listing models does not count."""
         with self._lock:
             if provider is None:
                 return dict(sum(self._hits.values(), Counter[str]()))
             return dict(self._hits.get(provider, {}))
 
     def answered(self, provider: str) -> dict[tuple[str, str], int]:
-        """Requests that were answered with a whole completion, by key and model."""
+        """The number of requests that were answered with a whole completion, by key and model."""
         with self._lock:
             return dict(self._answered.get(provider, {}))
 
@@ -295,10 +295,10 @@ class LoopbackServer:
             self._answered.clear()
             self.connections = self.max_in_flight = 0
 
-    # What its connections ask
+    # What its connections call
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Read | None:
-        """The dialect that a path's first part names, and the request as it reads it; None where it is none."""
+        """The dialect that a path's first part names, and the request that it reads; None if there is none."""
         name, _, rest = path.removeprefix("/").partition("/")
         dialect = self._dialects.get(name)
         if dialect is None:
@@ -313,7 +313,7 @@ class LoopbackServer:
         return None
 
     def next_step(self, request: Request) -> Step:
-        """What to do with a request."""
+        """The step that answers a request."""
         with self._lock:
             if request.method != "GET":
                 self._hits.setdefault(request.provider, Counter())[request.key] += 1
@@ -332,13 +332,13 @@ class LoopbackServer:
         return Ok()
 
     def thought(self, request: Request, step: Ok) -> Ok:
-        """`step` with something to say. What a script left open (delays, chunks, usage) is as `answer` has it."""
+        """`step` with an answer. What the script has not set (delays, chunks, usage) comes from `answer`."""
         scripted = {each.name: getattr(step, each.name) for each in fields(Ok)}
         given = {name: value for name, value in scripted.items() if value != getattr(_OPEN, name)}
         return replace(self._answer(request), **given)
 
     def note(self, request: Request, step: Step, reply: Reply, connection: int, finished: bool) -> None:
-        """Write a request down."""
+        """Record a request."""
         status = 0 if isinstance(step, (Reset, Stall)) else reply.status
         seen = Seen(
             at=time.monotonic(),

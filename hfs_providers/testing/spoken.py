@@ -14,21 +14,21 @@ from hfs_providers.testing.dialects import Dialect, pieces
 from hfs_providers.testing.endpoints import EMBEDDINGS, RESPONSES, asked_of, embeddings, response, response_events
 from hfs_providers.testing.scripts import BadRequest, Ok, Step
 
-# google-genai writes the last one as its users write it.
+# google-genai sends the last one as its users write it.
 _PARAMETERS = ("parameters", "parametersJsonSchema", "parameters_json_schema")
 
 _CALL_FIELDS = frozenset({"id", "type", "function", "index"})
 
 
 class OpenAIDialect(Dialect):
-    """Chat completions as OpenAI, Groq, Cerebras and OpenRouter speak them; embeddings and responses as OpenAI does.
+    """Chat completions of OpenAI, Groq, Cerebras and OpenRouter; embeddings and responses of OpenAI.
 
     Args:
-        base_path: what the SDK's base URL ends with.
-        key_prefix: how a key begins.
-        api_path: what the SDK puts between that and `/chat/completions`.
-        unasked_usage: whether a stream tells its usage where the request did not ask.
-        keyless: whether the provider takes endpoints rather than keys.
+        base_path: the end of the SDK's base URL.
+        key_prefix: the beginning of the provider's keys.
+        api_path: what the SDK adds between that and `/chat/completions`.
+        unasked_usage: whether a stream reports its usage even if the request does not ask for it.
+        keyless: whether the provider has endpoints instead of keys.
     """
 
     opening = 1  # the delta with the role
@@ -53,7 +53,7 @@ class OpenAIDialect(Dialect):
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
         key = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if method == "GET":
-            # `/key` is OpenRouter's, about the key itself.
+            # `/key` is OpenRouter's, and describes the key itself.
             known = (f"{self._api}/models", f"{self._api}/key")
             return Request(self.provider, key, "", path, "GET") if path in known else None
         model = str(body.get("model", ""))
@@ -83,7 +83,7 @@ class OpenAIDialect(Dialect):
         )
 
     def objection(self, request: Request) -> Step | None:
-        # Fields that they do not know, as Groq ("property ... is unsupported"), and a result without its call.
+        # Refused: unknown fields, as by Groq ("property ... is unsupported"), and a tool's result without its call.
         messages: list[dict[str, Any]] = request.body.get("messages") or []
         calls = [call for message in messages for call in message.get("tool_calls") or ()]
         results = {message.get("tool_call_id") for message in messages if message.get("role") == "tool"}
@@ -119,7 +119,7 @@ class OpenAIDialect(Dialect):
         ending = [last]
         told = request.wants_usage or self._unasked_usage
         if self.provider == "groq":
-            # Always, in its own place; the standard chunk comes besides where it is asked for.
+            # Always sent, in its own field; the standard chunk follows if the request asks for it.
             last["x_groq"] = {"id": "req_01", "usage": usage}
         if self.provider == "cerebras":
             # In the chunk with the finish reason, not in one without choices.
@@ -130,13 +130,13 @@ class OpenAIDialect(Dialect):
         return events, ending
 
     def first_events(self) -> list[bytes]:
-        # https://openrouter.ai/docs/api-reference/streaming: a comment, so that nobody gives up waiting.
+        # A comment, so that no client times out: https://openrouter.ai/docs/api-reference/streaming
         return [b": OPENROUTER PROCESSING\n\n"] if self.provider == "openrouter" else []
 
     def stream_error(self, request: Request) -> list[bytes]:
         message = "Encountered a server error, please try again."
         if self.provider == "openrouter":
-            # https://openrouter.ai/docs/api-reference/streaming: beside choices that end with the reason `error`.
+            # With choices that end with the reason `error`: https://openrouter.ai/docs/api-reference/streaming
             broken = {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}
             error = {"code": "server_error", "message": "Provider disconnected unexpectedly"}
             frame = self._frame(request, "chat.completion.chunk")
@@ -148,7 +148,7 @@ class OpenAIDialect(Dialect):
         return [self.event({"error": {"message": message, "type": "internal_server_error"}})]
 
     def _frame(self, request: Request, kind: str) -> dict[str, Any]:
-        # Without a fingerprint the Cerebras SDK cannot tell the kind of a chunk and hands out a plain dict.
+        # Without a fingerprint the Cerebras SDK does not recognise the type of a chunk and returns a plain dict.
         return {
             "id": f"chatcmpl-{next(self._numbers)}",
             "object": kind,
@@ -159,7 +159,7 @@ class OpenAIDialect(Dialect):
 
     def _calls(self, answer: Ok) -> list[dict[str, Any]]:
         return [
-            # No id twice: a conversation keeps the calls of all its turns.
+            # No id may occur twice, because a conversation keeps the calls of all its turns.
             {
                 "id": f"call_{next(self._numbers):09d}",
                 "type": "function",
@@ -179,7 +179,7 @@ class OpenAIDialect(Dialect):
 
 
 class GeminiDialect(Dialect):
-    """`generateContent` and `streamGenerateContent` of the Gemini API, and its endpoints that are like OpenAI's."""
+    """`generateContent` and `streamGenerateContent` of the Gemini API, and its endpoints in OpenAI's protocol."""
 
     key_prefix = "AIza"
     _path = re.compile(r"/v1(?:beta|alpha)?/models/(?P<model>[^:]+):(?P<call>generateContent|streamGenerateContent)")
@@ -237,7 +237,7 @@ class GeminiDialect(Dialect):
 
     def stream(self, request: Request, answer: Ok) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         parts = self._calls(request, answer) or [{"text": piece} for piece in pieces(answer)]
-        # Each event tells the tokens so far; only the last one's count is the whole.
+        # Each event has the tokens so far; only the last one's count is complete.
         events = [self._frame(request, answer, [part], None) for part in parts]
         for number, event in enumerate(events):
             event["usageMetadata"]["candidatesTokenCount"] = number
@@ -281,7 +281,7 @@ class GeminiDialect(Dialect):
         }
 
     def _calls(self, request: Request, answer: Ok) -> list[dict[str, Any]]:
-        # Gemini 3 wants its signature back with each tool call that it made.
+        # Gemini 3 requires its signature with each of its tool calls that comes back to it.
         signed = "gemini-3" in request.model
         signature = {"thoughtSignature": base64.b64encode(b"signed").decode()} if signed else {}
         return [
@@ -297,7 +297,7 @@ def _text(content: Any) -> str:
 
 
 def built_in() -> dict[str, Dialect]:
-    """The dialects of the built-in providers; the paths are those that their SDKs add to their base URLs."""
+    """The dialects of the built-in providers, with the paths that their SDKs add to their base URLs."""
     return {
         "cerebras": OpenAIDialect("cerebras", "", "csk-", "/v1", unasked_usage=True),
         "groq": OpenAIDialect("groq", "", "gsk_", "/openai/v1"),

@@ -9,7 +9,6 @@ from agno.models.openrouter import OpenRouter
 
 from hfs_providers import ProviderManager
 from hfs_providers.authoring import KeyedProvider, ModelDefault
-from hfs_providers.clients import model_fields
 from hfs_providers.errors import ProviderUnavailableError
 from hfs_providers.families import FAMILIES
 from hfs_providers.families.model_classes import SDKS, lacks_of, needed_of, sdk_of
@@ -52,7 +51,7 @@ def test_what_a_class_sends_is_looked_at() -> None:
         def get_request_params(self, *args: object, **kwargs: object) -> dict[str, object]:  # type: ignore[override]
             return {}
 
-    assert lacks_of(SDKS["openai:OpenAIChat"], Silent) == {"tools": "the model class sends none"}
+    assert lacks_of(SDKS["openai:OpenAIChat"], Silent) == {"tools": "the model class sends no tools"}
     assert lacks_of(SDKS["openai:OpenAIChat"], OpenAIChat) == {}
     assert needed_of(OpenAIChat) == {}
 
@@ -82,18 +81,3 @@ def test_a_field_that_the_class_lacks_is_no_type_error(given: dict[str, object],
         with pytest.raises(ProviderUnavailableError) as caught:
             manager.get_model("acme")
     assert [word for word in words if word not in str(caught.value)] == []
-
-
-def test_what_assembly_cannot_tell_the_first_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_fields, "known_fields", lambda path: None)  # as of a class without a source
-    plugin = KeyedProvider(
-        name="acme",
-        model_class="agno.models.openai.like:OpenAILike",
-        sdk="openai",
-        models=(ModelDefault("m"),),
-        model_params={"temprature": 1},
-    )
-    with ProviderManager(env={"ACME_API_KEY": "acme-0123456789"}, plugins=[plugin]) as manager:
-        assert manager.available_providers == ["acme"]
-        with pytest.raises(ProviderUnavailableError, match="takes no 'temprature'"):
-            manager.get_model("acme")

@@ -76,7 +76,7 @@ class TestWhatASubclassMayNotDo:
             type("TestGroq", (ProviderConformance,), {})
 
     def test_lack_what_is_unknown(self) -> None:
-        with pytest.raises(TypeError, match="'stream', which is none of") as caught:
+        with pytest.raises(TypeError, match="'stream', which is not one of") as caught:
             type("TestGroq", (ProviderConformance,), {"plugin": groq, "lacks": {"stream": "none"}})
         assert all(f"{name}: {meaning}" in str(caught.value) for name, meaning in CAPABILITIES.items())
 

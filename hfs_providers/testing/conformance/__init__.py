@@ -1,4 +1,4 @@
-"""`ProviderConformance`: the suite that every provider plugin passes, the built-in ones included.
+"""`ProviderConformance`: the suite that every provider plugin must pass, including the built-in ones.
 
 class TestAcme(ProviderConformance):
     plugin = hfs_providers_acme.plugin
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-# Before they are imported: an assertion in them then says what it compared.
+# Before they are imported, so that their failed assertions show the compared values.
 pytest.register_assert_rewrite(
     *(f"{__name__}.{room}" for room in ("answers", "base", "contract", "declared", "failures", "messages", "objects"))
 )

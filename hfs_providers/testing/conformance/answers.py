@@ -1,4 +1,4 @@
-"""Checks that the provider answers: sync, async, streamed, with a tool, over its keys, and what that cost."""
+"""Checks that the provider answers (sync, async, streamed, with a tool, over its keys), and checks its usage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hfs_providers.testing.server import LoopbackServer
 
 
 def _tool() -> tuple[Callable[[str], str], list[str]]:
-    """A tool for an agent, and what it is called with."""
+    """A tool for an agent, and a list of the arguments that it was called with."""
     called: list[str] = []
 
     def capital_of(country: str) -> str:
@@ -142,7 +142,7 @@ class AnswerChecks(Base):
         assert metrics is not None
         assert metrics.total_tokens == server.seen[-1].tokens
 
-    # What is listed
+    # Models and health
 
     @needs("model_listing")
     def test_models_are_listed_live(self, manager: ProviderManager, server: LoopbackServer) -> None:

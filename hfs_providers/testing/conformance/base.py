@@ -1,4 +1,4 @@
-"""What the checks stand on: the server, an environment with three keys, a manager, and what a provider may lack."""
+"""The base of the checks: the server, an environment with three keys, a manager, and what a provider may lack."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ CAPABILITIES: Mapping[str, str] = {
     "async": "its model can be awaited",
     "streaming": "it streams",
     "tools": "its models call tools",
-    "usage": "its answers say how many tokens they cost",
-    "stream_usage": "its streams say it too",
-    "payment": "it refuses a key for want of credits with 402 or a code of its own",
-    "retry_after": "the wait that a refusal names reaches us through the SDK",
-    "context_overflow": "it says so where the messages do not fit the context window",
-    "end_mark": "a stream that was cut off, and an empty answer, can be told from whole ones",
+    "usage": "its answers say how many tokens they used",
+    "stream_usage": "its streams say how many tokens they used",
+    "payment": "it refuses a key without credits with 402 or a code of its own",
+    "retry_after": "the SDK's error has the wait that a refusal names",
+    "context_overflow": "it says so if the messages do not fit into the context window",
+    "end_mark": "a stream that was cut off, and an empty answer, can be distinguished from complete ones",
     "shared_connections": "its keys share one pool of connections",
-    "timeouts": "the SDK takes a timeout",
+    "timeouts": "the SDK accepts a timeout",
     "successors": "the plugin names more than one default model",
     "model_listing": "its models can be listed",
 }
-"""What a provider may declare in `lacks`, and what it means to have it."""
+"""The capabilities that a plugin may declare in `lacks`, each with what a provider with it can do."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def needs(*capabilities: str) -> Callable[[F], F]:
-    """Mark a check that is skipped where the provider lacks one of `capabilities`."""
+    """Mark a check that is skipped if the provider lacks one of `capabilities`."""
     unknown = set(capabilities) - set(CAPABILITIES)
     assert not unknown, unknown
 
@@ -55,7 +55,7 @@ def needs(*capabilities: str) -> Callable[[F], F]:
 
 
 def of_type(step: object) -> str:
-    """How a step is shown in the name of a check."""
+    """The name of a step in the name of a check."""
     status = getattr(step, "status", "")
     return f"{type(step).__name__}{status}"
 
@@ -91,7 +91,7 @@ class Base:
 
     @pytest.fixture
     def keys(self, env: dict[str, str], server: LoopbackServer) -> list[str]:
-        """The keys as the server's scripts and counts name them."""
+        """The keys, by the names that the server's scripts and counts use."""
         if not self._keyless():
             return [env[f"{self.upper}_API_KEY_{number}"] for number in range(1, KEYS + 1)]
         base_path = self._known(server).base_path
@@ -100,7 +100,7 @@ class Base:
 
     @pytest.fixture
     def manager(self, env: dict[str, str]) -> Iterator[ProviderManager]:
-        """A manager with this provider alone. A pause before a retry takes no time."""
+        """A manager with only this provider. Pauses before retries take no time."""
         with ProviderManager(env=env, plugins=[self.plugin]) as manager:
             if self.name not in manager.wrappers:
                 own = (each for each in manager.problems if each.provider == self.name)
@@ -110,7 +110,7 @@ class Base:
 
     @pytest.fixture
     def events(self, manager: ProviderManager) -> list[Event]:
-        """What the manager told its observers."""
+        """The events that the manager has sent to its observers."""
         seen: list[Event] = []
         manager.observe(seen.append)
         return seen
@@ -125,7 +125,7 @@ class Base:
 
     @property
     def upper(self) -> str:
-        """The provider's name as it stands in variables."""
+        """The provider's name in environment variables."""
         return env_name(self.name)
 
     def _defaults(self) -> Sequence[ModelDefault]:
@@ -134,10 +134,10 @@ class Base:
         return models
 
     def _spoken(self) -> Dialect | None:
-        """The dialect to add to the server, or None where it knows the provider."""
+        """The dialect to add to the server, or None if the server knows the provider."""
         if self.dialect is not None:
             if self.dialect.provider != self.name:
-                pytest.fail(f"the dialect is {self.dialect.provider!r}'s, and the plugin is {self.name!r}")
+                pytest.fail(f"the dialect is for {self.dialect.provider!r}, but the plugin is {self.name!r}")
             return self.dialect
         if self.name in built_in():
             return None
@@ -146,7 +146,7 @@ class Base:
         dialect = dialect_of(self.name, client, sdk, getattr(plugin, "keyless", False))
         if dialect is not None:
             return dialect
-        pytest.fail(f"{type(self).__name__} needs an attribute `dialect`: how {self.name} speaks is not known")
+        pytest.fail(f"{type(self).__name__} needs an attribute `dialect`: the protocol of {self.name} is not known")
 
     def _known(self, server: LoopbackServer) -> Dialect:
         return self._spoken() or built_in()[self.name]
@@ -166,18 +166,18 @@ class Base:
         return (counts.in_flight, counts.reserved_tokens) == (0, 0)
 
     def _in_the_process(self, env: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-        """Put `env` into the process environment, and what could contradict it out."""
+        """Put `env` into the process environment, and remove what could contradict it."""
         for variable in list(os.environ):
             if variable.startswith(("HFS_", f"{self.upper}_", f"NUM_{self.upper}", f"EXPECTED_{self.upper}")):
                 monkeypatch.delenv(variable)
         for variable, value in env.items():
             monkeypatch.setenv(variable, value)
-        # A process that a check starts finds what this one found.
+        # A process that a check starts must find the same modules.
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
 
 
 def run(model: Any, prompt: str = "hello", **options: Any) -> Any:
-    """One agent run; fails the check where the run ended in an error, which Agno does not raise."""
+    """One agent run. Fails the check if the run ended in an error, because Agno does not raise it."""
     result = Agent(model=model, telemetry=False, **options).run(prompt)
     assert result.status == RunStatus.completed, result.content
     return result

@@ -1,4 +1,4 @@
-"""Checks of the plugin itself: found by its name, pure until it is used, calm in any environment."""
+"""Checks of the plugin itself: its entry point, no side effects until it is used, and no error in any environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hfs_providers.authoring import CONTRACT_VERSION, ModelDefault, ProviderConf
 from hfs_providers.core.inventory import take_inventory
 from hfs_providers.testing.conformance.base import KEYS, Base
 
-# Loads the plugin as a user's program does and takes it as far as a model's first call, without making one.
+# Loads the plugin as a user's program does, and does everything that comes before the first call of a model.
 _PURITY = """
 import json, sys
 name, sdk, env = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -58,7 +58,7 @@ class ContractChecks(Base):
             f"no entry point {self.name!r} in the group 'hfs_providers': name it in pyproject.toml under "
             "[project.entry-points.hfs_providers], and install the package (pip install -e .)"
         )
-        assert [point.load() for point in points] == [self.plugin], "the entry point gives another object"
+        assert [point.load() for point in points] == [self.plugin], "the entry point loads another object"
 
     def test_its_name_fits_a_variable_and_an_extra(self) -> None:
         assert self.name == self.name.lower()
@@ -100,7 +100,7 @@ class ContractChecks(Base):
             [sys.executable, "-c", _PURITY, self.name, sdk, json.dumps(env)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             cwd=tmp_path,
         )
         assert done.returncode == 0, done.stderr
@@ -161,7 +161,7 @@ class ContractChecks(Base):
 
 
 def _hide(monkeypatch: pytest.MonkeyPatch, distribution: str, module: str) -> None:
-    """Let a distribution look as if it were not installed."""
+    """Make a distribution look as if it were not installed."""
     version, find_spec = metadata.version, importlib.util.find_spec
 
     def hidden_version(name: str) -> str:

@@ -1,4 +1,5 @@
-"""Checks of what the plugin says of its provider's errors (`errors`): each entry is played, and judged."""
+"""Checks of the error rules that the plugin declares (`errors`): the server plays each entry, and its verdict must be
+the declared one."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class DeclaredErrorChecks(Base):
 
     def test_the_meanings_that_it_declares_are_known(self) -> None:
         for entry, meaning in _entries(self._rules()):
-            assert isinstance(meaning, Meaning), f"{entry} is no Meaning"
+            assert isinstance(meaning, Meaning), f"{entry} is not a Meaning"
             assert meaning.kind in get_args(Kind), f"{entry} has the kind {meaning.kind!r}"
             assert meaning.scope in ("model", "key"), f"{entry} has the scope {meaning.scope!r}"
 
@@ -83,7 +84,7 @@ class DeclaredErrorChecks(Base):
     def test_what_decides_takes_any_answer(self) -> None:
         rules = self._rules()
         if rules.decide is None:
-            pytest.skip(f"{self.name} declares no function that decides")
+            pytest.skip(f"{self.name} declares no function `decide`")
         names = {part for path in (*rules.fields, *rules.wait_fields, *rules.header_fields) for part in path.split(".")}
         for status in _STATUSES:
             for odd in _ODD:
@@ -134,7 +135,7 @@ def _entries(rules: ErrorRules) -> Iterator[tuple[str, Meaning]]:
 
 
 def _at(path: str, value: Any) -> dict[str, Any]:
-    """An error object with a value at a path."""
+    """An error object that has a value at a path."""
     for name in reversed(path.split(".")):
         value = {name: value}
     found: dict[str, Any] = value
@@ -144,4 +145,4 @@ def _at(path: str, value: Any) -> dict[str, Any]:
 def _same(verdict: Verdict, meaning: Meaning, entry: str) -> None:
     scope = "key" if meaning.kind == "dead" else meaning.scope
     expected = (meaning.kind, scope, meaning.credits)
-    assert (verdict.kind, verdict.scope, verdict.credits) == expected, f"{entry} is not read as it says: {verdict}"
+    assert (verdict.kind, verdict.scope, verdict.credits) == expected, f"{entry} does not give its meaning: {verdict}"

@@ -1,4 +1,4 @@
-"""Checks of what goes wrong: keys that are refused, calls that fail, streams that break, callers that leave."""
+"""Checks of failures: refused keys, failed calls, broken streams, callers that cancel."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ class FailureChecks(Base):
         with pytest.raises(ModelNotFoundError) as caught:
             ask(manager.get_model(self.name, "once-was"))
         assert caught.value.model_id == "once-was"
-        # Each key once at most, and that where an answer leaves open whether it is this key alone that lacks the model.
+        # Several keys are asked only if the answer may mean that just this key lacks the model, each key once at most.
         assert max(server.hits(self.name).values()) == 1
 
     @needs("successors")

@@ -1,4 +1,4 @@
-"""Checks of what the plugin says of messages that other providers' models wrote (`messages`), through a chain."""
+"""Checks of the plugin's rules for messages that other providers' models wrote (`messages`), through a chain."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class DeclaredMessageChecks(Base):
             asked = Message(role="assistant", tool_calls=copy.deepcopy(_CALLS))
             messages = [Message(role="user", content="What are the capitals?"), asked, *answered]
             assert "Zenith" in str(chain.response(messages=messages).content)
-            assert asked.tool_calls == _CALLS, "tool_calls writes to what it is given"
+            assert asked.tool_calls == _CALLS, "`tool_calls` changes its argument"
 
     def test_its_models_take_a_json_schema_as_it_says(self, manager: ProviderManager) -> None:
         for chain in self._chains(manager):
             assert "city" in json.loads(ask(chain, response_format=copy.deepcopy(_SCHEMA)))
 
     def _chains(self, manager: ProviderManager) -> Iterator[FallbackChain]:
-        """A chain of each default model, which gets messages as the plugin says."""
-        # With what the family of its SDK adds.
+        """A chain of each default model, which converts messages by the plugin's rules."""
+        # Including what the family of its SDK adds.
         traits = getattr(getattr(self._wrapper(manager), "backend", None), "traits", self.plugin)
         rules: Any = getattr(traits, "messages", MessageRules())
         if rules == MessageRules():

@@ -1,4 +1,4 @@
-"""Checks of what the plugin says that its provider offers over plain HTTP (`openai_path`, `http`)."""
+"""Checks of the plain HTTP interface that the plugin declares (`openai_path`, `http`)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ class PlainHttpChecks(Base):
 
     def test_what_it_offers_over_http_can_be_asked_for(self) -> None:
         traits = self._traits()
-        paths = [path for path in (traits.openai_path, traits.http.messages) if path is not None]
-        assert [path for path in paths if not _PATH.fullmatch(path)] == [], "a path begins with / and does not end so"
-        unknown = set(traits.http.openai) - (set(get_args(Endpoint)) - {"messages"})
-        assert not unknown, f"`openai` names what is none of OpenAI's endpoints: {', '.join(sorted(unknown))}"
-        assert traits.base_url is not None or traits.keyless, "without a base_url nobody knows where to ask"
+        declared = (traits.openai_path, traits.http.messages, traits.http.count_tokens)
+        paths = [path for path in declared if path is not None]
+        assert [path for path in paths if not _PATH.fullmatch(path)] == [], "a path needs a leading /, no trailing one"
+        unknown = set(traits.http.openai) - {each for each in get_args(Endpoint) if not each.startswith("messages")}
+        assert not unknown, f"`openai` names unknown endpoints: {', '.join(sorted(unknown))}"
+        assert traits.base_url is not None or traits.keyless, "`base_url` is missing"
         headers = {traits.http.key_header: traits.http.key_prefix, **traits.http.headers}
-        assert [name for name in headers if not _HEADER.fullmatch(name)] == [], "a header's name has other characters"
+        assert [name for name in headers if not _HEADER.fullmatch(name)] == [], "a header's name has invalid characters"
         assert all(value.isprintable() and value.isascii() for value in headers.values())
 
     def test_each_key_is_taken_over_http(
@@ -65,7 +66,7 @@ class PlainHttpChecks(Base):
         traits: object = self.plugin
         if not isinstance(traits, ProviderTraits) or (traits.openai_path is None and traits.http.messages is None):
             pytest.skip(f"{self.name} offers nothing over plain HTTP")
-        # With what the family of its SDK adds.
+        # Including what the family of its SDK adds.
         return family_of(getattr(traits, "client", "own")).complete(traits)
 
     def _offers_chats(self) -> None:

@@ -1,4 +1,4 @@
-"""The suite itself, and what keeps a subclass from doing without a part of it."""
+"""The suite itself, and the checks that a subclass does not leave out a part of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SETTABLE = frozenset({"plugin", "dialect", "lacks", "pytestmark"})
 
 
 class _Guarded(type):
-    """Looks at a class again when it is changed after it was made: by a mark of pytest's above it, say."""
+    """Checks a class again when it is changed after its creation, for example by a mark of pytest."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -41,21 +41,21 @@ class ProviderConformance(
     PlainHttpChecks,
     metaclass=_Guarded,
 ):
-    """What a provider plugin has to do, through its real SDK and Agno class, against the loopback server.
+    """Tests what a provider plugin must do, with its real SDK and Agno class against the loopback server.
 
     Subclass it in a test module, with a name that begins with `Test`, and set:
 
     `plugin`
-        the plugin object. Required. Its package is installed (`pip install -e .`): the suite finds it through its entry
-        point as a user's program would.
+        the plugin object. Required. Its package must be installed (`pip install -e .`): the suite finds it through its
+        entry point, as a user's program would.
     `dialect`
-        a `Dialect` where the provider speaks neither like OpenAI nor like Gemini.
+        a `Dialect`, if the provider has neither OpenAI's nor Gemini's protocol.
     `lacks`
-        what the provider cannot do, by capability, each with the reason: `{"streaming": "the API has none"}`. The
-        checks that need it are skipped and show the reason. `CAPABILITIES` has them all.
+        the capabilities that the provider does not have, each with the reason: `{"streaming": "the API has none"}`. The
+        checks that need one are skipped and show the reason. `CAPABILITIES` lists all.
 
-    Checks of your own may be added. One of the suite's cannot be deleted or overridden, unless the override is marked
-    `@pytest.mark.xfail(reason=...)`; a class that does so fails at collection.
+    You may add checks of your own. The suite's own checks cannot be deleted or overridden, unless the override is
+    marked `@pytest.mark.xfail(reason=...)`; else the class fails at collection.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -73,18 +73,18 @@ def _check(cls: Any) -> None:
                 f"{cls.__name__} deletes or overrides {name} of the conformance suite. Declare what the provider "
                 f"cannot do in `lacks`, or mark the override with @pytest.mark.xfail(reason=...)"
             )
-        raise TypeError(f"{cls.__name__} overrides {name}, which the conformance suite needs as it is")
+        raise TypeError(f"{cls.__name__} overrides {name}, which the conformance suite needs unchanged")
     if cls.__name__.startswith("Test") and getattr(cls, "plugin", None) is None:
         raise TypeError(f"{cls.__name__} needs an attribute `plugin`: the plugin object that it tests")
     for capability, reason in cls.lacks.items():
         if capability not in CAPABILITIES:
             known = "\n".join(f"  {name}: {meaning}" for name, meaning in CAPABILITIES.items())
-            raise TypeError(f"{cls.__name__}.lacks names {capability!r}, which is none of\n{known}")
+            raise TypeError(f"{cls.__name__}.lacks names {capability!r}, which is not one of\n{known}")
         if not isinstance(reason, str) or not reason.strip():
-            raise TypeError(f"{cls.__name__}.lacks says no reason for {capability!r}")
+            raise TypeError(f"{cls.__name__}.lacks gives no reason for {capability!r}")
     for mark in _marks(cls):
         if mark.name in ("skip", "skipif", "xfail"):
-            raise TypeError(f"{cls.__name__} is marked {mark.name} as a whole; the suite is passed check by check")
+            raise TypeError(f"{cls.__name__} is marked {mark.name} as a whole; mark single checks instead")
 
 
 def _expected_to_fail(found: object) -> bool:

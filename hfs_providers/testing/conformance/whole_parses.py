@@ -1,4 +1,4 @@
-"""Keeps pytest from dying of a fault of Python before 3.11.8, which many failing checks bring out."""
+"""Keeps pytest from crashing because of a bug in Python before 3.11.8, which many failing checks trigger."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 
 def keep_parses_whole() -> None:
-    """Let no garbage be collected while a source is parsed. Does nothing where Python has no need of it.
+    """Switch the garbage collector off while source code is parsed. Does nothing on a Python without the bug.
 
-    Python 3.11 counts the depth of a syntax tree in one place for the whole process, and may collect garbage while it
-    makes the tree. If the collection runs code that parses (the traceback of a finalizer that fails is formatted), or
-    lets another thread parse, the count is wrong, and `ast.parse` raises "SystemError: AST constructor recursion depth
-    mismatch". pytest parses the source of each frame of a failure, and does not survive that error.
+    Python 3.11 counts the depth of a syntax tree in one counter for the whole process, and may collect garbage while it
+    builds the tree. If the collection runs code that parses (formatting the traceback of a failed finalizer), or lets
+    another thread parse, the count is wrong, and `ast.parse` raises "SystemError: AST constructor recursion depth
+    mismatch". pytest parses the source of each frame of a failure, and crashes with that error.
     """
     # https://github.com/python/cpython/issues/106905
     if sys.version_info >= (3, 11, 8) or hasattr(ast.parse, "__wrapped__"):

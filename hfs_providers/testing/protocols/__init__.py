@@ -1,4 +1,4 @@
-"""The protocols of the families of SDKs, as the loopback server speaks them."""
+"""The protocols of the SDK families on the loopback server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hfs_providers.testing.protocols.azure_openai import AzureOpenAIDialect
 from hfs_providers.testing.protocols.bedrock import BedrockDialect
 from hfs_providers.testing.protocols.cohere import CohereDialect
 from hfs_providers.testing.protocols.huggingface import HuggingFaceDialect
+from hfs_providers.testing.protocols.interactions import InteractionsDialect
 from hfs_providers.testing.protocols.llama import LlamaDialect
 from hfs_providers.testing.protocols.mistral import MistralDialect
 from hfs_providers.testing.protocols.ollama import OllamaDialect
@@ -20,6 +21,7 @@ from hfs_providers.testing.spoken import GeminiDialect, OpenAIDialect
 
 SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "stainless": OpenAIDialect,
+    "ollama_responses": OpenAIDialect,
     "anthropic": AnthropicDialect,
     "anthropic_bedrock": AnthropicBedrockDialect,
     "anthropic_vertex": AnthropicVertexDialect,
@@ -28,6 +30,7 @@ SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "bedrock": BedrockDialect,
     "cohere": CohereDialect,
     "google_genai": GeminiDialect,
+    "google_interactions": InteractionsDialect,
     "huggingface": HuggingFaceDialect,
     "litellm": OpenAIDialect,
     "llama": LlamaDialect,
@@ -35,10 +38,10 @@ SPOKEN_BY: Mapping[str, Callable[..., Dialect]] = {
     "ollama": OllamaDialect,
     "portkey": PortkeyDialect,
 }
-"""By the name of a family (`KeyedProvider.client`), what makes the dialect of a provider: with the provider's name, and
-whether it is `keyless`."""
+"""By the name of a family (`KeyedProvider.client`), the function that creates a provider's dialect from its name and
+`keyless`."""
 
-# What these SDKs put behind their base URL, where openai's puts nothing.
+# The path that these SDKs add to their base URL; openai's adds none.
 _PATHS = {"groq": "/openai/v1", "cerebras-cloud-sdk": "/v1"}
 
 
@@ -47,7 +50,7 @@ def dialect_of(provider: str, client: object, sdk: str | None, keyless: bool) ->
 
     Args:
         provider: its name.
-        client, sdk, keyless: as `KeyedProvider` has them.
+        client, sdk, keyless: as in `KeyedProvider`.
     """
     if client == "stainless" and sdk in _PATHS:
         return OpenAIDialect(provider, "", api_path=_PATHS[sdk], unasked_usage=True, keyless=keyless)

@@ -1,4 +1,4 @@
-"""Anthropic's messages: https://docs.anthropic.com/en/api/messages, with thinking that is signed."""
+"""Anthropic's messages, with signed thinking: https://docs.anthropic.com/en/api/messages"""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class AnthropicDialect(Dialect):
     comes back in a later request, as Anthropic does.
 
     Args:
-        base_path: what the SDK's base URL ends with.
-        key_prefix: how a key begins.
-        keyless: whether the provider takes endpoints rather than keys.
+        base_path: the end of the SDK's base URL.
+        key_prefix: the beginning of the provider's keys.
+        keyless: whether the provider has endpoints instead of keys.
     """
 
     opening = 2  # the message, and its first block
@@ -53,7 +53,7 @@ class AnthropicDialect(Dialect):
         self._numbers = itertools.count(1)
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
-        # Either is taken; the SDK sends the second from 2.0 on.
+        # Both are accepted; the SDK sends the second since version 2.0.
         key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ").strip()
         if method == "GET":
             return Request(self.provider, key, "", path, "GET") if path == f"{self.base_path}/v1/models" else None
@@ -172,7 +172,7 @@ class AnthropicDialect(Dialect):
     def _usage(self, request: Request, answer: Ok) -> dict[str, Any]:
         tokens_in, tokens_out = self.usage(request, answer)
         return {
-            # What comes from a cache is not among the input tokens.
+            # Tokens from the cache are not counted as input tokens.
             "input_tokens": tokens_in - answer.cached,
             "cache_read_input_tokens": answer.cached,
             "cache_creation_input_tokens": 0,
@@ -198,7 +198,7 @@ def signature_of(thought: str) -> str:
 
 
 def _fault(body: Mapping[str, Any]) -> str | None:
-    """Why a history is refused, in Anthropic's words, or None."""
+    """Anthropic's message if it refuses the conversation so far, or None."""
     messages: list[dict[str, Any]] = body.get("messages") or []
     called: set[object] = set()
     for number, message in enumerate(messages):
@@ -220,7 +220,7 @@ def _fault(body: Mapping[str, Any]) -> str | None:
 
 
 def _continues_unthought(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last turn calls a tool without having thought before. Adaptive thinking allows that."""
+    """Whether the last turn calls a tool without a thinking block before it. Adaptive thinking allows that."""
     if len(messages) < 2 or not any(block.get("type") == "tool_result" for block in _blocks(messages[-1:])):
         return False
     first = next(_blocks(messages[-2:-1]), {})

@@ -1,4 +1,4 @@
-"""Anthropic's messages as Bedrock and Vertex AI speak them: on other paths, and with errors of the clouds' own."""
+"""Anthropic's messages on Bedrock and Vertex AI: with other paths, and with the clouds' own errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class AnthropicVertexDialect(AnthropicDialect):
         return super().read(method, "/v1/v1/messages", headers, {**body, "model": unquote(found["model"])})
 
     def refuse(self, request: Request, step: Step) -> Answer | None:
-        """Google's own refusals; those of the model are Anthropic's."""
+        """Google's own errors; the model's are Anthropic's."""
         match step:
             case RateLimited():
                 refused_by = _status(429, "RESOURCE_EXHAUSTED", "Resource exhausted, please try again later.")

@@ -15,7 +15,7 @@ _DEPLOYMENT = re.compile(r"/deployments/(?P<name>[^/]+)(?=/)")
 
 
 class AzureOpenAIDialect(OpenAIDialect):
-    """As OpenAI's, with the deployment in the path and the key in `api-key`."""
+    """OpenAI's protocol, with the deployment in the path and the key in `api-key`."""
 
     def __init__(self, provider: str, keyless: bool = False, base_path: str = "/openai") -> None:
         super().__init__(provider, base_path=base_path, key_prefix="", keyless=keyless)

@@ -32,8 +32,8 @@ _SIGNED = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/]+)/")
 
 
 class BedrockDialect(Dialect):
-    """`Converse` and `ConverseStream`, with an API key as a bearer token; of a signed request the key is the key's id,
-    and its signature is not checked."""
+    """`Converse` and `ConverseStream`, with an API key as a bearer token. For a signed request the key is the id of the
+    access key, and the signature is not checked."""
 
     key_prefix = "ABSK"
     opening = 1  # the message
@@ -118,7 +118,7 @@ class BedrockDialect(Dialect):
     def _counted(self, request: Request, answer: Ok) -> dict[str, Any]:
         tokens_in, tokens_out = self.usage(request, answer)
         usage = {
-            # What comes from a cache is not among the input tokens.
+            # Tokens from the cache are not counted as input tokens.
             "inputTokens": tokens_in - answer.cached,
             "outputTokens": tokens_out,
             "totalTokens": tokens_in + tokens_out,
@@ -136,13 +136,13 @@ def key_of(headers: Mapping[str, str]) -> str:
 
 
 def refused(step: Step) -> Answer | None:
-    """How the Bedrock runtime refuses, whatever the call."""
+    """The Bedrock runtime's errors, the same for all calls."""
     match step:
         case RateLimited():
             message = "Too many requests, please wait before trying again."
             status, code, text, more = 429, "ThrottlingException", message, wait_headers(step)
         case Unauthorized():
-            # As a request that is signed with a wrong key. A wrong API key has the code of `Forbidden`.
+            # As for a request that is signed with a wrong key. A wrong API key gets the code of `Forbidden`.
             text = "The security token included in the request is invalid."
             status, code, more = 403, "UnrecognizedClientException", {}
         case Forbidden() | PaymentRequired():
@@ -179,7 +179,7 @@ def framed(kind: Mapping[str, str], payload: Mapping[str, Any]) -> bytes:
 
 
 def _parts(messages: Sequence[Mapping[str, Any]], kind: str) -> list[Any]:
-    """What is of a kind in the content of messages."""
+    """The parts of one kind in the content of messages."""
     return list(_found(messages, kind))
 
 

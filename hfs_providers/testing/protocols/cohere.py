@@ -93,7 +93,7 @@ class CohereDialect(Dialect):
         return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()
 
     def stream_error(self, request: Request) -> list[bytes]:
-        # The reason of an end that is none: https://docs.cohere.com/reference/chat-stream
+        # An end whose reason is an error: https://docs.cohere.com/reference/chat-stream
         return [self.event({"type": "message-end", "delta": {"finish_reason": "ERROR", "error": "internal error"}})]
 
     def refuse(self, request: Request, step: Step) -> Answer | None:
@@ -141,7 +141,7 @@ def _event(kind: str, place: int, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(content: Any) -> str:
-    """The words of a message, or the result of a tool in a document."""
+    """The text of a message, or a tool's result in a document."""
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict)]
         return "".join(str(part.get("text") or (part.get("document") or {}).get("data") or "") for part in parts)

@@ -9,7 +9,7 @@ from hfs_providers.testing.spoken import OpenAIDialect
 
 
 class HuggingFaceDialect(OpenAIDialect):
-    """As OpenAI's; what the hub itself refuses is a text, without a code."""
+    """OpenAI's protocol. The hub's own errors are a text without a code."""
 
     def __init__(self, provider: str, keyless: bool = False) -> None:
         super().__init__(provider, key_prefix="hf_", keyless=keyless)

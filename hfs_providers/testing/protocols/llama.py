@@ -1,4 +1,4 @@
-"""Meta's Llama API: https://llama.developer.meta.com/docs/api/chat, as its SDK's types have it."""
+"""Meta's Llama API, by the types of its SDK: https://llama.developer.meta.com/docs/api/chat"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TITLES = {400: "Bad request", 401: "Unauthorized", 403: "Forbidden", 404: "Not 
 
 
 class LlamaDialect(OpenAIDialect):
-    """OpenAI's requests; answers, streams and errors of its own."""
+    """OpenAI's requests, with other answers, streams and errors."""
 
     def __init__(self, provider: str, keyless: bool = False) -> None:
         super().__init__(provider, key_prefix="LLM|", keyless=keyless)

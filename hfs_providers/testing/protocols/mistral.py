@@ -1,4 +1,4 @@
-"""Mistral's chat completions: OpenAI's frames, with usage in the last chunk of a stream and errors of its own."""
+"""Mistral's chat completions: OpenAI's format, with usage in the last chunk of a stream and other errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hfs_providers.testing.spoken import OpenAIDialect
 
 
 class MistralDialect(OpenAIDialect):
-    """The SDK puts `/v1` behind its address; nothing else of it is in the base URL."""
+    """The SDK adds `/v1` to the base URL itself."""
 
     def __init__(self, provider: str, keyless: bool = False) -> None:
         super().__init__(provider, base_path="", key_prefix="", api_path="/v1", keyless=keyless)
@@ -60,7 +60,7 @@ class MistralDialect(OpenAIDialect):
                 words = "Prompt contains 200000 tokens, too large for model with 131072 maximum context length"
                 return 400, _error(words, "invalid_request_error", "3000"), {}
             case BadRequest():
-                # What the SDK raises as HTTPValidationError.
+                # The SDK raises HTTPValidationError for it.
                 wrong = {"type": "missing", "loc": ["body", "messages"], "msg": "Field required"}
                 return 422, {"detail": [wrong]}, {}
             case ServerError(status=status):

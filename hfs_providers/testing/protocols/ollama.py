@@ -1,4 +1,4 @@
-"""Ollama's chat: its own paths, a JSON object a line for a stream, and errors of one word of JSON."""
+"""Ollama's chat: its own paths, streams with one JSON object per line, and errors with a single field."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class OllamaDialect(Dialect):
         return []
 
     def stream_error(self, request: Request) -> list[bytes]:
-        # https://docs.ollama.com/api/errors: the status cannot change any more.
+        # The status cannot change any more: https://docs.ollama.com/api/errors
         return [self.event({"error": "an error was encountered while running the model"})]
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class OllamaDialect(Dialect):
                 return 403, {"error": "forbidden"}, {}
             case ServerError(status=status):
                 return status, {"error": "the model failed to generate a response"}, {}
-        # BadRequest; a server that runs out of context cuts the messages and says nothing.
+        # BadRequest. ContextTooLong too: a real server would silently truncate the messages.
         return 400, {"error": "invalid options"}, {}
 
     def _line(self, request: Request, text: str, calls: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hfs_providers.testing.spoken import OpenAIDialect
 
 
 class PortkeyDialect(OpenAIDialect):
-    """As OpenAI's, with the key in `x-portkey-api-key`."""
+    """OpenAI's protocol, with the key in `x-portkey-api-key`."""
 
     def __init__(self, provider: str, keyless: bool = False) -> None:
         super().__init__(provider, key_prefix="", keyless=keyless)
