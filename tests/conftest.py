@@ -28,9 +28,13 @@ _READ_BY_US = re.compile(
 )
 
 _SLOWEST = (
-    "fleet/",
+    "fleet/test_fleet.py",
     "packaging/",
+    "test_types",
+    "fleet/",
     "services/",
+    "dashboard/test_browser",
+    "gateway/test_soak",
     "test_plugin_docs",
     "cli/test_new_plugin",
     "agents/",
@@ -41,8 +45,8 @@ _SLOWEST = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Three workers on two cores: some tests wait more than they work."""
-    return max(1, (os.cpu_count() or 1) * 3 // 2)
+    """Two more than cores: some tests wait more than they work."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, ForwardRef, Union, get_args, get_origin
 
 MODULES = [f"hfs_providers{name}" for name in ("", ".agents", ".authoring", ".errors", ".keys", ".testing", ".usage")]
 FILE = Path(__file__).with_suffix(".txt")
@@ -48,7 +49,7 @@ def _class(value: type) -> Iterator[str]:
     elif maker is not None and getattr(maker, "__name__", "") == "__init__":
         yield f"    {_function('__init__', maker)}"
     for name, field in sorted(getattr(value, "model_fields", {}).items()):
-        yield f"    {name}: {inspect.formatannotation(field.annotation)}"
+        yield f"    {name}: {_annotation(field.annotation)}"
     found: dict[str, Any] = {}
     for each in reversed(ours):
         found.update({name: member for name, member in vars(each).items() if not name.startswith("_")})
@@ -90,7 +91,13 @@ class _Shown:
 def _annotation(value: object) -> str:
     if value is inspect.Parameter.empty:
         return "_"
-    return value.strip("'\"") if isinstance(value, str) else inspect.formatannotation(value)
+    if isinstance(value, ForwardRef):
+        value = value.__forward_arg__
+    if isinstance(value, str):
+        return value.strip("'\"")
+    if get_origin(value) in (Union, UnionType):
+        return " | ".join("None" if each is NoneType else _annotation(each) for each in get_args(value))
+    return inspect.formatannotation(value).replace("typing.", "")
 
 
 if __name__ == "__main__":

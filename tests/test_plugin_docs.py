@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import families
 from benchmarks.families import BEGIN, END, keep
 from hfs_providers import KeyedProvider
 from hfs_providers.core import hookspecs
@@ -168,7 +169,7 @@ def test_every_field_of_the_base_is_in_the_table() -> None:
 
 
 def test_every_family_is_in_the_table_once() -> None:
-    table = TEXT[TEXT.index("| `client` | SDKs |") : TEXT.index("A family also brings")].strip().splitlines()[2:]
+    table = TEXT[TEXT.index("| `client` | SDKs |") : TEXT.index("A family also has")].strip().splitlines()[2:]
     assert all(row.count("|") == 3 for row in table)
     assert sorted(row.split("`")[1] for row in table) == sorted([*FAMILIES, "own"])
 
@@ -184,6 +185,30 @@ def test_the_matrix_is_written_between_its_marks_or_not_at_all(tmp_path: Path) -
         with pytest.raises(ValueError, match="once after it"):
             keep("new\n", document)
         assert document.read_text() == broken
+
+
+def test_the_matrix_names_what_was_tried_against_a_requirement(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"one": "2.0", "two": "1.5", "three": "3.0"}
+    needs = {"one": ["two>=2", "two>=3 ; extra == 'more'", "gone", "three<4"], "two": None}
+    monkeypatch.setattr(families, "_version", installed.get)
+    monkeypatch.setattr(families, "requires", needs.get)
+    assert list(families.unmet(["two", "one", "not-there", "one"])) == [
+        "one 2.0 requires `two>=2` and was tried with 1.5",
+        "one 2.0 requires `gone` and was tried with none",
+    ]
+
+
+def test_a_suite_that_does_not_end_is_one_line_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "_said", lambda package: ("stainless", "openai"))
+    monkeypatch.setattr(families, "_install", lambda package, site: None)
+
+    def run(folder: Path, *arguments: str, site: Path | None = None) -> subprocess.CompletedProcess[str]:
+        if site is not None:
+            raise subprocess.TimeoutExpired("pytest", families.TIMEOUT)
+        return subprocess.CompletedProcess(arguments, 0, "", "")
+
+    monkeypatch.setattr(families, "_run", run)
+    assert families.tried("acme:Acme").why == "its suite did not end within 900 s"
 
 
 def test_every_capability_can_be_read_there(reader: Reader) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hfs_providers.agents import wire
 from hfs_providers.agents.wire import Lines, Refusal, RpcError, TooLong, decode, encode, read_call
 from tests.agents.workers import nested
+
+at_any_load = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def lengths(found: list[bytes | TooLong]) -> list[bytes | None]:
@@ -18,6 +20,7 @@ def lengths(found: list[bytes | TooLong]) -> list[bytes | None]:
 
 
 class TestLines:
+    @at_any_load
     @given(st.lists(st.binary(max_size=12).filter(lambda part: b"\n" not in part)), st.lists(st.integers(1, 7)))
     def test_are_the_same_however_they_arrive(self, parts: list[bytes], cuts: list[int]) -> None:
         data, whole = b"".join(part + b"\n" for part in parts), Lines(limit=9)
@@ -40,6 +43,7 @@ class TestLines:
 
 
 class TestMessages:
+    @at_any_load
     @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.lists(st.booleans())))
     def test_go_there_and_back_in_one_line(self, message: dict[str, object]) -> None:
         line = encode(message)

@@ -265,7 +265,7 @@ class TestARotatingModel:
 
     @pytest.mark.parametrize("affinity", [5, b"name", True])
     def test_takes_a_text(self, manager: ProviderManager, affinity: Any) -> None:
-        with pytest.raises(TypeError, match="affinity is a text or None"):
+        with pytest.raises(TypeError, match="affinity must be a str or None"):
             manager.get_model("groq", affinity=affinity)
 
     def test_keeps_its_affinity_when_it_is_pickled(self, monkeypatch: pytest.MonkeyPatch, server: Any) -> None:

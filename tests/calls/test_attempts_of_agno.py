@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, closing
 from typing import Any
 
 import pytest
@@ -16,7 +16,9 @@ from agno.models.message import Message
 
 from hfs_providers.calls.model_errors import ModelCallError, call_error
 from hfs_providers.calls.verdicts import Verdict
-from hfs_providers.testing import LoopbackServer, Ok, Raw, ServerError
+from hfs_providers.clients.attempt import Attempt
+from hfs_providers.contract.redaction import Redactor
+from hfs_providers.testing import BadRequest, LoopbackServer, Ok, Raw, ServerError
 from tests.fallback.chains import WAYS, House, ask, house, seen_by, server
 
 __all__ = ["house", "server"]
@@ -44,6 +46,13 @@ class TestAgnosRetries:
             ask(model, way)
         assert caught.value.kind == "server_error"
 
+    def test_an_error_that_they_do_not_repeat_says_what_caused_it(self, house: House, way: str) -> None:
+        house.script("groq", then=BadRequest())
+        with pytest.raises(ModelCallError) as caught:
+            ask(house.manager.get_model("groq", retries=1, delay_between_retries=0), way)
+        assert house.asked("groq") == 1
+        assert caught.value.__cause__ not in (None, caught.value)
+
 
 @pytest.mark.parametrize("chained", [False, True])
 @pytest.mark.parametrize("way", WAYS)
@@ -57,6 +66,7 @@ def test_a_call_that_needs_guidance_is_repeated_with_it(house: House, way: str, 
     assert house.asked("gemini") == 2
     assert MALFORMED_FUNCTION_CALL_GUIDANCE[:40] in json.dumps(requests[-1].body)
     assert [message.role for message in messages] == ["user", "assistant"]
+    assert [event.usage.outcome for event in house.events if event.usage is not None] == ["ok", "ok"]
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
@@ -71,6 +81,27 @@ def test_arguments_of_streams_are_added_to_those_of_the_caller(house: House, way
     assert (first["temperature"], first["user"]) == (0.5, "me")
     assert second["stream_options"] == {"include_usage": True}
     assert own == {"temperature": 0.5, "extra_body": {"user": "me", "stream_options": {"x": 1}}}
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_other_calls_have_none_of_them(house: House, way: str) -> None:
+    requests = seen_by(house)
+    ask(house.manager.get_model("groq"), way)
+    assert "stream_options" not in requests[0].body
+
+
+def test_what_agno_logs_in_an_attempt_is_held_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.manager.wrapper("groq")
+    logged: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: logged.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger("agno"), "handlers", [handler])
+    attempt = Attempt()
+    with attempt:
+        logging.getLogger("agno").error("it failed")
+    assert logged == []
+    attempt.let_through(Redactor())
+    assert logged == ["it failed"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -127,6 +158,29 @@ def test_an_async_stream_that_is_left_is_closed_while_its_key_is_leased(
     assert in_flight == [1]
 
 
+def test_so_is_another_though_somebody_still_holds_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.script("groq", then=Ok("one two three four"))
+    genuine = Groq.invoke_stream
+    held: list[Any] = []
+    in_flight: list[int] = []
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from genuine(self, *args, **kwargs)
+        finally:
+            in_flight.append(house.manager.wrappers["groq"].pool.counts("m").in_flight)
+
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        held.append(watched(*args, **kwargs))
+        return held[0]
+
+    monkeypatch.setattr(Groq, "invoke_stream", kept)
+    model: Any = house.manager.get_model("groq", "m")
+    with closing(model.invoke_stream(asked(), Message(role="assistant"))) as stream:
+        next(stream)
+    assert in_flight == [1]
+
+
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_an_answer_is_charged_as_it_says_or_else_as_it_was_estimated(house: House, way: str) -> None:
     message = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
@@ -137,6 +191,15 @@ def test_an_answer_is_charged_as_it_says_or_else_as_it_was_estimated(house: Hous
     ask(model, way)
     rows = [event.usage for event in house.events if event.usage is not None]
     assert [(row.tokens, row.charged) for row in rows] == [(42, 42), (0, 1000)]
+    assert min(row.latency for row in rows) > 0
+
+
+@pytest.mark.parametrize("estimate", [0, 700])
+def test_a_stream_that_is_left_is_charged_as_it_was_estimated(house: House, estimate: int) -> None:
+    steps = house.manager.get_model("groq", estimated_tokens=estimate).response_stream(messages=asked())
+    next(step for step in steps if step.content)
+    steps.close()
+    assert [event.usage.charged for event in house.events if event.usage is not None] == [estimate]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from agno.models.message import Message
 
 from hfs_providers import KeysExhaustedError, ProviderManager
-from hfs_providers.testing import LoopbackServer, Ok, RateLimited, Reset, Step, Unauthorized
+from hfs_providers.calls import retry_pauses
+from hfs_providers.testing import LoopbackServer, Ok, RateLimited, Reset, ServerError, Step, Unauthorized
 
 WAYS = ("sync", "async", "stream", "astream")
 
@@ -155,6 +156,27 @@ class TestLimitedKeys:
             place.script(RateLimited(retry_after=3))
             chain.response(messages=[Message(role="user", content="hello")])
             assert (len(place.naps), chain.served_by.index) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "pauses"),
+    [
+        # A kept connection may have been closed meanwhile.
+        ([Reset()], []),
+        ([Reset(), Reset()], [1.0]),
+        ([ServerError(503)], [0.5]),
+        ([ServerError(503), Reset()], [0.5, 1.0]),
+    ],
+)
+def test_only_a_call_s_first_failure_is_retried_at_once_and_only_one_of_the_connection(
+    place: Place, steps: list[Step], pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_pauses.random, "uniform", lambda least, most: most)
+    paused: list[float] = []
+    place.wrapper.backend.sleep = paused.append
+    place.script(*steps)
+    ask(place, key_id="groq#1")
+    assert (paused, place.hits()) == (pauses, [len(steps) + 1, 0])
 
 
 def test_limits_of_a_key_that_left_are_learned_anew(place: Place) -> None:

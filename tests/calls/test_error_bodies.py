@@ -124,12 +124,12 @@ def body_of(text: str) -> Body:
     [
         ("groq: 401 invalid_api_key", outcome(DEAD), ROTATED, []),
         ("groq: 401 invalid_api_key", outcome(0), ROTATED, ["key: used again at once"]),
-        ("groq: 401 invalid_api_key", outcome(5), ROTATED, ["key: rests 5 s"]),
-        ("groq: 401 invalid_api_key", outcome(DEAD, answered=False), ROTATED[:1], ["call: raised"]),
+        ("groq: 401 invalid_api_key", outcome(5), ROTATED, ["key: not used for 5 s"]),
+        ("groq: 401 invalid_api_key", outcome(DEAD, answered=False), ROTATED[:1], ["call: raised an error"]),
         ("groq: 429 tokens per day", outcome(579), ROTATED, []),
-        ("groq: 429 tokens per day", outcome(30), ROTATED, ["key: rests 30 s of 10 min"]),
-        ("groq: 429 tokens per day", outcome(DEAD), ROTATED, ["key: dropped"]),
-        ("groq: 429 tokens per day", outcome(579), ROTATED[:1] + ROTATED, ["call: the key asked 2 times"]),
+        ("groq: 429 tokens per day", outcome(30), ROTATED, ["key: not used for 30 s instead of 10 min"]),
+        ("groq: 429 tokens per day", outcome(DEAD), ROTATED, ["key: never used again"]),
+        ("groq: 429 tokens per day", outcome(579), ROTATED[:1] + ROTATED, ["call: 2 requests with the refused key"]),
         ("groq: 422", outcome(0, answered=False), ROTATED[:1], []),
         (
             "groq: 422",

@@ -127,7 +127,7 @@ def test_without_a_free_key_the_error_says_when_there_is_one(corp: Corp) -> None
         corp.script(number, then=RateLimited(retry_after=50))
     with pytest.raises(KeysExhaustedError) as exhausted:
         corp.ask(timeout=1)
-    assert exhausted.value.cooling_down == 3
+    assert (exhausted.value.cooling_down, exhausted.value.limited, exhausted.value.dead) == (3, 0, 0)
     assert 40 < (exhausted.value.free_in or 0) <= 50
 
 
@@ -144,6 +144,18 @@ def test_nothing_is_repeated_once_a_part_was_passed_on(corp: Corp) -> None:
     with pytest.raises(StreamInterruptedError):
         asyncio.run(corp.wrapper.exchange("m").run(breaks))
     assert corp.outcomes == [("corp#1", "transport", 0)]
+
+
+@pytest.mark.parametrize(("announces", "outcomes"), [(True, [("corp#1", "transport", 0)]), (False, [])])
+def test_a_sender_may_say_itself_when_the_request_goes_out(corp: Corp, announces: bool, outcomes: object) -> None:
+    async def breaks(exchange: Exchange) -> None:
+        if announces:
+            exchange.sending()
+        raise httpx.ReadError("the connection was reset")
+
+    with pytest.raises(ModelCallError):
+        asyncio.run(corp.wrapper.exchange("m", key_id="corp#1", max_retries=0).run(breaks, announced=True))
+    assert corp.outcomes == outcomes
 
 
 def test_a_cancelled_exchange_cancels_its_sender_and_counts_as_abandoned(corp: Corp) -> None:
@@ -176,6 +188,25 @@ def test_a_bug_of_the_sender_is_raised_and_not_retried(corp: Corp) -> None:
     with pytest.raises(ModelCallError) as failed:
         asyncio.run(corp.wrapper.exchange("m").run(wrong))
     assert (failed.value.kind, corp.states()) == ("local", ["ready"] * 3)
+
+
+@pytest.mark.parametrize(("failure", "state"), [(httpx.ConnectError, "ready"), (httpx.ReadError, "limited")])
+def test_a_request_counts_against_a_limit_if_it_may_have_been_sent(
+    corp: Corp, failure: type[httpx.TransportError], state: str
+) -> None:
+    async def told(exchange: Exchange) -> None:
+        exchange.received(SimpleNamespace(headers=[(b"X-RateLimit-Limit-Requests-Hour", b"2")]))
+
+    async def breaks(exchange: Exchange) -> None:
+        raise failure("the connection failed")
+
+    async def both() -> None:
+        await corp.wrapper.exchange("m", key_id="corp#1").run(told)
+        await corp.wrapper.exchange("m", key_id="corp#1", max_retries=0).run(breaks)
+
+    with pytest.raises(ModelCallError):
+        asyncio.run(both())
+    assert corp.states() == [state, "ready", "ready"]
 
 
 def test_limits_are_learned_from_the_headers_of_an_answer(corp: Corp) -> None:

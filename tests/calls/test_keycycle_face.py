@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -392,12 +393,13 @@ def test_usage_is_tracked_until_it_is_turned_off(server: LoopbackServer, tmp_pat
         assert wrapper.manager.get_global_stats().total.total_requests == 4
         wrapper.track_usage = True
         create(model="written", messages=MESSAGES)
-    assert told == ["written", "unwritten", "unwritten", "written", "written"]
+        create(model="written", messages=MESSAGES, track_usage=True)
+    assert told == ["written", "unwritten", "unwritten", "written", "written", "written"]
     import sqlite3
 
     connection = sqlite3.connect(path)
     found = connection.execute("SELECT model, count(*) FROM usage JOIN series ON series = series.id GROUP BY 1")
-    assert found.fetchall() == [("written", 3)]
+    assert found.fetchall() == [("written", 4)]
     connection.close()
 
 
@@ -427,3 +429,17 @@ def test_what_stands_in_for_a_module_has_the_names_that_others_take_from_it() ->
     stand_in = _keycycle._late("keycycle.config.models")
     assert stand_in.__name__ == "keycycle.config.models"
     assert {"MODEL_LIMITS", "PROVIDER_STRATEGIES"} <= vars(stand_in).keys()
+    from keycycle.config.models import MODEL_LIMITS
+
+    assert stand_in.MODEL_LIMITS["groq"] is MODEL_LIMITS["groq"]
+    assert type(_keycycle.MultiProviderWrapper.MODEL_LIMITS) is type(stand_in.MODEL_LIMITS)
+
+
+def test_what_stands_in_for_a_class_makes_the_real_one() -> None:
+    from keycycle.usage.db_logic import UsageDatabase
+
+    assert type(_keycycle._late("keycycle.usage.db_logic").UsageDatabase("sqlite://")) is UsageDatabase
+
+
+def test_logging_is_not_set_up_by_keycycle() -> None:
+    assert sys.modules["keycycle.config.log_config"].__doc__ == _keycycle._quiet_log_config().__doc__

@@ -183,7 +183,7 @@ def test_no_key_is_in_the_locals_of_a_traceback(house: House) -> None:
     trace = caught.value.__traceback__
     while trace is not None:
         frame = trace.tb_frame
-        if "hfs_providers" in frame.f_code.co_filename:
+        if frame.f_globals["__name__"].startswith("hfs_providers."):
             seen += [f"{name}={value!r}" for name, value in frame.f_locals.items()]
         trace = trace.tb_next
     assert any(text.startswith("verdict=") for text in seen)
@@ -205,13 +205,13 @@ def test_a_provider_declares_its_own_wait_header() -> None:
         assert cooling(house) == [17.0]
 
 
-def limits_of(limits: dict[str, Limits], answers: int = 1, **env: str) -> dict[str, int]:
-    """The limits that hold after some answers, whose headers show 500 requests a day and 7 a minute."""
+def limits_of(limits: dict[str, Limits], keys: int = 1, **env: str) -> dict[str, int]:
+    """The limits that hold after an answer to each key, whose headers show 500 requests a day and 7 a minute."""
     provider = plugin(limits=limits, limit_headers={"x-corp-day": "rpd", "x-corp-minute": "rpm"})
-    with House(1, provider, **env) as house:
-        house.script(1, then=Ok(headers={"x-corp-day": "500", "x-corp-minute": "7"}))
-        for _ in range(answers):
-            house.ask()
+    with House(keys, provider, **env) as house:
+        for number in range(1, keys + 1):
+            house.script(number, then=Ok(headers={"x-corp-day": "500", "x-corp-minute": "7"}))
+            house.ask(key_id=f"corp#{number}")
         used = house.manager.wrappers["corp"].pool.used("m")["corp#1"]
         return {f"{use.unit[0]}{use.period[0]}": use.limit for use in used}
 
@@ -231,9 +231,9 @@ def test_limits_of_the_user_are_not_added_to() -> None:
 def test_headers_that_show_another_limit_than_the_plugin_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="hfs_providers")
     limits_of({"*": Limits(rpm=7)})
-    limits_of({"*": Limits(rpm=20)}, answers=2)
+    limits_of({"*": Limits(rpm=20)}, keys=2)
     told = [record.getMessage() for record in caplog.records if "other limits" in record.getMessage()]
     assert told == [
-        "corp: the answers of m show other limits (rpm=7) than its plugin; the plugin's count unless CORP_LIMITS says "
-        "otherwise"
+        "corp: the answers of m show other limits (rpm=7) than its plugin; the plugin's apply unless CORP_LIMITS "
+        "overrides them"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 from collections.abc import Iterator
@@ -11,7 +12,11 @@ import pytest
 from agno.models.message import Message
 
 from hfs_providers import KeyNotFoundError, KeysExhaustedError, ProviderManager
+from hfs_providers.authoring import KeyedProvider, ModelDefault
 from hfs_providers.calls import _keycycle
+from hfs_providers.calls.options import CallOptions
+from hfs_providers.clients import model_fields
+from hfs_providers.errors import ProviderUnavailableError
 from hfs_providers.keys import fingerprint
 from hfs_providers.testing import LoopbackServer, RateLimited
 
@@ -145,6 +150,12 @@ class TestModelParams:
         assert model.provider == "mine"
 
 
+def test_what_calls_assume_without_options_is_what_get_model_does() -> None:
+    given = inspect.signature(ProviderManager.get_model).parameters
+    assumed = CallOptions().arguments()
+    assert assumed == {name: given[name].default for name in assumed}
+
+
 class TestAnyProvider:
     def test_the_keys_are_asked_for_the_model_that_is_named(self, manager: ProviderManager) -> None:
         pool = manager.wrappers["cerebras"].pool
@@ -171,3 +182,18 @@ class TestAnyProvider:
 
     def test_its_first_three_arguments_are_positional(self, manager: ProviderManager) -> None:
         assert manager.get_any_model(500, False, 0.0)[0] == "cerebras"
+
+
+def test_what_assembly_cannot_tell_the_first_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_fields, "known_fields", lambda path: None)  # as of a class without a source
+    plugin = KeyedProvider(
+        name="acme",
+        model_class="agno.models.openai.like:OpenAILike",
+        sdk="openai",
+        models=(ModelDefault("m"),),
+        model_params={"temprature": 1},
+    )
+    with ProviderManager(env={"ACME_API_KEY": "acme-0123456789"}, plugins=[plugin]) as manager:
+        assert manager.available_providers == ["acme"]
+        with pytest.raises(ProviderUnavailableError, match="takes no 'temprature'"):
+            manager.get_model("acme")

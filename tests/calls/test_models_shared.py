@@ -430,6 +430,9 @@ class TestCopies:
             ask(model)
         assert server.hits(provider)[key(env, provider, 1)] == 1
 
+    def test_it_tells_model_provider_and_number_of_keys(self, manager: ProviderManager) -> None:
+        assert repr(manager.get_model("groq", "m")) == f"Groq(id='m', provider='Groq', keys={KEYS})"
+
     def test_replace_takes_no_key(self, model: Any) -> None:
         with pytest.raises(TypeError, match="api_key"):
             dataclasses.replace(model, api_key="mine")
@@ -446,6 +449,11 @@ class TestCopies:
             assert agent.model.client_params == {"http_client": own}
             assert agent.model.client_params is not model.client_params
             assert "hello" in agent.run("hello").content
+
+    def test_so_is_a_field_of_which_there_is_no_copy_at_all(self, manager: ProviderManager) -> None:
+        model: Any = manager.get_model("groq")
+        model.lock = threading.Lock()
+        assert copy.deepcopy(model).lock is model.lock
 
     def test_a_client_set_by_hand_stays_with_the_model_that_it_was_set_on(self, model: Any, provider: str) -> None:
         clients = wrapper(model._hfs.backend.services, provider).backend.clients

@@ -114,6 +114,14 @@ def test_a_body_that_is_no_completion_is_the_providers_fault(
     assert "hello" in ask(manager.get_model(provider))
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_choice_that_is_none_is_said_to_be_none(
+    manager: ProviderManager, server: LoopbackServer, provider: str
+) -> None:
+    server.script(provider, "*", [raw({"choices": [None]})])
+    assert "the answer is not a completion" in str(fails(manager, provider))
+
+
 def test_gemini_is_read_so_too(manager: ProviderManager, server: LoopbackServer) -> None:
     for body in ([1, 2], 5, {"candidates": []}):
         server.script("gemini", "*", [raw(body)])

@@ -159,6 +159,10 @@ class TestUsageFields:
         assert UsageFields(reasoning_apart=True).whole(metrics) == Tokens(10, 35, 45)
         assert COMMON_FIELDS.whole(metrics) is metrics
 
+    def test_a_total_that_includes_them_is_the_whole(self) -> None:
+        metrics = MessageMetrics(10, 5, 45, reasoning_tokens=30)
+        assert UsageFields(reasoning_apart=True).whole(metrics) == Tokens(10, 35, 45)
+
     def test_another_protocol_of_the_provider_has_its_own(self) -> None:
         usage = {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 70}}
         assert self.APART.read(usage) == Tokens(100, 5, 105, 70, 0)

@@ -932,6 +932,11 @@ def test_a_transport_error_is_one_and_says_whether_anything_was_sent(
     assert not verdict.rotates
 
 
+@pytest.mark.parametrize(("text", "kind"), [(" ", "empty"), ("<html>", "server_error")])
+def test_a_text_in_place_of_a_completion_is_an_empty_answer_where_it_is_blank(text: str, kind: str) -> None:
+    assert verdict_of("groq", lambda request: httpx.Response(200, text=text)).kind == kind
+
+
 @pytest.mark.parametrize("provider", ["groq", "cerebras", "gemini", "openrouter"])
 def test_a_stream_that_is_cut_is_a_transport_error(provider: str) -> None:
     library = library_of(provider)
@@ -1016,6 +1021,19 @@ def test_a_request_may_have_been_sent_before_one_of_anyios(name: str) -> None:
 )
 def test_so_are_those_of_requests(module: str, name: str, sent: bool) -> None:
     assert judge(foreign(name, f"{module}.exceptions")) == Verdict("transport", None, None, "broken", sent=sent)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason"),
+    [
+        (Verdict("rate_limited", 429, "tokens", "words"), "tokens"),
+        (Verdict("bad_request", 400, None, "words"), "HTTP 400"),
+        (Verdict("server_error", 200, None, "words"), "server_error"),
+        (Verdict("transport", None, None, "words"), "transport"),
+    ],
+)
+def test_the_reason_is_the_provider_s_code_or_without_words_of_others(verdict: Verdict, reason: str) -> None:
+    assert verdict.reason == reason
 
 
 def test_a_timeout_beneath_a_transport_is_one_of_the_transport() -> None:

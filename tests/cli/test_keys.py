@@ -125,7 +125,7 @@ class TestWhatIsUsed:
             with manager.wrapper("groq").pool.acquire("llama-3.3-70b-versatile", key_id="groq#1") as lease:
                 lease.commit(1)
         record = self.record(manager)
-        assert (record["state"], record["reason"]) == ("limited", "its allowance is used up")
+        assert (record["state"], record["reason"]) == ("limited", "its limits are used up")
         assert 0 < record["free_in"] <= 60
         assert record["until"]
 

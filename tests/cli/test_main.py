@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,12 @@ def test_interrupt_of_the_demo_is_exit_code_130(bare_env, tmp_path):
     )
     while "cools down" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    for patience in (10, 10, 60):
+        # pydantic-core 2 takes an interrupt in one of its lookups of attributes for "no such attribute", and goes on:
+        # whoever pressed Ctrl-C presses it again.
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            _, err = process.communicate(timeout=patience)
+            break
     assert process.returncode == 130
     assert "Traceback" not in err

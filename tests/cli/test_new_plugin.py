@@ -42,7 +42,7 @@ def run(package: Path, *command: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "lacks"),
     [
         pytest.param(SAMBANOVA, ["successors"], id="keyed", marks=takes_longest),
-        pytest.param(("local-vllm", "--keyless"), ["successors", "endpoints, and no keys"], id="keyless"),
+        pytest.param(("local-vllm", "--keyless"), ["successors", "endpoints instead of keys"], id="keyless"),
     ],
 )
 def test_what_it_writes_passes_its_tests_and_its_linters(
@@ -104,10 +104,10 @@ def test_it_says_what_to_do_next(cli: Cli) -> None:
 
 
 def test_a_wire_that_is_not_known_is_said_so(cli: Cli) -> None:
-    named = ("--model-class", "agno.models.google:GeminiInteractions", "--sdk", "google-genai")
-    done = cli("new-plugin", "interactions", *named)
+    named = ("--model-class", "agno.models.ibm:WatsonX", "--sdk", "ibm-watsonx-ai")
+    done = cli("new-plugin", "watson", *named)
     assert done.returncode == 0
-    assert "how agno.models.google:GeminiInteractions speaks is not known" in done.stderr
+    assert "the protocol of agno.models.ibm:WatsonX is not known" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,7 @@ def test_a_wire_that_is_not_known_is_said_so(cli: Cli) -> None:
         ),
         ("agno.models.xai:xAIResponses", ['base_url="https://api.x.ai/v1"', '"use_previous_response_id": False']),
         ("agno.models.google:Gemini", ['client="google_genai"', 'sdk_module="google.genai"']),
+        ("agno.models.google:GeminiInteractions", ['client="google_interactions"', 'model_params={"store": False}']),
         ("agno.models.langdb:LangDB", ['model_params={"project_id": "my-project_id"}']),
     ],
 )
@@ -137,7 +138,7 @@ def test_its_test_says_what_the_class_lacks(cli: Cli, tmp_path: Path) -> None:
     done = cli("new-plugin", "acme", "--model-class", "agno.models.perplexity:Perplexity")
     assert done.returncode == 0, done.stderr
     written = (tmp_path / "hfs-providers-acme/tests/test_hfs_providers_acme.py").read_text()
-    assert '"tools": "the model class sends none"' in written
+    assert '"tools": "the model class sends no tools"' in written
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,13 @@ def test_rows_that_were_not_sent_can_be_sent(path: Path, tmp_path: Path) -> None
     assert send(found.settings.env, 60.0) == [Sent(name, 0, 0)]
 
 
+def test_without_a_file_there_are_none_to_send(path: Path, tmp_path: Path) -> None:
+    there = {"HFS_FORWARD_DB": f"sqlite:///{tmp_path}/all.db"}
+    for where in ("off", str(path)):
+        assert send({"HFS_USAGE_DB": where, **there}, 5.0) == []
+    assert not path.exists()
+
+
 def test_why_they_cannot_be_sent_is_said(path: Path, tmp_path: Path) -> None:
     with ProviderManager({"HFS_USAGE_DB": str(path)}, plugins=[]) as manager:
         manager.record(ROW)
@@ -401,6 +408,8 @@ def test_why_they_cannot_be_sent_is_said(path: Path, tmp_path: Path) -> None:
     [sent] = send(env, 5.0)
     assert (sent.rows, sent.left) == (0, 1)
     assert "usage does not reach sqlite:" in str(sent.error)
+    [unread] = send(env | {"HFS_FORWARD_DB": "nowhere://host/db"}, 5.0)
+    assert (unread.name, unread.rows, unread.left) == ("HFS_FORWARD_DB", 0, None)
     url = f"sqlite:///{tmp_path}/all.db"
     with try_lock(f"{path}.{fingerprint(url)}") as mine:
         # As if another process were sending them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from typing import Any
 
 import pytest
@@ -31,6 +32,9 @@ class TestATurn:
         chain = house.chain("groq", "cerebras")
         assert "[groq/" in ask(chain, way)
         assert house.asked("cerebras") == 0
+
+    def test_tells_the_key_that_answered(self, house: House, way: str) -> None:
+        assert served(house.chain("groq", "cerebras"), way).key_id == "groq#1"
 
     def test_falls_back_and_the_next_begins_at_the_primary_as_it_was(self, house: House, way: str) -> None:
         house.script("groq", DOWN)
@@ -323,6 +327,19 @@ class TestAgentsAndTeams:
         activated = next(event for event in house.events if event.kind == "fallback_activated")
         assert activated.provider == "cerebras"
         assert activated.reason == "groq/llama-3.3-70b-versatile: Service Unavailable"
+
+    def test_what_agno_logs_of_the_last_failure_is_logged_if_no_entry_answers(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said: list[logging.LogRecord] = []
+        handler = logging.Handler()
+        monkeypatch.setattr(handler, "emit", said.append)
+        monkeypatch.setattr(logging.getLogger("agno"), "handlers", [handler])
+        house.script("groq", DOWN)
+        house.script("openrouter", DOWN)
+        with pytest.raises(ChainExhaustedError):
+            ask(house.chain("groq", "openrouter"))
+        assert [record.levelname for record in said] == ["ERROR"]
 
     def test_attempts_that_another_entry_makes_good_print_nothing_of_agno_s(
         self, house: House, capfd: pytest.CaptureFixture[str]

@@ -132,12 +132,18 @@ class TestWhatIsSent:
             forms[name] = (options["response_format"]["type"], "JSON schema" in str(sent[0].content))
             again, _ = converted(house.chain(name).primary, sent, {"response_format": wanted}, house.rules(name))
             assert [message.content for message in again] == [message.content for message in sent]
+            assert [message.role for message in sent] == ["system", "user"]
         assert forms == {
             "cerebras": ("json_schema", False),
             "groq": ("json_object", True),
             "gemini": ("json_object", True),
             "openrouter": ("json_schema", False),
         }
+
+    @pytest.mark.parametrize("provider", PROVIDERS)
+    def test_a_format_without_a_schema_is_everybody_s(self, house: House, provider: str) -> None:
+        messages, wanted = [Message(role="user", content="x")], {"response_format": {"type": "json_object"}}
+        assert converted(house.chain(provider).primary, messages, wanted, house.rules(provider)) == (messages, wanted)
 
 
 class TestStructuredOutputs:

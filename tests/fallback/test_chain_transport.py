@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from agno.agent import Agent
+from agno.exceptions import ModelProviderError
 from agno.models.cerebras import Cerebras
 from agno.models.google import Gemini
 from agno.models.groq import Groq
@@ -34,6 +35,14 @@ def bare(house: House, provider: str, **options: Any) -> Any:
         options["client_params"] = {"warm_tcp_connection": False}
     kind = {"groq": Groq, "cerebras": Cerebras, "openrouter": OpenRouter}[provider]
     return kind(id="mine", api_key=KEY, base_url=address, max_retries=0, **options)
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_no_other_follows_a_model_of_one_s_own_once_a_part_of_its_answer_was_passed_on(house: House, way: str) -> None:
+    house.server.script("groq", KEY, [StreamError(chunks=2)])
+    with pytest.raises(ModelProviderError):
+        ask(house.chain(bare(house, "groq"), "openrouter"), way)
+    assert house.asked("openrouter") == 0
 
 
 @pytest.mark.parametrize("way", WAYS)

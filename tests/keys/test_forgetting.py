@@ -21,3 +21,13 @@ def test_a_model_is_forgotten_unless_its_calls_are_in_flight() -> None:
     assert sorted(key.state for key in pool.statuses("open")) == ["limited", "ready"]
     assert pool.counts("gone").in_flight == 0
     pool.acquire("gone").release()
+
+
+def test_the_limits_that_answers_showed_are_forgotten_for_that_model_alone() -> None:
+    pool = KeyPool("acme", [Credential("acme#1", Secret("key-1"))])
+    for model in ("gone", "kept"):
+        pool.learn(model, "acme#1", Limits(rpm=1))
+    pool.forget("gone")
+    for model in ("gone", "kept"):
+        pool.acquire(model).commit(1)
+    assert [pool.statuses(model)[0].state for model in ("gone", "kept")] == ["ready", "limited"]

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 import pytest
 
-from hfs_providers.keys.key_files import MOST_BYTES, KeyList, keys_of_file, keys_of_text, read_private_file
+from hfs_providers.keys.key_files import (
+    MOST_BYTES,
+    KeyList,
+    key_fault,
+    keys_of_file,
+    keys_of_text,
+    read_private_file,
+    replace_private_file,
+)
 
 ONE, TWO = "gsk_mArKeD0001f7a9c3e1b5d8", "gsk_mArKeD0002f7a9c3e1b5d8"
 
@@ -95,8 +104,20 @@ def test_content_that_is_no_list_of_keys(path: Path, content: bytes, fault: str)
 
 
 def test_a_file_may_be_as_large_as_the_bound(path: Path) -> None:
-    write(path, b"#" * MOST_BYTES)
-    assert read_private_file(str(path)).fault == ""
+    content = b"#" * MOST_BYTES
+    write(path, content)
+    assert read_private_file(str(path)).data == content
+
+
+def test_a_key_may_be_as_long_as_the_bound() -> None:
+    assert (key_fault("k" * 4096), key_fault("k" * 4097)) == (None, "has more than 4096 characters")
+
+
+def test_a_file_that_is_written_is_its_owner_s_and_so_is_its_folder(path: Path) -> None:
+    inside = path / "more" / "keys"
+    replace_private_file(str(inside), ONE.encode())
+    assert inside.read_text() == ONE
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (inside, inside.parent)] == [0o600, 0o700]
 
 
 def test_what_is_no_file(path: Path) -> None:

@@ -88,6 +88,11 @@ class TestSlidingWindow:
         assert (window.requests, window.tokens) == (5, 60)
         assert window.entries() == [(50.0, 2, 20), (100.0, 3, 40)]
 
+    def test_a_bucket_that_is_restored_counts_until_its_end_at_most(self) -> None:
+        window = SlidingWindow(3600.0, 60.0)
+        window.restore(100.0, [(120.0, 1, 10), (500.0, 2, 20)])
+        assert window.entries() == [(120.0, 1, 10), (160.0, 2, 20)]
+
     def test_requests_without_tokens_are_kept_only_if_requests_are_limited(self) -> None:
         window = SlidingWindow(60.0)
         window.add(0.0, 0)
@@ -101,6 +106,7 @@ class TestZonedDay:
     def test_it_sums_what_lies_within_the_day(self) -> None:
         clock = Clock()
         day = ZonedDay(ZoneInfo("UTC"), clock.wall)
+        assert (day.requests, day.tokens) == (0, 0)
         day.restore(0.0, [(-43_201.0, 4, 400), (-43_200.0, 2, 70), (0.0, 1, 30)])
         assert (day.requests, day.tokens) == (3, 100)
         day.add(0.0, 11)

@@ -71,6 +71,17 @@ class Dreams:
         await asyncio.sleep(0)
 
 
+class Asleep:
+    """Sleeping, of tasks, until somebody else ends it; no time passes."""
+
+    def __init__(self) -> None:
+        self.naps: list[float] = []
+
+    async def wait_async(self, future: asyncio.Future[None], seconds: float) -> None:
+        self.naps.append(seconds)
+        await future
+
+
 def keys(count: int, accounts: Sequence[str] = ()) -> list[Credential]:
     """Credentials `p#1` and so on, each with the account at its place, if any."""
     return [
@@ -138,6 +149,8 @@ class TestLease:
     def test_it_reserves_whole_tokens(self, estimate: Any, reserved: int) -> None:
         pool = make()
         assert [pool.acquire("m", estimate).reserved for _ in range(2)] == [reserved] * 2
+        pinned = [pool.acquire("m", estimate, key_id="p#1"), asyncio.run(pool.aacquire("m", estimate, key_id="p#1"))]
+        assert [lease.reserved for lease in pinned] == [reserved] * 2
 
     def test_a_free_key_is_leased_the_short_way_once_its_model_is_known(self) -> None:
         pool = make()
@@ -402,6 +415,11 @@ class TestLimits:
         pool.acquire("m").commit(1)
         assert free_in(pool) == 60.0
 
+    def test_those_of_a_key_that_has_left_are_not_learned(self) -> None:
+        pool = make()
+        pool.learn("m", "p#2", Limits(rpm=1))
+        assert pool.statuses("m")[0].state == "ready"
+
     def test_the_request_that_showed_a_limit_counts(self) -> None:
         pool = make(resolver=lambda *_: None)
         lease = pool.acquire("m")
@@ -488,6 +506,20 @@ class TestChoice:
 
 
 class TestCooling:
+    def test_a_key_that_a_waiting_call_excludes_is_back_for_others(self) -> None:
+        pool = make(2)
+        pool.acquire("m", key_id="p#1").rate_limited(30)
+        pool.acquire("m", key_id="p#2").rate_limited(50)
+        assert pool.acquire("m", timeout=60, exclude={"p#1"}).key_id == "p#2"
+        assert sorted(pool.acquire("m", timeout=0).key_id for _ in range(2)) == ["p#1", "p#2"]
+
+    def test_its_end_is_not_forgotten_while_others_are_limited_again_and_again(self) -> None:
+        pool = make(2)
+        pool.acquire("m", key_id="p#1").rate_limited(30)
+        for seconds in range(60, 260):
+            pool.pause("p#2", "m", seconds, "busy")
+            assert free_in(pool) == 30.0
+
     def test_a_limited_key_rests_as_long_as_the_provider_said(self) -> None:
         pool = make()
         pool.acquire("m").rate_limited(12.5)
@@ -619,6 +651,14 @@ class TestDead:
         assert free_in(pool) == 7.0
         assert told == ["key_dead", "key_revived", "key_cooling"]
 
+    def test_a_trial_that_outlives_a_revival_does_not_tell_of_it_again(self) -> None:
+        told: list[Any] = []
+        pool = self.dead_pool(on_change=lambda *change: told.append(change[0]))
+        lease = self.probe(pool)
+        pool.revive("p#1")
+        lease.commit(1)
+        assert told == ["key_dead", "key_revived"]
+
     def test_a_trial_that_outlives_a_retirement_does_not_revive_the_key(self) -> None:
         pool = self.dead_pool()
         lease = self.probe(pool)
@@ -678,6 +718,7 @@ class TestTrials:
         pool = self.pool(3, 1)
         pool.acquire("m").rate_limited(50)
         assert pool.acquire("m", timeout=10).probe
+        assert asyncio.run(pool.aacquire("m", timeout=10)).probe
         assert not naps(pool)
 
     def test_there_is_one_at_the_end_of_a_wait_for_a_busy_key_in_vain(self) -> None:
@@ -693,6 +734,17 @@ class TestTrials:
         pool._waits.during = busy.commit  # type: ignore[attr-defined]
         assert pool.acquire("m", timeout=10).probe
         assert pool._clock() == 1024.0 + PROBATION
+
+    def test_it_ends_the_wait_though_another_dead_key_is_due_in_time(self) -> None:
+        pool = make(3, Limits(rpm=1))
+        pool.retire("p#1", "out")
+        passes(pool, 1000)
+        pool.retire("p#3", "out")
+        passes(pool, PROBATION - 1000)
+        busy = pool.acquire("m")
+        pool._waits.during = lambda: busy.dead("out")  # type: ignore[attr-defined]
+        lease = pool.acquire("m", timeout=1000)
+        assert (busy.key_id, lease.key_id, pool._dispatcher.wait_queues) == ("p#2", "p#1", {})
 
     def test_a_call_waits_for_one_that_is_due_in_time(self) -> None:
         pool = make()
@@ -928,6 +980,36 @@ class TestWaiting:
         assert pool.acquire("m", timeout=100).key_id == "p#2"
         assert pool._clock() == 1024.0 + 61
 
+    def test_a_keeper_whose_loop_was_closed_leaves_when_it_should_be_woken(self) -> None:
+        pool = make(2, Limits(rpm=1), waits=Asleep())
+        pool.acquire("m").rate_limited(500)
+        lease = pool.acquire("m")
+        loop = asyncio.new_event_loop()
+        call = pool.aacquire("m", timeout=100)
+        task = loop.create_task(call)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()  # without cancelling its task
+        passes(pool, 1)
+        lease.commit(1)
+        assert pool._dispatcher.wait_queues == {}
+        call.close()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def test_the_first_of_an_event_loop_alone_wakes_for_a_key(self) -> None:
+        asleep = Asleep()
+        pool = make(waits=asleep)
+        pool.acquire("m").rate_limited(5)
+
+        async def scenario() -> None:
+            calls = [asyncio.create_task(pool.aacquire("m", timeout=20)) for _ in range(3)]
+            await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+
+        asyncio.run(scenario())
+        assert asleep.naps == [5.0, 20.0, 20.0]
+
 
 class TestObserver:
     def test_it_is_told_outside_the_lock(self) -> None:
@@ -1030,6 +1112,19 @@ class TestSnapshot:
         new = make()
         new.load(state)
         assert new.next_free("m") == 0.0
+
+    def test_the_version_is_that_of_the_files_that_there_are(self) -> None:
+        assert make().dump()["version"] == 1
+
+    @pytest.mark.parametrize("tokens", [-3, -3.5, 0.5])
+    def test_a_count_that_none_can_be_is_brought_into_range(self, tokens: float) -> None:
+        pool = make(limits=self.LIMITS)
+        pool.acquire("m").commit(10)
+        state = json.loads(json.dumps(pool.dump()).replace(", 1, 10]", f", 1, {tokens}]"))
+        new = make(limits=self.LIMITS)
+        new.load(state)
+        counted = [entries for _, _, _, entries in new.spent()]
+        assert [(requests, used) for entries in counted for _, requests, used in entries] == [(1, 0)] * len(counted)
 
     def test_unknown_keys_are_left_out(self) -> None:
         pool = make(2)

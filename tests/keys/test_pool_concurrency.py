@@ -62,6 +62,24 @@ def join(threads: list[threading.Thread]) -> None:
         assert not thread.is_alive()
 
 
+def test_who_gives_up_is_told_the_state_of_the_keys_when_it_wakes() -> None:
+    async def scenario() -> PoolExhaustedError:
+        pool = make(2)
+        one, other = pool.acquire("m"), pool.acquire("m")
+        call = asyncio.create_task(pool.aacquire("m", timeout=LONG))
+        await settle()
+        one.dead("refused")
+        other.rate_limited(60)
+        # Changed once more, and nobody waits in the queue for whom it would be looked at.
+        pool.pause(other.key_id, "m", 90, "still busy")
+        with pytest.raises(PoolExhaustedError) as gave_up:
+            await call
+        return gave_up.value
+
+    told = asyncio.run(scenario())
+    assert (told.limited, told.cooling, told.dead) == (0, 1, 1)
+
+
 def test_threads_are_served_in_the_order_of_their_arrival() -> None:
     pool = make()
     held = pool.acquire("m")

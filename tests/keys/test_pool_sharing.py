@@ -12,7 +12,7 @@ import pytest
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.contract.secret import Secret
-from hfs_providers.keys.ledger import Refusal, Reservation, reserve_in_thread
+from hfs_providers.keys.ledger import InFlight, Refusal, Reservation, Spent, reserve_in_thread
 from hfs_providers.keys.pool import KeyPool
 
 NOW = 1_000_000.0
@@ -236,6 +236,30 @@ def test_what_is_being_asked_for_is_not_reported_as_in_flight() -> None:
     assert reports == [[]]
     lease.release()
     assert len(book.ended) == 1
+
+
+def test_nor_are_its_tokens_beside_those_that_are_in_flight() -> None:
+    book, keys = Book(), pool(1)
+    before = keys.acquire("m", 300)
+    reports: list[list[InFlight]] = []
+
+    def joins_again(reservation: Reservation) -> None:
+        keys.leave()
+        reports.append(keys.join(book))
+
+    book.rule = joins_again
+    keys.join(book)
+    keys.acquire("m", 70).release()
+    assert reports == [[InFlight(keys.credentials[0].fingerprint, "m", 1, 300)]]
+    before.release()
+
+
+def test_what_was_spent_is_told_by_the_wall_clock() -> None:
+    clock = Clock()
+    keys = pool(1, Limits(rpm=5), clock)
+    keys.acquire("m").commit(7)
+    clock.now = 2.0
+    assert keys.spent() == [Spent(keys.credentials[0].fingerprint, "m", "minute", [(NOW, 1, 7)])]
 
 
 def test_a_child_forgets_what_its_parent_was_asking_for() -> None:

@@ -108,7 +108,7 @@ class TestListedKeys:
         file.write_text("")
         found = read({"GROQ_API_KEYS_FILE": str(file)})
         assert (found.configured, found.key_file) == (False, str(file))
-        assert said(found) == f"error: GROQ_API_KEYS_FILE: {file} holds no key [Write one key a line into it]"
+        assert said(found) == f"error: GROQ_API_KEYS_FILE: {file} holds no key [Write one key per line into it]"
         found = read({"NUM_GROQ": "1", **keys(1), "GROQ_API_KEYS_FILE": str(file)})
         assert [problem.level for problem in found.problems] == ["warning"]
 

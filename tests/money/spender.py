@@ -32,8 +32,8 @@ def spent_row(cost: int, client: str = "") -> UsageRow:
     return UsageRow.of("acme", "large", KEY, "ok")._replace(cost_nanousd=cost, client=client)
 
 
-def spend(ledger: BudgetLedger, log: UsageLog, seed: int, timeout: float = 60.0) -> int:
-    """Reserve and spend until nothing is left; returns what was spent."""
+def spend(ledger: BudgetLedger, log: UsageLog, seed: int, begin: Barrier, timeout: float = 60.0) -> int:
+    """Reserve and spend until nothing is left, from the second time on once all have spent; returns what was spent."""
     chosen, total, deadline = random.Random(seed), 0, time.monotonic() + timeout
     while time.monotonic() < deadline:
         over = ledger.reserve(CLAIM)
@@ -42,6 +42,8 @@ def spend(ledger: BudgetLedger, log: UsageLog, seed: int, timeout: float = 60.0)
             total += cost
             log.record(spent_row(cost))
             ledger.end(CLAIM, cost, recorded=True)
+            if total == cost:
+                begin.wait()
         elif over.until > time.time() + 1 and over.use.limit == BUDGET.nanousd:
             return total
         else:
@@ -57,7 +59,7 @@ def run(path: str, url: str | None, seed: int, begin: Barrier, spent: SimpleQueu
     if link is not None:
         link.start({})
     begin.wait()
-    spent.put(spend(ledger, log, seed))
+    spent.put(spend(ledger, log, seed, begin))
     begin.wait()
     if link is not None:
         link.close()

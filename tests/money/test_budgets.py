@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -74,6 +76,7 @@ class TestSpending:
         error = caught.value
         assert (here.asked(), here.costs()) == (2, [2 * CENT, 2 * CENT])
         assert (error.budget, error.limit_usd, error.spent_usd, error.status_code) == ("budgets", 0.05, 0.04, 429)
+        assert not error.verdict.sent
         assert error.free_in is not None
         assert 0 < error.free_in <= 86_400
         assert "[budgets] allows $0.050000 per day: $0.040000 spent" in str(error)
@@ -163,6 +166,14 @@ class TestInFlight:
     def test_a_call_waits_for_what_others_may_give_back(self, shop: Make) -> None:
         here = shop(f"[budgets]\nusd = 0.07\n{DAY}")
         model = here.model(max_tokens=30)
+        wrapper = here.manager.wrapper("groq")
+        slept = threading.Event()
+
+        def sleep(seconds: float) -> None:
+            slept.set()
+            time.sleep(seconds)
+
+        wrapper.backend.sleep = sleep
         with ThreadPoolExecutor(2) as threads, here.server.hold() as gate:
             first = threads.submit(ask, model)
             assert gate.wait_for(1)
@@ -170,7 +181,9 @@ class TestInFlight:
                 ask(here.model(max_tokens=30, wait=False))
             assert caught.value.free_in is not None
             assert caught.value.free_in < 1
+            assert wrapper.pool.counts(MODEL).in_flight == 1
             second = threads.submit(ask, model)
+            assert slept.wait(10)
             assert not gate.wait_for(2, timeout=0.1)
         first.result(10)
         second.result(10)

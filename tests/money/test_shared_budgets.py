@@ -21,6 +21,7 @@ from hfs_providers.money.budgets import Budget, Budgets, Claim
 from hfs_providers.sharing.file_budgets import FileBudgets
 from hfs_providers.usage import Store
 from hfs_providers.usage.log import UsageLog
+from hfs_providers.usage.totals import add_up
 from tests.money import spender
 from tests.money.spender import BUDGET, CLAIM, ESTIMATE, spent_row
 from tests.money.spending import Shop, question
@@ -53,9 +54,9 @@ def run_together(paths: list[Path], url: str = "") -> list[int]:
 
 
 def check(spent: list[int]) -> None:
-    """That the budget was spent, and not exceeded by more than what was in flight can have cost too much."""
+    """That all have spent the budget, and exceeded it by no more than what was in flight can have cost too much."""
     assert BUDGET.nanousd - ESTIMATE < sum(spent) <= BUDGET.nanousd + len(spent) * ESTIMATE
-    assert sum(each > 0 for each in spent) > len(spent) // 2
+    assert min(spent) > 0
 
 
 def test_sixteen_processes_never_overspend_by_more_than_they_misestimate(store: Store) -> None:
@@ -76,7 +77,11 @@ class TestWhatIsKept:
         assert over is not None
         assert (over.use.spent, over.use.held) == (BUDGET.nanousd - 2 * ESTIMATE, 2 * ESTIMATE)
 
-    def test_only_rows_of_its_period_provider_and_client_count(self, store: Store, log: UsageLog) -> None:
+    # Up to when rows are added up without keys before the budget is asked for: not at all, to the row before, to all.
+    @pytest.mark.parametrize("totalled", [0.0, NOW, NOW + 3600])
+    def test_only_rows_of_its_period_provider_and_client_count(
+        self, store: Store, log: UsageLog, totalled: float
+    ) -> None:
         rows = [
             spent_row(1)._replace(at=NOW - 86_400),
             spent_row(20)._replace(at=NOW),
@@ -95,6 +100,8 @@ class TestWhatIsKept:
             return [over.use.spent for over in found if over is not None]
 
         write(store, rows)
+        with closing(store.connect()) as connection:
+            add_up(connection, totalled)
         assert spent() == [4320, 320, 4300]
         write(store, rows)
         assert spent() == [8640, 640, 8600]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,8 @@ class Installed:
 
     @classmethod
     def fresh(cls, root: Path) -> Installed:
-        """A new one in `root`, with pip."""
-        venv.create(root, with_pip=True)
+        """A new one in `root`. The pip of this run fills it."""
+        venv.create(root)
         return cls(root)
 
     @property
@@ -58,13 +59,15 @@ class Installed:
 
     def install(self, *requirements: str) -> None:
         """Install requirements, as `pip install` takes them."""
-        self._pip("install", *requirements)
+        # Most of what comes is never imported.
+        self._pip("install", "--no-compile", *requirements)
 
     def uninstall(self, *distributions: str) -> None:
         """Uninstall what was installed."""
         self._pip("uninstall", "-y", *distributions)
 
     def _pip(self, *arguments: str) -> None:
-        process = start(self.python, "-m", "pip", "-q", "--disable-pip-version-check", *arguments)
+        pip = (sys.executable, "-m", "pip", "--python", self.python, "-q", "--disable-pip-version-check")
+        process = start(*pip, *arguments)
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err

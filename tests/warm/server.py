@@ -20,10 +20,23 @@ from pathlib import Path
 
 SLOW = (
     "agno.agent",
-    "cerebras.cloud.sdk",
+    "agno.models.cerebras",
+    "agno.models.google",
+    "agno.models.groq",
+    "agno.models.openai",
+    "agno.models.openrouter",
+    "agno.offload.types",
+    "agno.team.team",
+    "anyio._backends._asyncio",
+    "cerebras.cloud.sdk.resources.chat",
+    "encodings.idna",
+    "genai_prices.data",
     "google.genai",
-    "groq",
-    "openai",
+    "groq.resources.chat",
+    "httpcore",
+    "httpcore2",
+    "openai.resources.chat.chat",
+    "platformdirs",
     "pydantic_settings",
     "pytest",
     "sqlalchemy",
@@ -32,6 +45,7 @@ SLOW = (
 LATE = ("hfs_providers/__main__", "hfs_providers/testing/conformance")
 """What runs when it is imported, and what pytest has to import itself."""
 
+LIBC = ctypes.CDLL(None)
 IMPORTED: list[str] = []
 Asked = tuple[list[str], dict[str, str], str]
 """Arguments, environment and working directory."""
@@ -51,8 +65,12 @@ def import_all() -> None:
 
 def keep() -> None:
     """Let the modules of others outlive the program: to take them apart at its end costs more than most programs."""
-    kept = [sys.modules.pop(name, None) for name in IMPORTED]
+    kept = [sys.modules.pop(name, None) for name in IMPORTED], sys.path_importer_cache
+    sys.path_importer_cache = {}
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    # Nor need their libraries clean up. Not every C library has it.
+    with suppress(AttributeError):
+        LIBC.on_exit(LIBC._exit, None)
 
 
 class Server:
