@@ -51,7 +51,7 @@ def _cached(effort: Effort) -> Measured:
     return Measured(
         "affinity.cached",
         kept / single,
-        note=f"of the input {single:.0%} with one key, {kept:.0%} with {KEYS}, {spread:.0%} if they take turns",
+        note=f"cached: {single:.0%} of the input with one key, {kept:.0%} with {KEYS}, {spread:.0%} if they take turns",
         alternatives={"affinity=None": spread / single},
     )
 
@@ -101,7 +101,7 @@ def _refused(effort: Effort) -> Measured:
     return Measured(
         "affinity.refused",
         sum(kept) / sum(spread),
-        note=f"{sum(kept):,} for {sum(spread):,}, limits by requests and tokens, loads of {_LOADS}",
+        note=f"{sum(kept):,} and {sum(spread):,} calls; limits of requests and tokens; loads {_LOADS}",
         details={"kept": kept, "spread": spread},
     )
 

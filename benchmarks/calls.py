@@ -193,7 +193,7 @@ def _as_measured(row: str, samples: Samples, theirs: dict[str, list[list[float]]
         value,
         low,
         high,
-        note=f"+{(middle(samples['ours']) - base) * 1e6:.0f} us",
+        note=f"{(middle(samples['ours']) - base) * 1e6:+.0f} us",
         alternatives={
             "bare, ms": base * 1e3,
             "bare / bare": ratio(samples, "bare again", "bare")[0],

@@ -1,8 +1,8 @@
-"""Which of Agno's model classes get a plugin that passes its suite as `new-plugin` writes it.
+"""Finds the model classes of Agno for which `new-plugin` writes a plugin that passes its suite.
 
     python -m benchmarks.families                      every class of the installed Agno
     python -m benchmarks.families cohere groq:Groq     the classes of these packages, or these classes
-    python -m benchmarks.families --write              every class, and keep the table in docs/plugins.md
+    python -m benchmarks.families --write              every class, and write the tables in docs/plugins.md
 
 Each class takes half a minute. The SDK of a class has to be installed; a class whose SDK is missing is listed as such.
 It exits with 1 if a class fails whose SDK is known to `hfs_providers.families.model_classes`.
@@ -23,9 +23,11 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
+from packaging.requirements import Requirement
 from rich.console import Console
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "plugins.md"
@@ -35,7 +37,7 @@ TIMEOUT = 900
 
 
 class Result(NamedTuple):
-    """What came of one class.
+    """The result for one class.
 
     Args:
         name: `package:Class`.
@@ -102,7 +104,11 @@ def tried(name: str) -> Result:
         if client == "own":
             return Result(name, client, sdk, _why(name) or "no family for its SDK")
         _install(package, work / "site")
-        ran = _run(package, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=no", site=work / "site")
+        suite = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=no"]
+        try:
+            ran = _run(package, *suite, site=work / "site")
+        except subprocess.TimeoutExpired:
+            return Result(name, client, sdk, f"its suite did not end within {TIMEOUT} s")
         failed = [line.partition("::")[2].partition("::")[2] for line in ran.stdout.splitlines() if "FAILED" in line]
         why = "" if ran.returncode == 0 else f"{len(failed)} checks, as {failed[0]}" if failed else "no check could run"
         return Result(name, client, sdk, why.partition(" - ")[0])
@@ -126,7 +132,7 @@ def _said(package: Path) -> tuple[str, str]:
 
 
 def _install(package: Path, site: Path) -> None:
-    """Make the package found as if it were installed."""
+    """Write the metadata by which the package is found as if it were installed."""
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     info = site / "hfs_providers_newly_made-0.1.0.dist-info"
     info.mkdir(parents=True)
@@ -149,8 +155,29 @@ def _first_line(words: str) -> str:
     return said[:160] or "no reason"
 
 
+def unmet(names: Iterable[str]) -> Iterator[str]:
+    """What installed distributions require and do not have: SDKs can exclude each other, and are tried all the same."""
+    for name in sorted(set(names)):
+        own = _version(name)
+        for needed in map(Requirement, requires(name) or () if own else ()):
+            if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+                continue
+            found = _version(needed.name)
+            if found is None or not needed.specifier.contains(found, prereleases=True):
+                yield f"{name} {own} requires `{needed.name}{needed.specifier}` and was tried with {found or 'none'}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def table(results: Iterable[Result]) -> str:
     """The results in Markdown: the classes that pass, by family and SDK, then each that does not."""
+    from hfs_providers.families.model_classes import SDKS
+
     passed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     failed = []
     for result in results:
@@ -161,13 +188,15 @@ def table(results: Iterable[Result]) -> str:
     total = sum(map(len, passed.values()))
     rows = [f"| `{client}` | {sdk} | {len(names)} | {', '.join(names)} |" for (client, sdk), names in passed.items()]
     whole = [
-        f"{total} of {total + len(failed)} classes pass:\n",
-        "| `client` | SDK | classes | of `agno.models` |",
+        f"{total} of {total + len(failed)} classes of Agno {version('agno')} pass:\n",
+        "| `client` | SDK | classes | in `agno.models` |",
         "|---|---|---|---|",
         *sorted(rows),
     ]
     if failed:
-        whole += ["\nThe others do not:\n", "| of `agno.models` | why |", "|---|---|", *sorted(failed)]
+        whole += ["\nThe others do not pass:\n", "| in `agno.models` | why |", "|---|---|", *sorted(failed)]
+    tried_sdks = [name for sdk in SDKS.values() for name in (sdk.distribution, *sdk.besides)]
+    whole += [f"\n{line}." for line in unmet(tried_sdks)]
     return "\n".join(whole) + "\n"
 
 

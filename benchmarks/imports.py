@@ -55,7 +55,7 @@ def starts(effort: Effort) -> list[Measured]:
             statistics.median(above) * 1e3,
             low * 1e3,
             high * 1e3,
-            note="above the bare interpreter",
+            note="the time above that of a bare interpreter",
             alternatives={"bare interpreter": interpreter * 1e3, "LiteLLM": litellm},
         ),
         Measured("status", statistics.median(walls["status"]), slow, slower, note=f"wall time, {_KEYS} keys"),

@@ -59,7 +59,7 @@ def pools(effort: Effort) -> list[Measured]:
         looks = effort.count(20, 5)
         verdict.alternatives["keycycle"] = _theirs(others["keycycle"], "refuse", KEYS, HISTORIES[0], looks)
         for strategy in _STRATEGIES:
-            rows[0].alternatives[f"LiteLLM {strategy}, picking alone"] = _theirs(
+            rows[0].alternatives[f"LiteLLM {strategy}, choosing only"] = _theirs(
                 others["LiteLLM"], "acquire", KEYS, strategy, effort.count(1_000, 200)
             )
     return [*rows, many, verdict]

@@ -1,7 +1,9 @@
-"""What libraries do when a provider answers an error: `python -m benchmarks.verdict_bench [--install DIR] [--write]`.
+"""Measures what libraries do if a provider answers with an error:
 
-Each of 60 error bodies is served by a simulated provider to each library, which has two keys and a second model. What
-it does with the key, the call and the model is compared with what is right.
+    python -m benchmarks.verdict_bench [--install DIR] [--write]
+
+A simulated provider answers each library with each of 60 error bodies. The library has two keys and a second model.
+What it does with the key, the call and the model is compared with the right behaviour.
 """
 
 # ruff: noqa: S603  the processes started here are interpreters with modules of this package
@@ -39,13 +41,13 @@ _OTHER_MODELS = ["first-model", "second-model"]
 
 @dataclass(frozen=True)
 class Library:
-    """One that is measured.
+    """A library that is measured.
 
     Args:
-        name: in the table.
-        module: the program that plays it.
-        package: whose version is told.
-        needs: what is installed for it into an environment of its own; nothing where it runs in ours.
+        name: its name in the table.
+        module: the program that runs it.
+        package: the distribution whose version is shown.
+        needs: the requirements for its own environment; none if it runs in this one.
         falls_back: whether it can fall back to another model.
     """
 
@@ -71,7 +73,7 @@ LIBRARIES = (
 
 
 class Played:
-    """A library in a process of its own and an empty directory."""
+    """A library in its own process, in an empty directory."""
 
     def __init__(self, library: Library, python: str, directory: Path) -> None:
         self.library = library
@@ -80,7 +82,7 @@ class Played:
         self._process: subprocess.Popen[str] | None = None
 
     def trial(self, setup: Setup) -> Outcome | None:
-        """The outcome, or None where there was none in time."""
+        """The outcome, or None if there was none in time."""
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command,
@@ -102,7 +104,7 @@ class Played:
             ended = process.poll() is not None
             self.close()
             if ended:
-                raise RuntimeError(f"{self.library.name} ended without a word: run {' '.join(self._command)}")
+                raise RuntimeError(f"{self.library.name} ended without an answer: run {' '.join(self._command)}")
             return None
         return Outcome(**json.loads(line))
 
@@ -115,15 +117,15 @@ class Played:
 
 
 def main() -> int:
-    """Print the misses; write them into the document on request."""
+    """Print the misses, and write them into the document if requested."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdict_bench", description=__doc__)
     parser.add_argument(
         "--install",
         type=Path,
         metavar="DIR",
-        help="make an environment for each library that needs one, in this directory, or use the one that is there",
+        help="the directory of the environments for libraries that need one; missing environments are created",
     )
-    parser.add_argument("--only", nargs="+", choices=[each.name for each in LIBRARIES], help="some libraries")
+    parser.add_argument("--only", nargs="+", choices=[each.name for each in LIBRARIES], help="only these libraries")
     parser.add_argument("--bodies", metavar="TEXT", help="only errors whose provider and name contain this")
     parser.add_argument(
         "--write",
@@ -189,7 +191,7 @@ def _play(library: Library, python: str, chosen: Sequence[Body]) -> dict[str, Ju
 
 
 def _python(library: Library, install: Path | None, console: Console) -> str:
-    """The interpreter for a library; empty where it needs an environment and none is wanted."""
+    """The interpreter for a library; empty if it needs an environment and `--install` is missing."""
     if not library.needs:
         return sys.executable
     if install is None:
@@ -216,7 +218,7 @@ def _environment(directory: Path) -> dict[str, str]:
         "HOME": str(directory),
         "XDG_CONFIG_HOME": str(directory),
         "XDG_STATE_HOME": str(directory),
-        # Else LiteLLM asks the network for prices while it is imported.
+        # Without it, LiteLLM downloads prices when it is imported.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "AGNO_TELEMETRY": "false",
     }

@@ -1,7 +1,8 @@
 """Turns all your API keys into one model that keeps working: providers as plugins, with rotating keys.
 
-Here is what an application uses. All errors are in `hfs_providers.errors`, the key pool in `hfs_providers.keys`, the
-log of requests in `hfs_providers.usage`, what plugins are written with in `hfs_providers.authoring`.
+This module has the names for applications. All errors are in `hfs_providers.errors`, the key pool is in
+`hfs_providers.keys`, the usage log in `hfs_providers.usage`, and everything for plugin authors in
+`hfs_providers.authoring`.
 
 The names are loaded on first use: importing this package imports no agno, keycycle, pydantic or SDK.
 """

@@ -1,4 +1,4 @@
-"""What plugins are written with: the declarative base, the hooks, and the records that core and plugins exchange."""
+"""Everything for plugin authors: the declarative base class, the hooks, and the records of the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was right and what was not in what a library did."""
+"""Judges what a library did: what was right and what was not."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BRIEF, _LONG = 60.0, 600.0
 
 @dataclass(frozen=True)
 class Judged:
-    """The misses of one library with one error: what it did instead, or empty where it was right.
+    """The misses of one library with one error.
 
     Args:
-        key, call, model: of each.
+        key, call, model: what it did wrong with each, or empty.
         offered: whether the library is tried with this provider.
     """
 
@@ -34,11 +34,11 @@ class Judged:
 def judged(
     body: Body, outcome: Outcome, asked: Sequence[tuple[str, str]], models: Sequence[str], *, falls_back: bool = True
 ) -> Judged:
-    """Compare with what is right.
+    """Compare what a library did with the right behaviour.
 
     Args:
         asked: key and model of each request that the provider saw.
-        models: the wanted one and the one to fall back to.
+        models: the requested model, and the one to fall back to.
         falls_back: whether the library can fall back to another model at all.
     """
     if not outcome.offered:
@@ -66,10 +66,10 @@ def _key(body: Body, outcome: Outcome, at_fault: str) -> str:
     if right:
         return ""
     if body.key == "rest" and stated is not None and 0 < rest < stated:
-        return f"rests {_time(rest)} of {_time(stated)}"
+        return f"not used for {_time(rest)} instead of {_time(stated)}"
     if rest == 0 and body.key != "other":
         return "used again at once"
-    return "dropped" if rest >= DEAD else f"rests {_time(rest)}"
+    return "never used again" if rest >= DEAD else f"not used for {_time(rest)}"
 
 
 def _call(
@@ -83,14 +83,14 @@ def _call(
         times = sum(number for (_, model), number in counts.items() if model == models[0])
         return "" if times == 1 else f"{times} requests for the same model"
     if not outcome.answered and (body.call in ("other key", "again") or (body.call == "fall back" and falls_back)):
-        return "raised"
+        return "raised an error"
     if body.call == "fall back":
         times = max(number for (_, model), number in counts.items() if model == models[0])
-        return "" if times == 1 else f"a key asked {times} times"
+        return "" if times == 1 else f"{times} requests with one key"
     if body.call == "other key":
         everywhere = body.fault == "key"
         times = sum(n for (key, model), n in counts.items() if key == at_fault and (everywhere or model == models[0]))
-        return "" if times == 1 else f"the key asked {times} times"
+        return "" if times == 1 else f"{times} requests with the refused key"
     return ""
 
 
@@ -102,7 +102,7 @@ def _model(
     if body.model == "none":
         return "" if all(model == models[0] for _, model in asked) else "the other model was asked too"
     if not outcome.answered:
-        # That it raised is a miss of the call.
+        # The error is a miss of the call.
         return ""
     answering = asked[-1][1]
     if body.model == "same" and answering != models[0]:

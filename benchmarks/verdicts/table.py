@@ -1,4 +1,4 @@
-"""The results of a run in a file, and as tables between their marks in the document."""
+"""Writes the results of a run to a file, and as tables into the document."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _BEGIN, _END = "<!-- misses: written by python -m benchmarks.verdict_bench -->",
 
 @dataclass(frozen=True)
 class Results:
-    """Of one run.
+    """The results of one run.
 
     Args:
-        at: its date.
+        at: the date of the run.
         versions: by library.
         judged: by library and error.
     """
@@ -41,7 +41,7 @@ def read_results(path: Path) -> Results:
 
 
 def write_document(path: Path, bodies: Sequence[Body], results: Results) -> None:
-    """Put the tables where the document has a place for them."""
+    """Write the tables between their marks in the document."""
     before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:

@@ -1,4 +1,4 @@
-"""How the bench talks with a library in a process of its own: a line of JSON each way.
+"""The communication between the bench and a library in its own process: one line of JSON each way.
 
 It imports only the standard library.
 """
@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 DEAD = 1e9
-"""The seconds of rest of a key that is never used again."""
+"""Stands for the rest of a key that is never used again, in seconds."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One trial: a provider with two keys and two models, one of which answers an error.
+    """One trial: a provider with two keys and two models, and an error that it answers with.
 
     Args:
         provider: its name.
-        base_url: of the simulated provider, as its own SDK takes it.
+        base_url: the simulated provider's, in the form that its SDK accepts.
         keys: two.
-        models: the wanted one, then the one to fall back to, whose window is larger.
+        models: the requested model, then the one to fall back to, with a larger window.
     """
 
     provider: str
@@ -34,12 +34,12 @@ class Setup:
 
 @dataclass
 class Outcome:
-    """What came of it.
+    """The outcome of one trial.
 
     Args:
         answered: whether the call returned an answer.
         error: the class of the error that it raised.
-        rests: by key, for how many seconds the library will not use it for each model.
+        rests: by key, the seconds for which the library will not use it, for each model.
         offered: whether the library is tried with this provider.
     """
 

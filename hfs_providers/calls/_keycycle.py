@@ -23,7 +23,7 @@ _LOG_CONFIG = "keycycle.config.log_config"
 
 
 def _quiet_log_config() -> types.ModuleType:
-    module = types.ModuleType(_LOG_CONFIG, "Stands in for keycycle's logging set-up, which would be process-wide.")
+    module = types.ModuleType(_LOG_CONFIG, "Replaces keycycle's logging set-up, which would change the whole process.")
     module.__dict__["default_logger"] = logging.getLogger(_LOG_CONFIG)
     module.__dict__["configure_logging"] = lambda: None
     return module
@@ -41,7 +41,7 @@ class _LateDict(UserDict[str, Any]):
         self._home = module, name
 
     @cached_property
-    def data(self) -> dict[str, Any]:  # type: ignore[override]  # an attribute that is set when it is asked for
+    def data(self) -> dict[str, Any]:  # type: ignore[override]  # an attribute in the base class, set on first use
         module, name = self._home
         found: dict[str, Any] = getattr(importlib.import_module(module), name)
         return found
@@ -52,7 +52,7 @@ _LATE: Mapping[str, tuple[Callable[[str, str], object], str]] = {
     "keycycle.config.models": (_LateDict, "MODEL_LIMITS PROVIDER_STRATEGIES"),
     "keycycle.usage.db_logic": (_late_class, "UsageDatabase"),
 }
-"""By module that is imported late: what stands for the names that the others take from it."""
+"""The modules that are imported late, each with stand-ins for the names that other modules import from it."""
 
 
 def _late(module: str) -> types.ModuleType:
@@ -68,7 +68,7 @@ _stand_ins = {name: _late(name) for name in _LATE}
 for _name, _module in _stand_ins.items():
     sys.modules.setdefault(_name, _module)
 
-# The stand-ins must be there first.
+# keycycle can be imported only now that the stand-ins are in place.
 from keycycle import KeyNotFoundError, MultiProviderWrapper, NoAvailableKeyError  # noqa: E402
 from keycycle.config.dataclasses import (  # noqa: E402
     GlobalStats,
@@ -80,7 +80,7 @@ from keycycle.config.dataclasses import (  # noqa: E402
 
 for _name, _module in _stand_ins.items():
     if sys.modules.get(_name) is _module:
-        # Whoever asks for the module itself gets the real one.
+        # Code that imports the module itself gets the real one.
         del sys.modules[_name]
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The affinity of a call: a hash of what begins its conversation, so that the conversation keeps its key."""
+"""The affinity of a call: a hash of the beginning of its conversation, so that the conversation keeps its key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 CONVERSATION = "conversation"
-"""The affinity of calls that name none: by what begins the conversation."""
+"""The default affinity: by the beginning of the conversation."""
 
 SESSION = "session"
 """The affinity by Agno's session id; by the conversation if there is no session."""
@@ -18,7 +18,7 @@ _MEDIA = ("images", "audio", "videos", "files")
 _TEXTS = (str, PurePath)
 _BYTES = (bytes, bytearray, memoryview)
 _PART_FIELDS = ("text", "content", "url", "filepath")
-# Media count by their length and this much of their head; what is shorter than a data URL counts whole.
+# Bytes and long texts such as data URLs are hashed by their length and their first characters, other texts as a whole.
 _HEAD = 64
 _SHORT = 1024
 # Ends a text. UTF-8 does not contain it.
@@ -32,8 +32,8 @@ def affinity_of_call(
 
     Args:
         chosen: `CONVERSATION`, `SESSION`, the name of an affinity, or None.
-        messages: Agno's or OpenAI's. They count up to the first of the user, by their text and media.
-        tools: those on offer, which count by their names.
+        messages: Agno's or OpenAI's. The text and media of those up to the user's first message are hashed.
+        tools: the tools that the model may call. Their names are hashed.
         session: the id of the session.
     """
     if chosen == SESSION:
@@ -43,7 +43,7 @@ def affinity_of_call(
     try:
         return _beginning(messages, tools)
     except RecursionError:
-        # Whoever sends such content on says what is wrong with it.
+        # The code that sends such content reports the error.
         return None
 
 
@@ -51,7 +51,7 @@ def affinity_of_body(body: Mapping[str, Any], chosen: str | None = CONVERSATION)
     """The affinity of a request by its body in JSON, for `KeyPool.acquire`; None if it has none.
 
     Args:
-        body: of the request. Its `prompt_cache_key`, or else its `user`, names the affinity if `chosen` does not.
+        body: the request's body. Its `prompt_cache_key`, or else its `user`, names the affinity if `chosen` does not.
         chosen: as for `affinity_of_call`.
     """
     name = body.get("prompt_cache_key") or body.get("user")
@@ -61,7 +61,7 @@ def affinity_of_body(body: Mapping[str, Any], chosen: str | None = CONVERSATION)
     if isinstance(messages, str):
         messages = ({"role": "user", "content": messages},)
     elif not isinstance(messages, list | tuple):
-        # An iterator is the SDK's to read.
+        # Reading an iterator here would empty it for the SDK.
         messages = ()
     if system := body.get("instructions") or body.get("system"):
         messages = ({"role": "system", "content": system}, *messages)
@@ -79,7 +79,7 @@ def _beginning(messages: Iterable[Any], tools: Iterable[Any] | None) -> int | No
             begun = True
             content = fields.get("content")
             if content.__class__ is str:
-                # What most calls have, a microsecond faster.
+                # The usual case, a microsecond faster.
                 digest.update(_encoded(content))
                 digest.update(_END)
             else:
@@ -97,7 +97,7 @@ def _beginning(messages: Iterable[Any], tools: Iterable[Any] | None) -> int | No
 
 
 def _add(digest: Any, content: Any, name: str = "text") -> None:
-    """Add a text, a medium, or a list of OpenAI's parts or Agno's media; `name` is the field that it is."""
+    """Add a text, a medium, or a list of OpenAI's parts or Agno's media; `name` is the field that holds it."""
     if isinstance(content, _TEXTS):
         text = str(content)
         if name != "text" and len(text) > _SHORT:
@@ -113,7 +113,7 @@ def _add(digest: Any, content: Any, name: str = "text") -> None:
         if not isinstance(content, Mapping):
             content = {each: getattr(content, each, None) for each in _PART_FIELDS}
         for each, inner in content.items():
-            # Where a cache is to end moves on with each turn.
+            # It marks the end of the cached part, which moves with each turn.
             if each != "cache_control":
                 _add(digest, inner, each)
 

@@ -1,8 +1,8 @@
-"""Going around Agno's own retry loop.
+"""Bypasses Agno's own retry loop.
 
-Agno classifies an error once more, by its status and by words in its message, and raises another type instead of ours.
-A call that needs none of Agno's retries goes around that loop. If it turns out to need guidance after all, the loop
-begins with the error that said so.
+Agno's loop classifies an error again, by its status and by words in its message, and raises another type instead of
+ours. A call that needs none of Agno's retries bypasses the loop. If its error then asks for a retry with guidance, the
+loop begins with that error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agno.models.response import ModelResponse
 
 Seen = list[GuidedRetry] | None
-"""The error of a call's first try, for Agno's loop to begin with: its first `invoke` raises it."""
+"""The error of a call's first try. Agno's loop begins with it: its first `invoke` raises it."""
 
 
 class AgnoRetries(Model):
@@ -84,7 +84,7 @@ class AgnoRetries(Model):
 
 
 class _OwnErrors:
-    """Raises the error of ours that Agno put another in front of, or the error itself; with its cause."""
+    """Raises our error if Agno has wrapped it in another, else the error itself; with its cause."""
 
     def __enter__(self) -> None:
         return
@@ -96,7 +96,7 @@ class _OwnErrors:
             return
         own = error.__cause__ if isinstance(error.__cause__, ModelCallError) else error
         if own.__cause__ is own:
-            # Agno raises an error that it does not retry from itself; what it was raised in is still there.
+            # Agno raises an error that it does not retry `from` itself. The real cause is still its context.
             own.__cause__ = own.__context__
         raise own from own.__cause__
 

@@ -27,7 +27,7 @@ class UnusableAnswerError(Exception):
     """An answer with status 200 that cannot be used: empty, an error, not a completion, or a stream that was cut off.
 
     Args:
-        body: the provider's own error in it, whose code and words then say more than `kind`.
+        body: the provider's own error in the answer, if any. Its code and message say more than `kind`.
     """
 
     def __init__(self, kind: Kind, message: str, body: Mapping[str, Any] | None = None) -> None:
@@ -37,7 +37,7 @@ class UnusableAnswerError(Exception):
 
 
 class Counting:
-    """For all: Agno's classes do not read everything that a provider counts."""
+    """For all SDKs: adds the cached tokens, which Agno's classes do not all read."""
 
     _hfs: Rotation
 
@@ -57,7 +57,7 @@ class Observed(Counting):
             # Read from the instance: for a field that a pydantic model lacks, getattr is slow.
             fields = response.__dict__
         except AttributeError:
-            # An SDK returns a body that is no JSON object as it is. Agno would fail on it as if there were a bug.
+            # An SDK returns a body that is not a JSON object unchanged. Agno would fail on it as if it had a bug.
             raise UnusableAnswerError(
                 "server_error" if response else "empty", "the answer is not a completion"
             ) from None
@@ -68,7 +68,7 @@ class Observed(Counting):
                 raise UnusableAnswerError("server_error", "the answer is not a completion")
             extra = getattr(first, "__pydantic_extra__", None)
             if extra and (error := extra.get("error")):
-                # How an aggregator says that the provider behind it failed after its own 200.
+                # An aggregator reports in this way that the provider behind it failed after the aggregator's own 200.
                 raise _failed(error)
         elif fields.get("prompt_feedback") is None:
             if error := _error_in(response, fields):
@@ -80,7 +80,7 @@ class Observed(Counting):
 
     def _parse_provider_response_delta(self, response: Any = None, *args: Any, **kwargs: Any) -> Any:
         if response is None:
-            # Agno's Responses classes name their arguments; the event is the first.
+            # Agno's Responses classes pass keyword arguments; the first is the event.
             fields = getattr(next(iter(kwargs.values()), None), "__dict__", _NO_FIELDS)
         else:
             fields = getattr(response, "__dict__", _NO_FIELDS)
@@ -95,7 +95,7 @@ class Observed(Counting):
             self._event_seen(kind, fields)
         usage = fields.get("usage")
         if not choices and "choices" in fields:
-            # The chunk that only brings usage; some of Agno's classes index into its empty choices.
+            # The chunk that has only usage; some of Agno's classes would index into its empty choices.
             return ModelResponse(response_usage=self._get_metrics(usage) if usage else None)
         parsed: Any = super()._parse_provider_response_delta(*args, **kwargs)  # type: ignore[misc]
         if usage and parsed.response_usage is None:
@@ -111,7 +111,7 @@ class Observed(Counting):
 
 
 class Asked(Counting):
-    """As `Observed`, for SDKs that the plugin's own `Clients` knows."""
+    """As `Observed`, for SDKs whose answers only the plugin's own `Clients` can check."""
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
         if not self._hfs.backend.clients.usable(response):
@@ -128,7 +128,7 @@ class Asked(Counting):
 
 
 OBSERVERS: Mapping[str, tuple[type, ...]] = {"unknown": (Counting,), "choices": (Observed,), "asked": (Asked,)}
-"""By `Clients.answers`, what is mixed in."""
+"""The classes that are mixed in, by `Clients.answers`."""
 
 
 def _extra_of(thing: object) -> Mapping[str, Any]:
@@ -142,7 +142,7 @@ def _error_in(response: object, fields: Mapping[str, Any]) -> UnusableAnswerErro
     extra = _extra_of(response)
     if error := extra.get("error") or fields.get("error"):
         return _failed(error)
-    # Flat, as some servers write it.
+    # Some servers send the error's fields without a wrapping object.
     return _failed(extra) if isinstance(extra.get("message"), str) else None
 
 

@@ -1,4 +1,4 @@
-"""What calls need of a provider: its keys and clients, the model that serves, circuits, and limits that are learned."""
+"""What calls need of a provider: its keys, clients and circuits, the model that serves, and learned limits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _log = logging.getLogger("hfs_providers")
 
 
 class Backend:
-    """One provider, as the calls of all its models share it."""
+    """One provider: the state that the calls of all its models share."""
 
     def __init__(self, traits: ProviderTraits, config: ProviderConfig, services: Services) -> None:
         family = family_of(traits.client)
@@ -94,29 +94,29 @@ class Backend:
         try:
             found: type[Model] = getattr(importlib.import_module(module), name)
         except ImportError as error:
-            # Agno replaces whatever went wrong in an SDK by "not installed"; the SDK's own error says more.
+            # Agno replaces every error of an SDK's import by "not installed"; the SDK's own error says more.
             raise (error.__context__ if isinstance(error.__context__, ImportError) else error) from None
         self._check_fields(found)
         return found
 
     def _check_fields(self, model_class: type[Model]) -> None:
         """Raise ProviderUnavailableError if the plugin sets fields that the class does not have."""
-        # `__init__` has looked already, as far as it could without this import.
+        # `__init__` has checked what can be checked without importing the class.
         has = model_class.__dataclass_fields__.__contains__
         for misfit in misfits(self.traits, self.clients.url_field, self.config.base_url, has):
             raise ProviderUnavailableError(self.provider, [misfit.message], misfit.remedy)
 
-    # Which model serves.
+    # The model that serves.
 
     @property
     def default_model_id(self) -> str:
-        """The model that serves where the caller names none."""
+        """The model that serves if the caller names none."""
         if self.config.default_model is not None:
             return self.config.default_model
         return default_model(self.traits.models, date.today(), self.retired_models)
 
     def serving(self, model_id: str) -> str:
-        """The model that serves for a defaulted one: itself, or its successor if the provider no longer has it."""
+        """The model that serves if `model_id` is a default: itself, or its successor if the provider has retired it."""
         while model_id in self.retired_models:
             model_id = self.retired_models[model_id]
         return model_id
@@ -126,7 +126,7 @@ class Backend:
         return successor_of(self.traits.models, model_id)
 
     def replace_model(self, model_id: str) -> str | None:
-        """Remember that the provider no longer has a defaulted model. Returns its successor, or None."""
+        """Note that the provider no longer has a default model. Returns its successor, or None."""
         successor = self.successor(model_id)
         if successor is None:
             return None
@@ -139,7 +139,8 @@ class Backend:
         return successor
 
     def retire_model(self, model_id: str, successor: str) -> None:
-        """Take over that the provider no longer has a model. Ignored if the plugin now names another successor."""
+        """Load the stored fact that the provider no longer has a model. Ignored if the plugin now names another
+        successor."""
         if successor == self.successor(model_id):
             self.retired_models.setdefault(model_id, successor)
 
@@ -147,7 +148,7 @@ class Backend:
         """The context window of a model in tokens, as the plugin declares it, or None."""
         return next((size for glob, size in self.config.windows.items() if fnmatch.fnmatchcase(model_id, glob)), None)
 
-    # What is shared by all calls.
+    # Shared by all calls.
 
     def circuit(self, model_id: str) -> Circuit:
         """The circuit of a model, shared by all chains that have the model as an entry."""
@@ -160,13 +161,13 @@ class Backend:
             return self._circuits.setdefault(model_id, Circuit(self.services.clock, changed))
 
     def forget(self, model_id: str) -> None:
-        """Drop what is kept of a model that is not asked for any more."""
+        """Drop the state of a model that is no longer used."""
         self.pool.forget(model_id)
         with self._lock:
             self._circuits.pop(model_id, None)
 
     def learn(self, model_id: str, key_id: str, responses: Sequence[Any]) -> None:
-        """Take over the limits that an answer's headers show, where neither plugin nor user names them."""
+        """Learn the limits that an answer's headers show, as far as neither plugin nor user sets them."""
         self.learned.add((model_id, key_id))
         self._limits.learn(self.pool, model_id, key_id, getattr(responses[-1], "headers", None))
 
@@ -178,11 +179,11 @@ class Backend:
         self.pool.change_keys(joining, leaving, state)
         self.learned.difference_update([pair for pair in self.learned if pair[1] in leaving])
 
-    # Whether usage is written down.
+    # Whether usage is recorded.
 
     @property
     def tracks_usage(self) -> bool:
-        """Whether requests are written down, where usage is kept."""
+        """Whether requests get rows in the usage log."""
         return not isinstance(self.services, _Untracked)
 
     @tracks_usage.setter
@@ -191,7 +192,7 @@ class Backend:
         self.services = services if enabled else _Untracked(services)
 
     def tracking(self, enabled: bool) -> Backend:
-        """This backend, or one with the same keys that does, or does not, write requests down."""
+        """This backend, or one with the same keys, whose requests get rows in the usage log if `enabled`."""
         if enabled == self.tracks_usage:
             return self
         other = copy.copy(self)
@@ -201,7 +202,7 @@ class Backend:
     def _on_change(
         self, change: KeyChange, key_id: str, model_id: str | None, reason: str | None, seconds: float | None
     ) -> None:
-        # A provider's code for what happened may be anything.
+        # It may be a provider's error code, which can be any text.
         reason = self.redactor.scrub(reason) if reason else reason
         if change == "key_dead":
             _log.warning("%s is dead: %s; one call may try it in %.0f s", key_id, reason, seconds or 0.0)
@@ -220,7 +221,7 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What all copies of a rotating model share: where keys come from, and how calls are made."""
+    """What all copies of a rotating model share: the backend that has the keys, and how calls are made."""
 
     backend: Backend
     options: CallOptions
@@ -231,7 +232,7 @@ class Rotation:
 
 
 class _Untracked:
-    """`Services` that tell the observers of a request but do not write it down."""
+    """`Services` that notify the observers of a request but do not record it."""
 
     def __init__(self, services: Services) -> None:
         self.tracked = services
@@ -241,5 +242,5 @@ class _Untracked:
         self.emit = services.emit
 
     def record(self, row: UsageRow) -> None:
-        """Tell the observers of one request that was sent."""
+        """Notify the observers of one request that was sent."""
         self.emit(call_finished(row))

@@ -1,4 +1,4 @@
-"""A call under budgets: each request reserves its estimate before it is sent, and ends with its price."""
+"""A call under budgets: each request reserves its estimated cost before it is sent, and is charged its real cost."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hfs_providers.money.budgets import Budgets, Claim, OverBudget
 from hfs_providers.money.prices import load_prices
 
 _OUTPUT = 2048
-"""Tokens that an answer is taken to have if its length is not limited."""
+"""Estimated tokens of an answer whose length is not limited."""
 
 _CHARACTERS = 3
-"""Of a text for one token. English has more: it is safer to reserve a little too much."""
+"""Estimated characters per token. English has more: it is safer to reserve a little too much."""
 
 _LONGEST_OUTPUT = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TEXTS = ("messages", "contents", "content", "input", "parts", "text", "system", "instructions", "prompt")
@@ -38,9 +38,9 @@ def new_call(
     """A call, under budgets if there are any.
 
     Args:
-        backend, options, model_id, affinity: of `Call`.
-        content: the messages, or what has them in a field.
-        arguments: that may limit the length of the answer.
+        backend, options, model_id, affinity: as for `Call`.
+        content: the messages, or an object that has them in a field.
+        arguments: the request's arguments, which may limit the length of the answer.
     """
     load_prices()
     if backend.budgets is None:
@@ -54,7 +54,7 @@ def new_call(
 def refused_by_budgets(model: Any) -> OverBudget | None:
     """Why the budgets would refuse a usual request of a model now; None if they would not, or it does not rotate.
 
-    Blocks for the time of a reservation.
+    Blocks as long as a reservation does.
     """
     rotation = vars(model).get("_hfs")
     budgets: Budgets | None = rotation.backend.budgets if rotation is not None else None
@@ -86,16 +86,16 @@ class _BudgetedCall(Call):
         self._budgets = budgets
         # Tokens in and out.
         self._expected = expected
-        # Why paid keys are not asked any more.
+        # Why paid keys are not used any more.
         self._over: OverBudget | None = None
         super().__init__(backend, options, model_id, affinity)
 
     def __del__(self) -> None:
-        # Its lease was dropped, or released because the SDK sends its request later.
+        # The lease was dropped, or it was released because the SDK sends its request later.
         self._give_back()
 
     def acquire_nowait(self) -> Lease | None:
-        # A reservation may wait for a file or a server.
+        # Never without waiting: a reservation may wait for a file or a server.
         return None
 
     def acquire(self) -> Lease:
@@ -123,14 +123,14 @@ class _BudgetedCall(Call):
         try:
             return super().settle(lease, error)
         finally:
-            # Of a request that was never sent: the others have been written down.
+            # Gives back the claim of a request that was never sent; `_write` has ended the others.
             self._give_back()
 
     def _write(self, row: UsageRow) -> None:
         claim, self._claim = self._claim, None
         cost = self._budgets.prices.cost(row)
         if cost is None and claim is not None:
-            # It was sent, and nobody counted its tokens.
+            # It was sent, but its tokens are not known.
             cost = claim.nanousd
         super()._write(row._replace(cost_nanousd=cost))
         if claim is not None:
@@ -148,10 +148,10 @@ class _BudgetedCall(Call):
         return await reserve_in_thread(self._budgets, claim) if self._budgets.blocks else self._budgets.reserve(claim)
 
     def _admit(self, lease: Lease, claim: Claim | None, over: OverBudget | None) -> float | None:
-        """Let the request be sent, or say in how many seconds it is worth asking again.
+        """Let the request be sent (None), or return the seconds after which to ask the budgets again.
 
         Raises:
-            BudgetExceededError: not within the call's time.
+            BudgetExceededError: that would be too late for this call.
         """
         if over is None:
             self._claim = claim
@@ -179,7 +179,7 @@ class _BudgetedCall(Call):
         raise exceeded from cause
 
     def _leave_paid_keys(self) -> bool:
-        """Whether there are other keys, which cost nothing; from now on only these are asked."""
+        """Use only keys that cost nothing from now on. Returns whether there are any."""
         keys = {credential.id for credential in self.backend.pool.credentials}
         paid = keys - self._budgets.prices.free
         if self.options.key_id is not None or paid == keys or paid <= self._tried:
@@ -189,13 +189,13 @@ class _BudgetedCall(Call):
 
 
 def _number(arguments: Mapping[str, Any], names: Sequence[str], otherwise: int) -> int:
-    """The first of some arguments that is a number, which may be anyone's."""
+    """The first of these arguments that is a positive number. The caller may have passed anything."""
     values = (arguments.get(name) for name in names)
     return next((value for value in values if type(value) is int and value > 0), otherwise)
 
 
 def _characters(content: object) -> int:
-    """Of the texts in messages, in Agno's and in others' form. They may be anyone's, and nested as deep as he likes."""
+    """The characters of the texts in messages, of Agno or of an API. They may have any form, and be nested deeply."""
     found, left = 0, [content]
     while left:
         each = left.pop()

@@ -1,4 +1,4 @@
-"""One call over several keys: which key next, what an error means, when to give up, what to write down."""
+"""One call over several keys: which key is next, what an error means, when to give up, what to record."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 _NO_KEYS: frozenset[str] = frozenset()
 _log = logging.getLogger("hfs_providers")
 _NO_REFUSALS: Mapping[str, int] = {}
-# After so many keys without the model a call takes the model for gone. A key that alone lacks it pauses for this long.
+# A call treats the model as gone when so many keys lack it. If another key has it, those that lack it pause this long.
 _MOST_LACKING = 3
 _LACKING_PAUSE = 3600.0
 
 
 class KeyedAttempt:
-    """One attempt of a call: a block of `with`, or of `async with` where the event loop must not be blocked.
+    """One attempt of a call: a `with` block, or an `async with` block if the event loop must not be blocked.
 
-    Entering it leases a key. An error in the block ends the lease. If the call goes on, the block swallows the error
-    and ends after the pause that is due; else it raises the error that ends the call. So a call is
+    Entering it leases a key. An error in the block ends the lease. If the call continues, the block swallows the error
+    and ends after the necessary pause; else it raises the error that ends the call. So a call is
 
         while True:
             with KeyedAttempt(call) as lease:
                 ...
                 return answer
 
-    A block without an error leaves the lease as it is: it calls `answered`, or hands the lease on.
+    If the block has no error, it must end the lease itself: it calls `answered`, or passes the lease on.
     """
 
     __slots__ = ("_call", "_lease")
@@ -83,10 +83,10 @@ class KeyedAttempt:
 
 
 class Call(Attempt):
-    """The state of one call over all its attempts; as an `Attempt`, what is seen of the one that runs.
+    """The state of one call over all its attempts; as an `Attempt`, the state of the running one.
 
-    An event loop keeps the contexts of cancelled timers and of open connections, and with them calls that ended long
-    ago. So a call that has ended holds neither answers nor errors.
+    An event loop keeps the contexts of cancelled timers and of open connections alive, and with them calls that ended
+    long ago. So a call that has ended holds neither answers nor errors.
     """
 
     __slots__ = (
@@ -111,12 +111,12 @@ class Call(Attempt):
     )
 
     def __init__(self, backend: Backend, options: CallOptions, model_id: str, affinity: int | None = None) -> None:
-        # As the base class does, without the call.
+        # Repeats the base class's `__init__`, to save the call of it.
         self.responses = []
         self.learns = False
         self._records = None
         outer = running.get()
-        # In a chain, its requests belong to the call of the chain.
+        # In a chain, this call's requests belong to the call of the chain.
         self.trace = outer.trace if outer is not None else Trace()
         self.backend = backend
         self.options = options
@@ -128,7 +128,7 @@ class Call(Attempt):
         """Whether there was more than one attempt."""
         self._affinity = affinity
         self._deadline = backend.services.clock() + options.timeout
-        # Nothing is made for what most calls never need.
+        # Most calls need none of these, so shared empty values save creating new ones.
         self._tried = _NO_KEYS
         self._lacking = _NO_KEYS
         self._refusals = _NO_REFUSALS
@@ -136,7 +136,6 @@ class Call(Attempt):
         self._retries = 0
         self._attempts = 0
         self._sent_at: float | None = None
-        self._began = 0.0
         self._text: list[str] | None = None
         self._cause: BaseException | None = None
 
@@ -163,10 +162,10 @@ class Call(Attempt):
             self._exhausted(error)
 
     def _terms(self) -> dict[str, Any]:
-        """Which keys will do for the next attempt, and how long it may wait for one."""
+        """The arguments that choose the key of the next attempt, and how long it may wait for one."""
         left = self._left()
-        # A key that refused this call is asked again only within the call's time. Otherwise a call would never end if
-        # its provider is slow to refuse.
+        # A key that refused this call is used again only within the call's timeout. Otherwise a call would never end
+        # with a provider that is slow to refuse.
         exclude = self._tried if left > 0 or not self._refusals else self._tried.union(self._refusals)
         key_id, trial = self.options.key_id, self._trial
         return {"timeout": left, "exclude": exclude, "key_id": key_id, "trial": trial, "affinity": self._affinity}
@@ -209,15 +208,15 @@ class Call(Attempt):
             self._text.append(text)
 
     def check_finished(self, bound: Any) -> None:
-        """Raise if a stream ended without a finish reason. The SDKs do not notice that a body was cut off."""
+        """Raise if a stream ended without a finish reason. The SDKs do not notice a body that was cut off."""
         if bound.__dict__.get("_hfs_finished") or not self.backend.clients.detects_truncation:
             return
         if not self._text:
-            raise UnusableAnswerError("empty", "the stream ended with nothing in it")
-        raise UnusableAnswerError("interrupted", "the stream ended without its end mark")
+            raise UnusableAnswerError("empty", "the stream ended without content")
+        raise UnusableAnswerError("interrupted", "the stream ended before the answer was complete")
 
     def answered(self, lease: Lease, usage: Counted | None) -> None:
-        """The attempt was answered: write it down, end its lease, and learn from the headers of its answer."""
+        """The attempt was answered: record it, end its lease, and learn limits from the headers of its answer."""
         if self.responses:
             if self.learns:
                 self.backend.learn(self.model_id, lease.credential.id, self.responses)
@@ -242,7 +241,7 @@ class Call(Attempt):
         """End the lease of a failed attempt.
 
         Returns:
-            Seconds to wait before the next attempt. None if the provider did not fail: `error` is for the caller.
+            Seconds to wait before the next attempt. None if the provider did not fail: the caller gets `error`.
 
         Raises:
             ModelCallError: the call failed for good.
@@ -279,7 +278,7 @@ class Call(Attempt):
         return pause
 
     def restore_timer(self, assistant_message: Message) -> None:
-        """Let the message's timer count from the first attempt: Agno starts it afresh at each."""
+        """Let the message's timer count from the first attempt: Agno restarts it at each attempt."""
         metrics = assistant_message.metrics
         if self._attempts < 2 or metrics is None or metrics.timer is None:
             return
@@ -291,7 +290,7 @@ class Call(Attempt):
     def _verdict(self, lease: Lease, error: BaseException) -> Verdict | None:
         """What the error means. None if the provider did not fail: the caller stopped, or Agno asks for another try.
 
-        Tools that capture the locals of a traceback show the verdict, so it holds no key.
+        Tools that capture the local variables of a traceback show the verdict, so it must hold no key.
         """
         if isinstance(error, GuidedRetry) or not isinstance(error, Exception):
             return None
@@ -299,8 +298,7 @@ class Call(Attempt):
         verdict = judge(error, self.rules)
         if verdict.code in QUOTES_KEY and secret is not None and secret.quoted_in(verdict.message):
             verdict = replace(verdict, kind="dead", scope="key")
-        code = verdict.code and redactor.scrub(verdict.code)
-        verdict = replace(verdict, code=code, message=redactor.scrub(verdict.message))
+        verdict = verdict.scrubbed(redactor.scrub)
         return replace(verdict, kind="context_overflow") if reads_as_overflow(verdict) else verdict
 
     def _abandoned(self, lease: Lease, error: BaseException) -> None:
@@ -315,7 +313,7 @@ class Call(Attempt):
             lease.commit(charged)
 
     def _estimate(self, lease: Lease) -> int:
-        """The tokens that a stream is charged if it was not read to its end."""
+        """The tokens that are charged for a stream that was not read to its end."""
         return max(self.usage.total_tokens if self.usage is not None else 0, lease.reserved)
 
     def _end(self, lease: Lease, verdict: Verdict) -> None:
@@ -328,10 +326,10 @@ class Call(Attempt):
         if lease.probe:
             self._trial = False
         if sent:
-            # Before the lease ends: whoever shares the key must find the request counted once it is not in flight.
+            # Before the lease ends: processes that share the key must see the request either in flight or counted.
             self._record(lease, verdict.kind, self.usage, charged, Failure(verdict.status, verdict.reason, cooldown))
         if verdict.kind == "rate_limited":
-            # This call may ask it again after its cooldown.
+            # This call may use the key again after its cooldown.
             self._refusals = {**self._refusals, lease.key_id: refusals + 1}
             lease.rate_limited(cooldown, verdict.scope, verdict.reason)
         elif verdict.kind == "dead":
@@ -347,25 +345,25 @@ class Call(Attempt):
     def _next(self, lease: Lease, verdict: Verdict) -> float | None:
         """Seconds until the next attempt, or None if there is none."""
         if self._text:
-            # Content has been passed on, and another attempt would repeat it.
+            # The caller has content already, and another attempt would repeat it.
             return None
         if verdict.kind == "rate_limited" or (verdict.rotates and self.options.key_id is None):
-            # If there is no other key, the pool says so, and when the next is free.
+            # If there is no other key, the pool's error says so, and when the next is free.
             return 0.0
         if verdict.kind == "model_gone" and (self._served_elsewhere(lease, verdict) or self._succeeded()):
             return 0.0
         if verdict.retries and self._retries < self.options.max_retries:
             self._retries += 1
-            # The failure may be this key's alone.
+            # Perhaps only this key fails, so another may be chosen.
             self._affinity = None
             if verdict.kind == "transport" and self._retries == 1:
-                # A kept connection that the provider had closed meanwhile fails once, before anything is received.
+                # A reused connection that the provider had closed meanwhile fails once, before anything is received.
                 return 0.0
             return retry_pause(self._retries, verdict.retry_after)
         return None
 
     def _succeeded(self) -> bool:
-        """Whether a successor serves from now on for a defaulted model that is gone."""
+        """Replace a default model that is gone by its successor. Returns whether it has one."""
         successor = None if self.options.explicit else self.backend.replace_model(self.model_id)
         if successor is None:
             return False
@@ -375,7 +373,7 @@ class Call(Attempt):
         return True
 
     def _served_elsewhere(self, lease: Lease, verdict: Verdict) -> bool:
-        """Whether another key may have the model that this one lacks. This call does not ask this key again."""
+        """Whether another key may have the model that this one lacks. This call does not use this key again."""
         backend = self.backend
         if self.options.key_id is not None or not (verdict.scope == "key" or backend.traits.keyless):
             return False
@@ -416,7 +414,7 @@ class Call(Attempt):
         self.backend.services.record(row)
 
     def _tell(self, lease: Lease, kind: EventKind, reason: str, pause: float) -> None:
-        """Log and emit that the call goes on after a failed attempt."""
+        """Log, and emit as an event, that the call continues after a failed attempt."""
         backend = self.backend
         follows = f"retry in {pause:.1f} s" if kind == "call_retried" else "trying the next key"
         said = (backend.provider, self.model_id, reason, lease.key_id, follows, self.trace.id)

@@ -1,4 +1,4 @@
-"""A circuit breaker for one provider and model: after repeated failures it is not asked for a while."""
+"""A circuit breaker for one provider and model: after repeated failures the model is not asked for a while."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import TypeGuard
 
 FAILURES = 3
-"""After so many failed calls in a row a circuit opens."""
+"""The number of failed calls in a row that opens a circuit."""
 OPEN_SECONDS = 60.0
-"""Seconds for which it is open at first. Each failed probe doubles them."""
+"""Seconds for which a circuit is open at first. Each failed probe doubles them."""
 MAX_OPEN_SECONDS = 4 * 3600.0
-"""The longest time for which it is open, in seconds."""
+"""The longest time for which a circuit is open, in seconds."""
 
 _APART = 1.0
-"""Seconds by which the wall clock must be ahead to count, because its floats are coarser."""
+"""Seconds by which the wall clock must be ahead before it is believed, because its floats are less precise."""
 
 
 class Circuit:
@@ -51,7 +51,7 @@ class Circuit:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open, or half-open."""
+        """Whether the circuit is open or half-open."""
         return self._until is not None
 
     def cooldown(self) -> float:
@@ -62,7 +62,7 @@ class Circuit:
             return float("inf") if self._probing else self._left(self._until)
 
     def enter(self) -> bool:
-        """Whether a call may go ahead. It may be the probe, so it must end with `succeed`, `fail` or `leave`."""
+        """Whether a call may be made. It may be the probe, so it must end with `succeed`, `fail` or `leave`."""
         with self._lock:
             if self._until is None:
                 return True
@@ -88,12 +88,12 @@ class Circuit:
             return began
 
     def fail(self, reset: float | None = None) -> None:
-        """A call failed, and the provider was the cause. It is back in `reset` seconds, if it says so."""
+        """A call failed, and the provider was the cause. `reset`: seconds after which it expects to be back."""
         with self._lock:
             self._failures += 1
             probed, self._probing = self._probing, False
             if self._until is not None and not probed:
-                # The call was under way when the circuit opened: that it fails is nothing new.
+                # The call had begun before the circuit opened, so its failure shows nothing new.
                 return
             if self._failures < FAILURES and not probed:
                 return
@@ -104,11 +104,11 @@ class Circuit:
             self._on_change("opened", seconds)
 
     def leave(self) -> None:
-        """A call ended and showed nothing about the provider. If it was the probe, another call may be that."""
+        """A call ended without showing anything about the provider. If it was the probe, another call may be one."""
         with self._lock:
             self._probing = False
 
-    # What outlives the process
+    # The state that outlives the process
 
     def dump(self, wall: float) -> dict[str, float] | None:
         """See `KeptCircuit`."""

@@ -1,7 +1,7 @@
-"""The general rules of verdicts: what codes that many servers share and HTTP statuses mean.
+"""The general rules of verdicts: the meaning of HTTP statuses, and of codes that many servers share.
 
-What one provider alone says is data of its plugin: `ErrorRules`, which is read first. docs/verdicts.md names who sends
-which code.
+The codes of a single provider are in its plugin's `ErrorRules`, which is read first. docs/verdicts.md says which
+server sends which code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LIMITED = Meaning("rate_limited")
 DEAD = Meaning("dead")
 UNPAID = Meaning("dead", credits=True)
 GONE = Meaning("model_gone")
-# This key's account lacks the model; that of another may have it.
+# This key's account lacks the model; another key's account may have it.
 GONE_HERE = Meaning("model_gone", "key")
 OVERFLOW = Meaning("context_overflow")
 BAD = Meaning("bad_request")
@@ -32,11 +32,10 @@ BY_STATUS_AND_CODE: Mapping[tuple[int, str], Meaning] = {
     (404, "api_error"): GONE,
 }
 
-# The `code` of an error object, else its `type` where that says more than the family of the error
-# (`invalid_request_error` says nothing: some servers give it to a wrong key as well).
+# The `code` of an error object, or its `type` if that is specific (`invalid_request_error` is not: some servers send it
+# for a wrong key as well).
 BY_CODE: Mapping[str, Meaning] = {
-    # Servers that speak as OpenAI's API does. `model_not_found` is a model that does not exist or that the key may not
-    # use.
+    # Servers with OpenAI's protocol. `model_not_found`: the model does not exist, or the key may not use it.
     "invalid_api_key": DEAD,
     "expired_api_key": DEAD,
     "account_deactivated": DEAD,
@@ -59,7 +58,7 @@ BY_CODE: Mapping[str, Meaning] = {
     "content_filter": REFUSED,
     "unsupported_country_region_territory": REFUSED,
     "unknown_url": BAD,
-    # One server each.
+    # Each sent by one server.
     "not_found_error": GONE_HERE,
     "timeout_error": SERVER,
     "exceed_context_size_error": OVERFLOW,
@@ -68,7 +67,7 @@ BY_CODE: Mapping[str, Meaning] = {
     "exceeded_current_quota_error": UNPAID,
     "engine_overloaded_error": OVERLOADED,
     "rate_limit_reached_error": LIMITED,
-    # A model that is not there, or that the key may not use.
+    # The model does not exist, or the key may not use it.
     "resource_not_found_error": GONE_HERE,
     "Arrearage": UNPAID,
     "InvalidApiKey": DEAD,
@@ -79,7 +78,7 @@ BY_CODE: Mapping[str, Meaning] = {
     # A deployment belongs to the resource, and so to the key.
     "DeploymentNotFound": GONE_HERE,
     "Some requested entity was not found": GONE_HERE,
-    # A proxy, whose 401 also answers for a model that a key may not use.
+    # A proxy, which also answers 401 for a model that a key may not use.
     "budget_exceeded": UNPAID,
     "expired_key": DEAD,
     "token_not_found_in_db": DEAD,
@@ -89,7 +88,7 @@ BY_CODE: Mapping[str, Meaning] = {
     "org_model_access_denied": GONE_HERE,
     "project_model_access_denied": GONE_HERE,
     "no_db_connection": SERVER,
-    # The `Error.Code` of botocore's errors: exceptions of the call, then of a request that is signed with a wrong key.
+    # The `Error.Code` of botocore's errors: first those of a call, then those of a request signed with a wrong key.
     "ThrottlingException": LIMITED,
     "TooManyRequestsException": LIMITED,
     "ServiceQuotaExceededException": LIMITED,
@@ -108,11 +107,12 @@ BY_CODE: Mapping[str, Meaning] = {
     "UnrecognizedClientException": DEAD,
 }
 
-# Codes of a bad request that a wrong key gets as well; then the answer quotes the key, masked.
+# Codes of a bad request that are also sent for a wrong key; then the answer quotes the masked key.
 QUOTES_KEY = frozenset({"Client specified an invalid argument"})
 
-# A status alone. 403 without a reason may be the key, the model, the region or a proxy: the key pauses for the model,
-# it does not die. 409 and 425 ask for another try (a lock, a replay); 408 and 499 were given up on the way.
+# A status alone. The cause of a 403 without a reason may be the key, the model, the region or a proxy: the key pauses
+# for this model, it does not die. 409 and 425 ask for another try (a lock, a replay); 408 and 499: given up
+# before the answer.
 BY_STATUS: Mapping[int, Meaning] = {
     401: DEAD,
     402: UNPAID,
@@ -134,7 +134,7 @@ BY_STATUS: Mapping[int, Meaning] = {
 
 
 def meaning_of(evidence: Evidence, rules: ErrorRules) -> tuple[Meaning, str | None]:
-    """What an answer means by its provider's rules, then by the general ones; and the code or type that says so."""
+    """What an answer means by its provider's rules, or else by the general ones; and the code or type that decided."""
     said = next((name for name in map(as_name, _names(evidence, *rules.fields, "code", "type")) if name), None)
     if rules.decide is not None:
         with suppress(Exception):  # a plugin's own function
@@ -151,7 +151,7 @@ _Table = Mapping[Any, Meaning]
 
 
 def _questions(evidence: Evidence, rules: ErrorRules) -> Iterator[tuple[_Table, object, str | None]]:
-    """What to look up, in order: a table, the key, and the name of the verdict's code."""
+    """The lookups in their order: a table, the key in it, and the code for the verdict."""
     status, codes = evidence.status, list(_names(evidence, "code", "type"))
     for path, table in rules.fields.items():
         for name in _names(evidence, path):
@@ -166,7 +166,7 @@ def _questions(evidence: Evidence, rules: ErrorRules) -> Iterator[tuple[_Table, 
 
 
 def _names(evidence: Evidence, *paths: str) -> Iterator[str]:
-    """What is at the paths, where it can be a name; numbers as text."""
+    """The values at the paths that can be codes: texts, and numbers as text."""
     for path in paths:
         for value in evidence.values(path):
             if isinstance(value, (str, int)) and not isinstance(value, bool):
@@ -176,11 +176,11 @@ def _names(evidence: Evidence, *paths: str) -> Iterator[str]:
 def _by_status(evidence: Evidence) -> Meaning:
     status = evidence.status
     if status is None or status < 400:
-        # An error event in a stream that names nothing: it was the provider that failed.
+        # An error event in a stream without a code: the provider failed.
         return SERVER if status is None or status < 300 else BAD
     if status in BY_STATUS:
         return BY_STATUS[status]
     if status == 404 and as_int(evidence.error.get("code")) == 404:
-        # A body that repeats the status speaks of the model; a wrong address has no such body.
+        # If the body repeats the status, the model is missing; the answer of a wrong address has no such body.
         return GONE
     return SERVER if status >= 500 else BAD

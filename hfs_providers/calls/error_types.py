@@ -1,4 +1,4 @@
-"""Errors of SDKs and transports by the names of their types, and what each says by its name alone."""
+"""Errors of SDKs and transports by the names of their types, and the meaning of each name."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ TRANSPORT: Mapping[str, bool] = {
     "SSLError": False,
 }
 
-# A transport's complaints about what it was given: nothing was sent, nothing will get better.
+# A transport's errors about an invalid request: nothing was sent, and a retry would not help.
 LOCAL_TRANSPORT = frozenset({"LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "InvalidUrlClientError"})
 
-# A standard library error that a transport lets through, where it was raised beneath one.
+# Errors of the standard library that mean a transport error if they were raised inside a transport.
 STDLIB_TRANSPORT: tuple[type[BaseException], ...] = (TimeoutError, ConnectionError)
 
-# Errors of reading an answer, and the functions beneath which one of them is the answer's fault.
+# Errors of reading an answer. READ_FAILURES count only if they were raised inside one of READERS.
 UNREADABLE = frozenset(
     {
         "JSONDecodeError",
@@ -82,5 +82,5 @@ READ_FAILURES = frozenset({"AttributeError", "TypeError", "IndexError", "KeyErro
 READERS = frozenset(
     {"_parse_provider_response", "_parse_provider_response_delta", "_process_response", "_process_response_data"}
 )
-# Functions of Agno's that raise what an answer says as an error of their own.
+# Agno's functions that raise an error of their own for an error in an answer.
 ANSWERED = frozenset({"invoke", "ainvoke"})

@@ -1,4 +1,4 @@
-"""Reads errors of SDKs and transports by duck typing, once: `Evidence`. No SDK is imported."""
+"""Reads an error of an SDK or a transport into `Evidence`, by duck typing: no SDK is imported."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NO_SDKS = {"hfs_providers", "pydantic", "pydantic_core", "typing_extensions"}
 
 
 def evidence_of(link: BaseException, now: float) -> Evidence:
-    """What an SDK's error shows of an answer; `now` is the wall clock, in seconds since the epoch."""
+    """The answer that an SDK's error describes; `now` is the wall clock, in seconds since the epoch."""
     return evidence_in(body_of(link), now, status_of(link), headers_of(link), type_of(link)[1])
 
 
 def evidence_in(
     body: object, now: float, status: int | None, headers: Mapping[str, list[str]] | None = None, sdk: str = ""
 ) -> Evidence:
-    """What an answer shows; `now` is the wall clock, `sdk` the top-level module of the error's class."""
+    """The evidence of an answer; `now` is the wall clock, `sdk` the top-level module of the error's class."""
     error = _innermost(body)
     if status is None or status < 400:
         # An error event inside a stream, or in the body of a 200: the body's own status is the true one.
@@ -60,7 +60,7 @@ def type_of(link: BaseException) -> tuple[str, str]:
 
 
 def modules_of(model_class: type[Any]) -> frozenset[str]:
-    """The top-level modules of the classes that an Agno model class is written with: its SDK is among them."""
+    """The top-level modules of the classes that an Agno model class imports, among them its SDK."""
     homes = [vars(sys.modules[base.__module__]) for base in model_class.__mro__ if base.__module__ in sys.modules]
     known = {root_of(thing) for home in homes for thing in home.values() if isinstance(thing, type)}
     return frozenset(known - {root_of(base) for base in model_class.__mro__} - sys.stdlib_module_names - _NO_SDKS)
@@ -74,7 +74,7 @@ def root_of(kind: type[Any]) -> str:
 def get(thing: object, name: str) -> Any:
     try:
         return getattr(thing, name, None)
-    except Exception:  # a property of a foreign object
+    except Exception:  # a property of an unknown object may raise anything
         return None
 
 
@@ -116,7 +116,7 @@ def headers_of(link: BaseException) -> dict[str, list[str]]:
 
 
 def body_of(link: BaseException) -> object:
-    """The decoded body, from wherever an SDK keeps it. Never read from the network, never awaited."""
+    """The decoded body, from any of the places where SDKs keep it. Never reads from the network, never awaits."""
     response = get(link, "response")
     if "Error" in as_mapping(response):
         return _aws_error(response)
@@ -129,7 +129,7 @@ def body_of(link: BaseException) -> object:
             value = decoded(value)
             if not isinstance(value, str):
                 return value
-            # The openai SDK keeps of a body its `error` alone: where that is text, the code is in the whole one.
+            # The openai SDK keeps only the `error` of a body. If that is a text, the code is in the whole body.
             text = value if text is None else text
     return text
 
@@ -140,7 +140,7 @@ def _of_aws(response: object, name: str) -> Any:
 
 
 def _aws_error(response: Mapping[str, Any]) -> object:
-    """botocore's `Error`, spelt as others spell it. In a stream its code begins with a small letter."""
+    """botocore's `Error` with the usual names. In a stream its code begins with a small letter."""
     error = as_mapping(response.get("Error"))
     code = error.get("Code")
     code = code[:1].upper() + code[1:] if isinstance(code, str) else None
@@ -148,7 +148,7 @@ def _aws_error(response: Mapping[str, Any]) -> object:
 
 
 def decoded(value: str | bytes) -> object:
-    """A body as JSON, or as text where it is none."""
+    """A body decoded from JSON, or as text if it is not JSON."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     if text.lstrip()[:1] not in ("{", "["):
         return text
@@ -171,7 +171,7 @@ def _innermost(body: object) -> Mapping[str, Any]:
 
 
 def message_of(evidence: Evidence, link: BaseException, more: Iterable[str] = ()) -> str:
-    """The provider's words with the texts at the paths `more`, or those of `link` where the body has none."""
+    """The provider's message with the texts at the paths `more`, or that of `link` if the body has none."""
     said = evidence.error.get("message") or evidence.error.get("error")
     body = evidence.body
     if not isinstance(said, str) or not said:
@@ -181,7 +181,7 @@ def message_of(evidence: Evidence, link: BaseException, more: Iterable[str] = ()
 
 
 def words_of(error: object) -> str:
-    """An error's own words."""
+    """An error's own message."""
     try:
         said = get(error, "message")
         return (said if isinstance(said, str) and said else str(error))[:MAX_MESSAGE] or type(error).__name__

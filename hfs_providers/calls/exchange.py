@@ -21,12 +21,12 @@ _T = TypeVar("_T")
 
 
 class RefusedRequestError(Exception):
-    """An answer whose status is no success.
+    """An answer whose status is not a success.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         headers: a mapping, a client's header object, or pairs.
-        body: of the answer.
+        body: the answer's body.
     """
 
     def __init__(self, status: int, headers: object, body: bytes) -> None:
@@ -35,7 +35,7 @@ class RefusedRequestError(Exception):
 
 
 class Exchange:
-    """One request to a model of a provider, over as many of its keys as it takes::
+    """One request to a model of a provider, tried with as many keys as necessary::
 
         async def send(exchange):
             key = exchange.credential.secret.reveal()
@@ -46,14 +46,13 @@ class Exchange:
 
         answer = await manager.wrapper("acme").exchange("acme-large").run(send)
 
-    Keys, retries, verdicts on errors and usage rows are those of a rotating model's calls.
+    Keys, retries, verdicts on errors and usage rows work as in a rotating model's calls.
 
     Args:
-        backend: the provider's.
+        backend: the provider's backend.
         model_id: the model asked for.
         options: how the call is made.
-        body: what will be sent, in any protocol; it tells the conversation, and a budget estimates by it what the
-            request costs.
+        body: the request's body, in any protocol. The affinity and the cost estimate for budgets are computed from it.
     """
 
     __slots__ = ("_call", "_lease")
@@ -71,12 +70,12 @@ class Exchange:
 
     @property
     def model_id(self) -> str:
-        """The model to ask in this attempt: its successor, if a model that was only defaulted is gone."""
+        """The model to ask in this attempt: the successor, if the model is a default that is gone."""
         return self._call.model_id
 
     @property
     def usage(self) -> Tokens | None:
-        """The tokens that the provider has counted, as far as the sender has set them."""
+        """The tokens that the provider has counted, if `send` has set them."""
         found: Tokens | None = self._call.usage
         return found
 
@@ -89,9 +88,10 @@ class Exchange:
 
         Args:
             send: sends the request once, with `credential` and for `model_id`. When it returns, the request is
-                answered. What it raises is judged as an SDK's error is. If it is cancelled, it ends its request.
-            announced: whether `send` calls `sending` itself, when the request goes out. Before that, while it connects,
-                nothing counts.
+                answered. An error that it raises is judged like an SDK's error. If it is cancelled, it must end its
+                request.
+            announced: whether `send` calls `sending` itself when the request goes out. No request is
+                recorded before that, while it connects.
 
         Returns:
             What `send` returned.
@@ -116,13 +116,13 @@ class Exchange:
         self._call.sending(self._lease)
 
     def refuse(self, status: int, headers: object, body: bytes) -> NoReturn:
-        """Raise the error of an answer whose status is no success; the arguments are its own."""
+        """Raise the error of an answer whose status is not a success; the arguments describe the answer."""
         raise RefusedRequestError(status, headers, body)
 
     def received(self, response: object) -> None:
-        """Learn the limits of the key from a good answer, which has its headers as `headers`.
+        """Learn the limits of the key from the attribute `headers` of a successful answer.
 
-        Not needed for the exchange. It is cheap: only the first answer to a key is read.
+        Optional, and cheap: only the first answer to a key is read.
         """
         if self._call.learns:
             self._call.responses.append(response)

@@ -32,7 +32,7 @@ from hfs_providers.keys.leases import Lease
 def build_model(backend: Backend, model_id: str, options: CallOptions, arguments: Mapping[str, Any]) -> Model:
     """A rotating model of the provider's Agno class.
 
-    Raises TypeError for an argument that would go around the keys, or that the class does not know.
+    Raises TypeError for an argument that would bypass the pool's keys, or that the class does not have.
     """
     clients = backend.clients
     key_fields = {clients.key_field, clients.client_field, clients.async_client_field}.union(
@@ -40,9 +40,9 @@ def build_model(backend: Backend, model_id: str, options: CallOptions, arguments
     )
     refused = sorted(key_fields & arguments.keys())
     if refused:
-        raise TypeError(f"get_model takes no {', '.join(refused)}: the keys are those of the environment")
+        raise TypeError(f"get_model does not accept {', '.join(refused)}: keys come from the environment")
     model_class = backend.model_class
-    # Some of Agno's classes read a key from the process environment where they are given none, and complain.
+    # Without a key, some of Agno's classes look for one in the process environment and warn if there is none.
     no_key: dict[str, Any] = {"api_key": "none"} if "api_key" in model_class.__dataclass_fields__ else {}
     model: Model = rotating_class(model_class, clients.answers)(id=model_id, **no_key, **arguments)
     for name in key_fields & model.__dict__.keys():
@@ -55,12 +55,12 @@ class _Bound:
     """Mixed into the class of every bound copy."""
 
     def __repr__(self) -> str:
-        # The dataclass's own shows the key.
+        # The dataclass's own `__repr__` shows the key.
         return f"{type(self).__name__}(id={self.__dict__.get('id')!r})"
 
 
 class _Rotating(Copies, AgnoRetries):
-    """Mixed in before the provider's class; `_bound_class` is that class, observed."""
+    """Mixed in before the provider's class; `_bound_class` is that class with the checks of its answers."""
 
     _bound_class: type[Model]
     _hfs: Rotation
@@ -117,7 +117,7 @@ class _Rotating(Copies, AgnoRetries):
                         call.received(delta, assistant_message)
                         yield delta
                 finally:
-                    # Left to the collector, a stream closed early can hang the thread inside httpcore's lock.
+                    # If the garbage collector closes an unfinished stream, it can hang in httpcore's lock.
                     for response in call.responses:
                         response.close()
                     steps.close()  # type: ignore[attr-defined]  # the classes' streams are generators
@@ -171,7 +171,7 @@ class _Rotating(Copies, AgnoRetries):
         return new_call(rotation.backend, rotation.options, self.id, affinity, messages, self.__dict__)
 
     def _bind(self, call: Call, lease: Lease, stream: bool = False) -> Any:
-        """A copy for one attempt with the key of its lease; the request goes out now."""
+        """A copy for one attempt, with the key of its lease. Its request goes out next."""
         bound = self._copy_for(call, stream)
         call.backend.clients.bind(bound, lease.credential)
         call.sending(lease)
@@ -194,7 +194,7 @@ class _Rotating(Copies, AgnoRetries):
         assistant_message: Message,
         kwargs: Mapping[str, Any],
     ) -> None:
-        """End the call, and carry over to the caller's objects what Agno did to the copies of the last attempt."""
+        """End the call, and copy to the caller's objects what Agno changed in the last attempt's copies."""
         call.answered(lease, usage)
         if call.repeated or "retry_with_guidance" in kwargs:
             if kwargs.get("retry_with_guidance"):
@@ -202,9 +202,9 @@ class _Rotating(Copies, AgnoRetries):
             call.restore_timer(assistant_message)
 
     def get_client(self) -> Any:
-        """The SDK's client of a key that is free now, for what Agno asks of it besides answers (counting tokens)."""
+        """The SDK's client of a key that is free now, for Agno's requests other than completions (counting tokens)."""
         backend, options = self._hfs.backend, self._hfs.options
-        # Released at once: what is done with the client is no request for a completion.
+        # Released at once, because the client is not used for a completion.
         with backend.pool.acquire(self.id, 0, options.timeout if options.wait else 0.0, key_id=options.key_id) as lease:
             bound = self.bare_copy()
             backend.clients.bind(bound, lease.credential)
@@ -233,9 +233,9 @@ class _Rotating(Copies, AgnoRetries):
 
 @cache
 def rotating_class(model_class: type[Model], answers: str) -> type[Model]:
-    """The rotating subclass of an Agno model class, whose name it keeps, because Agno looks at it.
+    """The rotating subclass of an Agno model class, with the same name, because Agno reads it.
 
-    `answers` says how the answers of its SDK are looked at on their way: `Clients.answers`.
+    `answers` says how its SDK's answers are checked: `Clients.answers`.
     """
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
     bound_class = type(model_class.__name__, (*OBSERVERS[answers], _Bound, model_class), dict(names))
@@ -245,14 +245,11 @@ def rotating_class(model_class: type[Model], answers: str) -> type[Model]:
 
 def _fresh(messages: list[Message]) -> list[Message]:
     """The messages for one attempt. The JSON mode of some Agno classes appends to the system message each time."""
-    for message in messages:
-        if message.role == "system":
-            return [each.model_copy() if each.role == "system" else each for each in messages]
-    return messages[:]
+    return [each.model_copy() if each.role == "system" else each for each in messages]
 
 
 def _merged(extra: Any, own: Any) -> Any:
-    """A copy of `extra` under what the caller set himself, dictionaries merged all the way down."""
+    """A copy of `extra`, merged recursively with the values that the caller has set, which win."""
     if own is None:
         if type(extra) is dict:
             # `deepcopy` of nested dictionaries takes ten times as long.

@@ -1,4 +1,4 @@
-"""Copies of a rotating model: shallow and deep ones, `dataclasses.replace`, and those in other processes.
+"""Copies of a rotating model: shallow, deep, by `dataclasses.replace`, and in other processes.
 
 All copies of a model share its rotation, and so its keys.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hfs_providers.calls.backend import Rotation
 
 KEY_FIELDS = frozenset({"api_key", "auth_token", "client", "async_client"})
-"""Attributes of Agno's classes that hold a key, or what was made with one."""
+"""Attributes of Agno's classes that hold a key or a client with a key."""
 
 _SHARED = frozenset({"_hfs", "http_client", "response_format", "_tools", "_functions"})
 
@@ -41,7 +41,7 @@ class Copies:
 
     def __init__(self, *args: Any, _hfs: Rotation | None = None, **kwargs: Any) -> None:
         if _hfs is not None and kwargs.get("api_key") is not None:
-            raise TypeError("a rotating model takes no api_key: the keys are those of the environment")
+            raise TypeError("a rotating model does not accept api_key: keys come from the environment")
         super().__init__(*args, **kwargs)
         if _hfs is not None:
             self.__dict__ |= {"_hfs": _hfs, "api_key": None}
@@ -52,7 +52,7 @@ class Copies:
         return new  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
-        # As Agno's own: without clients. A value that cannot be copied is shared.
+        # As Agno does: without clients. A value that cannot be copied is shared.
         new: Any = object.__new__(type(self))
         memo[id(self)] = new
         clients = self._client_fields()
@@ -69,7 +69,7 @@ class Copies:
         if rebuild is None:
             raise TypeError(
                 f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
-                "process could not find again. Build it with ProviderManager() from the process environment"
+                "process does not have. Build it with ProviderManager() from the process environment"
             )
         left = {"_hfs", "api_key", *self._client_fields()}
         state = {name: value for name, value in self.__dict__.items() if name not in left}
@@ -86,7 +86,7 @@ class Copies:
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """How to make the model again in another process, from that process's environment. It holds no key."""
+    """Builds the model again in another process, from that process's environment. It holds no key."""
 
     rebuild: Callable[..., Model]
     provider: str
@@ -101,7 +101,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(value, memo)
     except Exception:
-        # Such as `client_params` with an HTTP client of the caller's own, which holds locks.
+        # For example `client_params` with the caller's own HTTP client, which holds locks.
         with suppress(Exception):
             return copy.copy(value)
         return value

@@ -1,16 +1,16 @@
-"""The errors of this library that are Agno's `ModelProviderError` as well, so that Agno handles them.
+"""The errors of this library that are also Agno's `ModelProviderError`, so that Agno handles them.
 
     ModelProviderError (Agno)
     |- ModelCallError: a call that failed for good, with its verdict
     |  |- KeyRejectedError: the provider refused every key that was tried
-    |  |- ContextOverflowError: also Agno's ContextWindowExceededError, so that Agno compresses and tries again
+    |  |- ContextOverflowError: also Agno's ContextWindowExceededError, so that Agno compresses and retries
     |  |- BudgetExceededError: it would cost more than a budget has left
-    |  |- ModelNotFoundError: the model id is gone or was never there
+    |  |- ModelNotFoundError: the model id is unknown or retired
     |  `- StreamInterruptedError: a stream that broke after content had been received
     |- ChainExhaustedError: no entry of a fallback chain could answer
     `- KeysExhaustedError: also Agno's ModelRateLimitError and keycycle's NoAvailableKeyError
 
-    KeyNotFoundError (keycycle): ours says which keys there are
+    KeyNotFoundError (keycycle): ours lists the existing keys
 
 They are not in `contract/errors.py` because importing Agno's exceptions takes 0.3 s.
 """
@@ -34,11 +34,11 @@ from hfs_providers.money.prices import NANO
 
 
 def reads_as_overflow(verdict: Verdict) -> bool:
-    """Whether a rejected request was too long for the model, as Agno reads the provider's message.
+    """Whether a rejected request was too long for the model, by Agno's test of the provider's message.
 
-    Some providers have no code for a prompt that does not fit, so Agno, whose compression depends on it, reads the
-    words. Nothing else is decided by words, and no key depends on it. A 402 is about credits, even if it
-    advises fewer tokens.
+    Some providers have no code for a prompt that does not fit, and Agno's compression depends on knowing it. Nothing
+    else is decided by the words of a message, and it never changes a key's state. A 402 is about credits, even if its
+    message suggests fewer tokens.
     """
     if verdict.kind != "bad_request" or verdict.status == 402:
         return False
@@ -49,10 +49,10 @@ class ModelCallError(HfsProvidersError, ModelProviderError):
     """A call that failed for good.
 
     Args:
-        message: what failed and why, scrubbed of keys.
-        provider, model_id, key_id: who was asked; `key_id` is that of the last attempt, or None.
-        verdict: what the provider's answer meant (docs/verdicts.md), scrubbed of keys.
-        status_code: the provider's HTTP status, or the nearest that says the same.
+        message: what failed and why, with keys removed.
+        provider, model_id, key_id: where the request was sent; `key_id` is that of the last attempt, or None.
+        verdict: what the provider's answer meant (docs/verdicts.md), with keys removed.
+        status_code: the provider's HTTP status, or the closest equivalent.
         attempts: requests sent for this call.
     """
 
@@ -87,10 +87,10 @@ class BudgetExceededError(ModelCallError):
     """A request that would cost more than a budget has left, or whose model has no price. It was not sent.
 
     Args:
-        over: which budget, and how much of it is spent.
-        provider, model_id: who was to be asked.
-        free_in: seconds until the budget begins anew; infinite if no time helps.
-        attempts: requests that this call sent before.
+        over: the budget, and how much of it is spent.
+        provider, model_id: the model that was not asked.
+        free_in: seconds until the budget's next period begins; infinite if waiting does not help.
+        attempts: requests that this call had sent before.
     """
 
     def __init__(self, over: OverBudget, provider: str, model_id: str, free_in: float, attempts: int) -> None:
@@ -99,9 +99,7 @@ class BudgetExceededError(ModelCallError):
         self.spent_usd = over.use.spent / NANO
         self.free_in = free_in if math.isfinite(free_in) else None
         name = f"{provider}/{model_id}"
-        remedy = (
-            f"It begins anew in {free_in:.0f} s. Raise `usd` in [{over.budget.name}], or use a model that costs less"
-        )
+        remedy = f"It resets in {free_in:.0f} s. Raise `usd` in [{over.budget.name}], or use a model that costs less"
         if over.claim is None:
             remedy = f'Set [prices."{name}"], or unpriced = "allow" in [{over.budget.name}]'
         message = f"{name} was not asked: {over}. {remedy}"
@@ -112,7 +110,7 @@ class BudgetExceededError(ModelCallError):
 
 
 class ContextOverflowError(ModelCallError, ContextWindowExceededError):
-    """The messages do not fit into the model's context window, or into what one request may hold."""
+    """The messages do not fit into the model's context window, or exceed the size limit of one request."""
 
 
 class ModelNotFoundError(ModelCallError):
@@ -138,7 +136,7 @@ class ModelNotFoundError(ModelCallError):
 
 
 class StreamInterruptedError(ModelCallError):
-    """A stream that broke after content had been received. It is not repeated: the caller has seen a part of it.
+    """A stream that broke after content had been received. It is not repeated: the caller has got a part of it.
 
     Args:
         received: the text that arrived.
@@ -154,7 +152,7 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
     """No key can serve a call now. Agno's handlers see a rate limit, keycycle's an exhausted pool.
 
     Args:
-        pool: the state of the provider's keys; its counts and `free_in` are fields of this error, too.
+        pool: the state of the provider's keys; its counts and `free_in` are also fields of this error.
         reasons: by provider, why it could not serve (several if every provider was asked).
         provider, model_id: `all` and `any` if every provider was asked.
     """
@@ -194,9 +192,9 @@ class KeysExhaustedError(HfsProvidersError, ModelRateLimitError, NoAvailableKeyE
 
 
 class KeyNotFoundError(HfsProvidersError, _keycycle.KeyNotFoundError):
-    """A caller named a key, by its id, its place or itself, that the provider does not have.
+    """A caller named a key that the provider does not have: by id, by position, or by the key itself.
 
-    The identifier is shown only if it cannot be a key.
+    The message shows the identifier only if it cannot be a key.
 
     Args:
         identifier: what the caller gave, if it can be shown.
@@ -208,7 +206,7 @@ class KeyNotFoundError(HfsProvidersError, _keycycle.KeyNotFoundError):
         self.identifier = identifier
         said = f" {identifier!r}" if identifier is not None else " like the one asked for"
         known = ", ".join(self.key_ids) or "none"
-        # Not keycycle's own, which makes another text.
+        # keycycle's own `__init__` would write another text.
         Exception.__init__(self, f"{provider} has no key{said}. Its keys: {known}")
 
 
@@ -216,7 +214,7 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
     """No entry of a fallback chain could answer.
 
     Args:
-        causes: by entry (`provider/model`), in the order of the requests, its error; a text if it was not asked.
+        causes: the error of each entry (`provider/model`), in the order of the requests; a text if it was not asked.
     """
 
     def __init__(self, causes: Mapping[str, BaseException | str]) -> None:
@@ -233,7 +231,7 @@ class ChainExhaustedError(HfsProvidersError, ModelProviderError):
 
 
 def reason_of(entry: str, cause: BaseException | str) -> str:
-    """What an error of a chain's entry says, or why it was not asked, without the entry's name in front."""
+    """The error's message, or why the entry was not asked, without the entry's name in front."""
     return str(cause).removeprefix(f"{entry}: ") or type(cause).__name__
 
 
@@ -259,7 +257,7 @@ def call_error(
     successor: str | None,
     received: str | None,
 ) -> ModelCallError:
-    """The error of a call that failed for good; `received` is the text that the caller has got, or None."""
+    """The error of a call that failed for good; `received` is the text that the caller already has, or None."""
     words = verdict.message or type(error).__name__
     message = f"{provider}/{model_id}: {words}"
     status = verdict.status if verdict.status and 400 <= verdict.status < 600 and verdict.status != 529 else None
@@ -281,5 +279,5 @@ def call_error(
     if verdict.kind == "dead":
         return KeyRejectedError(f"{provider} refused {key_id}: {words}", **fields)
     if verdict.kind == "local" and isinstance(error, ModelProviderError):
-        message += " (raised on this side of the connection)"
+        message += " (raised locally, not by the provider)"
     return ModelCallError(message, **fields)

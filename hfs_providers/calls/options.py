@@ -20,14 +20,14 @@ class CallOptions:
     key_id: str | None = None
     affinity: str | None = CONVERSATION
     in_chain: bool = False
-    """The chain that the model is in asks who answered."""
+    """Whether the model is in a chain, which needs to know the key that answered."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.affinity, str | None):
-            raise TypeError(f"affinity is a text or None, not a {type(self.affinity).__name__}")
+            raise TypeError(f"affinity must be a str or None, not {type(self.affinity).__name__}")
 
     def arguments(self) -> dict[str, Any]:
-        """What `get_model` takes to make them again."""
+        """The arguments of `get_model` that give the same options."""
         return {
             "estimated_tokens": self.estimated_tokens,
             "wait": self.wait,

@@ -1,6 +1,6 @@
-"""How long a provider says to wait, and the limits that its headers show: structured fields only, never words.
+"""How long a provider says to wait, and the limits that its headers show: from structured fields only, never from text.
 
-Every function takes what came over the wire and never raises: what cannot be read is no evidence (None).
+Every function takes raw data from the network and never raises: the result of unreadable data is None.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from hfs_providers.contract.records import Limits
 
 MAX_WAIT = 86_400.0
-"""Seconds that a wait is clamped to: after a day it costs one request to ask again."""
+"""The longest wait, in seconds. Asking again after a day costs only one request."""
 
 NOT_A_WAIT = 31 * 86_400.0
-"""Seconds from which a value is no duration but garbage (an epoch in the wrong field), and is ignored."""
+"""Values from this many seconds on are not durations but mistakes (an epoch in the wrong field), and are ignored."""
 
 _NUMBER = re.compile(r"[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}")
 _DURATION = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,12})?(?:ns|us|µs|μs|ms|s|m|h|d))+")
@@ -44,7 +44,7 @@ _PASSED_ON = "llm_provider-"
 _MAX_HEADERS = 500
 _MAX_VALUE = 256
 
-# The field of `Limits` that each limit header fills which names the period itself.
+# The headers whose names contain the period of the limit, each with its field of `Limits`.
 _LIMIT_HEADERS = {
     f"x-ratelimit-limit-{unit}-{period}": f"{unit[0]}p{period[0]}"
     for unit in ("requests", "tokens")
@@ -61,7 +61,7 @@ def _text(value: object) -> str | None:
 
 
 def lower_headers(headers: object) -> dict[str, list[str]]:
-    """Headers by lower-case name, every value of a repeated one kept. They may be of any client, or a list of pairs."""
+    """Headers by lower-case name, with all values of repeated ones. They may be any client's, or a list of pairs."""
     found: dict[str, list[str]] = {}
     try:
         lister = getattr(headers, "multi_items", None) or getattr(headers, "items", None)
@@ -74,7 +74,7 @@ def lower_headers(headers: object) -> dict[str, list[str]]:
             texts = [text for text in map(_text, values) if text is not None]
             if key and texts:
                 found.setdefault(key.lower(), []).extend(texts)
-    except Exception:  # a client's own header object, in whatever state it is
+    except Exception:  # a client's own header object may raise anything
         return found
     return found
 
@@ -88,7 +88,7 @@ def _believable(seconds: float) -> float | None:
 def parse_duration(value: object) -> float | None:
     """Seconds in a plain number (`3`, `0.5`) or a Go or protobuf duration (`1m2.5s`, `120ms`, `34.07s`).
 
-    None for anything else, and for what is negative or not finite.
+    None for anything else, and for negative or infinite values.
     """
     text = _text(value)
     if not text:
@@ -109,7 +109,7 @@ def parse_retry_after(value: object, now: float) -> float | None:
     text = _text(value)
     if not text:
         return None
-    # Only a date has a colon or a blank inside; its own comma must not be taken for a separator.
+    # Only a date has a colon. The comma in it is not a separator.
     if ":" in text:
         return _until_date(text, now)
     waits = [wait for wait in map(parse_duration, text.split(",")) if wait is not None]
@@ -140,14 +140,14 @@ def parse_reset(value: object, now: float) -> float | None:
 
 
 def wait_from_headers(headers: object, now: float, own: Collection[str] = ()) -> float | None:
-    """Seconds to wait by the headers of an answer, or of an error body.
+    """Seconds to wait, from the headers of an answer or of an error body.
 
-    The provider's own header, `retry-after-ms` and `Retry-After` beat the rest, in this order; then what a proxy
-    passes on as `llm_provider-retry-after`. Of `x-ratelimit-reset*` those count whose
-    `x-ratelimit-remaining*` is 0 or absent: the others are about an allowance that is not used up. The longest wins.
+    The first of these that is present decides: the provider's own header, `retry-after-ms`, `Retry-After`, and the last
+    two as a proxy passes them on (`llm_provider-retry-after`). Without them, the longest `x-ratelimit-reset*` counts
+    whose `x-ratelimit-remaining*` is 0 or absent: the others belong to limits that are not used up.
 
     Args:
-        own: names of headers that say the wait at this provider, in seconds, as a duration, an epoch or a date.
+        own: names of this provider's own headers for the wait, in seconds, as a duration, an epoch or a date.
     """
     fields = lower_headers(headers)
     told = [
@@ -190,7 +190,7 @@ def _used_up(remaining: Sequence[str] | None) -> bool:
 
 
 def wait_in(value: object) -> float | None:
-    """Seconds of a wait in a body.
+    """The seconds of a wait that a body contains.
 
     Args:
         value: `"34.074824224s"`, a number, or a protobuf duration as an object: `{"seconds": 34, "nanos": 74824224}`.
@@ -204,15 +204,15 @@ def wait_in(value: object) -> float | None:
 
 
 def limits_from_headers(headers: object, names: Mapping[str, str] | None = None) -> Limits | None:
-    """The limits that an answer's headers show, or None where they show none.
+    """The limits that an answer's headers show, or None if they show none.
 
-    Reads names that hold the period. A name without one means a day at one provider and a minute at
-    another, so the provider's plugin says what it means.
+    Reads headers whose names contain the period. A name without a period means a day at one provider and a minute at
+    another, so the provider's plugin must define it.
 
     Args:
         names: by lower-case header name, the limit that it shows (`rpm` to `tpd`).
     """
-    from hfs_providers.contract.records import Limits  # only an answer needs it, an error does not
+    from hfs_providers.contract.records import Limits  # not at the top: reading errors does not need it
 
     fields = lower_headers(headers)
     shown: dict[str, int] = {}

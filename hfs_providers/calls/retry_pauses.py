@@ -12,7 +12,7 @@ _LONGEST = 8.0
 
 
 def retry_pause(retry: int, retry_after: float | None) -> float:
-    """Seconds before a transient failure is retried for the `retry`-th time, at least as the provider says."""
+    """Seconds to wait before retry number `retry` of a transient failure: at least as long as the provider says."""
     pause = min(_LONGEST, _FIRST_PAUSE * 2.0 ** (retry - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  jitter
     return pause if retry_after is None else min(max(pause, retry_after), _LONGEST)
 
@@ -22,7 +22,7 @@ def key_cooldown(refusals: int, retry_after: float | None) -> float:
 
     Args:
         refusals: how often the key has refused this call before.
-        retry_after: seconds that the provider named. With `Retry-After: 0` alone, the call would ask without a pause.
+        retry_after: seconds that the provider named. They may be 0, so they alone could mean retries without a pause.
     """
     if retry_after is None:
         return DEFAULT_COOLDOWN

@@ -1,4 +1,4 @@
-"""The limits of models and keys: those that plugin and user name, and those that the headers of answers show."""
+"""The limits of models and keys: set by the plugin or the user, or shown by the headers of answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("hfs_providers")
 class ShownLimits:
     """The limits of a provider's models and keys.
 
-    Limits that the user sets are final. Headers may add to those of a plugin what it leaves open.
+    Limits that the user sets are final. To a plugin's limits, headers may add those that it does not set.
 
     Args:
         published: the plugin's own limits, by model id or glob.
@@ -31,18 +31,18 @@ class ShownLimits:
         self._config = config
         self._published = published
         self._names = names
-        # Asked for each of maybe thousands of keys.
+        # Cached because it is called for each of possibly thousands of keys.
         self._of_all = functools.lru_cache(256)(functools.partial(_match, config.limits))
         self._reported: set[str] = set()
 
     def of(self, model_id: str, key_id: str) -> Limits | None:
-        """The limits of a model on a key, or None if neither plugin nor user names any. Those of the key come first."""
+        """The limits of a model on a key, or None if neither plugin nor user sets any. The key's own come first."""
         own = self._config.key_limits.get(key_id)
         found = _match(own, model_id) if own else None
         return found if found is not None else self._of_all(model_id)
 
     def merge(self, known: Limits | None, shown: Limits) -> Limits:
-        """What holds if those limits are known and answers have shown these."""
+        """The limits that apply, given the known ones and those that answers have shown."""
         if known is None:
             return shown
         if not self._open(known):
@@ -51,7 +51,7 @@ class ShownLimits:
         return replace(known, **missing)
 
     def learn(self, pool: KeyPool, model_id: str, key_id: str, headers: object) -> None:
-        """Tell the pool the limits that an answer's headers show of a model and a key."""
+        """Pass the limits of a model and a key that an answer's headers show to the pool."""
         known = self.of(model_id, key_id)
         shown = limits_from_headers(headers, self._names) if known is None or self._open(known) else None
         if shown is None:
@@ -62,8 +62,8 @@ class ShownLimits:
         if others and model_id not in self._reported:
             self._reported.add(model_id)
             _log.info(
-                "%s: the answers of %s show other limits (%s) than its plugin; the plugin's count unless %s_LIMITS "
-                "says otherwise",
+                "%s: the answers of %s show other limits (%s) than its plugin; the plugin's apply unless %s_LIMITS "
+                "overrides them",
                 self._config.name,
                 model_id,
                 ", ".join(others),
@@ -72,7 +72,7 @@ class ShownLimits:
         pool.learn(model_id, key_id, shown)
 
     def _open(self, known: Limits) -> bool:
-        """Whether answers may add to limits."""
+        """Whether answers may add to these limits."""
         return not known.shared and any(known is each for each in self._published.values())
 
 

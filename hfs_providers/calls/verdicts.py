@@ -1,12 +1,12 @@
 """What a failed call means: for the key, for the call, and for the model id.
 
 The provider's own code or reason decides, then the HTTP status, never words in a message: a message may quote the
-user, a tool or another error. What a provider's codes mean is data of its plugin (`ErrorRules`); `common_codes` has
-what many servers share. `docs/verdicts.md` has a row for each case, tested.
+user, a tool or another error. The meaning of a provider's codes is data of its plugin (`ErrorRules`); `common_codes`
+has the codes that many servers share. `docs/verdicts.md` has a tested row for each case.
 
-Nothing is imported to look at an error: SDK and transport errors are known by the modules that their types come from
-and by the attributes that they carry. Agno wraps whatever happens in a `ModelProviderError` with status 502, so its own
-status is no evidence: an error of Agno with nothing of an SDK or a transport beneath is a local bug.
+No SDK is imported to read an error: errors of SDKs and transports are recognised by the module of their type and by
+their attributes. Agno wraps every error in a `ModelProviderError` with status 502, so its own status proves nothing: an
+error of Agno that wraps no error of an SDK or a transport is a local bug.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from hfs_providers.calls.retry_after import parse_duration, wait_from_headers, w
 from hfs_providers.contract.error_rules import NO_RULES, ErrorRules, Evidence, Kind, Meaning, Scope
 
 ROTATING: frozenset[Kind] = frozenset({"rate_limited", "dead"})
-"""Another key may do."""
+"""Another key may succeed."""
 
 RETRYABLE: frozenset[Kind] = frozenset({"overloaded", "server_error", "transport", "empty"})
-"""The same may succeed later, with the same key."""
+"""The same key may succeed later."""
 
 
 _REFUSED = 400
@@ -59,13 +59,13 @@ class Verdict:
 
     Args:
         kind: what happened.
-        status: HTTP status, if the provider answered; inside a stream, the one that its error names.
+        status: the HTTP status, if the provider answered; inside a stream, the status that its error names.
         code: the provider's own code, reason or status string.
-        message: the provider's words, at most 2 000 characters. Not scrubbed: it may quote a key.
-        retry_after: seconds to wait by the provider's own evidence, or None.
-        scope: whether a rate limit is the model's or the whole key's; of `model_gone`, `key` where the key's account
-            lacks the model and that of another may have it.
-        credits: dead for want of credits.
+        message: the provider's message, at most 2 000 characters. It may quote a key, which is not removed.
+        retry_after: seconds to wait, as the provider said, or None.
+        scope: whether a rate limit is the model's or the whole key's. For `model_gone`, `key` means that this key's
+            account lacks the model, but another key's account may have it.
+        credits: whether the key is dead because it has no credits.
         sent: whether the request can have reached the provider.
     """
 
@@ -78,14 +78,18 @@ class Verdict:
     credits: bool = False
     sent: bool = True
 
+    def scrubbed(self, scrub: Callable[[str], str]) -> Verdict:
+        """The verdict with keys removed from its texts."""
+        return replace(self, code=self.code and scrub(self.code), message=scrub(self.message))
+
     @property
     def reason(self) -> str:
-        """Why, in the provider's own code or without words of others: nothing that a caller sent is in it."""
+        """The provider's code, the HTTP status or the kind. It contains nothing that a caller sent."""
         return self.code or (f"HTTP {self.status}" if self.status and self.status >= _REFUSED else self.kind)
 
     @property
     def rotates(self) -> bool:
-        """Whether another key may do, at once."""
+        """Whether another key may succeed at once."""
         return self.kind in ROTATING
 
     @property
@@ -98,10 +102,10 @@ _WAITS: frozenset[Kind] = frozenset({"rate_limited", "overloaded", "server_error
 
 
 def judge(error: BaseException, rules: ErrorRules = NO_RULES, *, now: Callable[[], float] = time.time) -> Verdict:
-    """What the error of a call means, by the rules of its provider's plugin. Never raises, whatever it is given."""
+    """What the error of a call means, by the rules of its provider's plugin. Never raises."""
     try:
         return _Judge(rules, now).verdict(error)
-    except Exception:  # a hostile object: it says nothing about a provider
+    except Exception:  # an object that cannot be read says nothing about a provider
         return _local(error)
 
 
@@ -130,7 +134,7 @@ class _Judge:
                 return self._of_answer(shown, link)
             name, root = type_of(link)
             if name == "ContextWindowExceededError":
-                # Agno reads a provider's code (or its words) and says so by this type.
+                # Agno uses this type if the provider's code (or message) says so.
                 overflow = True
                 continue
             verdict = self._of_link(link, name, root)
@@ -142,7 +146,7 @@ class _Judge:
         return _local(error)
 
     def _of_link(self, link: BaseException, name: str, root: str) -> Verdict | None:
-        """The verdict that one error of the chain allows by itself, or None where it says nothing."""
+        """The verdict from one error of the chain alone, or None if it shows nothing."""
         if root in ("agno", "hfs_providers"):
             return self._of_inner_error(link, root)
         if name in LOCAL_TRANSPORT and root in TRANSPORT_ROOTS:
@@ -156,7 +160,7 @@ class _Judge:
         return self._of_type(link, name, root)
 
     def _of_type(self, link: BaseException, name: str, root: str) -> Verdict | None:
-        """What an error says that brings no answer: by its type alone."""
+        """The verdict for an error without an answer: by its type alone."""
         if root in self._sdks and (meaning := self._rules.exceptions.get(name)):
             return self._verdict(meaning, None, None, words_of(link))
         if isinstance(link, STDLIB_TRANSPORT) and root == "builtins" and self._beneath_transport(link):
@@ -166,15 +170,15 @@ class _Judge:
     # Answers
 
     def _answered(self, link: BaseException, root: str) -> bool:
-        """Whether an error is an SDK's account of an answer of its provider."""
+        """Whether an error describes an answer of the provider."""
         shows = any(get(link, name) is not None for name in ("body", "details"))
         if root not in self._sdks:
             return status_of(link) is not None and (shows or get(link, "response") is not None)
-        # botocore's has no status inside a stream.
+        # botocore's errors inside a stream have no status.
         return shows or status_of(link) is not None or "Error" in as_mapping(get(link, "response"))
 
     def _of_inner_error(self, link: BaseException, root: str) -> Verdict | None:
-        """What an error of Agno's or ours says that was raised for an error in the body of a 200."""
+        """The verdict for an error of Agno or ours that was raised for an error in the body of a 200."""
         body = get(link, "body")
         if root == "hfs_providers" and isinstance(body, Mapping):
             return self._of_answer(evidence_in(body, self._now(), 200), link)
@@ -183,10 +187,10 @@ class _Judge:
         return None
 
     def _inner_error(self, link: BaseException) -> Mapping[str, Any] | None:
-        """The error in a 200's body, which Agno raises as words: its own frames still hold the answer it came in."""
+        """The error in the body of a 200. Agno raises only its text, but Agno's stack frames still hold the answer."""
         for root, function, frame in frames_of(link):
             if root == "agno" and (function in self._readers or function in ANSWERED):
-                for variable in ("response", "response_delta", "provider_response"):
+                for variable in ("response", "response_delta", "provider_response", "stream_event"):
                     found = get(frame.f_locals.get(variable), "error")
                     if isinstance(found, Mapping):
                         return found
@@ -228,7 +232,7 @@ class _Judge:
         if name in READ_FAILURES and not read:
             return None
         if name in UNREADABLE and root not in reading and frames:
-            # JSON is decoded by local code too: only what an SDK or a transport was reading came from the provider.
+            # Local code decodes JSON too. Only what an SDK or a transport was reading came from the provider.
             inner = next((r for r, _, _ in reversed(frames) if r not in ("json", "pydantic", "pydantic_core")), "")
             if inner not in self._remote:
                 return None
@@ -236,7 +240,7 @@ class _Judge:
 
     def _beneath_transport(self, link: BaseException) -> bool:
         roots = [root for root, _, _ in frames_of(link)]
-        # Without a traceback (a copy, another process) the benefit of the doubt: it is what aiohttp lets through.
+        # An error without a traceback (a copy, another process) counts as one: aiohttp raises such errors.
         return not roots or any(root in self._remote for root in roots)
 
 
@@ -245,7 +249,7 @@ def _status(link: BaseException) -> int | None:
 
 
 def _was_blank(link: BaseException, name: str) -> bool:
-    """Whether what could not be read was an empty text."""
+    """Whether the unreadable text was empty."""
     texts = [get(part, "doc") for part in chain_of(link)]
     if name == "AttributeError":
         texts.append(get(link, "obj"))
@@ -256,8 +260,8 @@ def _was_blank(link: BaseException, name: str) -> bool:
 
 def _of_transport(link: BaseException, name: str) -> Verdict:
     sent = TRANSPORT[name]
-    # An SDK's connection error says less than what it wraps: whether anything was sent, or that the SDK wrapped a
-    # complaint about the request itself.
+    # The wrapped error says more than an SDK's connection error: whether anything was sent, or that the request itself
+    # was invalid.
     for inner in chain_of(link):
         inner_name, root = type_of(inner)
         if root not in TRANSPORT_ROOTS:

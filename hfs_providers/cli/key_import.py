@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def import_keys(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A file with one key a line, or - for standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file with one key per line, or - for standard input.")],
     provider: Annotated[str, typer.Option(help="The provider of the keys.")],
     to: Annotated[
         str | None,

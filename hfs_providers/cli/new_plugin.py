@@ -47,7 +47,7 @@ def new_plugin(
     known = sdk_of(found or object) if model_class != _OPENAI_LIKE else SDKS["openai:OpenAIChat"]._replace(address=None)
     if sdk is None and known is None:
         output.fail(
-            f"{model_class} is built on an SDK that is not known here",
+            f"{model_class} uses an SDK that hfs-providers does not know",
             "Say which distribution it needs: --sdk DISTRIBUTION",
             code=2,
         )
@@ -71,9 +71,8 @@ def new_plugin(
         print(f"Then set base_url in {values['module']}/__init__.py: it is made up.")
     if used.client == "own":
         output.note(
-            f"how {model_class} speaks is not known{f' ({used.why})' if used.why else ''}: its tests need a `dialect`, "
-            "and the plugin maybe a `client`. "
-            "See docs/plugins.md, A protocol of its own"
+            f"the protocol of {model_class} is not known{f' ({used.why})' if used.why else ''}: its tests need a "
+            "`dialect`, and the plugin may need a `client`. See docs/plugins.md, A protocol of its own"
         )
 
 

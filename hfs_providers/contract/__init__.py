@@ -1,1 +1,1 @@
-"""The ground: records, errors, secrets, names of variables, fork order. Imports nothing of the package."""
+"""The lowest package: records, errors, secrets, names of variables, fork order. It imports no other package of ours."""

@@ -1,4 +1,4 @@
-"""Calls of foreign code side by side. A call that hangs is abandoned."""
+"""Runs calls of plugins' code in parallel. A call that hangs is abandoned."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 HOOK_TIMEOUT = 5.0
-"""Seconds after which a plugin's hook is abandoned at assembly."""
+"""Seconds after which a plugin's hook is abandoned while the manager is built."""
 
 _T = TypeVar("_T")
 
 
 class AbandonedError(TimeoutError):
-    """A call that was given up, though it may still be running."""
+    """A call that was abandoned, but may still be running."""
 
 
 def within_deadline(
     calls: Mapping[str, Callable[[], _T]], seconds: float = HOOK_TIMEOUT, *, head_start: float = 0.0
 ) -> dict[str, _T | Exception]:
-    """Run each call on a daemon thread of its own and give its result or its error.
+    """Run each call in its own daemon thread, and return its result or its error.
 
-    A call that takes longer than `seconds` is abandoned to its thread and becomes an `AbandonedError`: a plugin
-    that hangs must not hold up the others.
+    A call that takes longer than `seconds` is abandoned, and its result is an `AbandonedError`: a plugin that hangs
+    must not delay the others.
 
     Args:
-        seconds: that all of them may take, from the start of the last.
+        seconds: the time that all calls may take, from the start of the last.
         head_start: seconds to wait for each call to end before the next one starts, so that quick calls run one at a
             time.
     """
@@ -59,7 +59,7 @@ def within_deadline(
     for name in calls:
         result = results[name]
         if isinstance(result, BaseException) and not isinstance(result, Exception):
-            # A KeyboardInterrupt is the user's.
+            # A KeyboardInterrupt comes from the user.
             raise result
         given[name] = result
     return given

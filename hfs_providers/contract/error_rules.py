@@ -1,4 +1,4 @@
-"""What the errors of a provider mean, as data that its plugin brings: `KeyedProvider.errors`."""
+"""What the errors of a provider mean, as data of its plugin: `KeyedProvider.errors`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Kind = Literal[
 """What can happen to a call: docs/verdicts.md."""
 
 Scope = Literal["model", "key"]
-"""What a refusal is about: one model of the key, or the whole key."""
+"""What a refusal applies to: one model of the key, or the whole key."""
 
 
 class Meaning(NamedTuple):
     """What an error means.
 
     Args:
-        kind: of the verdict (docs/verdicts.md).
-        scope: of `rate_limited`, whether the limit is the model's or the whole key's; of `model_gone`, `key` where the
-            key's account lacks the model and that of another key may have it.
-        credits: of `dead`, that the key's account has no credits left.
+        kind: the kind of the verdict (docs/verdicts.md).
+        scope: for `rate_limited`, whether the limit is the model's or the whole key's. For `model_gone`, `key` means
+            that this key's account lacks the model, but another key's account may have it.
+        credits: for `dead`, whether the reason is that the key's account has no credits left.
         retry_after: seconds to wait. If the answer names waits too, the longest one counts.
     """
 
@@ -48,10 +48,10 @@ class Evidence:
     """What an SDK's error shows about the provider's answer, read once.
 
     Args:
-        status: HTTP status; of an error inside a stream, or in the body of a 200, the one that the body names. None
-            where neither says one.
-        error: the innermost error object of the body; empty if the body is no JSON object.
-        headers: of the answer, by lower-case name, each with all its values.
+        status: the HTTP status; for an error inside a stream, or in the body of a 200, the status that the body names.
+            None if there is none.
+        error: the innermost error object of the body; empty if the body is not a JSON object.
+        headers: the answer's headers by lower-case name, each with all its values.
         sdk: the top-level module of the error's class.
         body: the body, decoded if it is JSON; None if the error holds none.
         now: wall clock, seconds since the epoch, for waits that end at an instant.
@@ -65,7 +65,7 @@ class Evidence:
     now: float
 
     def values(self, path: str) -> list[Any]:
-        """The values at a path of the error object, such as `metadata.error_type`; of a list, those of each item."""
+        """The values at a path of the error object, such as `metadata.error_type`; for a list, those of each item."""
         found: list[Any] = [self.error]
         for name in path.split("."):
             inner = [item.get(name) for item in found if isinstance(item, Mapping)]
@@ -92,15 +92,15 @@ class ErrorRules:
         fields: by path of a field in the error object, what each of its values means.
         codes: what a `code` or `type` in the error object means.
         statuses: what an HTTP status means.
-        exceptions: by its name, what an error class of the SDK means that holds no answer.
+        exceptions: what an error of the SDK means that has no answer, by the name of its class.
         wait_headers: names of the provider's own headers that say how long to wait (seconds, a duration, an epoch or a
             date). They count before `Retry-After`.
         wait_fields: paths of fields that say how long to wait, as a duration or as seconds and nanoseconds.
         header_fields: paths of fields in which the body repeats headers.
         message_fields: paths of fields whose text is added to the message.
         modules: top-level modules, besides that of `sdk`, whose errors are the provider's.
-        readers: functions of the SDK that read an answer. A `KeyError` and the like that is raised beneath one is the
-            answer's fault.
+        readers: functions of the SDK that read an answer. A `KeyError` or similar error that is raised inside one
+            counts as a broken answer.
     """
 
     decide: Callable[[Evidence], Meaning | None] | None = None

@@ -85,7 +85,7 @@ class UnknownProviderError(ProviderError, ValueError):
     """A name that no installed plugin has."""
 
     def __init__(self, provider: str, installed: Sequence[str]) -> None:
-        # What is too long for a name may be a key that was put in the wrong place.
+        # A text that is too long for a name may be a key in the wrong place.
         self.provider = provider if len(provider) <= _LONGEST_NAME else "?"
         self.installed = tuple(installed)
         self.suggestion = nearest(provider, self.installed)
@@ -141,7 +141,7 @@ class PoolExhaustedError(ProviderError):
         super().__init__(provider, model_id)
 
     def __str__(self) -> str:
-        # Made when it is read: most of these errors are caught, and a sentence takes as long as finding no key.
+        # Built when it is read: most of these errors are caught, and building it takes as long as finding no key.
         if self.total == 0:
             upper = env_name(self.provider)
             return f"{self.provider} has no keys. Set NUM_{upper} and {upper}_API_KEY_1 and so on"

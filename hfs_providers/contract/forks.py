@@ -1,8 +1,7 @@
 """What the parts of the library do when the process forks, in a fixed order.
 
-The only module that calls `os.register_at_fork`. Whoever has locks, threads or connections that a child must not
-inherit names its phase here. Forks are serialised: two threads that forked at once could take locks in different
-orders.
+The only module that calls `os.register_at_fork`. Code with locks, threads or connections that a child must not inherit
+has a phase here. Forks are serialised: two threads that fork at the same time could take locks in different orders.
 """
 
 from __future__ import annotations
@@ -61,10 +60,10 @@ _log = logging.getLogger("hfs_providers")
 def at_fork(
     phase: ForkPhase, *, before: Hook | None = None, parent: Hook | None = None, child: Hook | None = None
 ) -> None:
-    """Register functions for each fork. Methods are held weakly: they go with their object.
+    """Register functions for each fork. Methods are held by weak references and dropped with their object.
 
     Args:
-        phase: when. Within a phase, what was registered first comes first, and before the fork last.
+        phase: the phase. In it, functions run in the order of their registration; before the fork, in reverse order.
         before: before the fork.
         parent: after it, in the parent.
         child: after it, in the child, which has no thread but the one that forked.

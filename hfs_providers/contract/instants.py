@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 NEVER = math.inf
-"""The instant of an event that time alone does not bring about."""
+"""The instant of an event that does not happen by waiting."""
 
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0

@@ -20,14 +20,13 @@ def plain_tool_calls(model_id: str, calls: ToolCalls) -> ToolCalls:
 
 @dataclass(frozen=True, kw_only=True)
 class MessageRules:
-    """What the models of a provider need of messages, and of schemas, that were meant for another provider's models.
+    """How messages and schemas for another provider's models are changed for a provider's own models.
 
     Args:
-        tool_calls: called as `plain_tool_calls`, which is the default: with the id of the model that is asked, and the
-            tool calls of a message that any model may have written. Returns what is sent for them, and writes to
-            nothing.
-        json_schemas: whether a model class with native structured outputs takes a JSON schema as `response_format`;
-            False if it takes a pydantic class only.
+        tool_calls: called with the arguments of `plain_tool_calls`, which is the default: the id of the model that is
+            asked, and the tool calls of a message of any model. Returns the tool calls to send, and changes nothing.
+        json_schemas: whether a model class with native structured outputs accepts a JSON schema as `response_format`;
+            False if it accepts only a pydantic class.
     """
 
     tool_calls: Callable[[str, ToolCalls], ToolCalls] = plain_tool_calls

@@ -54,6 +54,8 @@ class ProviderTraits:
         """What is added to the base URL for an endpoint, or None if the provider does not have it."""
         if endpoint == "messages":
             return self.http.messages
+        if endpoint == "messages/count_tokens":
+            return self.http.count_tokens
         offered = self.openai_path is not None and endpoint in self.http.openai
         return f"{self.openai_path}/{endpoint}" if offered else None
 

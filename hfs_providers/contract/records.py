@@ -17,7 +17,7 @@ CONTRACT_VERSION = 1
 """The version of the plugin contract (`hfs_contract` of a plugin).
 
 It stays the same as long as each plugin that was written for it still works: a new hook, a new argument of a hook (each
-plugin takes the arguments that it names) or a new field with a default does not raise it.
+plugin takes the arguments that it names) or a new field with a default does not increase it.
 """
 
 Level = Literal["info", "warning", "error"]
@@ -86,7 +86,7 @@ class Limits:
         rpm, rph, rpd: requests per minute, hour, day.
         tpm, tph, tpd: tokens per minute, hour, day.
         day_zone: IANA zone at whose midnight the day's counts are reset; None for a sliding day.
-        shared: one allowance for all models of the key rather than one for each.
+        shared: whether all models of the key share these limits, instead of each model having its own.
     """
 
     rpm: int | None = None
@@ -122,7 +122,7 @@ class Requirement:
 
     Args:
         distribution: its name on the package index.
-        module: a module of it that can be looked for.
+        module: one of its modules.
         install: the command that installs it; if empty, the extra named like the provider, of the distribution that
             the plugin comes from.
     """
@@ -134,7 +134,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """What `configure_env` makes of an environment. A problem in it is data: nothing is raised for bad input.
+    """The result of `configure_env`. Bad input is reported as a problem, never raised.
 
     Args:
         credentials: the usable keys, in the order of the environment.
@@ -172,7 +172,7 @@ class KeyStatus:
     """The state of one key, or of one key for one model.
 
     Args:
-        state: `ready`, `limited` (its own allowance is used up), `cooling` (told to wait) or `dead`.
+        state: `ready`, `limited` (its limits are used up), `cooling` (told to wait) or `dead`.
         reason: why it is not ready.
         free_in: seconds until it can be tried again, or None if that is not known.
         in_flight: calls that hold a lease on it now.
@@ -250,8 +250,8 @@ class KeyProbe:
     """The result of trying one key with a real request.
 
     Args:
-        outcome: `works`, `limited` (it lives and has to wait), `dead`, or `unknown` where the answer, or that there
-            was none, says nothing about the key.
+        outcome: `works`, `limited` (it is valid but has to wait), `dead`, or `unknown` if the answer, or its absence,
+            shows nothing about the key.
         reason: why it does not work. Never a key.
         free_in: seconds until it can be used again, if that is known.
         latency: seconds that the request took; None if none was sent.
@@ -299,7 +299,7 @@ class Event:
         provider: the provider's name.
         model: the model id that was asked for, if any.
         key_id: the key, if any.
-        reason: why, in words.
+        reason: why, as a text.
         seconds: the duration that belongs to it (a cooldown, a latency, a pause before a retry).
         usage: the row of a finished request.
         at: wall-clock time, seconds since the epoch.
@@ -340,10 +340,10 @@ class Services(Protocol):
         """What may be spent, a `hfs_providers.money.budgets.Budgets`; None without limits."""
 
     def emit(self, event: Event) -> None:
-        """Tell the observers. Never raises."""
+        """Notify the observers. Never raises."""
 
     def record(self, row: UsageRow) -> None:
-        """Write down one request that was sent. Never blocks on a disk or a network, never raises."""
+        """Record one request that was sent. Never blocks on a disk or a network, never raises."""
 
 
 class Pool(Protocol):
@@ -372,7 +372,7 @@ class Pool(Protocol):
         """Take a key out of rotation."""
 
     def load(self, state: Mapping[str, object]) -> None:
-        """Take over windows, cooldowns and dead keys; what cannot be read is left out."""
+        """Load windows, cooldowns and dead keys; data that cannot be read is ignored."""
 
 
 class Wrapper(Protocol):
@@ -398,14 +398,14 @@ class Wrapper(Protocol):
 
         Args:
             model_id: the provider's model id, or None for the default.
-            explicit: whether the caller named it; one that was only defaulted may be replaced by its successor.
-                None: whether it is given.
+            explicit: whether the caller named it; a default model may be replaced by its successor. None: True if
+                `model_id` is given.
             estimated_tokens: tokens to reserve for a call.
             wait, timeout: whether to wait for a key, and for how many seconds per call.
             max_retries: retries of transient failures per call.
             request_timeout: seconds, for the SDK.
-            agno_kwargs: arguments of the Agno model class; and `key_id`, `affinity` and `model_params`, where they are
-                given to `ProviderManager.get_model`.
+            agno_kwargs: arguments of the Agno model class; and `key_id`, `affinity` and `model_params`, if
+                `ProviderManager.get_model` got them.
         """
 
     def list_models(self) -> Sequence[str]:

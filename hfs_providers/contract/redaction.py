@@ -19,7 +19,7 @@ _BEARER = re.compile(r"(?i)\bbearer\s+(?=\S*\d)[A-Za-z0-9\-._~+/]{8,}=*")
 _SHOWN = "[redacted]"
 
 
-# Shorter strings are no keys, and replacing them would eat ordinary words of a message.
+# Shorter strings are not keys, and replacing them would remove ordinary words from a message.
 _SHORTEST_KEY = 6
 
 

@@ -81,15 +81,10 @@ class UsageFields:
             counted: Counted = usage
             return counted
         read, written = usage.cache_read_tokens, usage.cache_write_tokens
-        more_input = read + written if self.cache_apart else 0
-        more_output = usage.reasoning_tokens if self.reasoning_apart else 0
-        return Tokens(
-            usage.input_tokens + more_input,
-            usage.output_tokens + more_output,
-            usage.total_tokens + more_input + more_output,
-            read,
-            written,
-        )
+        given = usage.input_tokens + (read + written if self.cache_apart else 0)
+        taken = usage.output_tokens + (usage.reasoning_tokens if self.reasoning_apart else 0)
+        # A total may leave out the same, or nothing.
+        return Tokens(given, taken, max(usage.total_tokens, given + taken), read, written)
 
 
 COMMON_FIELDS = UsageFields()

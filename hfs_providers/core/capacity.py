@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from hfs_providers.contract.records import Wrapper
 from hfs_providers.keys.capacity import Capacity, capacity_of
 from hfs_providers.keys.pool import KeyPool
-from hfs_providers.keys.snapshot import PoolSnapshot, models_of
+from hfs_providers.keys.snapshot import models_of
 
 if TYPE_CHECKING:
     from hfs_providers.core.persistence import Persistence
@@ -20,7 +20,7 @@ def measure_capacity(
 ) -> list[Capacity]:
     """The capacity of a pool for one model, or for the default one and those that were asked within a day."""
     known = persistence.known_of(pool.provider, pool.credentials) or pool.dump()
-    models = models_known(known, default) if model is None else [model]
+    models = models_known(models_of(known), default) if model is None else [model]
     watched = pool.watched()
     watched.load(known)
     persistence.consult({pool.provider: cast(Wrapper, SimpleNamespace(pool=watched))}, {pool.provider: models})
@@ -32,6 +32,6 @@ def pool_capacity(pool: KeyPool, models: Sequence[str], *load: float | None) -> 
     return [capacity_of(pool.provider, each, pool.rooms(each), *load) for each in models]
 
 
-def models_known(known: PoolSnapshot | None, default: str) -> list[str]:
+def models_known(asked: Iterable[str], default: str) -> list[str]:
     """The default model, and those that were asked within a day."""
-    return list(dict.fromkeys([default, *(sorted(models_of(known)) if known is not None else ())]))
+    return list(dict.fromkeys([default, *sorted(asked)]))

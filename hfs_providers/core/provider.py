@@ -1,4 +1,4 @@
-"""`KeyedProvider`: the declarative base that makes a provider plugin ten lines of data."""
+"""`KeyedProvider`: the declarative base class, with which a provider plugin is ten lines of data."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class KeyedProvider(ProviderTraits):
 
     Args:
         name: the provider's name; also that of its entry point and its extra.
-        model_class: dotted path of the Agno model class, as `agno.models.openai:OpenAIChat`.
+        model_class: the path of the Agno model class, such as `agno.models.openai:OpenAIChat`.
         sdk: the distribution that the class needs, or None.
-        sdk_module: a module of it, where its name differs from the distribution's.
+        sdk_module: its module, if that has another name than the distribution.
         install: the command that installs the SDK; if empty, the extra named like the provider, of the distribution
             that the plugin comes from.
-        base_url: the provider's address, so that no variable of the SDK's own can replace it; None for the SDK's.
+        base_url: the provider's address, which the SDK's own variables cannot replace; None for the SDK's default.
         openai_path: the path that is added to the base URL for the provider's OpenAI-compatible endpoint, or None.
         models: model ids to use if the caller names none, in order of preference.
         limits: by model id or glob; the first that matches counts.
-        limit_headers: by lower-case name, which limit (`rpm` to `tpd`) a rate-limit header of the provider shows, if
-            the name does not say it. If `limits` has the same limit, that of `limits` counts.
+        limit_headers: by lower-case name, the limit (`rpm` to `tpd`) that a rate-limit header of the provider shows, if
+            the name does not say it. If `limits` has the same limit, that of `limits` is used.
         windows: context windows in tokens, by model id or glob.
-        aggregator: it routes to other providers and retries transport errors itself.
-        keyless: it takes endpoints rather than keys.
+        aggregator: whether it routes to other providers and retries transport errors itself.
+        keyless: whether it has endpoints instead of keys.
         env_aliases: other variables that may hold a single key.
         client: how the SDK takes a shared HTTP client: `stainless` (the OpenAI family: `http_client`, `api_key`,
             `max_retries`) or another of `hfs_providers.families`, `own` (the model builds its client itself), or a
@@ -51,9 +51,9 @@ class KeyedProvider(ProviderTraits):
             path of a GET below the base URL (`/key`), or `completion`, which costs one token.
         model_params: arguments of the model class that differ from its defaults.
         stream_params: arguments of the model class for streams only, such as a request for the usage.
-        usage_fields: which fields of its usage count cached tokens, if they are not the usual ones.
-        errors: what the provider's errors mean, if the library's general rules do not know it.
-        messages: how messages and schemas that were meant for other providers' models are changed for its models.
+        usage_fields: the fields of its usage that count cached tokens, if they are not the usual ones.
+        errors: the meaning of the provider's errors, as far as the library's general rules do not cover them.
+        messages: how messages and schemas for other providers' models are changed for its models.
         price_id: the provider's id in `genai-prices`, if it is not its name.
         http: what it offers over plain HTTP, to the gateway.
     """
@@ -62,13 +62,13 @@ class KeyedProvider(ProviderTraits):
 
     def __post_init__(self) -> None:
         if self.requirement is not None:
-            # The errors of its own SDK are the provider's.
+            # Errors of its own SDK count as the provider's.
             errors = self.errors.with_modules([self.requirement.module.partition(".")[0]])
             object.__setattr__(self, "errors", errors)
 
     @property
     def hfs_env_prefixes(self) -> Sequence[str]:
-        """The prefixes of variables that the plugin sees besides its own."""
+        """The prefixes of further variables that the plugin gets."""
         return self.env_aliases
 
     @hookimpl
@@ -85,7 +85,7 @@ class KeyedProvider(ProviderTraits):
 
     @hookimpl
     def build_wrapper(self, config: ProviderConfig, services: Services) -> Wrapper:
-        # keycycle and Agno take 0.3 s each to import; whoever only reads the environment does not pay for them.
+        # Not at the top: keycycle and Agno take 0.3 s each to import, and reading the environment does not need them.
         from hfs_providers.wrapper.wrapper import ProviderWrapper
 
         return ProviderWrapper(self, config, services)

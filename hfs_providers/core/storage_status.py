@@ -81,12 +81,15 @@ def storage_status(env: Mapping[str, str]) -> StorageStatus:
         from hfs_providers.usage.database import Store
 
         try:
-            if places.path.exists():
-                store = Store(places.path)
-                size = places.path.stat().st_size
-                running = _running(store)
-                if store.moved is not None:
-                    problems.append(Problem(f"{places.path} was corrupt and is now {store.moved}"))
+            # Which errors `exists` hides depends on the version of Python.
+            places.path.stat()
+            store = Store(places.path)
+            size = places.path.stat().st_size
+            running = _running(store)
+            if store.moved is not None:
+                problems.append(Problem(f"{places.path} was corrupt and is now {store.moved}"))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         except (StoreError, OSError) as error:
             problems.append(Problem(str(error), getattr(error, "remedy", None)))
     targets = []

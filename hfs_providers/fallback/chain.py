@@ -254,7 +254,7 @@ class FallbackChain(ChainControls, Model):
         if config.rebuild is None:
             raise TypeError(
                 f"{self!r} cannot be pickled: its manager was built from an explicit environment, which another "
-                "process could not find again. Build it with ProviderManager() from the process environment"
+                "process does not have. Build it with ProviderManager() from the process environment"
             )
         # Each entry is pickled by itself. The functions that wait are left out: they may not be picklable.
         return partial(config.rebuild, restore=config.restore, on_interrupt=config.on_interrupt), self.entries

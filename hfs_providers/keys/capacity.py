@@ -285,8 +285,8 @@ def _first(low: float, high: float, reached: Callable[[float], bool]) -> float:
 
 
 def _instants(rooms: Mapping[Room, int], end: float, parts: int) -> list[float]:
-    """When something changes, from 0 to `end`; fewer instants if there are many accounts."""
-    found = {0.0, end, *(5.0 * number for number in range(1, 13)), *(room.closed for room in rooms)}
+    """When something changes, from 0 (there is an account that is open) to `end`; fewer if there are many accounts."""
+    found = {end, *(5.0 * number for number in range(1, 13)), *(room.closed for room in rooms)}
     for room in rooms:
         for window in room.windows:
             if window.kind != "minute":

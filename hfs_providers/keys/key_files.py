@@ -98,7 +98,7 @@ def read_private_file(path: str) -> PrivateFile:
     if mode & stat.S_IWOTH:
         return PrivateFile(None, "can be changed by every user of this machine", f"Run: chmod 600 {path}")
     if data is None or len(data) > MOST_BYTES:
-        return PrivateFile(None, f"is larger than {MOST_BYTES // 1024**2} MB", "Name a file with one key a line")
+        return PrivateFile(None, f"is larger than {MOST_BYTES // 1024**2} MB", "Name a file with one key per line")
     return PrivateFile(data, exposed=bool(mode & stat.S_IROTH))
 
 
@@ -156,10 +156,10 @@ def keys_of_file(file: PrivateFile) -> KeyList:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        return KeyList((), {}, "is not UTF-8 text", "Save it as UTF-8, with one key a line")
+        return KeyList((), {}, "is not UTF-8 text", "Save it as UTF-8, with one key per line")
     lines = (_COMMENT.split(line, 1)[0] if "#" in line else line for line in re.split(r"\r\n?|\n", text))
     found = _listed((place, *line.partition(",")[::2]) for place, line in enumerate(lines, 1) if line.strip())
-    return found if found.keys else found._replace(fault=EMPTY, remedy="Write one key a line into it")
+    return found if found.keys else found._replace(fault=EMPTY, remedy="Write one key per line into it")
 
 
 def keys_of_text(text: str) -> KeyList:

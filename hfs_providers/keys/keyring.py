@@ -346,7 +346,7 @@ class KeyRing:
             cooldown = max(cooldowns)
             reason, state = cooldown.reason, cooldown.state
         elif room_at > now:
-            state, reason = "limited", "its allowance is used up"
+            state, reason = "limited", "its limits are used up"
         return KeyStatus(key.id, key.credential.fingerprint, state, reason, seconds_until(until, now), key.in_flight)
 
     def used(self, key: Key, model_id: str, now: float) -> list[WindowUse]:

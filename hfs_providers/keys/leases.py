@@ -59,7 +59,7 @@ class Grant:
 class Lender(Protocol):
     """The giver of a lease."""
 
-    def end(self, grant: Grant, outcome: Outcome, tokens: int = 0, refused: Refused = ...) -> None:
+    def end(self, grant: Grant, outcome: Outcome, tokens: int, refused: Refused = ...) -> None:
         """End a lease, unless it has ended."""
 
     def orphaned(self, grant: Grant) -> None:
@@ -147,7 +147,7 @@ class Lease:
 
     def release(self) -> None:
         """Nothing was sent: nothing counts."""
-        self._lender.end(self._grant, "release")
+        self._lender.end(self._grant, "release", 0)
 
     def __enter__(self) -> Lease:
         return self

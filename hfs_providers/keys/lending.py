@@ -186,7 +186,7 @@ class Lending:
 
     # How a lease ends.
 
-    def end(self, grant: Grant, outcome: Outcome, tokens: int = 0, refused: Refused = _NOTHING) -> None:
+    def end(self, grant: Grant, outcome: Outcome, tokens: int, refused: Refused = _NOTHING) -> None:
         """End a lease, unless it has ended: count it, apply its outcome, serve those that wait."""
         # What cannot be a number fails before anything has changed.
         if tokens.__class__ is not int or not 0 <= tokens <= MOST_TOKENS:

@@ -72,7 +72,7 @@ class Probe:
             try:
                 lease = self._pool.acquire(asked, self._reserve, timeout=0, key_id=self._credential.id)
             except PoolExhaustedError as error:
-                return self._result("limited", self._status().reason or "its allowance is used up", error.free_in)
+                return self._result("limited", self._status().reason or "its limits are used up", error.free_in)
         try:
             verdict = self._request()
             latency = time.perf_counter() - self._began

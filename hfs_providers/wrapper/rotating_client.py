@@ -57,7 +57,9 @@ class _Rotating:
     def _derived(self, **changes: Any) -> Any:
         """A rotating client over SDK clients with other options; their retries are still this library's."""
         if "api_key" in changes:
-            raise TypeError(f"the keys are those of {self._plan.backend.provider}: a rotating client takes no api_key")
+            raise TypeError(
+                f"a rotating client does not accept api_key: it uses the keys of {self._plan.backend.provider}"
+            )
         options = self._plan.options
         if "max_retries" in changes:
             options = replace(options, max_retries=changes.pop("max_retries"))

@@ -39,4 +39,4 @@ def print_budgets(budgets: list[dict[str, Any]]) -> None:
             for each, amounts in zip(budgets, dollars, strict=True)
         ]
         print()
-        output.print_table("Budgets", ["budget", ">spent", ">of", "", "begins anew"], cells)
+        output.print_table("Budgets", ["budget", ">spent", ">of", "", "resets"], cells)
