@@ -14,8 +14,8 @@ import pytest
 from tests.gateway.soak.books import Row, settle
 from tests.gateway.soak.provider import FAULTS, Hit
 from tests.gateway.soak.run import Plan, run
+from tests.gateway.soak.turns import Turns, late
 from tests.long import takes_long
-from tests.turns import Turns, late
 
 OK = Hit(1, "groq", "a", "Ok", True)
 LIMITED = Hit(1, "groq", "b", "RateLimited", False)

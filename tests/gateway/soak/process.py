@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hfs_providers import ProviderManager
 from hfs_providers.cli import main
-from tests.turns import Turns
+from tests.gateway.soak.turns import Turns
 
 TURNS = "turns"
 """The file in its directory."""

@@ -26,9 +26,9 @@ from tests.gateway.soak.books import read_rows, settle
 from tests.gateway.soak.client import Client, Ending
 from tests.gateway.soak.process import TURNS
 from tests.gateway.soak.provider import SoakServer
+from tests.gateway.soak.turns import late
 from tests.loopback_process import LoopbackProcess
 from tests.sharing.redis_server import eventually, free_port
-from tests.turns import late
 
 PROVIDERS = ("cerebras", "groq", "gemini", "openrouter")
 _KEYS = 8
