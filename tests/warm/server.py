@@ -179,6 +179,8 @@ def stream(number: int, like: io.TextIOWrapper, unbuffered: bool) -> io.TextIOWr
 
 
 if __name__ == "__main__":
+    # `nohup` has it ignored, which the programs would inherit.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     own = [entry for entry in sys.path if entry not in given]
     import_all()
