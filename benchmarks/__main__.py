@@ -25,15 +25,15 @@ RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
 PLOT = ROOT / "docs" / "benchmarks.svg"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _WITHIN, _QUICK_WITHIN = 240, 60
-# What would let a user's own keys, settings or proxies into the measurement, or have each start compile the modules.
+# Variables that would bring in a user's own keys, settings or proxies, or have each start compile the modules.
 _FOREIGN = ("NUM_", "HFS_", "EXPECTED_", "TIDB_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PYTHONDONTWRITE")
 
 
 def main() -> int:
-    """Returns 0 where every figure that was measured is reached."""
+    """Returns 0 if every figure that was measured reaches its goal."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a look within a minute; writes nothing")
-    parser.add_argument("--only", nargs="+", choices=list(GROUPS), help="some groups; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="rough figures within a minute; writes nothing")
+    parser.add_argument("--only", nargs="+", choices=list(GROUPS), help="only these groups; writes nothing")
     parser.add_argument("--render", action="store_true", help="write plot and table again from the last results")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
@@ -43,7 +43,7 @@ def main() -> int:
     else:
         about = machine()
         if about["load"] and about["load"][0] > 1:
-            console.print(f"[yellow]somebody else is at work here (load {about['load'][0]}): expect noise[/]")
+            console.print(f"[yellow]this machine is busy (load {about['load'][0]}): expect noise[/]")
         measured = _measure(console, arguments.only or list(GROUPS), arguments.quick)
     console.print(terminal_table(measured))
     values = {row: measured[row.id].value for row in rows_of(measured)}
@@ -98,7 +98,7 @@ def _run(name: str, directory: Path, quick: bool) -> tuple[dict[str, Measured], 
         process.kill()
         raise
     if process.returncode or not target.exists():
-        return {}, (errors.strip().splitlines() or ["it ended without a word"])[-1][:200]
+        return {}, (errors.strip().splitlines() or ["it ended without a message"])[-1][:200]
     return {row["id"]: from_json(row) for row in json.loads(target.read_text())}, ""
 
 
@@ -113,7 +113,7 @@ def _environment(directory: Path) -> dict[str, str]:
         "HFS_USAGE_DB": str(directory / "usage.db"),
         "XDG_CONFIG_HOME": str(directory),
         "XDG_STATE_HOME": str(directory),
-        # Else LiteLLM asks the network for prices while it is imported.
+        # Without it, LiteLLM downloads prices when it is imported.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
 

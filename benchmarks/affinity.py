@@ -1,6 +1,6 @@
-"""What conversations gain by keeping their keys, and that nothing is lost by it."""
+"""What conversations gain by keeping their keys, and whether anything is lost by it."""
 
-# ruff: noqa: S311  what is drawn guards nothing
+# ruff: noqa: S311  the random numbers guard nothing
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PROVIDER = "groq"
 _CONVERSATIONS, _TURNS = 40, 20
 _THREADS = 4
 _WORDS = 300
-# Limits that bind: at a load that is so much more than they allow.
+# Tight limits: the loads, in multiples of what they allow.
 _LOADS = (1.3, 2.0)
 _TIGHT = (Limits(rpm=6), Limits(tpm=6000), Limits(rpm=8, tpm=6000), Limits(rpm=6, rpd=10))
 _MINUTES = 3
@@ -40,7 +40,7 @@ def affinity(effort: Effort) -> list[Measured]:
 
 
 def _cached(effort: Effort) -> Measured:
-    """The cached share of the input, as one key of all would have it."""
+    """The cached share of the input, relative to that with a single key."""
     from hfs_providers.testing import PromptCache
     from tests.loopback_process import LoopbackProcess
 
@@ -57,7 +57,7 @@ def _cached(effort: Effort) -> Measured:
 
 
 def _conversations(server: Any, keys: int, affinity: str | None, turns: int) -> float:
-    """Lead all conversations at the same time; the share of the input tokens that came from a cache."""
+    """Hold all conversations at the same time. Returns the cached share of the input tokens."""
     from agno.models.message import Message
 
     from hfs_providers import ProviderManager
@@ -89,11 +89,11 @@ def _text(seed: int) -> str:
     return " ".join(str(words.randrange(10_000)) for _ in range(_WORDS))
 
 
-# Limits that bind.
+# Tight limits.
 
 
 def _refused(effort: Effort) -> Measured:
-    """Calls that find no key, for each that finds none where the keys take turns."""
+    """Calls that find no key, for each that finds none if the keys take turns."""
     seeds = range(effort.count(2, 1))
     cases = [(limits, load, seed) for limits in _TIGHT for load in _LOADS for seed in seeds]
     kept = [_without_key(*case, keeps=True) for case in cases]
@@ -107,7 +107,7 @@ def _refused(effort: Effort) -> Measured:
 
 
 def _without_key(limits: Limits, load: float, seed: int, *, keeps: bool) -> int:
-    """Of a load by conversations of which few ask the most, on a clock of its own."""
+    """The calls that find no key under a load, most of it by few conversations, on a simulated clock."""
     draw = random.Random(seed)
     now = 0.0
     pool = pool_of(limits, clock=lambda: now, keys=KEYS, wall=lambda: now)

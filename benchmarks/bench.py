@@ -19,7 +19,7 @@ KEYS = 4
 
 @contextmanager
 def simulated() -> Iterator[Any]:
-    """The providers on loopback, in a process of their own: what they cost is not taken from the callers."""
+    """The providers on loopback, in a process of their own, so that they cost the callers nothing."""
     from tests.loopback_process import LoopbackProcess
 
     with LoopbackProcess() as server:
@@ -27,7 +27,7 @@ def simulated() -> Iterator[Any]:
 
 
 def environment(server: Any, keys: int | Mapping[str, list[str]] = KEYS) -> dict[str, str]:
-    """A manager's environment over simulated providers, with limits that never hold a call back."""
+    """A manager's environment over simulated providers, with limits that never delay a call."""
     env: dict[str, str] = server.env({name: keys if isinstance(keys, int) else keys[name] for name in PROVIDERS})
     # Usage is kept, as it is in a program.
     del env["HFS_USAGE_DB"]

@@ -19,7 +19,7 @@ from benchmarks.timing import Effort, per_call
 
 PROCESSES, TASKS = 2, 16
 USD = 0.02
-# What each answer costs, in dollars, and a million tokens in and out.
+# The tokens of each answer and its cost in dollars; then the cost of a million tokens in and out.
 TOKENS_IN, TOKENS_OUT, PRICE = 1000, 500, 0.00145
 _MILLION_IN, _MILLION_OUT = 0.85, 1.20
 _PROVIDER = "cerebras"
@@ -111,7 +111,7 @@ def _spend_theirs(server: Any, keys: list[str], processes: int) -> None:
 
 
 def _reservation(effort: Effort) -> float:
-    """Seconds that a budget takes of a call, over the usage file."""
+    """Seconds that a budget adds to a call, over the usage file."""
     from hfs_providers.contract.usage_row import UsageRow
     from hfs_providers.money.budgets import Budget, Claim
     from hfs_providers.sharing.file_budgets import FileBudgets

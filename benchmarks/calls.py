@@ -1,4 +1,4 @@
-"""What a call costs through a rotating model, for one through the bare Agno model with a single key.
+"""What a call costs through a rotating model, relative to one through the bare Agno model with a single key.
 
 Everything goes through `model.response` and its siblings, which is what Agno's `Agent` calls.
 """
@@ -93,7 +93,7 @@ async def _throughput(effort: Effort, server: Any, manager: Any, provider: str) 
     }
     calls = effort.count(2, 1) * IN_FLIGHT
     for model in [*models.values()] * effort.count(2, 1):
-        # The connections are opened, and the second time all of them are there.
+        # The first time opens the connections; the second time, all of them are there.
         await _burst(model, IN_FLIGHT)
     times: dict[str, list[float]] = {name: [] for name in models}
     for number in rounds(effort.of(16, 1.2), effort.count(18, 2)):
@@ -168,7 +168,7 @@ def _prepare(server: Any, provider: str, ready: dict[str, RivalProcess]) -> dict
 
 
 def serve_with_tier(server: Any, keys: list[str]) -> None:
-    """Answer these keys with a `service_tier`, as Groq does; LiteLLM reads it, and fails where it is not there."""
+    """Answer these keys with a `service_tier`, as Groq does; LiteLLM reads it, and fails without it."""
     from hfs_providers.testing import Raw
 
     asked = {"model": MODELS["groq"], "messages": [{"role": "user", "content": "Say hello."}]}

@@ -205,7 +205,7 @@ def keep(text: str, document: Path = DOCUMENT) -> None:
     before, begin, rest = (whole := document.read_text(encoding="utf-8")).partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end) or (whole.count(BEGIN), whole.count(END)) != (1, 1):
-        raise ValueError(f"{document} has to have {BEGIN.strip()!r} once and {END.strip()!r} once after it")
+        raise ValueError(f"{document} must have {BEGIN.strip()!r} once and {END.strip()!r} once after it")
     document.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 

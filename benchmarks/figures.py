@@ -1,4 +1,4 @@
-"""What is measured and which figure is to be reached: the rows of the table, in their order."""
+"""What is measured, and the goals: the rows of the table, in their order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Row:
     Args:
         id: its name in the results.
         title: its name in the table.
-        goal: what is to be reached.
+        goal: the value to reach.
         sense: whether the goal is a floor or a ceiling.
         unit: of goal and measurement; empty for a ratio.
     """
@@ -36,12 +36,12 @@ class Row:
 
 @dataclass
 class Measured:
-    """What a row came to.
+    """The measurement of a row.
 
     Args:
         id: of the row.
-        value: None where it was not measured.
-        low, high: quartiles of its rounds, where it has rounds.
+        value: None if it was not measured.
+        low, high: quartiles of its rounds, if it has rounds.
         note: how to read it, or why it was not measured.
         alternatives: the others, measured in the same run, by name; a text says why one was not.
         details: the numbers behind it.
@@ -56,12 +56,12 @@ class Measured:
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """As plain data, without what is not there."""
+        """As plain data, without empty fields."""
         return {name: value for name, value in asdict(self).items() if value not in (None, "", {})}
 
 
 def from_json(data: Mapping[str, Any]) -> Measured:
-    """The inverse of `Measured.as_json`; what else is there is left out."""
+    """The inverse of `Measured.as_json`; unknown fields are left out."""
     return Measured(**{name: data[name] for name in Measured.__dataclass_fields__ if name in data})
 
 
@@ -93,5 +93,5 @@ ROWS = (
 
 
 def rows_of(measured: Mapping[str, Measured]) -> list[Row]:
-    """The rows that there is something to say about, in the table's order."""
+    """The rows that have a result, in the table's order."""
     return [row for row in ROWS if row.id in measured]

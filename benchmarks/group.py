@@ -1,6 +1,6 @@
 """One group of measurements in a process of its own: `python -m benchmarks.group NAME FILE [--quick]`.
 
-So that no group measures among what another left in memory, and one that fails or hangs costs only its own rows.
+So no group is affected by what another left in memory, and one that fails or hangs costs only its own rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Group:
 
     Args:
         function: as `module:function`.
-        rows: what the ids of its rows begin with.
+        rows: the prefix of the ids of its rows.
     """
 
     function: str
@@ -43,7 +43,7 @@ GROUPS = {
 
 
 def main() -> None:
-    """Measure, and write what came of it."""
+    """Measure, and write the results."""
     name, target, *options = sys.argv[1:]
     module, _, function = GROUPS[name].function.partition(":")
     found = getattr(importlib.import_module(module), function)(Effort("--quick" in options))

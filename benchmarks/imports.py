@@ -63,7 +63,7 @@ def starts(effort: Effort) -> list[Measured]:
 
 
 def history(effort: Effort) -> list[Measured]:
-    """A manager's start, import included, where the file of usage holds a day's rows of all its keys."""
+    """A manager's start, import included, if the usage file holds a day's rows of all its keys."""
     with tempfile.TemporaryDirectory() as directory:
         env = {**os.environ, **_environment(_KEYS), "HFS_USAGE_DB": str(Path(directory) / "usage.db")}
         program = [sys.executable, "-c", _MANAGER.format(keys=_KEYS)]
@@ -77,7 +77,7 @@ def history(effort: Effort) -> list[Measured]:
 
 
 def key_file(effort: Effort) -> list[Measured]:
-    """From the start of a program to its first lease, import included, where a file lists its keys."""
+    """From the start of a program to its first lease, import included, if a file lists its keys."""
     seconds: dict[int, list[float]] = {_LISTED: [], 1: []}
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "groq.keys"

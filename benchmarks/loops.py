@@ -1,4 +1,4 @@
-"""How long an event loop was kept from turning."""
+"""How long an event loop was blocked."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _TICK = 0.001
 
 @dataclass
 class Gaps:
-    """Seconds for which the loop did not turn.
+    """Seconds for which the loop was blocked.
 
     Args:
-        waiting: the longest while nothing was to be done yet.
-        longest: the longest at all.
+        waiting: the longest while there was nothing to do yet.
+        longest: the longest of all.
     """
 
     waiting: float = 0.0
@@ -29,7 +29,7 @@ async def gaps(calls: Callable[[], Awaitable[object]], number: int, busy: Callab
     Args:
         calls: makes one.
         number: of calls.
-        busy: whether the first of them has ceased to wait; by default, none ever waits.
+        busy: whether the first of them has stopped waiting; by default, none ever waits.
     """
     found = Gaps()
     done = False

@@ -63,7 +63,7 @@ def svg(measured: Mapping[str, Measured]) -> str:
         f"{_NAMES[provider]}: " + ", ".join(f"{_SERIES[name][0]} {_label(value)}" for name, value in bars.items())
         for provider, bars in ratios.items()
     )
-    title = "One call, in times of a bare Agno model's"
+    title = "Time of one call, relative to a bare Agno model"
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" \
 font-family="Helvetica, Arial, sans-serif" font-size="14" role="img" aria-labelledby="title desc">
   <title id="title">{title}</title>

@@ -3,7 +3,7 @@
 In one process, without a network: microseconds that every call pays, whatever its provider.
 """
 
-# ruff: noqa: S311  what is drawn guards nothing
+# ruff: noqa: S311  the random numbers guard nothing
 
 from __future__ import annotations
 

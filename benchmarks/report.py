@@ -1,4 +1,4 @@
-"""What came of it, as a table for the terminal, as JSON, and as the table in the documentation."""
+"""The results, as a table for the terminal, as JSON, and as the table in the documentation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _END = "<!-- the end of the table -->"
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured. The load tells whether anybody else was at work."""
+    """Where it was measured. The load shows whether the machine was busy."""
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),

@@ -1,6 +1,6 @@
 """keycycle's own way: `MultiProviderWrapper.get_model()` and its key manager, as its documentation shows them.
 
-Usage tracking is off, because it wants a database. Limits are set where they cannot hold a call back, as ours are.
+Usage tracking is off, because it needs a database. Limits are too high to delay a call, as ours are.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _wrapper(provider: str, keys: Sequence[str], limits: RateLimits, cooldown: i
 
 
 def _with_history(keys: int, history: int, limits: RateLimits, filled: int) -> Any:
-    # It tells keys apart by their last characters.
+    # It distinguishes keys by their last characters.
     wrapper = _wrapper("groq", [f"gsk_{number:032}" for number in range(keys)], limits)
     begin = time.time() - _SPAN
     for key in wrapper.manager.keys[:filled]:

@@ -1,6 +1,6 @@
-"""The others, each in a process of its own and an empty directory.
+"""The rivals, each in a process of its own and an empty directory.
 
-keycycle takes over logging and writes a file where it is imported; LiteLLM brings half a gigabyte of modules. Neither
+keycycle takes over logging and writes a file when it is imported; LiteLLM loads half a gigabyte of modules. Neither
 may touch the process in which ours and the bare models are measured.
 """
 
@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 NAMES: Mapping[str, str] = {"keycycle": "benchmarks.rival_keycycle", "LiteLLM": "benchmarks.rival_litellm"}
-"""By the name in the table, the module whose `Rival` runs over there."""
+"""By the name in the table, the module whose `Rival` runs there."""
 
 _WITHIN = 60.0
 
@@ -27,7 +27,7 @@ class RivalError(Exception):
 
 
 class RivalProcess:
-    """A rival elsewhere; its methods are called over a pipe.
+    """A rival in its process; its methods are called over a pipe.
 
     Args:
         name: one of `NAMES`.
@@ -52,7 +52,7 @@ class RivalProcess:
             self._process.kill()
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method over there.
+        """Call a method in that process.
 
         Raises:
             RivalError: it failed, or did not answer within a minute.
@@ -85,7 +85,7 @@ def rivals(*names: str) -> Iterator[dict[str, RivalProcess]]:
 def _serve(pipe: Connection, module: str) -> None:
     with tempfile.TemporaryDirectory() as directory, open(os.devnull, "w") as nowhere:
         os.chdir(directory)
-        # They log each attempt to the console; a terminal's speed is not theirs to answer for.
+        # They log each attempt to the console; a slow terminal must not count against them.
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         rival, failure = _make(module)

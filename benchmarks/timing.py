@@ -16,7 +16,7 @@ class Effort:
     """How long to measure.
 
     Args:
-        quick: a look rather than a measurement.
+        quick: rough figures rather than a measurement.
     """
 
     quick: bool = False
@@ -45,12 +45,12 @@ def rounds(seconds: float, least: int) -> Iterator[int]:
 def take_turns(
     contenders: Mapping[str, Callable[[], float]], seconds: float, *, least: int = 8, calls: int = 20
 ) -> Samples:
-    """Let contenders call in turn, so that whatever disturbs the machine disturbs all of them.
+    """Let contenders call in turn, so that a disturbance of the machine affects all of them.
 
     Args:
-        contenders: by name; each makes one call and gives its seconds.
-        seconds: to go on for.
-        least: rounds.
+        contenders: by name; each makes one call and returns its seconds.
+        seconds: how long to continue.
+        least: the fewest rounds.
         calls: of each contender in a round.
     """
     samples: Samples = {name: [] for name in contenders}
@@ -85,7 +85,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ratio(samples: Samples, name: str, to: str) -> tuple[float, float, float]:
-    """What `name` takes for one of `to`: of the medians, and the quartiles of the rounds' own ratios."""
+    """The time of `name` relative to that of `to`: the ratio of medians, and the quartiles of the rounds' ratios."""
     pairs = zip(samples[name], samples[to], strict=True)
     each = [statistics.median(mine) / statistics.median(theirs) for mine, theirs in pairs]
     return (middle(samples[name]) / middle(samples[to]), *quartiles(each))

@@ -25,7 +25,7 @@ def past_refused_keys(effort: Effort) -> list[Measured]:
     """A call that meets a refused key and goes on with the next, less a call that meets none."""
     from hfs_providers.testing import RateLimited, Unauthorized
 
-    # No Retry-After: the SDKs that retry by themselves would honour it, and look worse than they need.
+    # No Retry-After: the SDKs that retry by themselves would honour it, and look worse than they are.
     refusals = {"429": RateLimited(), "401": Unauthorized()}
     with simulated() as server:
         extra = {
@@ -56,7 +56,7 @@ def _past(effort: Effort, server: Any, provider: str, refusal: Any) -> float:
     keys = [server.new_key(provider) for _ in range(2)]
     server.script(provider, keys[0], [], then=refusal)
     # Nothing is kept: the two would share their keys' state, and a key that dies and lives a thousand times a second
-    # is heard of again by way of the file.
+    # is read from the file again.
     env, apart = (environment(server, each) | {"HFS_USAGE_DB": "off"} for each in (dict.fromkeys(PROVIDERS, keys), 2))
     with ProviderManager(env=env) as manager, ProviderManager(env=apart) as unhindered:
         # In turn: with its conversation's key, a call might never meet the refused one.
@@ -101,7 +101,7 @@ def _their_past(effort: Effort, server: Any, other: RivalProcess, name: str, ref
 
 
 def gap(effort: Effort) -> list[Measured]:
-    """How long the event loop stands still while calls wait for keys that cool."""
+    """How long the event loop is blocked while calls wait for keys that cool."""
     from hfs_providers import ProviderManager
 
     with simulated() as server:

@@ -61,9 +61,9 @@ def main() -> int:
     """Returns 0 if every figure reaches its goal."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard", description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000, help="requests of a month")
-    parser.add_argument("--keys", type=int, default=5_000, help="of four providers together")
+    parser.add_argument("--keys", type=int, default=5_000, help="keys of four providers together")
     parser.add_argument("--in", type=Path, dest="folder", metavar="DIR", help="where the file is made, and kept")
-    parser.add_argument("--watch", type=float, default=60.0, metavar="SECONDS", help="of a page that is left open")
+    parser.add_argument("--watch", type=float, default=60.0, metavar="SECONDS", help="how long a page is left open")
     parser.add_argument("--driver", default=os.environ.get("HFS_TEST_CHROMIUM") or shutil.which("chromedriver"))
     options = parser.parse_args()
     if options.driver is None:
@@ -82,7 +82,7 @@ def main() -> int:
 
 def _pages(env: Mapping[str, str], driver: str, seconds: float) -> Iterator[Figure]:
     with _served(env) as (server, address), browser(driver) as page:
-        # Nothing is remembered yet.
+        # Nothing is cached yet.
         first = visit(page, address, "overview")
         yield Figure("first visit: first paint", first.painted, "ms", 300)
         yield Figure("first visit: time until its numbers are shown", first.stood, "ms")

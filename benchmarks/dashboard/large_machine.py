@@ -33,13 +33,13 @@ def large_machine(folder: Path, keys: int, rows: int) -> dict[str, str]:
     now = time.time()
     store = Store(env["HFS_USAGE_DB"])
     with closing(store.connect()) as connection:
-        # A file that is lost to a power cut is made again.
+        # If a power cut damages the file, it is made again.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA wal_autocheckpoint = 50000")
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")
         write_batches(connection, rows_of_a_month(rows, asked(env), now, since))
         while add_up(connection, now):
-            # As the programs do that wrote the rows.
+            # Programs that write rows do the same.
             pass
     if not since:
         inventory = take_inventory(dict(env))
@@ -50,7 +50,7 @@ def large_machine(folder: Path, keys: int, rows: int) -> dict[str, str]:
 
 
 def asked(env: Mapping[str, str]) -> list[Asked]:
-    """Every key with every model of its provider, in no order."""
+    """Every key with every model of its provider, in random order."""
     inventory = take_inventory(dict(env))
     found = [
         (provider, model, key.id, key.fingerprint)

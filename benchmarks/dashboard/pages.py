@@ -1,4 +1,4 @@
-"""What a page of the dashboard costs in a real browser: when it paints, when its numbers stand, what it asks for."""
+"""What a page of the dashboard costs in a real browser: when it paints and shows its numbers, what it requests."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PAGES = {
     "live": "Ended",
     "usage": "Mean time",
 }
-"""By page, what is there once its numbers are."""
+"""By page, a text that is there once its numbers are."""
 
 _PATIENCE = 300.0
 
 
 class Visit(NamedTuple):
-    """Milliseconds until the first paint and until the numbers stand; requests and their bytes, headers included."""
+    """Milliseconds until the first paint and until the numbers show; requests and their bytes, headers included."""
 
     painted: float
     stood: float
@@ -46,7 +46,7 @@ def browser(driver: str) -> Iterator[WebDriver]:
 
 
 def visit(page: WebDriver, address: str, name: str) -> Visit:
-    """Open a page with nothing kept, and wait until its numbers stand."""
+    """Open a page with nothing cached, and wait until its numbers are shown."""
     page.get("about:blank")
     page.execute_cdp_cmd("Network.clearBrowserCache", {})
     page.get_log("performance")

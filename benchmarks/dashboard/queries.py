@@ -1,4 +1,4 @@
-"""How long each question of the pages takes the server, on a machine with many keys and rows."""
+"""How long each query of the pages takes the server, on a machine with many keys and rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPANS = {"1 hour": 3600.0, "24 hours": 86_400.0, "7 days": 604_800.0, "all": Non
 
 
 def queries(env: Mapping[str, str]) -> Iterator[tuple[str, float]]:
-    """What is asked, and the milliseconds of a core that it takes, each with nothing remembered."""
+    """Each query, and the milliseconds of a core that it takes, with nothing cached."""
     shown = Dashboard(DashboardSource(lambda: take_inventory(dict(env))))
     yield "environment and installation", _cpu(lambda: shown.source.inventory)
     yield "state of all keys", _cpu(shown.source.watched)

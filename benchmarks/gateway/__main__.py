@@ -56,16 +56,18 @@ class Figures:
 def main() -> int:
     """Returns 0 if every figure of ours reaches its goal."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
-    parser.add_argument("--rivals", nargs="+", choices=list(RIVALS), default=[], help="measured beside; installed")
+    parser.add_argument(
+        "--rivals", nargs="+", choices=list(RIVALS), default=[], help="measured, too; each is installed"
+    )
     parser.add_argument("--rivals-in", type=Path, default=Path.home() / ".cache" / "hfs-benchmarks", metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=5, help="of each figure, in turns")
-    parser.add_argument("--requests", type=int, default=20_000, help="before memory is measured")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each figure, in turns")
+    parser.add_argument("--requests", type=int, default=20_000, help="requests before memory is measured")
     parser.add_argument("--write", action="store_true", help="put the table into docs/gateway.md")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     about = machine()
     if about["load"] and about["load"][0] > 1:
-        console.print(f"[yellow]somebody else is at work here (load {about['load'][0]}): expect noise[/]")
+        console.print(f"[yellow]this machine is busy (load {about['load'][0]}): expect noise[/]")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         upstream = stack.enter_context(provider())
@@ -138,8 +140,8 @@ def _shared(direct: Subject, subject: Subject) -> str:
 
 
 def _streamed(subject: Subject) -> tuple[float, float, float]:
-    """Medians over some streams: seconds to the first chunk, one short stream after another and where each stream takes
-    its time, and by how much a gap between chunks is off."""
+    """Medians over some streams: seconds to the first chunk of short streams and of slow ones, and by how much a gap
+    between chunks is off."""
     firsts, _ = streams(subject.address, 200, short=True)
     laters, lags = streams(subject.address, 10)
     gaps = [abs(later - earlier) for each in lags for earlier, later in pairwise(each)]

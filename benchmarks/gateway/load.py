@@ -1,4 +1,4 @@
-"""Sends requests to a gateway and takes the time."""
+"""Sends requests to a gateway and measures the time."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Address:
     Args:
         port: on 127.0.0.1.
         path: of chat completions.
-        model: as the gateway wants it to be named.
-        headers: that it needs.
+        model: the name that the gateway expects.
+        headers: those that it needs.
     """
 
     port: int
@@ -69,7 +69,7 @@ class _Client(asyncio.Protocol):
         self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is of no class of asyncio.
+        # uvloop's is not of a class of asyncio.
         self._transport: Any = transport
         self._ask()
 
@@ -108,10 +108,10 @@ class _Client(asyncio.Protocol):
 
 @dataclass
 class Load:
-    """What came of a load.
+    """The result of a load.
 
     Args:
-        seconds: that it took.
+        seconds: how long it took.
         latencies: of each request, in seconds.
         failures: what ended a connection.
     """
@@ -127,7 +127,7 @@ class Load:
 
 
 def load(address: Address, connections: int, seconds: float = 1e9, requests: int = 10**9) -> Load:
-    """Requests, one after the other on each connection, for some time or until there were so many."""
+    """Requests, one after the other on each connection, for some time or up to a number."""
 
     async def run() -> Load:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
 """A provider that answers as fast as Python can: `python -m benchmarks.gateway.provider PORT`.
 
-It says the same to every request. A stream has a chunk every few milliseconds, each with the time at which it was
+It gives every request the same answer. A stream has a chunk every few milliseconds, each with the time at which it was
 sent. `GET /sent` tells when each request came.
 """
 
@@ -45,7 +45,7 @@ class Provider(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is of no class of asyncio.
+        # uvloop's is not of a class of asyncio.
         self._transport: Any = transport
         self._buffer = b""
 

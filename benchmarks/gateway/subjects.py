@@ -91,7 +91,7 @@ def litellm(upstream: int, directory: Path) -> Iterator[Subject]:
         _install([str(home / "bin" / "pip"), "install", "-qq", f"litellm[proxy]=={LITELLM}"], home)
     config = home / "config.yaml"
     params = {"model": "openai/m", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "sk-benchmark"}
-    # YAML has JSON in it.
+    # JSON is valid YAML.
     config.write_text(json.dumps({"model_list": [{"model_name": "m", "litellm_params": params}]}))
     port = _free_port()
     command = [str(home / "bin" / "litellm"), "--config", str(config), "--port", str(port)]
@@ -136,7 +136,7 @@ def _answering(subject: Subject) -> Subject:
 def _started(
     command: Sequence[str], env: Mapping[str, str], *, cwd: Path | None = None, stdout: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
-    # What would let a user's own keys and settings in.
+    # Variables that would bring in a user's own keys and settings.
     foreign = ("NUM_", "HFS_", "EXPECTED_", "TIDB_")
     kept = {
         name: value

@@ -22,7 +22,7 @@ RESET_IN = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """An error of a provider and what is right to do about it. The file says what the words mean."""
+    """An error of a provider and the right reaction to it. The file explains the words."""
 
     name: str
     provider: str
@@ -45,7 +45,7 @@ class Body:
 
     @property
     def seconds(self) -> float | None:
-        """The wait that the provider states; until the next midnight in California where it counts by days."""
+        """The wait that the provider states; until the next midnight in California if it counts by days."""
         if self.wait != "midnight":
             return self.wait
         now = datetime.now(ZoneInfo("America/Los_Angeles"))
@@ -97,7 +97,7 @@ class FaultyServer(LoopbackServer):
             "moment": len(self.asked) == 1,
         }[body.fault]
         if not fails:
-            # Groq names the tier in each answer, and LiteLLM fails where it is not there.
+            # Groq names the tier in each answer, and LiteLLM fails without it.
             return _groqs_answer(request.model) if request.provider == "groq" else Ok("Hello.")
         headers = {"content-type": "application/json", **body.headers}
         return Raw(body.status, body.sent_to(request.key), headers)

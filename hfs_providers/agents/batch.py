@@ -1,4 +1,4 @@
-"""Many pieces of work, one JSON object a line, and their results as they come."""
+"""Many pieces of work, one JSON object per line, and their results in order of completion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOK_AHEAD: Final = 256
 
 
 class Batch:
-    """Each line gets one result, whatever it holds; blank lines are nothing.
+    """Each line gets one result, even an invalid one; blank lines are ignored.
 
     Args:
         answered: the `item_id` of results that exist already; their lines get none.
@@ -41,11 +41,11 @@ class Batch:
         """Whether there will be no more."""
 
     def stop_reading(self) -> None:
-        """Read no further; what was read still gets its results."""
+        """Stop reading; what was read still gets its results."""
         self._stopped.set()
 
     async def results(self, fd: int) -> AsyncIterator[WorkResult]:
-        """The results of what a file descriptor gives, as they come; see `error` for its end."""
+        """The results of the lines of a file descriptor, in order of completion; see `error` afterwards."""
         reading = asyncio.create_task(self._read_all(fd))
         try:
             while (result := await self._results.get()) is not None:
@@ -111,8 +111,8 @@ def _item_of(line: bytes | wire.TooLong, number: int) -> tuple[str, WorkItem | C
     try:
         data = wire.decode(line)
     except ValueError as error:
-        return name, ContractError("WorkItem", (f"{name} is no JSON: {error}",))
-    # So that whoever wrote the line finds its result.
+        return name, ContractError("WorkItem", (f"{name} is not JSON: {error}",))
+    # So that the author of the line finds its result.
     given = data.get("id") if isinstance(data, dict) else None
     name = given if isinstance(given, str) and 0 < len(given) <= 256 else name
     try:
@@ -124,7 +124,7 @@ def _item_of(line: bytes | wire.TooLong, number: int) -> tuple[str, WorkItem | C
 def answered_in(path: Path) -> set[str]:
     """The `item_id` of the results in a file that `agents run` printed, without those that were cancelled.
 
-    A line that was written by half, as at a crash, counts for nothing. Raises ContractError if no line is a result.
+    A line that was written only in part, as in a crash, is ignored. Raises ContractError if no line is a result.
     """
     answered, lines, results = set(), 0, 0
     with path.open("rb") as file:
@@ -138,12 +138,12 @@ def answered_in(path: Path) -> set[str]:
                 if result.error != CANCELLED:
                     answered.add(result.item_id)
     if lines and not results:
-        raise ContractError("WorkResult", (f"no line of {path} is one",))
+        raise ContractError("WorkResult", (f"no line of {path} is a result",))
     return answered
 
 
 async def _with_last_end(incoming: Input) -> AsyncIterator[bytes]:
-    """The chunks, and an end for the last line, which may lack it."""
+    """The chunks, and a line end for the last line, which may lack one."""
     async for chunk in incoming.chunks():
         yield chunk
     yield b"\n"

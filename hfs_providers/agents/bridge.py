@@ -86,7 +86,7 @@ class Bridge:
             raise WorkerDiedError(self.pid, self.ended.result())
         answer = self._pending[number] = asyncio.get_running_loop().create_future()
         try:
-            # A worker that has died shows in the answer, which is then an error.
+            # If the worker has died, the answer is an error that says so.
             with suppress(OSError):
                 await self._write(line)
             return await answer
@@ -110,7 +110,7 @@ class Bridge:
             while data := await process.stdout.read(_CHUNK):
                 for line in lines.feed(data):
                     self._receive(line)
-            # Who has closed its output has nothing more to say.
+            # After its output was closed, nothing more can come.
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), 1)
         finally:
@@ -135,7 +135,7 @@ class Bridge:
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            _log.warning("worker %d sent a line that is no message", self.pid)
+            _log.warning("worker %d sent a line that is not a message", self.pid)
         elif isinstance(message.get("method"), str):
             params = message.get("params")
             self._notified(message["method"], params if isinstance(params, dict) else {})

@@ -76,7 +76,7 @@ class Contract(BaseModel):
 def texts_of(error: ValidationError) -> tuple[str, ...]:
     """Where data is wrong and how, one text for each error, without any value of the data."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    # Data that is nested too deeply has a place to match.
+    # The place in deeply nested data can be as long.
     return tuple(f"{'.'.join(map(str, item['loc'][:_MOST_PARTS])) or 'it'}: {item['msg']}" for item in found)
 
 
@@ -85,7 +85,7 @@ class WorkItem(Contract):
 
     Args:
         id: identifies it among the pending work.
-        phase: of the larger undertaking that it belongs to.
+        phase: of the larger task that it belongs to.
         priority: 10 is the most urgent.
         review_feedback: what a reviewer said about the previous attempt.
         review_attempt: how many attempts a reviewer has rejected.
@@ -144,7 +144,7 @@ class WorkResult(Contract):
 
     Args:
         data: the role's structured result: a `Plan`, `Improvement`, `Artifacts` or `Verdict`.
-        error: why it was not done; `cancelled` if somebody cancelled it.
+        error: why it was not done; `cancelled` if it was cancelled.
         memory_ids: of what the agent remembered. The four roles keep no memory, so their list is always empty.
         duration: seconds.
         served_by: the provider and model that answered.
@@ -304,11 +304,11 @@ def json_schema() -> dict[str, Any]:
     _, schema = models_json_schema([(model, "validation") for model in models], title="hfs-providers agents")
     schema["$defs"]["AgentState"] = TypeAdapter(AgentState).json_schema(ref_template="#/$defs/{model}")
     schema["$defs"]["AgentState"].pop("$defs", None)
-    # The schema that a model is sent has no bounds of numbers; see `structures`.
+    # The schema sent to a model has no bounds of numbers; see `structures`.
     schema["$defs"]["Verdict"]["properties"]["confidence"] |= {"minimum": 0, "maximum": 1}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def read_item(data: Mapping[str, Any] | WorkItem) -> WorkItem:
-    """A work item from decoded JSON, or as it is. Raises ContractError if the data does not fit."""
+    """A work item from decoded JSON, or unchanged. Raises ContractError if the data does not fit."""
     return data if isinstance(data, WorkItem) else WorkItem.read(data)

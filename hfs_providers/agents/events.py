@@ -1,4 +1,4 @@
-"""Events for any number of subscribers. A slow subscriber holds up nobody."""
+"""Events for any number of subscribers. A slow subscriber delays nobody."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ async def run_pipeline(
         ValueError: `min_confidence` is not from 0 to 1.
     """
     if not 0 <= min_confidence <= 1:
-        raise ValueError("min_confidence is from 0 to 1")
+        raise ValueError("min_confidence must be from 0 to 1")
     run = _Run(supervisor, read_item(item), min_confidence)
     try:
         return await run.through(attempts)
@@ -142,11 +142,11 @@ class _Run:
 
 def _confidence(verdict: Mapping[str, Any]) -> float:
     confidence = verdict.get("confidence")
-    # A worker of another make may not say it.
+    # A worker of another implementation may leave it out.
     return confidence if isinstance(confidence, (int, float)) else 1.0
 
 
 def _feedback(verdict: Mapping[str, Any]) -> str:
-    """What the next attempt is told about a reviewer's verdict."""
+    """The feedback for the next attempt, from a reviewer's verdict."""
     issues = [f"- {issue['severity']}: {issue['description']}" for issue in verdict.get("issues", ())]
     return "\n".join([str(verdict.get("feedback", "")), *issues])[:_MOST_FEEDBACK]

@@ -1,6 +1,6 @@
-"""Files and pipes, each with a thread of its own, so that neither a full pipe nor a silent one holds up the event loop.
+"""Files and pipes, each with a thread of its own, so that neither a full pipe nor a silent one blocks the event loop.
 
-Threads and not asyncio's transports, because these want a pipe or a socket (not a file) and leave it non-blocking for
+Threads and not asyncio's transports, because these need a pipe or a socket (not a file) and leave it non-blocking for
 every process that shares it.
 """
 

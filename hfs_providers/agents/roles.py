@@ -143,7 +143,7 @@ class RoleAgent:
         AgentUnavailableError."""
         if self.session_id is None:
             try:
-                # SDKs are imported here, which takes its time.
+                # SDKs are imported here, which takes time.
                 self._chain = await asyncio.to_thread(self._build)
             except AgentUnavailableError as error:
                 self._resting = Unavailable(reason=error.reason)
@@ -170,7 +170,7 @@ class RoleAgent:
         except HfsProvidersError as error:
             raise AgentUnavailableError(self.role, str(error)) from error
         except Exception as error:
-            # An SDK that is broken may raise anything as it is imported.
+            # An SDK that is broken may raise anything while it is imported.
             raise AgentUnavailableError(self.role, f"{type(error).__name__}: {error}") from error
 
     async def work(self, item: WorkItem | Mapping[str, Any], progress: Progress | None = None) -> WorkResult:
@@ -194,7 +194,7 @@ class RoleAgent:
         try:
             await asyncio.wait([task])
         finally:
-            # Not reached by cancelling the item, but by cancelling the caller.
+            # Only cancelling the caller leads here, not cancelling the item.
             task.cancel()
             del self._pending[item.id]
         cancelled = WorkResult.failed(item.id, CANCELLED, time.monotonic() - begun)

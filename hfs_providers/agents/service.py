@@ -81,7 +81,7 @@ class Service:
             try:
                 message = wire.decode(line)
             except ValueError as error:
-                raise wire.Refusal(None, RpcError(wire.PARSE_ERROR, f"no JSON: {error}")) from None
+                raise wire.Refusal(None, RpcError(wire.PARSE_ERROR, f"not JSON: {error}")) from None
             call = wire.read_call(message)
         except wire.Refusal as refusal:
             if refusal.answered:
@@ -97,7 +97,7 @@ class Service:
         except RpcError as error:
             line = wire.encode(wire.error_answer(call.id, error))
         except Exception as error:
-            # A mistake of ours must not cost the caller his answer.
+            # A bug here must not leave the caller without an answer.
             _log.exception("%s failed", call.method)
             told = RpcError(wire.INTERNAL_ERROR, f"{call.method} failed: {type(error).__name__}")
             line = wire.encode(wire.error_answer(call.id, told))
@@ -132,7 +132,7 @@ class Service:
     async def _initialize(self, params: Mapping[str, Any]) -> dict[str, Any]:
         versions = params.get("protocol_versions")
         if not isinstance(versions, list):
-            raise RpcError(wire.INVALID_PARAMS, "protocol_versions is a list of numbers")
+            raise RpcError(wire.INVALID_PARAMS, "protocol_versions must be a list of numbers")
         if wire.PROTOCOL_VERSION not in versions:
             supported = {"supported": [wire.PROTOCOL_VERSION]}
             raise RpcError(wire.NO_COMMON_VERSION, "no protocol version in common", supported)
@@ -150,7 +150,7 @@ class Service:
     async def _start_session(self, params: Mapping[str, Any]) -> dict[str, Any]:
         config = params.get("config", {})
         if not isinstance(config, dict):
-            raise RpcError(wire.INVALID_PARAMS, "config is an object")
+            raise RpcError(wire.INVALID_PARAMS, "config must be an object")
         try:
             agent = self._create(self._role, config)
             session_id = await agent.start_session()
@@ -208,7 +208,7 @@ class Service:
             return {}
         self._ending = True
         await self._stop_sessions()
-        # Whoever waits for an answer gets it before this one.
+        # All other callers get their answers before this one.
         others = self._tasks - {asyncio.current_task()}
         if others:
             await asyncio.wait(others)
@@ -221,7 +221,7 @@ class Service:
             raise RpcError(wire.UNKNOWN_SESSION, "there is no such session", {"session_id": session_id})
         return agent
 
-    # What it tells unasked
+    # Notifications
 
     async def beat(self, interval: float) -> None:
         """Send a heartbeat at once after `initialize`, and then every `interval` seconds."""
@@ -267,7 +267,7 @@ class Service:
 def _text(params: Mapping[str, Any], name: str) -> str:
     value = params.get(name)
     if not isinstance(value, str):
-        raise RpcError(wire.INVALID_PARAMS, f"{name} is a text")
+        raise RpcError(wire.INVALID_PARAMS, f"{name} must be a text")
     return value
 
 
@@ -278,7 +278,7 @@ def _with_timeout(params: Mapping[str, Any]) -> object:
 
 
 def _fitting(result: WorkResult) -> WorkResult:
-    """The result, or that it is too long to be sent."""
+    """The result, or a failure if it is too long to be sent."""
     try:
         size = len(wire.encode(result.dump()))
     except ValueError as error:

@@ -1,6 +1,6 @@
 """The roles' agents on Agno's AgentOS: work comes over HTTP and waits in its durable job queue in PostgreSQL.
 
-Each role is an agent of AgentOS whose message is a `WorkItem` and whose content is a `WorkResult`, both as JSON, as at
+Each role is an agent of AgentOS whose message is a `WorkItem` and whose content is a `WorkResult`, both as JSON, as for
 a worker. docs/agents-serving.md says which work survives which failure.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 60
 """Seconds that a job may take."""
 
-# The lease of a job: how long after a server was killed another takes its jobs up again. It beats every third of it.
+# The lease of a job: seconds until another server resumes the jobs of a killed one. It is renewed every third of it.
 _LEASE: Final = 15
 _DRAIN: Final = 10
 # Agno compares keys as ASCII, and takes a bearer that begins like this for a token of its own.
@@ -83,12 +83,12 @@ def checked_key(key: str, host: str) -> str | None:
     if key:
         if _USABLE_KEY.fullmatch(key) is None:
             raise SettingsError(
-                f"{AGENTS_KEY} cannot be used: it is at least 16 letters, digits and signs of ASCII without a blank, "
-                "and does not begin with agno_pat_"
+                f"{AGENTS_KEY} cannot be used: it must have at least 16 printable ASCII characters, no blanks, "
+                "and must not begin with agno_pat_"
             )
         return key
     if not _is_loopback(host):
-        raise SettingsError(f"others reach {host}, so a key is needed. Set {AGENTS_KEY}, or leave out --host")
+        raise SettingsError(f"others can reach {host}, so a key is needed. Set {AGENTS_KEY}, or leave out --host")
     return None
 
 
@@ -115,7 +115,7 @@ def database_url(text: str) -> str:
     try:
         url = make_url(re.sub(r"^postgres://", "postgresql://", text))
     except (ArgumentError, ValueError):
-        raise SettingsError(f"the database's URL cannot be read. It looks like {example}") from None
+        raise SettingsError(f"the database's URL cannot be read. It must look like {example}") from None
     if url.get_backend_name() != "postgresql" or not url.database:
         raise SettingsError(f"the queue needs the URL of a PostgreSQL database, such as {example}")
     return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
@@ -136,7 +136,7 @@ def check_database(url: str) -> None:
         why = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
         raise ServingError(
             f"the database {where.database} at {where.host or 'localhost'}:{where.port or 5432} cannot be used: {why}. "
-            f"Look at {AGENTS_DATABASE} or --database"
+            f"Check {AGENTS_DATABASE} or --database"
         ) from None
     finally:
         engine.dispose()
@@ -187,7 +187,7 @@ class ServedAgent(BaseExternalAgent):
     async def _work(self, item: WorkItem, run_id: str) -> WorkResult:
         if self._agent.session_id is None and (reason := await self.start()) is not None:
             return WorkResult.failed(item.id, f"the {self.id} is unavailable: {reason}")
-        # Two callers may choose one id, and it is ours to say that the time is up, not the queue's a moment later.
+        # Two callers may choose one id. The timeout comes before that of the queue, so that its result is ours.
         task = item.model_copy(update={"id": run_id, "timeout": min(item.timeout, TIMEOUT - 1.0)})
         self._set_run_handle(run_id, run_id)
         result = await self._agent.work(task)
@@ -255,7 +255,7 @@ def build_app(
         durable=True,
         max_concurrency=max_concurrent,
         timeout_seconds=TIMEOUT,
-        # A second attempt is made where the first one's server was lost: `ServedAgent` works on it if it is idempotent.
+        # A second attempt is made if the first one's server was lost: `ServedAgent` works on it if it is idempotent.
         max_attempts=2,
         retry_delay_seconds=0,
         lock_grace_seconds=_LEASE,
@@ -267,9 +267,9 @@ def build_app(
         agents=list(served.values()),
         db=AsyncPostgresDb(db_url=database),
         queue=queue,
-        # Said in full, because Agno reads what is not said from the environment.
+        # Given in full, because Agno reads what is missing from the environment.
         settings=AgnoAPISettings(os_security_key=key, authorization_enabled=False),
-        # By default websites of Agno's may ask.
+        # By default, Agno's websites may send requests.
         cors=CORSConfig(origins=[]),
         lifespan=life,
         telemetry=False,
@@ -315,7 +315,7 @@ def serve(
     with listen(host, port) as listening:
         if key is None:
             key = secrets.token_urlsafe(32)
-            say(f"{AGENTS_KEY} is not set. The key until this server ends: {key}")
+            say(f"{AGENTS_KEY} is not set. The key of this run: {key}")
 
         def started(reasons: Mapping[Role, str | None]) -> None:
             for role, reason in reasons.items():
@@ -323,7 +323,7 @@ def serve(
             say(f"Serving on http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
 
         app = build_app(url, key, started, at_once)
-        # Not AgentOS.serve: the variable AGENT_OS_HOST would overrule the address.
+        # Not AgentOS.serve: the variable AGENT_OS_HOST would override the address.
         config = uvicorn.Config(app, lifespan="on", access_log=False, log_config=None, server_header=False)
         server = uvicorn.Server(config)
         server.run(sockets=[listening])

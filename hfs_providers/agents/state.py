@@ -12,11 +12,11 @@ Clock = Callable[[], float]
 """Gives monotonic seconds."""
 
 DEGRADED_FROM = 3
-"""An agent with so many errors since its last success is not healthy."""
+"""An agent with this many errors since its last success is not healthy."""
 RESTART_AT = 5
-"""So many errors within the window cause a restart."""
+"""This many errors within the window cause a restart."""
 MOST_RESTARTS = 3
-"""After so many restarts within the window an agent is given up."""
+"""After this many restarts within the window, an agent is given up."""
 WINDOW = 60.0
 """Seconds."""
 FIRST_COOLDOWN = 60.0

@@ -21,8 +21,8 @@ class Step(BaseModel):
     """A step of a plan."""
 
     title: str
-    instructions: str = Field(description="what whoever carries it out has to do")
-    acceptance: str = Field(description="how one sees that it is done")
+    instructions: str = Field(description="what the executor has to do")
+    acceptance: str = Field(description="how to check that it is done")
 
 
 class Plan(BaseModel):

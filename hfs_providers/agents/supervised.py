@@ -38,7 +38,7 @@ _log = logging.getLogger("hfs_providers.agents")
 START_WITHIN: Final = 60.0
 """Seconds that a worker may take until it has a session."""
 SILENT_HEARTBEATS: Final = 3
-"""A worker that misses so many heartbeats counts as stuck."""
+"""A worker that misses this many heartbeats counts as stuck."""
 
 
 Connect = Callable[[Role, Notified], Awaitable[Bridge]]
@@ -52,7 +52,7 @@ class Surroundings:
     Args:
         changed: called when an agent can do more or less than before.
         heartbeat: seconds between a worker's heartbeats.
-        grace: seconds that a worker has to obey, before it is forced to.
+        grace: seconds that a worker has to obey, before it is killed.
     """
 
     connect: Connect
@@ -74,7 +74,7 @@ class Surroundings:
 
 
 class SupervisedAgent:
-    """An agent, whichever process it runs in at the moment. Its name looks like `executor#1`."""
+    """An agent, in whichever process it runs at the moment. Its name looks like `executor#1`."""
 
     def __init__(self, name: str, role: Role, config: AgentConfig, around: Surroundings) -> None:
         self.name = name
@@ -175,7 +175,7 @@ class SupervisedAgent:
             try:
                 reason = await self._live_until_given_up()
             except Exception as error:
-                # A mistake of ours must not leave work waiting for an agent that nobody looks after.
+                # A bug here must not leave work waiting for an agent that is not supervised.
                 _log.exception("the supervision of %s failed", self.name)
                 await self._end_worker()
                 reason = f"its supervision failed: {type(error).__name__}"
@@ -204,7 +204,7 @@ class SupervisedAgent:
                     return why
                 self._failed(why)
                 failed_starts += 1
-            # Starts that fail slowly are never too many within the window.
+            # Slow starts that fail are never too many within the window.
             if not self._restarts.allow() or failed_starts > MOST_RESTARTS:
                 return f"given up after {MOST_RESTARTS} restarts; last error: {why}"
 
@@ -265,7 +265,7 @@ class SupervisedAgent:
                 self._failed(why)
                 link.kill()
             else:
-                why = self._record.last_error or "it was told to end by somebody else"
+                why = self._record.last_error or "it was ended from outside"
                 await self._until_quiet(link)
         finally:
             tired.cancel()
@@ -316,7 +316,7 @@ class SupervisedAgent:
     def work(self, job: Job) -> Awaitable[bool]:
         """Do a job and answer it. Returns False if its worker died and the job is to be done again."""
         assert self._link is not None
-        # At once, so that whoever gives out the next job sees it.
+        # At once, so that the next dispatch sees it.
         self._jobs[job.item.id] = job
         return self._work(job, self._link, self._session_id)
 
@@ -336,7 +336,7 @@ class SupervisedAgent:
             if not in_time:
                 self._cancel_soon(link, job)
                 if not await self._around.within(call, self._around.grace):
-                    # It does not even do what it is told.
+                    # It does not react to the cancellation either.
                     link.kill()
                     await asyncio.wait([call])
             result = self._result_of(call, job, in_time, self._around.clock() - begun)
@@ -360,7 +360,7 @@ class SupervisedAgent:
             if result.error == CANCELLED and in_time and self._session_id is not None and not job.answer.done():
                 # Nobody here cancelled it: the worker is being ended from outside, as by a SIGTERM.
                 self._tired.set()
-                raise WorkerDiedError(self.pid or 0, "was told to end by somebody else")
+                raise WorkerDiedError(self.pid or 0, "was ended from outside")
         except WorkerDiedError as error:
             if in_time and item.idempotent and not job.retried and not job.answer.done():
                 return None

@@ -130,7 +130,7 @@ class Supervisor:
         self._hub.publish(AgentEvent(kind="supervisor_stopped", at=time.time()))
         self._hub.close()
 
-    # What can be asked of it
+    # What callers can do
 
     async def work(self, role: Role, item: WorkItem | Mapping[str, Any]) -> WorkResult:
         """Have a piece of work done. Errors of the work are in the result.
@@ -214,7 +214,7 @@ class Supervisor:
         try:
             answered = await work
         except Exception as error:
-            # A mistake of ours must not cost the caller his answer.
+            # A bug here must not leave the caller without an answer.
             _log.exception("the work on %s failed", job.item.id)
             job.finish(WorkResult.failed(job.item.id, f"the supervisor failed: {type(error).__name__}"))
             answered = True

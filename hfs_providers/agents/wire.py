@@ -79,7 +79,7 @@ class Lines:
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """A message as a line. Raises ValueError if JSON cannot represent it, or if it is too long for a line."""
-    # ASCII, because a lone surrogate in a text has no UTF-8.
+    # ASCII, because UTF-8 cannot represent a lone surrogate.
     try:
         line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
     except RecursionError:
@@ -98,7 +98,7 @@ def decode(line: bytes) -> Any:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _is_id(value: object) -> bool:
         # It is repeated in the answer, which has to fit into a line.
         return len(value) <= 256
     if isinstance(value, float):
-        # Python makes infinity of 1e999, which JSON cannot say back.
+        # Python makes infinity of 1e999, which JSON cannot represent.
         return math.isfinite(value)
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
@@ -124,17 +124,17 @@ def _is_id(value: object) -> bool:
 def read_call(message: object) -> Call:
     """The request or notification that a decoded line holds. Raises Refusal, which holds the error answer."""
     if not isinstance(message, dict):
-        kind = "batches are not supported" if isinstance(message, list) else "it is no object"
+        kind = "batches are not supported" if isinstance(message, list) else "it is not an object"
         raise Refusal(None, RpcError(INVALID_REQUEST, f"invalid request: {kind}"))
     known = message.get("id")
     if not _is_id(known):
-        raise Refusal(None, RpcError(INVALID_REQUEST, "invalid request: the id is no short string, number or null"))
+        raise Refusal(None, RpcError(INVALID_REQUEST, "invalid request: the id must be a short string, number or null"))
     method, params = message.get("method"), message.get("params", {})
     if message.get("jsonrpc") != "2.0" or not isinstance(method, str):
-        raise Refusal(known, RpcError(INVALID_REQUEST, 'invalid request: "jsonrpc" is "2.0" and "method" a string'))
+        raise Refusal(known, RpcError(INVALID_REQUEST, 'invalid request: needs "jsonrpc": "2.0" and a string "method"'))
     if not isinstance(params, dict):
         wrong = INVALID_PARAMS if isinstance(params, list) else INVALID_REQUEST
-        raise Refusal(known, RpcError(wrong, "invalid params: they are an object"), answered="id" in message)
+        raise Refusal(known, RpcError(wrong, "invalid params: they must be an object"), answered="id" in message)
     return Call(method, params, known, "id" in message)
 
 

@@ -53,7 +53,7 @@ class _Worker:
         self._lock = threading.Lock()
 
     def end(self, code: int) -> None:
-        """Begin to end."""
+        """Start to end."""
         with self._lock:
             if self._code is not None:
                 return

@@ -74,7 +74,7 @@ class Observed(Counting):
             if error := _error_in(response, fields):
                 raise error
             if not fields.get("output"):
-                raise UnusableAnswerError("empty", "the answer has nothing in it")
+                raise UnusableAnswerError("empty", "the answer is empty")
         parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
         return parsed
 
@@ -115,7 +115,7 @@ class Asked(Counting):
 
     def _parse_provider_response(self, response: Any, **kwargs: Any) -> ModelResponse:
         if not self._hfs.backend.clients.usable(response):
-            raise UnusableAnswerError("empty", "the answer has nothing in it")
+            raise UnusableAnswerError("empty", "the answer is empty")
         parsed: ModelResponse = super()._parse_provider_response(response, **kwargs)  # type: ignore[misc]
         return parsed
 

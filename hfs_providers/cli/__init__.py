@@ -73,7 +73,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line. Every end is an exit code; a traceback is shown only with `HFS_DEBUG=1`."""
+    """Run the command line. It always ends with an exit code; a traceback is shown only with `HFS_DEBUG=1`."""
     if hasattr(signal, "SIGTERM"):
         # As an exception it runs the exit handlers, so that nothing recorded is lost.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -4,7 +4,7 @@ JSON: `capacities`: `provider`, `model`, `keys` (that are not dead), `rate` (req
 `tokens` (mean of a request), `minute`, `hour`, `day` (what limits still allow: `requests`, `tokens`; null is without
 limit), `dry_in` (seconds until no key is free at this rate; null: not within a day), `dry_at` (ISO), `limit` (that is
 used up then), `needs` (null without `--rate` and `--tokens`: `rate`, `tokens`, `limits` (`name`, `needed`, `available`;
-null is unlimited), `missing_keys` (null if no key lives), `dry_in`).
+null is unlimited), `missing_keys` (null if no key is live), `dry_in`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def capacity(
         typer.Option(help="Only this model, instead of the default model and those in use.", show_default=False),
     ] = None,
     rate: Annotated[
-        str | None, typer.Option(help="Show what a load of so many requests needs: 200/min.", show_default=False)
+        str | None, typer.Option(help="Show what a load of requests needs, such as 200/min.", show_default=False)
     ] = None,
     tokens: Annotated[
         float | None, typer.Option(min=0, help="Tokens of each request of that load.", show_default=False)
@@ -116,7 +116,7 @@ def _verdict(each: Capacity) -> str:
     assert each.needs is not None
     missing = each.needs.missing_keys
     if missing is None:
-        return "no key lives"
+        return "no key is live"
     if missing:
-        return f"{missing} more key{'s' * (missing > 1)} with such limits would do"
+        return f"{missing} more key{'s' * (missing > 1)} with such limits would be enough"
     return "enough" if each.needs.limits else "no limit is known"

@@ -52,7 +52,7 @@ def check(
         if dry_run:
             _print_costs([_cost(manager, name, errors[name], ask) for name in names], as_json)
             return
-        # What other hosts were told: a key that is dead for them is asked as one that is dead here.
+        # A key that is dead on other hosts is asked like one that is dead here.
         problem = manager.persistence.consult(manager.wrappers, dict.fromkeys(wrappers, ()))
         began = time.monotonic()
         found, complete = _tried(wrappers, timeout, ask)
@@ -139,7 +139,7 @@ def _proof(manager: ProviderManager, name: str, ask: bool) -> str:
     from hfs_providers.wrapper.wrapper import ProviderWrapper
 
     wrapper: object = manager.wrappers.get(name)
-    # A plugin's own wrapper says nothing of it.
+    # A plugin's own wrapper does not state it.
     proof = wrapper.backend.traits.proof if isinstance(wrapper, ProviderWrapper) else "completion"
     if ask or proof == "completion":
         return f"one token of {manager.default_model(name)}"

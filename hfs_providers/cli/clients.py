@@ -92,7 +92,7 @@ def add(
     def change(listed: ClientList) -> Sequence[ClientToken]:
         if name in listed.names:
             output.fail(f"there is a client {name} already", f"hfs-providers clients revoke {name}, or another name")
-        # Of UTC, as all that is kept.
+        # In UTC, as all that is stored.
         today = datetime.now(UTC).date().isoformat()
         return [*listed.tokens, ClientToken(name, digest_of(token.encode()), admin, today)]
 
@@ -160,7 +160,7 @@ def _path() -> str:
 
 
 def _change(path: str, change: Callable[[ClientList], Sequence[ClientToken]]) -> ClientList:
-    """Replace the file; what was in it before."""
+    """Replace the file. Returns what was in it before."""
     from hfs_providers.gateway.client_file import written
     from hfs_providers.keys.key_files import replace_private_file
 

@@ -17,7 +17,7 @@ class _LightHelp:
     """Mixed in before typer's classes: gives `--help` the default that it lacks."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        # Without one, typer 0.29 imports pydantic at each start, only to find that None is no bool: 0.1 s.
+        # Without one, typer 0.29 imports pydantic at each start, only to find that None is not a bool: 0.1 s.
         option = super().get_help_option(ctx)  # type: ignore[misc]
         if option is not None and option.default is None:
             option.default = False
@@ -25,7 +25,7 @@ class _LightHelp:
 
 
 def made(command: Any, name: str, cls: type[TyperCommand]) -> Any:
-    """Typer's command of a function. By way of an application, which is the one public way in every version."""
+    """Typer's command of a function. Through an application, which is the only public way in every version."""
     alone = typer.Typer(add_completion=False)
     alone.command(name, cls=cls)(command)
     return typer.main.get_command(alone)

@@ -61,7 +61,7 @@ def serve_dashboard(
     from hfs_providers.gateway.guarded_dashboard import GuardedDashboard
     from hfs_providers.gateway.server import GatewayServer
 
-    # Of thousands of keys, each look makes hundreds of thousands of objects, through which the collector would go.
+    # With thousands of keys, each look makes hundreds of thousands of objects, which the collector would scan.
     gc.set_threshold(100_000)
     token = secrets.token_urlsafe(32)
     shown = Dashboard(DashboardSource(inventory))
@@ -86,14 +86,14 @@ def page_address(url: str, token: str | None) -> str:
 
 
 def can_open() -> bool:
-    """Whether there is a screen on which a browser can show something."""
+    """Whether there is a screen for a browser."""
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _manager() -> ProviderManager:
     from hfs_providers import ProviderManager
 
-    # It says something of keys, and uses none but those that are tried.
+    # It shows keys, and uses only those that are tried.
     return ProviderManager(shares=False)
 
 

@@ -86,7 +86,7 @@ def _count(number: int, word: str) -> str:
 
 def _python(found: Inventory) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    # An older one than the package allows fails at its imports, long before it could be reported here.
+    # An older one than the package allows fails at its imports, long before this.
     yield Finding("ok", "python", f"Python {version} at {sys.executable}")
     try:
         keycycle = metadata.version("keycycle")
@@ -109,7 +109,7 @@ def _imports(found: Inventory) -> Iterator[Finding]:
         if requirement is None:
             continue
         if provider.sdk is not None:
-            # A plugin need not say which class it serves; then the SDK's own module is what can be tried.
+            # A plugin need not say which class it serves; then the SDK's own module is tried.
             wanted[name] = getattr(found.registry.plugins[name].target, "model_class", requirement.module)
         elif not provider.config.configured:
             message = f"{name}: its SDK {requirement.distribution} is not installed, and it has no key"
@@ -159,7 +159,7 @@ def _problems(found: Inventory) -> Iterator[Finding]:
 
 
 def _built(found: Inventory) -> Iterator[Finding]:
-    """Build the providers if there are plugins of others: some hooks fail only then."""
+    """Build the providers if there are third-party plugins: some hooks fail only then."""
     if all(plugin.distribution == "hfs-providers" for plugin in found.registry.plugins.values()):
         return
     known = {problem.message for problem in found.problems}
@@ -214,7 +214,7 @@ def _environment(found: Inventory) -> Iterator[Finding]:
         variable = f"{env_name(name)}_BASE_URL"
         if provider.config.base_url is None or not found.settings.env.get(variable, "").strip():
             continue
-        # Without what may stand before the host: a URL can hold a password.
+        # Without the part before the host, which can hold a password.
         host = urlsplit(provider.config.base_url).netloc.rpartition("@")[2]
         yield Finding("info", "environment", f"{name}: calls go to {host} ({variable} is set)", None, name)
 
@@ -284,7 +284,9 @@ def _state(found: Inventory) -> Iterator[Finding]:
     existing = next(path for path in (wanted, *wanted.parents) if path.exists())
     remedy = "Make it writable, or set HFS_USAGE_DB to a path elsewhere, or to off"
     if not existing.is_dir():
-        yield Finding("warning", "state", f"The state directory {wanted} cannot be made: {existing} is a file", remedy)
+        yield Finding(
+            "warning", "state", f"The state directory {wanted} cannot be created: {existing} is a file", remedy
+        )
     elif not os.access(existing, os.W_OK | os.X_OK):
         message = f"The state directory {wanted} is not writable" + _because(existing, wanted)
         yield Finding("warning", "state", message, remedy)

@@ -17,7 +17,7 @@ TIMEOUT = 30.0
 
 _MARK = "hfs-providers-import:"
 # Agno answers any ImportError of an SDK with "not installed"; the error that it replaced says what is wrong. An error
-# that is not Agno's own is left as it is: what it replaced may be an attempt that was meant to fail.
+# that is not Agno's own is kept: the one that it replaced may be of an attempt that was meant to fail.
 _PROGRAM = f"""
 import importlib, json, sys
 module, _, name = sys.argv[1].partition(":")

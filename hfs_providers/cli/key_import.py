@@ -87,7 +87,7 @@ def _source(file: str) -> PrivateFile:
 
 
 def _usable(listed: KeyList, what: str) -> KeyList:
-    """A list, if there is a key in it."""
+    """The list. Ends the command if it holds no key."""
     if listed.fault:
         # Not its path, which may be a pasted key.
         output.fail(f"{what} {listed.fault}", listed.remedy)
@@ -101,7 +101,7 @@ def _usual_place(name: str) -> Path:
 
 
 def _before(target: str) -> bytes:
-    """What the file has already, which stays as it is."""
+    """What the file has already, which does not change."""
     from hfs_providers.keys.key_files import EMPTY, keys_of_file, read_private_file
 
     if not os.path.lexists(target):
@@ -140,7 +140,7 @@ def _print(record: dict[str, Any]) -> None:
             f"Dropped: {_count(len(dropped['elsewhere']))} that the environment has ({dropped['elsewhere'][0]}, ...)."
         )
     for fault, lines in dropped["lines"].items():
-        print(f"Dropped: what {fault} (line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}).")
+        print(f"Dropped: each entry that {fault} (line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}).")
     if not record["used"]:
         print(f"To use the file: {record['variable']}={record['file']}")
 

@@ -204,7 +204,7 @@ def _asked(manager: ProviderManager, name: str) -> dict[str, set[str]]:
             since = time.time() - _DAY
             rows = UsageReport(Store(path)).totals(("fingerprint", "model"), since=since, providers=[name]).rows
         except StoreError:
-            # What the manager has to say of the file is among its problems.
+            # What is wrong with the file is among the manager's problems.
             return asked
         for row in rows:
             asked.setdefault(row.group[0], set()).add(row.group[1])

@@ -1,4 +1,4 @@
-"""`new-plugin`: writes a provider package that installs and passes its tests as it is."""
+"""`new-plugin`: writes a provider package that installs and passes its tests unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def new_plugin(
 ) -> None:
     """Write a package for a provider of your own, with tests that pass."""
     check_name(name)
-    # Agno takes a second to import, and the default class says nothing of a provider.
+    # Agno takes a second to import, and the default class says nothing about a provider.
     found = None if model_class == _OPENAI_LIKE else _model_class(model_class, sdk is None)
     known = sdk_of(found or object) if model_class != _OPENAI_LIKE else SDKS["openai:OpenAIChat"]._replace(address=None)
     if sdk is None and known is None:
@@ -68,7 +68,7 @@ def new_plugin(
     print(f"Wrote {target}\n")
     print(f"  cd {target} && pip install -e '.[test]' && pytest\n")
     if base_url is None:
-        print(f"Then set base_url in {values['module']}/__init__.py: it is made up.")
+        print(f"Then set base_url in {values['module']}/__init__.py: it is a placeholder.")
     if used.client == "own":
         output.note(
             f"the protocol of {model_class} is not known{f' ({used.why})' if used.why else ''}: its tests need a "
@@ -93,7 +93,7 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or len(name) > 40:
         near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:40].strip("-")
         hint = f"Try {near}" if _NAME.fullmatch(near) else "Use one like acme"
-        output.fail(f"{name!r} cannot be a provider's name: small letters, digits and single dashes", hint, code=2)
+        output.fail(f"{name!r} cannot be a provider's name: lowercase letters, digits and single dashes", hint, code=2)
     if name in _RESERVED:
         output.fail(f"{name!r} cannot be a provider's name: {_RESERVED[name]}", "Try another", code=2)
     for point in metadata.entry_points(group="hfs_providers", name=name):
@@ -147,7 +147,7 @@ def _values(name: str, used: Sdk, model_class: str, keyless: bool, base_url: str
 
 
 def _homes(model_class: str) -> list[str]:
-    """The distribution that has a model class which is not Agno's own, if it is known. More than one is not."""
+    """The distribution that has a model class which is not Agno's own, if there is only one."""
     top = model_class.partition(":")[0].partition(".")[0]
     # Agno comes with this library. Asking for all modules takes a while.
     found = sorted(set(metadata.packages_distributions().get(top, ()))) if top != "agno" else []

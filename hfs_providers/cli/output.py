@@ -1,6 +1,6 @@
 """What the commands share: tables, JSON, error messages, logging.
 
-Tables and JSON go to stdout, everything else to stderr. Rich is imported where a table is drawn and nowhere else.
+Tables and JSON go to stdout, everything else to stderr. Rich is imported only where a table is drawn.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def set_up_logging(verbose: bool) -> None:
     """Send the library's log from INFO on to stderr, or discard it: the tables say the same."""
     _redirect("hfs_providers", verbose)
     if not logging.root.handlers:
-        # Where nobody handles it, Python prints what SDKs warn of to stderr.
+        # Without a handler, Python prints warnings of SDKs to stderr.
         logging.root.addHandler(logging.NullHandler())
 
 
@@ -79,7 +79,7 @@ def log_to_stderr(*names: str) -> None:
 
 
 def _drop_traceback(record: logging.LogRecord) -> bool:
-    # Agno logs one with every work that failed.
+    # Agno logs one for all work that fails.
     record.exc_info = None
     return True
 
@@ -97,7 +97,7 @@ def _redirect(name: str, verbose: bool) -> None:
 
 def print_json(data: object) -> None:
     """Print `data` as JSON: two blanks of indent, keys in the order given."""
-    # Escapes of JSON's own where the encoding would need them: those of Python are no JSON.
+    # JSON's own escapes where the encoding would need them: those of Python are not JSON.
     whole = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
     print(json.dumps(data, indent=2, ensure_ascii=not whole))
 
@@ -143,7 +143,7 @@ def has_width() -> bool:
 
 
 def console() -> Console:
-    """A rich console on which brackets and colons are only characters: `hfs-providers[groq]` is no markup."""
+    """A rich console on which brackets and colons are only characters: `hfs-providers[groq]` is not markup."""
     from rich.console import Console
 
     width = None if has_width() else _PIPE_WIDTH
@@ -189,7 +189,7 @@ def _print_lines(lines: Iterable[Text]) -> None:
 
 
 def cell(value: object) -> Text:
-    """A value as a table cell: yes and no for booleans, `-` for None; text is printed as it is."""
+    """A value as a table cell: yes and no for booleans, `-` for None; text is printed unchanged."""
     from rich.text import Text
 
     if isinstance(value, Text):

@@ -81,7 +81,7 @@ def serve_gateway(
 
 
 def _clients_place(host: str, tls: bool) -> ClientsPlace:
-    """Where clients are listed. Ends the command if nobody may use the gateway, or anybody who reaches it."""
+    """Where clients are listed. Ends the command if nobody may use the gateway, or anybody in the network."""
     from hfs_providers.core.config_file import load_file_config
     from hfs_providers.core.settings import Settings
     from hfs_providers.gateway.client_file import ADD_ONE, ClientsPlace, clients_of, unlisted
@@ -104,7 +104,7 @@ def _clients_place(host: str, tls: bool) -> ClientsPlace:
     file, problems = load_file_config(settings)
     if problems and place.path is not None:
         # Without it, clients could do whatever it forbids, also those that are added later.
-        output.fail(problems[0].message, "Correct it: it may say what clients may do")
+        output.fail(problems[0].message, "Correct it: it may restrict what clients may do")
     if listed is not None:
         for problem in unlisted(file.clients, listed.names, file.path):
             output.note(f"Warning: {problem.message} {problem.remedy}")
@@ -131,7 +131,7 @@ def _manager(demo: bool) -> Iterator[ProviderManager]:
         with GatewayManager() as manager:
             yield manager
         return
-    # No file of the user's counts, and what is written down goes when it ends.
+    # No file of the user's is read, and what is stored is deleted at the end.
     with Stage(seed=1) as stage, TemporaryDirectory(prefix="hfs-demo-") as folder:
         kept = {CONFIG: os.devnull, USAGE: str(Path(folder) / "usage.db")}
         with GatewayManager(env={**stage.env, **kept}) as manager:
@@ -155,7 +155,7 @@ def _address(listening: socket.socket, scheme: str) -> str:
 
 
 def _started(manager: ProviderManager, address: str, demo: bool, token: str | None, clients: Clients) -> None:
-    # What is there now stays: the garbage collector need not look at it again, nor so often at what is new.
+    # What is there now stays: the garbage collector need not scan it again, and new objects less often.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_ALLOCATIONS)

@@ -81,7 +81,7 @@ def status(
 
 def _usage_record(usage: StorageStatus) -> dict[str, Any]:
     record = asdict(usage) | {"path": _path(usage.path)}
-    # They are among those of the whole.
+    # They are among all problems.
     del record["problems"]
     return record
 
@@ -256,7 +256,7 @@ def plugin_problems(found: Inventory) -> list[dict[str, Any]]:
 
 
 def _unfit(found: Inventory) -> list[dict[str, Any]]:
-    """The plugins of others that set fields that their model class does not have."""
+    """Third-party plugins that set fields that their model class does not have."""
     from hfs_providers.clients.families import family_of
     from hfs_providers.clients.model_fields import Misfit, known_misfits
     from hfs_providers.contract.protocols import ProviderTraits

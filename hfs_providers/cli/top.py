@@ -186,7 +186,7 @@ def _plain(text: str) -> str:
 
 @contextmanager
 def _pressed_keys() -> Iterator[Any]:
-    """A function that waits so many seconds for keys, and gives those that were pressed."""
+    """A function that waits so many seconds for keys, and returns those that were pressed."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -117,8 +117,8 @@ def _read(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, st
     provider, model_id = arguments.pop("provider", None), arguments.pop("model", None)
     if not isinstance(provider, str) or not isinstance(model_id, str | None) or {"id", "model_id"} & given.keys():
         raise ValueError(
-            "a dict as an entry of a chain has a `provider` and, where it is not the default, a `model`, both "
-            "strings; its other keys are arguments of get_model for this entry. "
+            "a dict as an entry of a chain must have a `provider` and can have a `model`, both strings; its other "
+            "keys are arguments of get_model for this entry. "
             f"This one has: {', '.join(map(str, given)) or 'nothing'}"
         )
     return provider.strip(), model_id, arguments

@@ -32,7 +32,7 @@ class FallbackChain(ChainControls, Model):
     """Made by `get_chain`: a real Agno model, for an `Agent`, a `Team` or a direct call.
 
     Its `id`, `name`, `provider` and other attributes are the primary's. It always claims native structured outputs, so
-    that Agno passes the schema on as it is, and each entry gets it in the best form that it supports.
+    that Agno passes the schema on unchanged, and each entry gets it in the best form that it supports.
     """
 
     def __init__(self, config: ChainConfig) -> None:
@@ -186,7 +186,7 @@ class FallbackChain(ChainControls, Model):
                 yield event
 
     def _restart(self, turn: Turn | None, error: BaseException, stream_data: MessageData) -> tuple[Any, ...]:
-        """Forget what was streamed, and return the events that tell a reader so. Raises an error that is final."""
+        """Forget what was streamed, and return the events that say so. Raises an error that is final."""
         if turn is None or not isinstance(error, StreamInterruptedError):
             raise error
         left = turn.active

@@ -61,7 +61,7 @@ class ChainConfig:
     def __post_init__(self) -> None:
         for name, known in (("restore", get_args(Restore)), ("on_interrupt", get_args(OnInterrupt))):
             if (given := getattr(self, name)) not in known:
-                raise ValueError(f"{name} is one of {', '.join(known)}, not {given!r}")
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {given!r}")
 
     def tell(self, kind: EventKind, entry: Entry, reason: str | None = None, seconds: float | None = None) -> None:
         """Emit an event about an entry."""

@@ -62,14 +62,14 @@ class Entry:
         return f"{self.provider}/{self.model_id}"
 
     def judge(self, error: BaseException) -> Verdict:
-        """What an error of its model means. The error of a rotating model brings its verdict."""
+        """What an error of its model means. The error of a rotating model has its verdict."""
         return judge(error, self.errors)
 
     def obstacle(self) -> str | None:
         """Why it cannot answer now, or None if no reason is known. Sends no request."""
         cooldown = self.circuit.cooldown()
         if cooldown > 0:
-            return f"left alone for {cooldown:.0f} s more after repeated failures"
+            return f"circuit open for {cooldown:.0f} s more after repeated failures"
         if self.rotation is None:
             return None
         options = self.rotation.options
@@ -90,7 +90,7 @@ class Entry:
     def renew(self) -> None:
         """Let the next sync calls use a new client. Calls in flight finish on the old one.
 
-        An error in making the new client is raised as it is.
+        An error in making the new client is raised unchanged.
         """
         if self.rotation is not None:
             self.rotation.backend.clients.renew()

@@ -65,7 +65,7 @@ class ExchangeChain:
         """Send one request.
 
         Args:
-            send: as for `Exchange.run`, `announced`; before that it is told which target is asked.
+            send: as for `Exchange.run`, `announced`; its first argument is the target that is asked.
             body, estimated_tokens: as for `ExchangeTarget.exchange`.
 
         Raises:
@@ -82,7 +82,7 @@ class ExchangeChain:
 
 def _entry(target: ExchangeTarget) -> Entry:
     backend = target.backend
-    # What a chain asks of an entry's model that it does not call is its id and its provider.
+    # A chain that does not call an entry's model reads only its id and its provider.
     model: Any = target
     return Entry(
         model,

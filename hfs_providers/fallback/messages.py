@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def converted(
     model: Model, messages: list[Message], options: Mapping[str, Any], rules: MessageRules
 ) -> tuple[list[Message], dict[str, Any]]:
-    """Messages and keyword arguments of `invoke` for one model; what is given is not written to."""
+    """Messages and keyword arguments of `invoke` for one model; the given ones are not changed."""
     # Its guidance is removed from the chain's own messages when the request is done: the model has a copy.
     accepted = {name: value for name, value in options.items() if name != "retry_with_guidance"}
     sent = [_rewritten(model, message, rules) for message in messages]

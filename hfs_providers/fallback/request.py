@@ -82,7 +82,7 @@ class ChainRequest:
         return self
 
     def converted(self, messages: list[Message], options: Mapping[str, Any]) -> tuple[list[Message], dict[str, Any]]:
-        """What the model is sent: messages and keyword arguments of `invoke`."""
+        """What is sent to the model: messages and keyword arguments of `invoke`."""
         entry = self._turn.active
         sent, accepted = converted(self.model, messages, options, entry.messages)
         if entry.rotation is not None:

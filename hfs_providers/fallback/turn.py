@@ -123,7 +123,7 @@ class Turn:
             entry = self.active
             if entry is self._served or entry.circuit.enter() or (self.index == 0 and self.config.restore == "always"):
                 return entry
-            self._passed_over[self.index] = entry.obstacle() or "left alone after repeated failures"
+            self._passed_over[self.index] = entry.obstacle() or "circuit open after repeated failures"
             ready = self._next(ready=True)
             if ready is None:
                 # No other entry is left: a request that may fail is better than none.
@@ -273,7 +273,7 @@ class Turn:
 
 
 class _Running:
-    """Each entering has its own token: tasks that a tool started may be in the same turn at the same time."""
+    """Each `with` has its own token: tasks that a tool started may be in the same turn at the same time."""
 
     __slots__ = ("_token", "_turn")
 

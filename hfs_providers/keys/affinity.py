@@ -19,13 +19,13 @@ from hfs_providers.keys.state import Account
 _PLACES = ((512, 256), (4_096, 32))
 _LEAST_PLACES = 8
 _MOST_ACCOUNTS = 8
-# The low bits of a place say whose it is.
+# The low bits of a place are the index of its account.
 _OWNER = (1 << 20) - 1
 _ALL = (1 << 64) - 1
 
 
 class AffinityRing:
-    """Accounts by their places on the ring, which is made when it is first used."""
+    """Accounts by their places on the ring, which is built at its first use."""
 
     __slots__ = ("_accounts", "_places")
 

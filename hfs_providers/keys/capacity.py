@@ -23,7 +23,7 @@ from hfs_providers.keys.windows import WindowEntry, ZonedDay
 _SPANS = {"minute": MINUTE, "hour": HOUR, "day": DAY}
 _GRAINS = {"minute": 0.0, "hour": HOUR_GRAIN, "day": DAY_GRAIN}
 _MOST_STEPS = 100_000
-"""Accounts times instants that a forecast looks at."""
+"""The most accounts times instants that a forecast examines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class LimitNeed:
     Args:
         name: as a field of `Limits`.
         needed: by the load.
-        available: of all keys that live, together; None is unlimited.
+        available: of all live keys, together; None is unlimited.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Needs:
         rate: requests a minute.
         tokens: of one request.
         limits: those that the keys have.
-        missing_keys: how many more keys with such limits it takes; None if no key lives.
+        missing_keys: how many more keys with such limits it takes; None if no key is live.
         dry_in: as `Capacity.dry_in`, for this load.
     """
 
@@ -177,7 +177,7 @@ def _recent(rooms: Iterable[Room]) -> tuple[float, float]:
     """Requests a minute in the last hour, and the tokens of one."""
     windows = [window for room in rooms for window in room.windows if window.resets is None]
     for kind in ("hour", "day", "minute"):
-        # What is no hour's, if nothing is known of the hour.
+        # Without anything in the last hour, older entries count.
         earliest = _SPANS[kind] - HOUR
         used = [entry for window in windows if window.kind == kind for entry in window.entries if entry[0] > earliest]
         requests = sum(requests for _, requests, _ in used)
@@ -259,12 +259,12 @@ def _dry_in(rooms: Mapping[Room, int], rate: float, mean: float) -> tuple[float 
     instants = _instants(rooms, resets, len(supply))
     place = 1
     while place < len(instants):
-        # In between, the supply grows, and ever more slowly: whatever is short is short at the end.
+        # In between, the supply grows, and ever more slowly: any shortage is still there at the end.
         there = supply.until(instants[place], before=True)
         if flow * instants[place] > there:
             at = _first(instants[place - 1], instants[place], lambda at: flow * at > supply.until(at))
             return at, supply.limit(at)
-        # It never shrinks: what is there by then is enough for the next instants, too.
+        # It never shrinks: what it is by then is enough for the next instants, too.
         place = bisect_right(instants, there, place + 1, key=lambda at: flow * at)
     if resets < DAY:
         later: Counter[Room] = Counter()
@@ -277,7 +277,7 @@ def _dry_in(rooms: Mapping[Room, int], rate: float, mean: float) -> tuple[float 
 
 
 def _first(low: float, high: float, reached: Callable[[float], bool]) -> float:
-    """The first instant, to the second, from which on something is reached that is by `high`, but not at `low`."""
+    """The first instant, to the second, at which `reached` holds; it holds at `high`, and not at `low`."""
     while high - low > 1:
         middle = (low + high) / 2
         low, high = (low, middle) if reached(middle) else (middle, high)
@@ -285,7 +285,7 @@ def _first(low: float, high: float, reached: Callable[[float], bool]) -> float:
 
 
 def _instants(rooms: Mapping[Room, int], end: float, parts: int) -> list[float]:
-    """When something changes, from 0 (there is an account that is open) to `end`; fewer if there are many accounts."""
+    """The instants of changes, from 0 (at which an account is open) to `end`; fewer if there are many accounts."""
     found = {end, *(5.0 * number for number in range(1, 13)), *(room.closed for room in rooms)}
     for room in rooms:
         for window in room.windows:

@@ -31,7 +31,7 @@ class Clocks:
     def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self._clock = clock
         self._wall = wall
-        # Of the wall clock over the monotonic one; `_most` is the highest so far.
+        # The wall clock minus the monotonic one; `_most` is the highest so far.
         self.offset = self._most = wall() - clock()
 
     def moved(self, now: float) -> bool:

@@ -40,7 +40,7 @@ class Dispatcher:
         """Give a new call a lease, or a place in the queue.
 
         Raises:
-            PoolExhaustedError: no key is free, nor will be in its time.
+            PoolExhaustedError: no key is free or will be in its time.
         """
         request = waiter.request
         if request.model_id not in self.wait_queues:
@@ -51,7 +51,7 @@ class Dispatcher:
                 return self._give(waiter, *found)
             if waiter.timeout <= 0:
                 raise self._exhausted(waiter, now, taken=not request.exclude)
-        # Whoever has to wait takes what comes.
+        # A call that has to wait takes any key.
         waiter.request = request._replace(affinity=None)
         waiter.signal = signal()
         queue = self.wait_queues.setdefault(request.model_id, WaitQueue())
@@ -115,7 +115,7 @@ class Dispatcher:
 
     def _dismiss(self, waiter: Waiter, now: float) -> bool:
         """If a waiter gets no live key in time, give it a trial, or nothing. Returns False if it has to wait."""
-        # A waiter without a deadline does not wait for what never comes either.
+        # Even a waiter without a deadline does not wait for a key that never comes.
         latest = min(waiter.deadline, sys.float_info.max)
         request = waiter.request
         if self._keyring.live_at(request, now) <= latest or self._keyring.earliest_if_idle(request, now) <= latest:
@@ -142,7 +142,7 @@ class Dispatcher:
         self._keyring.follow_clocks(now)
         alarm = self._serve_in_order(queue, now)
         while (pressed := queue.most_pressed()) is not None and self._dismiss(pressed, now):
-            # Those behind the first too, if no key can be free in their time any more.
+            # Not only the first: every waiter that no key can reach in time.
             queue.leave(pressed)
         if queue:
             queue.set_alarm(min(alarm, self._trial_at(pressed, now) if pressed is not None else NEVER))
@@ -150,10 +150,10 @@ class Dispatcher:
             self.wait_queues.pop(model_id, None)
 
     def _serve_in_order(self, queue: WaitQueue, now: float) -> float:
-        """Serve those that can be served; the earliest instant at which another may be."""
+        """Serve the waiters that can be served. Returns the earliest instant at which another one may be."""
         alarm = NEVER
         served: list[Waiter] = []
-        # The keys that those in front leave to the next ones; None is all.
+        # The keys that remain for the next waiters; None is all.
         left: set[str] | None = None
         for waiter in queue:
             found = self._find_left(waiter, left, now)
@@ -178,7 +178,7 @@ class Dispatcher:
         return alarm
 
     def _leaves(self, waiter: Waiter, left: set[str] | None) -> set[str]:
-        """Those of the keys that are left that the waiter does not admit."""
+        """The remaining keys that the waiter does not admit."""
         request = waiter.request
         if request.key_id is None:
             return {each for each in request.exclude if each in self._keyring.keys and (left is None or each in left)}

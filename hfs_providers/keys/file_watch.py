@@ -34,7 +34,7 @@ class FileWatch:
         self._changed = changed
         self._seen: PrivateFile | None = None
         self._known: PrivateFile | None = None
-        # Reentrant: whoever is told of a change may close the watch.
+        # Reentrant: `changed` may close the watch.
         self._lock = threading.RLock()
         self._closed = False
         at_fork(ForkPhase.WATCHES, child=self._after_fork_in_child)
@@ -48,7 +48,7 @@ class FileWatch:
                 try:
                     done = self._changed(found)
                 except Exception:
-                    # Called again, it would only fail again.
+                    # Another call would only fail again.
                     _log.exception("a change of %s could not be applied", self._path)
                     done = True
                 self._known = found if done else self._known

@@ -1,4 +1,4 @@
-"""Keeps the keys of a provider that is in use as its file lists them (`X_API_KEYS_FILE`)."""
+"""Keeps the keys of a provider in use the same as in its file (`X_API_KEYS_FILE`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class KeyChanges:
 
     Args:
         wrapper: of the provider.
-        read: makes the provider's configuration from its variables and the file again.
+        read: reads the provider's configuration again, from its variables and the file.
         known_of: finds the state of keys that join, as `Pool.load` takes it.
         adopt: takes the new configuration.
     """
@@ -37,7 +37,7 @@ class KeyChanges:
         found = self.read()
         if found.key_file is None or read_private_file(found.key_file) != file:
             return False
-        # The pool of a plugin's own wrapper may not say.
+        # The pool of a plugin's own wrapper may not list them.
         here = getattr(self.wrapper.pool, "credentials", found.credentials)
         if not any(each.source == found.key_file for each in found.credentials) and not keys_of_file(file).keys:
             found = _with_last_keys(found, here)

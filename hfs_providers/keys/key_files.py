@@ -20,10 +20,10 @@ MOST_BYTES = 16 * 1024 * 1024
 """The largest size of a file with keys: a larger one is a mistake."""
 
 EMPTY = "holds no key"
-"""What a file does that has no key in it."""
+"""The fault of a file without a key."""
 
-TWICE = "is there twice"
-"""What a key is that was listed before."""
+TWICE = "repeats an earlier one"
+"""The fault of a key that was listed before."""
 
 _LONGEST_KEY = 4096
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
@@ -54,7 +54,7 @@ def key_fault(text: str) -> str | None:
     if _PLACEHOLDER.fullmatch(text):
         return "is a placeholder"
     if not text.isascii() or not text.isprintable() or " " in text:
-        # Such a value cannot stand in an HTTP header; sent as it is, it would fail as a local error.
+        # Such a value is not allowed in an HTTP header: sending it would be a local error.
         return "contains blanks, line breaks or other characters that no key has"
     return None
 
@@ -87,7 +87,7 @@ def read_private_file(path: str) -> PrivateFile:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             about = os.fstat(file.fileno())
             mode = about.st_mode if os.name == "posix" else 0
-            # Some files tell no size.
+            # Some files report no size.
             data = (file.read(MOST_BYTES + 1) or b"") if about.st_size <= MOST_BYTES else None
     except FileNotFoundError:
         return PrivateFile(None, "does not exist", "Create it")
@@ -148,7 +148,7 @@ class KeyList(NamedTuple):
 
 
 def keys_of_file(file: PrivateFile) -> KeyList:
-    """The keys in a file: one a line."""
+    """The keys in a file: one per line."""
     if file.data is None:
         return KeyList((), {}, file.fault, file.remedy)
     try:
@@ -163,7 +163,7 @@ def keys_of_file(file: PrivateFile) -> KeyList:
 
 
 def keys_of_text(text: str) -> KeyList:
-    """The keys in a text: with commas between them."""
+    """The keys in a text, separated by commas."""
     return _listed((place, part, "") for place, part in enumerate(text.split(","), 1) if part.strip())
 
 

@@ -29,7 +29,7 @@ _NEVER_USED = 1 << 40
 
 
 def known_or_shown(known: Limits | None, shown: Limits) -> Limits:
-    """Known limits count, whatever answers show."""
+    """Known limits, else those that answers show."""
     return shown if known is None else known
 
 
@@ -132,7 +132,7 @@ class KeyRing:
         self._resolved.pop(model_id, None)
         self.learned = {pair: limits for pair, limits in self.learned.items() if pair[0] != model_id}
         for place in [place for place in self.ready_queues if place[0] == model_id]:
-            # No meter is to remember a slot that is not used any more.
+            # A meter must not remember a slot that is no longer used.
             self.ready_queues.pop(place).wake_all()
         for account in self.accounts:
             for kept in (account.allowances, account.meters, account.cooling):
@@ -141,7 +141,7 @@ class KeyRing:
     # Limits.
 
     def resolve_limits(self, model_id: str) -> None:
-        """Resolve the limits of a model once. Called without the lock, because a resolver may be anyone's code."""
+        """Resolve the limits of a model once. Called without the lock, because a resolver may be foreign code."""
         if model_id not in self._resolved:
             self._resolved[model_id] = {key_id: self._resolve(model_id, key_id) for key_id in list(self.keys)}
 
@@ -219,7 +219,7 @@ class KeyRing:
         return (slot, key) if slot.fits(request.tokens, now) else None
 
     def _busy_above(self) -> float:
-        """A key with more calls in flight than that has so many more than others that conversations pass it over."""
+        """Conversations pass over a key that has more calls in flight than this."""
         return 2 * self.in_flight / (len(self.keys) - len(self._trials.filed)) + 2
 
     def find_trial(self, request: KeyRequest, now: float) -> tuple[Slot, Key] | None:
@@ -236,7 +236,7 @@ class KeyRing:
         return (slot, key) if slot.has_room(request.tokens, now) else None
 
     def _pinned(self, request: KeyRequest, *, dead: bool) -> Key | None:
-        """The one key that a request admits, if it is dead or live as said."""
+        """The one key that a request admits, if it is dead (or without `dead`, live)."""
         key = self.keys.get(request.key_id or "")
         return key if key is not None and request.admits(key.id) and (key.dead_reason is not None) == dead else None
 
@@ -290,7 +290,7 @@ class KeyRing:
         return now
 
     def follow_clocks(self, now: float) -> None:
-        """If the clocks moved apart, compute anew what ends when, and examine all slots again."""
+        """If the clocks moved apart, compute the ends of cooldowns again, and examine all slots."""
         if self._clocks.moved(now):
             self._follow_clocks()
 

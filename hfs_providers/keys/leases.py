@@ -52,7 +52,7 @@ class Grant:
         self.turn = turn
         self.ended = False
         self.probe = key.dead_reason is not None
-        # What was granted by those who share the keys, if anybody was asked.
+        # What the ledger granted, if it was asked.
         self.reservation: Reservation | None = None
 
 
@@ -86,7 +86,7 @@ class Lease:
 
     @property
     def key_id(self) -> str:
-        """The id of the key, as `acme#3`."""
+        """The id of the key, such as `acme#3`."""
         return self._grant.key.credential.id
 
     @property
@@ -129,7 +129,7 @@ class Lease:
         self._lender.end(self._grant, "failed", tokens)
 
     def rate_limited(self, retry_after: float | None = None, scope: Scope = "model", reason: str | None = None) -> None:
-        """The provider told the key to wait.
+        """The provider rate-limited the key.
 
         Args:
             retry_after: seconds, as the provider said; None for 30 s.
@@ -210,7 +210,7 @@ class Leases:
         self._keyring.changed(key.account)
 
     def settle(self, grant: Grant, outcome: Outcome, tokens: int, refused: Refused) -> Sequence[Told]:
-        """Close a lease and apply its outcome. Returns what observers are to be told."""
+        """Close a lease and apply its outcome. Returns the changes for the observer."""
         told: Sequence[Told] = ()
         self._close(grant)
         key, meter = grant.key, grant.meter
@@ -248,7 +248,7 @@ class Leases:
 
     def _cool(self, grant: Grant, now: float, refused: Refused) -> list[Told]:
         self._keyring.follow_clocks(now)
-        # A key that is told to wait was recognised: it is live.
+        # A rate-limited key was recognised: it is live.
         told = self._tried(grant, now, answered=True) if grant.probe else []
         seconds = refused.retry_after
         seconds = DEFAULT_COOLDOWN if seconds is None or math.isnan(seconds) else max(0.0, seconds)

@@ -1,7 +1,7 @@
 """Key state that several processes or hosts share: a pool asks it before each request.
 
 A pool picks a key by what it knows itself. If others use the same keys, a `Ledger` decides: it counts what all of them
-have used and have in flight, and knows what any of them was told about a key.
+have used and have in flight, and knows how the provider answered any of them.
 
     invariant: a reservation that was granted is in flight for all until it is ended, or until a minute after its
                holder died (what the holder had sent by then counts at the provider for that long).
@@ -62,7 +62,7 @@ class Refusal:
     """Why a reservation is not granted.
 
     Args:
-        state: `limited` (the others have used the allowance up), `cooling` or `dead` (one of them was told so).
+        state: `limited` (the others have used the allowance up), `cooling` or `dead` (the provider told one of them).
         until: seconds since the epoch from which it is worth asking again.
         scope: whether it holds only for the model or for the whole account; a dead key is dead for all models.
     """
@@ -98,7 +98,7 @@ class Ledger(Protocol):
     """
 
     def reserve(self, reservation: Reservation) -> Refusal | None:
-        """Count the reservation as in flight if all limits allow it, in one atomic step; None is yes.
+        """Count the reservation as in flight if all limits allow it, in one atomic step; None: granted.
 
         Blocks for the time of one transaction, and never for longer than a quarter of a second: if the others cannot be
             reached, the pool goes on alone. Raises only what interrupts the program; then nothing is reserved.
@@ -115,7 +115,7 @@ class Ledger(Protocol):
         """The reservation is not in flight any more. Takes effect after the rows that were recorded before.
 
         Called under the pool's lock, so that what `join` reports and what ends are never the same: it must not block
-        and not call the pool. Not called for what was refused.
+        or call the pool. Not called for a refused reservation.
 
         Args:
             reservation: one that was granted, or in flight when the pool was joined.

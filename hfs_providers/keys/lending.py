@@ -1,4 +1,4 @@
-"""How a lease begins and ends: everything that a pool's lock guards while one does.
+"""How a lease begins and ends: everything that the pool's lock guards meanwhile.
 
 Fork: a child starts with fresh locks and without waiters. Leases that were open belong to the parent's calls: the child
 counts none of them, and ending one there does nothing.
@@ -76,7 +76,7 @@ class Lending:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """The lock, and then what the collector left to do; the hot paths spell it out for speed."""
+        """The lock, and then the release of orphans; the hot paths repeat this code for speed."""
         try:
             with self.lock:
                 yield
@@ -86,10 +86,10 @@ class Lending:
     # How a lease begins.
 
     def request(self, request: KeyRequest, timeout: float, trial: bool, signal: Callable[[], Signal]) -> Waiter:
-        """A waiter that has a lease, or has to wait for one; `steps` is to follow.
+        """A waiter that has a lease, or has to wait for one: call `steps` next.
 
         Raises:
-            PoolExhaustedError: no key is free, nor will be within `timeout`.
+            PoolExhaustedError: no key is free or will be within `timeout`.
         """
         self._keyring.resolve_limits(request.model_id)
         if self.orphans:
@@ -108,7 +108,7 @@ class Lending:
         """The steps of a waiter to its lease, for `KeyPool.acquire` and `aacquire`. To give up, close the generator.
 
         Raises:
-            PoolExhaustedError: no key is free, nor will be in its time.
+            PoolExhaustedError: no key is free or will be in its time.
         """
         request = waiter.request
         # If the pool is joined while the call waits, the call gets no more time.
@@ -131,7 +131,7 @@ class Lending:
                 return lease
             left = max(0.0, deadline - self._clock())
             if left == 0:
-                # A call that does not wait, or no longer, asks for each key once.
+                # A call that does not wait (any more) asks for each key once.
                 request = request._replace(exclude={*request.exclude, lease.key_id})
             waiter = self.request(request, left, waiter.trial, signal)
 
@@ -188,7 +188,7 @@ class Lending:
 
     def end(self, grant: Grant, outcome: Outcome, tokens: int, refused: Refused = _NOTHING) -> None:
         """End a lease, unless it has ended: count it, apply its outcome, serve those that wait."""
-        # What cannot be a number fails before anything has changed.
+        # An invalid number fails before anything has changed.
         if tokens.__class__ is not int or not 0 <= tokens <= MOST_TOKENS:
             tokens = min(max(0, int(tokens)), MOST_TOKENS)
         with self.lock:
@@ -227,7 +227,7 @@ class Lending:
                 self.lock.release()
 
     def tell(self, key_id: str, told: Sequence[Told]) -> None:
-        """Tell the observer, outside the lock. If it raises, that must not break the call that it observes."""
+        """Notify the observer, outside the lock. An error in it must not break the call that it observes."""
         if self._on_change is None:
             return
         for change, model_id, reason, seconds in told:
@@ -250,7 +250,7 @@ class Lending:
     def _after_fork_in_child(self) -> None:
         """The parent's calls and waiters are not here."""
         self.lock = threading.Lock()
-        # Whoever shares the keys for this process joins the pool again.
+        # The code that shares the keys in this process joins the pool again.
         self._reservations.ledger = None
         self._reservations.asking.clear()
         self.dispatcher.wait_queues.clear()

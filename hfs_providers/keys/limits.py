@@ -10,11 +10,11 @@ from hfs_providers.contract.instants import DAY, HOUR, MINUTE, NEVER, Wall, zone
 from hfs_providers.contract.records import LIMIT_NAMES, Limits
 from hfs_providers.keys.windows import SlidingWindow, Window, ZonedDay
 
-# Seconds of a bucket: all that it holds leaves the window together, at the latest instant at which any of it may.
+# Seconds of a bucket: its whole content leaves the window at once, when the end of the bucket does.
 HOUR_GRAIN, DAY_GRAIN = 60.0, 900.0
 
 _UNLIMITED = 10**15
-"""A limit of so many requests limits nothing: its window only counts."""
+"""A limit of this many requests is never reached: its window only counts."""
 
 
 class Sleeper(Protocol):

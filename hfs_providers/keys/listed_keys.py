@@ -31,7 +31,7 @@ def listed_keys(provider: str, variables: str, env: Mapping[str, str], used: Seq
     """Read the keys that are listed.
 
     Args:
-        variables: what its variables begin with, as `ACME`.
+        variables: the prefix of its variables, such as `ACME`.
         env: the environment.
         used: its keys that have a number. They keep it if they are listed, too.
     """
@@ -52,7 +52,7 @@ def listed_keys(provider: str, variables: str, env: Mapping[str, str], used: Seq
 
 
 def _is_path(named: str, path: str) -> bool:
-    """Whether a path may be shown: it is no key that went into the wrong variable."""
+    """Whether a path may be shown: it is not a key in the wrong variable."""
     return os.path.lexists(path) or (os.path.dirname(named) != "" and os.path.isdir(os.path.dirname(path)))
 
 
@@ -71,7 +71,7 @@ class _Reader:
         """Take the keys of a list.
 
         Args:
-            variable: that names it.
+            variable: the one that names it.
             source: where it is: the same variable, or a path; empty for a path that must not be shown.
             found: what is in it.
         """
@@ -94,7 +94,7 @@ class _Reader:
             self.problem(f"{begin} {found.fault}", found.remedy, error=True)
         for fault, places in dropped.items():
             which = f"{'part' if source == variable else 'line'}{'s' * (len(places) > 1)} {_some(map(str, places))}"
-            self.problem(f"{variable}: what {fault} is dropped ({which}{of})", f"Correct it in {where}")
+            self.problem(f"{variable}: each entry that {fault} is dropped ({which}{of})", f"Correct it in {where}")
         if numbered:
             self.problem(
                 f"{begin} repeats keys that keep their numbers ({_some(numbered)})", f"Remove them from {where}"

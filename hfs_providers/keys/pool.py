@@ -1,6 +1,6 @@
 """The one owner of every fact about a provider's keys: which is ready, cooling or dead, and what is in flight.
 
-`KeyPool.acquire` and `aacquire` give a `Lease`. A lease ends exactly once, whatever ends the call.
+`KeyPool.acquire` and `aacquire` give a `Lease`. A lease ends exactly once, however the call ends.
 Pure Python, no third-party import; the clocks are injected.
 
 Its parts, each in a module of its own: `state` (a key or account is live, cooling or dead), `windows` and `limits`
@@ -123,7 +123,7 @@ class KeyPool(PoolView):
                 one of the same account, unless that is limited or busy. None: the key that was used least recently.
 
         Raises:
-            PoolExhaustedError: no key is free, nor will be within `timeout`; raised at once.
+            PoolExhaustedError: no key is free or will be within `timeout`; raised at once.
         """
         lease = self.acquire_nowait(model_id, estimated_tokens, exclude, affinity) if key_id is None else None
         if lease is not None:
@@ -295,7 +295,7 @@ class KeyPool(PoolView):
             return self._reservations.in_flight()
 
     def leave(self, used: Callable[[], Mapping[str, object] | None] | None = None) -> None:
-        """Ask nobody from now on, and go on with what this pool itself has seen.
+        """Stop asking the ledger, and continue with what this pool itself has seen.
 
         Args:
             used: what all have used meanwhile, as for `load`; called while nobody can lease a key, so that none of it

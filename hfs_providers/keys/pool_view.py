@@ -61,7 +61,7 @@ class PoolView:
             )
 
     def statuses(self, model_id: str | None = None) -> list[KeyStatus]:
-        """The state of each key, for one model or (None) overall: there it cools if it cools for any model."""
+        """The state of each key, for one model or (None) overall: cooling if it cools for any model."""
         if model_id is not None:
             self._keyring.resolve_limits(model_id)
         with self._lending.held():

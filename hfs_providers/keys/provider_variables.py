@@ -17,11 +17,11 @@ from hfs_providers.keys.listed_keys import listed_keys
 def read_provider(
     provider: str, env: Mapping[str, str], *, aliases: Sequence[str] = (), keyless: bool = False
 ) -> ProviderConfig:
-    """Read one provider's variables. `limits` stays empty where `X_LIMITS` does not name any.
+    """Read one provider's variables. `limits` stays empty if `X_LIMITS` does not name any.
 
     Args:
         env: the merged environment, or the slice that begins with the provider's prefixes.
-        aliases: other variables that hold one key, looked at where `X_API_KEY` is not set.
+        aliases: other variables that hold one key, read if `X_API_KEY` is not set.
         keyless: the provider takes endpoints (`X_ENDPOINT_n`) rather than keys.
     """
     return _ProviderReader(provider, env, aliases, keyless).read()
@@ -121,7 +121,7 @@ class _ProviderReader:
                 continue
             first_with[value] = variable
             if index == 0 and result:
-                # `X_API_KEY` is a single key; another name for it is only looked at where it holds none.
+                # `X_API_KEY` is a single key; its aliases are only read if it holds none.
                 continue
             given = params.get(index, {})
             if self.keyless:
@@ -160,7 +160,7 @@ class _ProviderReader:
         params: dict[int, dict[str, str]] = {}
         for name, value in self.env.items():
             match = pattern.fullmatch(name)
-            # `ACME_EU_API_KEY_1` is a key of the provider acme-eu, and no parameter of acme.
+            # `ACME_EU_API_KEY_1` is a key of the provider acme-eu, not a parameter of acme.
             if match and not match[1].endswith("API_KEY") and value.strip():
                 params.setdefault(int(match[2]), {})[match[1].lower()] = value.strip()
         return params

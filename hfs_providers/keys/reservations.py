@@ -83,7 +83,7 @@ class Reservations:
         return found
 
     def apply_refusal(self, grant: Grant, refusal: Refusal) -> None:
-        """Take out of rotation the key of a lease that was refused, because the others know why."""
+        """Take the key of a refused lease out of rotation, for the reason in the refusal."""
         now = self._keyring.look()
         seconds = max(_LEAST_COOLDOWN, refusal.until - self._wall())
         key = grant.key

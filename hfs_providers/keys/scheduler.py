@@ -177,9 +177,9 @@ class ReadyQueue:
                 slot.allowance = allowance
 
     def reorder(self, gone: Iterable[Account]) -> None:
-        """Drop accounts that are gone; keys of others have come or gone, which may be their turn by now."""
+        """Drop accounts that are gone, and sort the rest: the turn of one may have changed with its keys."""
         for account in gone:
-            # Awake, it is in no heap and not counted.
+            # An awake slot is in no heap and not counted.
             self.slots.pop(account).wake()
         self.turns = [(account.order, account.index, slot) for account, slot in self.slots.items() if not slot.asleep]
         heapq.heapify(self.turns)
@@ -189,7 +189,7 @@ class ReadyQueue:
     ) -> tuple[Slot, Key] | None:
         """The first account of `near`, else in turn, that has room, and its next key. It leases nothing.
 
-        After None every slot is asleep, except those of accounts that have room and no key outside `exclude`.
+        After None, every slot is asleep except those of accounts that have room but no key outside `exclude`.
         """
         turns = self.turns
         if len(turns) < len(self.slots):
@@ -202,7 +202,7 @@ class ReadyQueue:
             order, index, slot = turns[0]
             account = slot.account
             if account.order != order:
-                # It was leased since, for whichever model: back to where it belongs.
+                # It was leased since, for some model: move it to its place.
                 heapq.heapreplace(turns, (account.order, index, slot))
             elif account.only and not (exclude or account.cooling or slot.allowance.rules):
                 # Most accounts have one live key and no limits: nothing else needs to be examined.
@@ -233,7 +233,7 @@ class ReadyQueue:
                 most = self._busy_above() if most is None else most
                 if key.in_flight > most:
                     continue
-            # Most accounts have neither: two calls less.
+            # Most accounts have neither: this saves two calls.
             if not (account.cooling or slot.allowance.rules) or slot.has_room(tokens, now):
                 return slot, key
         return None

@@ -21,7 +21,7 @@ VERSION = 1
 """The version of the format; other versions are not read."""
 
 ANY_ZONE = "day@"
-"""The kind of entries for a calendar day of whatever zone: each lies within the day that it counts for."""
+"""The kind of entries for a calendar day of any zone: each lies within the day that it counts for."""
 
 
 class Death(TypedDict):
@@ -233,7 +233,7 @@ def _entries(said: object, shift: float) -> list[WindowEntry]:
     if not isinstance(said, Sequence) or isinstance(said, str):
         return []
     try:
-        # All at once, and asked for instead of three types at a time: a file may hold hundreds of thousands.
+        # All at once and without checks of three types each: a file may hold hundreds of thousands.
         return [
             (stamp + shift, _count(requests), _count(tokens))
             for stamp, requests, tokens in said

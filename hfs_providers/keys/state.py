@@ -3,7 +3,7 @@
 A key is live or dead. A dead key has a probation. After it one call may try the key (half-open), and only the outcome
 of that call says whether the key is live again:
 
-    live --refused--> dead --probation over--> half-open --answered, or told to wait--> live
+    live --refused--> dead --probation over--> half-open --answered, or rate limited--> live
                        ^                          |--refused: dead, probation doubled
                        `--------------------------'--failed otherwise: dead, tried again soon
 
@@ -95,7 +95,7 @@ class Key:
 
     @property
     def id(self) -> str:
-        """As `acme#3`."""
+        """Such as `acme#3`."""
         return self.credential.id
 
     def mark_dead(self, now: float, reason: str, probation: float, *, probed: bool) -> float:
@@ -241,7 +241,7 @@ class Account:
             self.cooling[model_id] = Cooldown(until, reason, state, self.clocks.at(until))
 
     def follow_clocks(self) -> None:
-        """The clocks have moved apart or together again: compute anew when cooldowns and probations end."""
+        """The clocks have moved apart or together again: compute again when cooldowns and probations end."""
         first = self.clocks.first
         self.cooling = {scope: cooldown._replace(until=first(cooldown.end)) for scope, cooldown in self.cooling.items()}
         for key in self.dead.values():

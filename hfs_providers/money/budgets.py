@@ -17,7 +17,7 @@ from hfs_providers.contract.forks import ForkPhase, at_fork
 from hfs_providers.contract.instants import DAY, HOUR, NEVER
 from hfs_providers.money.prices import NANO, PriceList
 
-# Seconds until it is worth asking again where only calls in flight stand in the way.
+# Seconds until it is worth asking again if only calls in flight are in the way.
 _SOON = 0.05
 
 
@@ -108,7 +108,7 @@ class OverBudget(NamedTuple):
         budget, (spent, held, limit) = self.budget, self.use
         if self.claim is None:
             return f"[{budget.name}] admits no model without a price"
-        less = f" (of which {_dollars(limit)} here while the others cannot be asked)" if limit < budget.nanousd else ""
+        less = f" (of which {_dollars(limit)} here while the others are unreachable)" if limit < budget.nanousd else ""
         return (
             f"[{budget.name}] allows {_dollars(budget.nanousd)} per {budget.per}{less}: {_dollars(spent)} spent, "
             f"{_dollars(held)} reserved by calls in flight, {_dollars(self.claim)} expected for this call"
@@ -126,9 +126,9 @@ class BudgetLedger(Protocol):
     """Whether `reserve` waits for a file or a server."""
 
     def reserve(self, claim: Claim) -> OverBudget | None:
-        """Count the claim as in flight if all its budgets allow it, in one atomic step; None is yes.
+        """Count the claim as in flight if all its budgets allow it, in one atomic step; None: granted.
 
-        Blocks for the time of one transaction. Raises nothing but what interrupts the program; then nothing is
+        Blocks for the time of one transaction. Raises only what interrupts the program; then nothing is
         reserved.
         """
 
@@ -215,7 +215,7 @@ class ProcessBudgets:
     def _begin(self) -> None:
         # Reentrant: a call that is collected ends at any moment, maybe in a thread that holds the lock.
         self._lock = threading.RLock()
-        # Those of the parent process are none of a child's.
+        # A child has none of the parent's.
         self._held: Counter[Budget] = Counter()
 
     def reserve(self, claim: Claim) -> OverBudget | None:

@@ -1,7 +1,7 @@
 """The cost of requests, in nano-USD: billionths of a US dollar.
 
 A price comes from the TOML file, else from `genai-prices`: the data of its installed version. It is imported with the
-first call, in that call's own thread: the one that writes rows must not be kept from them.
+first call, in that call's own thread: the one that writes rows must not be delayed.
 
     invariant: the same request costs the same in its row, in a report and under a budget.
 """
@@ -26,7 +26,7 @@ NANO = 1_000_000_000
 
 _MILLION = 1_000_000
 
-# Prices that are kept at hand: model names may come from outside.
+# The most prices in the cache: model names may come from outside.
 _KEPT = 4096
 
 
@@ -53,7 +53,7 @@ class Rates(NamedTuple):
         return cls._make(round((each or 0) * NANO) for each in (*said, output, request))
 
     def cost(self, tokens_in: int, tokens_out: int, cached: int = 0, cache_write: int = 0) -> int:
-        """Of one request, in nano-USD; `tokens_in` includes `cached` and `cache_write`."""
+        """The cost of one request, in nano-USD; `tokens_in` includes `cached` and `cache_write`."""
         plain = max(0, tokens_in - cached - cache_write)
         tokens = plain * self.input + cached * self.cached + cache_write * self.cache_write + tokens_out * self.output
         # A provider's counts may be anything.
@@ -160,12 +160,12 @@ def _published(provider_id: str, model: str) -> _PriceAt:
         found = calc_price(Usage(), model, provider_id=provider_id)
     except (ImportError, LookupError):
         return _always(None)
-    # It takes any name that contains that of a provider, such as one of a server of one's own.
+    # It accepts any name that contains that of a provider, such as that of a private server.
     if found.provider.id != provider_id:
         return _always(None)
     if not isinstance(found.model.prices, list):
         return _always(_price_of(found.model_price))
-    # They change by the hour of the day or on a date: which one holds is asked each time.
+    # They change by the hour of the day or on a date: the current one is looked up each time.
     prices = {id(each.prices): _price_of(each.prices) for each in found.model.prices}
     return lambda at: prices[id(found.model.get_prices(datetime.fromtimestamp(at, UTC)))]
 

@@ -61,7 +61,7 @@ def _refusals(reservation: Reservation, kind: str, text: str) -> list[Refusal]:
             if cooldown
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
-        # An edited file: as if it said nothing.
+        # The file was edited: this row says nothing.
         return []
 
 
@@ -152,7 +152,7 @@ def _used(connection: sqlite3.Connection, series: Sequence[int], since: float, w
 
 
 def _leaves(connection: sqlite3.Connection, series: Sequence[int], since: float, requests: int, tokens: int) -> float:
-    """The instant of the row after whose leaving that many requests and tokens have left the window."""
+    """The instant of the row with which that many requests and tokens will have left the window."""
     rows = "SELECT at, charged FROM usage WHERE series = ? AND at > ? ORDER BY at"
     leaves = since
     for at, charged in heapq.merge(*(connection.execute(rows, (number, since)) for number in series)):

@@ -31,13 +31,13 @@ from hfs_providers.usage.transaction import transaction
 # Seconds for which a reservation waits for the file. Longer than for the limits of a key: this is about money.
 _PATIENCE = 2.0
 
-# Seconds for which the file is left alone after an error.
+# Seconds for which the file is not used after an error.
 _PAUSE = 1.0
 
 # Seconds after which what a process of another place has reserved is taken to be spent, if it gave no sign of life.
 _LOST = HOUR
 
-# Seconds that rows may take to be in the file before it is read what this host has spent.
+# Seconds to wait for rows to be in the file before reading what this host has spent.
 _FLUSHED = 0.1
 
 _BROKEN = (OSError, sqlite3.Error, StoreError)
@@ -103,7 +103,7 @@ class FileBudgets:
         # What this process holds: the estimates of calls in flight, and the cost of those whose rows are not written.
         self._held: Counter[Budget] = Counter()
         self._unsettled = 0
-        # What else was spent and reserved when the file was last read, and what might be.
+        # By the last read of the file: the period, what all others used of it, and the limit.
         self._known: dict[Budget, tuple[Span, int, int]] = {}
         self._allotted: dict[Budget, tuple[int, int]] = {}
         self._paused_until = 0.0
@@ -171,7 +171,7 @@ class FileBudgets:
     def _hold(self, budgets: Sequence[Budget], nanousd: int) -> None:
         with self._lock:
             for budget in budgets:
-                # In a child, calls of the parent's end that it never counted.
+                # In a child, calls of the parent end that it never counted.
                 self._held[budget] = max(0, self._held[budget] + nanousd)
 
     def _over(self, connection: sqlite3.Connection, claim: Claim) -> OverBudget | None:
@@ -238,7 +238,7 @@ class FileBudgets:
                 self._unsettled -= 1
                 self._hold(ended.budgets, -ended.cost)
         if not self._unsettled:
-            # The last of many says it for all.
+            # The last of many writes it for all.
             self._tell(connection, list(self._held))
         if not recorded:
             self._add(ended.budgets, ended.cost, connection)

@@ -1,7 +1,7 @@
 """Processes of one machine share key state through the local file.
 
 Each process with a manager is registered in the file (see `presence`). A process that is alone shares nothing, and its
-calls never come here. When another process comes, all that were there join their pools to the ledger, write down what
+calls never come here. When another process comes, all others join their pools to the ledger, write down what
 they have in flight, and say so; the newcomer waits for that before its first request. When the last other process has
 gone, and what it may have had in flight no longer counts, the pools leave the ledger.
 
@@ -49,10 +49,10 @@ _LOOK = 1.0
 # Seconds between two signs of life.
 _HEARTBEAT = 5.0
 
-# Seconds for which a newcomer waits until those who were there share.
+# Seconds for which a newcomer waits until all others share.
 _NEWCOMER_WAIT = 0.5
 
-# Seconds for which the file is left alone after an error.
+# Seconds for which the file is not used after an error.
 _PAUSE = 1.0
 
 _log = logging.getLogger("hfs_providers")

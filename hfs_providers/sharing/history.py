@@ -49,7 +49,7 @@ def from_store(
     Args:
         names: of the keys of the account, as `Credential.name`.
         scope: the model, or empty for all.
-        offset: seconds by which the other clock is ahead of it.
+        offset: seconds by which the other clock is ahead of this one.
     """
     names = set(names)
     query = "SELECT id, key_id, fingerprint FROM series WHERE provider = ?1 AND (?2 = '' OR model = ?2)"
@@ -88,7 +88,7 @@ def from_pool(spent: Iterable[Spent], account: str, scope: str, offset: float) -
             continue
         entries = [(stamp + offset, requests, tokens) for stamp, requests, tokens in each.entries]
         if each.kind == "minute":
-            # Where several requests are remembered as one, the first has all tokens.
+            # If several requests are remembered as one, the first has all tokens.
             for at, requests, tokens in entries:
                 used.minute += [(at, tokens if i == 0 else 0) for i in range(requests)]
         else:

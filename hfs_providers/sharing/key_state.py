@@ -65,12 +65,12 @@ def pool_state(
 ) -> PoolSnapshot:
     """What the file knows about a provider's present keys, as `KeyPool.load` takes it."""
     account_of = {credential.name: credential.account for credential in credentials}
-    # `KeyPool.load` leaves out what is no death, such as the note of a revival.
+    # `KeyPool.load` leaves out what is not a death, such as a revival.
     dead = states(connection, provider, "key")
     limits = states(connection, provider, "limits", since=wall - GONE_FOR)
     cooling = states(connection, provider, "rest")
     windows = _windows(connection, provider, wall, account_of)
-    # Most keys of many are unknown here.
+    # Of many keys, most are unknown here.
     known = {*cooling, *windows, *(account_of[name] for name in {*dead, *limits} if name in account_of)}
     accounts: dict[str, AccountSnapshot] = {}
     for credential in credentials:
@@ -128,7 +128,7 @@ def rename_keys(connection: sqlite3.Connection, provider: str, credentials: Sequ
     if not found:
         return
     with transaction(connection):
-        # What was written under the name of today is newer.
+        # What was written under the present name is newer.
         connection.executemany(
             "UPDATE OR IGNORE series SET fingerprint = ? WHERE provider = ? AND fingerprint = ?", found
         )
@@ -149,5 +149,5 @@ def restore_key_state(connection: sqlite3.Connection, wrappers: Mapping[str, Wra
                 for model, body in retired.items():
                     wrapper.retire_model(model, str(body.get("successor")))
         except Exception:
-            # A plugin's own wrapper: it starts without.
+            # A plugin's own wrapper: it starts without them.
             _log.warning("circuits and retired models of %s were not restored", name, exc_info=True)

@@ -104,7 +104,7 @@ class Presence:
     # The others.
 
     def company(self, connection: sqlite3.Connection) -> bool:
-        """Whether others live, or died less than a minute ago with requests in flight. Marks those that have died."""
+        """Whether others are alive, or died less than a minute ago with requests in flight. Marks the dead ones."""
         wall = self._wall()
         company = False
         for name, *process, seen, shared in connection.execute(

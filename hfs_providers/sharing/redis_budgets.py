@@ -3,7 +3,7 @@
 The server knows what each host has spent and what each process has reserved. What this host has spent is also in its
 local ledger, which is used alone while the server is away: then a host may spend its part of what was left.
 
-    invariant: the server counts a cost when the request ends. A host says what it has spent in all when it joins, and
+    invariant: the server counts a cost when the request ends. A host reports all that it has spent when it joins, and
                after counts were lost: what was spent while the server was away is counted then, and nothing twice.
 """
 
@@ -36,12 +36,12 @@ class HostBudgets(BudgetLedger, Protocol):
         """What this host has spent in the current period, in nano-USD. May block for the time of a transaction."""
 
     def allot(self, budget: Budget, part: int, hosts: int) -> None:
-        """Note what this host may have spent in all at the end of the period if it hears of the others no more.
+        """Note what this host may have spent in all at the end of the period if it loses touch with the others.
 
         Args:
             budget: in its current period.
             part: nano-USD.
-            hosts: how many there are; in a period of which nothing else is known, each has an equal part.
+            hosts: how many there are; if nothing else is known of a period, each has an equal part.
         """
 
 
@@ -66,9 +66,9 @@ class RedisBudgets:
         self._given_host = host
         self._wall = wall
         self.ask: Callable[[Spend], object] = lambda _: None
-        """Has the server answer, if it is there."""
+        """Asks the server, if it is there."""
         self.tell: Callable[[Paid], object] = Paid.dismiss
-        """Has the server count, if it is there."""
+        """Tells the server, if it is there."""
         self._begin()
         at_fork(ForkPhase.LEDGERS, child=self._begin)
 
@@ -145,8 +145,8 @@ class RedisBudgets:
                 self._local.allot(budget, part, int(hosts))
 
     def serve(self, server: RedisConnection, work: Sequence[object], generation: str, *, settled: bool) -> bool:
-        """Send all messages about budgets. Returns False if the server has lost counts. Until all hosts have said
-        what they have spent, which is `settled`, each goes on alone.
+        """Send all messages about budgets. Returns False if the server has lost counts. Until all hosts have reported
+        what they have spent (`settled`), each continues alone.
         """
         paid = [each for each in work if isinstance(each, Paid)]
         spends = [each for each in work if isinstance(each, Spend) and not each.ticket.locked()]
@@ -193,7 +193,7 @@ class RedisBudgets:
 def ledger_of(
     budgets: Sequence[Budget], log: UsageLog | None, wall: Callable[[], float], *, shared: bool
 ) -> BudgetLedger:
-    """Who keeps account of budgets: this process, those that share the usage file of `log`, or those that share a
+    """The ledger of budgets: of this process, of those that share the usage file of `log`, or of those that share a
     server.
     """
     local: HostBudgets = ProcessBudgets(wall) if log is None else FileBudgets(log, wall, alone=shared)

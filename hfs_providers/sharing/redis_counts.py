@@ -31,7 +31,7 @@ from hfs_providers.sharing.redis_messages import Announce, CountedScope, Message
 from hfs_providers.usage.database import Store
 
 BEAT_INTERVAL = 1.0
-"""Seconds after which the counts are looked for again; every fifth time, what is in flight is confirmed."""
+"""Seconds between two checks that the counts exist; every fifth time, what is in flight is confirmed."""
 
 SETTLE = 3.0
 """Seconds after a loss of counts in which nothing is granted, so that every host can publish what it has used."""
@@ -112,10 +112,10 @@ class Counts:
             return Announce(*of, f"d:{name}", None, "")
         return None
 
-    # Joining, and counting anew.
+    # Joining, and counting again.
 
     def join(self, server: RedisConnection, ledger: Ledger) -> None:
-        """Have the pools ask `ledger`, and tell the server all that it must know of them."""
+        """Have the pools ask `ledger`, and send the server all that it must know of them."""
         self._register(server)
         self.in_flight.clear()
         self._forget()
@@ -275,7 +275,7 @@ class Counts:
                 unknown = self._answer(unknown, server.run([self._reserve_call(each.reservation) for each in unknown]))
             for reserve in unknown:
                 again = max(self.settled_at, self._wall() + SOON)
-                reserve.settle(Refusal("limited", again, "what all have used is being counted again", "key"))
+                reserve.settle(Refusal("limited", again, "the shared use is being counted again", "key"))
         self._serve_budgets(server, work)
         if not work or time.monotonic() >= self._beat_at:
             self._beat(server)

@@ -2,7 +2,7 @@
 
 One thread of the process speaks with the server. It sends what the pools reserve and release in the order in which it
 comes, as much as there is in one round trip. When the server does not answer within `REDIS_TIMEOUT`, the ledger is
-away: its pools leave it and go on alone with what they know, and the thread tries to reach the server, at growing
+away: its pools leave it and continue alone with what they know, and the thread tries to reach the server, at growing
 intervals, until they can join again. A caller waits no longer than that for its reservation.
 
 What is said to the server is in `redis_messages` and `redis_counts`, what the server does in `scripts/*.lua`, the
@@ -37,7 +37,7 @@ STARTING = 1.0
 """The longest time that `start` waits for the server, in seconds."""
 
 _PATIENCE = REDIS_TIMEOUT + 0.1
-"""Seconds that a call waits: a little longer than the thread does, so that it hears of a server that is away."""
+"""Seconds that a call waits: a little longer than the thread does, so that it learns that the server is away."""
 
 _POLL = 0.005
 """Seconds after which a task checks again whether the server has answered for the first time."""
@@ -52,7 +52,7 @@ class RedisLedger:
     """The `Ledger` of processes that use the same Redis server.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`; a password in it is shown nowhere.
+        url: `redis://`, `rediss://` or `unix://`; a password in it is never shown.
         store: the local file, where all processes of the host write their usage; None if there is none.
         budgets: the ledger of the budgets that the same server shares; None if there are none.
         flush: writes what was recorded to the file, within the seconds that it is given.
@@ -163,7 +163,7 @@ class RedisLedger:
         return self._outcome(reserve)
 
     def _settling(self) -> Refusal:
-        return Refusal("limited", self._counts.settled_at, "what all have used is being counted again", "key")
+        return Refusal("limited", self._counts.settled_at, "the shared use is being counted again", "key")
 
     def _outcome(self, reserve: Reserve) -> Refusal | None:
         """The answer, or the default if none came in time."""
@@ -173,15 +173,15 @@ class RedisLedger:
             reserve.done.wait()
             return reserve.answer
         if self._mode == "joining" or not self._is_stuck():
-            return Refusal("limited", self._wall() + SOON, "what all have used is being counted", "key")
+            return Refusal("limited", self._wall() + SOON, "the shared use is being counted", "key")
         self._away(TimeoutError())
         return None
 
     def _is_stuck(self) -> bool:
-        """Whether the thread has ended, or waits for the server longer than its own timeouts let it.
+        """Whether the thread has ended, or waits for the server longer than its own timeouts allow.
 
-        A call that got no answer in time proves nothing: it is the process, or the whole machine, that may have stood
-        still, or counts that are being published. Whether the server answers, the thread finds out.
+        A call that got no answer in time proves nothing: the process or the machine may have been stopped, or counts
+        are being published. The thread finds out whether the server answers.
         """
         return self._mode == "closed" or time.monotonic() - self._serving_since > 4 * REDIS_TIMEOUT
 
@@ -272,7 +272,7 @@ class RedisLedger:
         try:
             do(server)
         except Exception as error:
-            # Whatever it is, this thread must go on: nothing else can bring the ledger back.
+            # This thread must survive any error: nothing else can bring the ledger back.
             self._away(error)
         if self._mode == "away":
             self._failures += 1
@@ -323,7 +323,7 @@ class RedisLedger:
                 each.dismiss()
 
     def _away(self, error: BaseException) -> None:
-        """Go on without the server. Called in any thread."""
+        """Continue without the server. Called in any thread."""
         if self._mode != "closed":
             self._mode = "away"
             assert self._server is not None

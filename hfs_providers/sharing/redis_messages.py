@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _A = TypeVar("_A")
 
-# Milliseconds by which others may try a dead key early: who found it dead must not come before they may.
+# Milliseconds by which others may try a dead key early: the finder must not be allowed before them.
 _EARLY = 500
 
 
@@ -46,12 +46,12 @@ def told_key(provider: str, account: str) -> str:
 
 
 def _tag(provider: str, account: str) -> str:
-    # In braces: what a cluster hashes, so that all of an account is in one place.
+    # A cluster hashes only what is in braces: so all of an account is in one place.
     return f"hfs:{{{quote(provider, safe='')}/{quote(account, safe='')}}}"
 
 
 class Question(Generic[_A]):
-    """A question whose answer a caller waits for. Whoever takes the `ticket` decides it.
+    """A question whose answer a caller waits for. The first to take the `ticket` decides it.
 
     Args:
         loop, wake: the event loop of a task that waits, and what wakes the task there; None for a thread.

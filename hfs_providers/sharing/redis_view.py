@@ -26,7 +26,7 @@ _TIMEOUT = 5.0
 
 
 class _Question(NamedTuple):
-    """What is asked of an account: the counts of a model, or with None what was told of its keys."""
+    """What is asked of an account: the counts of a model, or with None what was announced of its keys."""
 
     provider: str
     account: str
@@ -47,7 +47,7 @@ def take_over(
     try:
         server = RedisConnection(url, _TIMEOUT)
     except (ImportError, ValueError):
-        # A problem of the manager already.
+        # The manager has this problem already.
         return None
     try:
         server.open()

@@ -278,7 +278,7 @@ _WORKS: dict[str, Callable[[Event, Wrapper, float, str], Work | None]] = {
     "circuit_opened": _circuit,
     "circuit_closed": _circuit,
     "model_replaced": _gone,
-    # Of these the file knows nothing but that they happened.
+    # The file only records that these happened.
     "key_joined": _nothing,
     "key_left": _nothing,
 }

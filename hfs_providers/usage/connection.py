@@ -15,8 +15,8 @@ from hfs_providers.usage.transaction import BUSY, corrupt
 class StoreConnection:
     """One connection for repeated use, opened when it is first needed, for one thread at a time.
 
-    It follows the file: if that was deleted or put aside, the next use makes and opens a new one. And it is closed
-    while the process forks, because what SQLite knows of a file's locks is wrong in a child.
+    It follows the file: if that was deleted or put aside, the next use makes and opens a new one. It is closed
+    while the process forks, because what SQLite knows about a file's locks is wrong in a child.
 
     Args:
         durable, patience: as for `Store.connect`.

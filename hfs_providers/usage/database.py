@@ -22,8 +22,8 @@ from hfs_providers.contract.errors import StoreError
 from hfs_providers.usage.transaction import BUSY, corrupt, patiently, transaction
 
 SCHEMA_VERSION = 4
-"""The version of the schema; a file with an older one is migrated when it is opened, with a newer one it is left
-alone."""
+"""The version of the schema; a file with an older one is migrated when it is opened, a file with a newer one is not
+touched."""
 
 QUARTER = 900
 """Seconds that a row of `quarter` sums up."""
@@ -205,7 +205,7 @@ class Store:
         self.moved: Path | None = None
         """Where a corrupt file was moved to."""
         self.source = ""
-        """A random name of this file, by which the databases that rows are forwarded to tell them apart."""
+        """A random name of this file, which says in other databases where rows come from."""
         self.unusable: StoreError | None = None
         """Why it could not be used when it was made."""
         try:
@@ -283,7 +283,7 @@ class Store:
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_SIZE}")
             connection.execute(f"PRAGMA synchronous = {'NORMAL' if durable else 'OFF'}")
             if not durable:
-                # What is copied into the file must be on the disk before: left to the connections that see to it.
+                # Copying the log into the file needs the log on the disk: only durable connections do it.
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
         except BaseException:

@@ -1,4 +1,4 @@
-"""What happened to keys and models, as the table `key_event` stores it. It is for people; nothing is decided by it."""
+"""What happened to keys and models, as the table `key_event` stores it. It is only shown; nothing depends on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class KeyEvent(NamedTuple):
     Args:
         at: seconds since the epoch.
         key: the key's fingerprint, or its id if it has no secret or is no longer known; None if it concerns no key.
-        model: that it concerns; None if it concerns all.
+        model: the one that it concerns; None if it concerns all.
         until: when it is over, in seconds since the epoch, if that is known.
     """
 
@@ -48,7 +48,7 @@ _INSERT = (
 
 
 def forget_key_events(connection: sqlite3.Connection, wall: float, step: int) -> int:
-    """Delete those that are not kept any longer, at most `step`. Returns how many were deleted."""
+    """Delete those that are too old, at most `step`. Returns how many were deleted."""
     return connection.execute(
         "DELETE FROM key_event WHERE rowid IN (SELECT rowid FROM key_event"
         " WHERE at < ? OR rowid <= (SELECT max(rowid) FROM key_event) - ? LIMIT ?)",

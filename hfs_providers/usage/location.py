@@ -1,4 +1,4 @@
-"""Where usage is kept and forwarded to, by an environment. Only this module reads the variables for it."""
+"""Where usage is kept and forwarded to, as an environment says. Only this module reads the variables for it."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ class UsageLog:
                 self._write_pending()
                 return
         atexit.register(self.close)
-        # Its children end without running what is registered with atexit.
+        # Children of multiprocessing do not run atexit functions.
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:
             self._at_end = multiprocessing.Finalize(None, self.close, exitpriority=0)
@@ -285,7 +285,7 @@ class UsageLog:
         try:
             return row._replace(cost_nanousd=self._price(row))
         except Exception:
-            # A value in it that is no number.
+            # A value in it that is not a number.
             _log.debug("a row of %s/%s has no price", row.provider, row.model, exc_info=True)
             return row
 
@@ -324,7 +324,7 @@ class UsageLog:
             _log.warning("deferred work on the usage file could not be done", exc_info=True)
 
     def _fail(self, error: Exception) -> None:
-        # The next try begins with nothing that this one left behind.
+        # The next try begins with a new connection.
         with suppress(sqlite3.Error):
             self._connection.close()
         words = error.reason if isinstance(error, StoreError) else str(error)
@@ -342,4 +342,4 @@ class UsageLog:
 
 
 def _remedy(path: Path) -> str:
-    return f"Make room on the disk and {path} writable, or set HFS_USAGE_DB to another path or to off"
+    return f"Free space on the disk and make {path} writable, or set HFS_USAGE_DB to another path or to off"

@@ -28,7 +28,7 @@ DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 _OK = "ok"
 _CACHE = 64_000
-"""Kilobytes that a report may keep of the file. It comes to the same pages once for each hour or day."""
+"""Kilobytes of the file that a report may cache. It reads the same pages for each hour or day."""
 _HOURLY = 3 * 86_400.0
 """Seconds up to which a timeline has hours."""
 _KEPT = 400 * 86_400.0
@@ -70,7 +70,7 @@ _ROWS = {
     "cost_nanousd": "coalesce(cost_nanousd, 0)",
     "unpriced": "cost_nanousd IS NULL",
 }
-"""How sums are computed whose columns do not have the same name."""
+"""How sums are computed that are not columns of the same name."""
 _TOTAL = "total CROSS JOIN kind USING (provider, model, client)"
 
 
@@ -81,7 +81,7 @@ class UsageTotals:
     Args:
         by: what it is divided by.
         rows: the groups, in order of their names.
-        since, until: the span that it covers, seconds since the epoch; None is open. Where the rows of an end were
+        since, until: the span that it covers, seconds since the epoch; None is open. If the rows of an end were
             pruned, it is wider than was asked for, by less than a quarter of an hour.
         exact: whether it covers exactly the span that was asked for.
     """
@@ -116,7 +116,7 @@ class UsageTimeline:
 
 
 class _Span(NamedTuple):
-    """Whole quarters from `first` until before `last`, and the pieces of quarters that come to them."""
+    """Whole quarters from `first` until before `last`, and the parts of quarters at both ends."""
 
     first: float
     last: float
@@ -190,11 +190,11 @@ class UsageReport:
         extent = self.extent()
         if extent is None:
             return UsageTimeline("hour", (), {})
-        # An end so far off that nothing is kept of it counts as open: there would be a place for each day until then.
+        # An end beyond all that is kept counts as open: otherwise there would be a value for each day until then.
         first = extent[0] if since is None or since < extent[0] - _KEPT else since
         last = extent[1] + QUARTER if until is None or until > extent[1] + _KEPT else until
         period: Period = "hour" if last - first <= _HOURLY else "day"
-        # Every hour begins with a quarter, and no day is shorter than some hours. The last may be, so far.
+        # Every hour begins with a quarter, and no day is shorter than some hours, except today.
         step = QUARTER if period == "hour" else 4 * QUARTER
         moments = (*range(math.floor(first / step) * step, math.ceil(last), step), math.ceil(last) - 1)
         names = {_period_of(max(first, moment), period, self._zone): None for moment in moments}
@@ -213,7 +213,7 @@ class UsageReport:
             StoreError: the file cannot be read.
         """
         with opened(self._store) as connection:
-            # Two questions: each is one step in the index.
+            # Two queries: each is one step in the index.
             (first,) = connection.execute("SELECT min(start) FROM quarter").fetchone()
             (last,) = connection.execute("SELECT max(start) FROM quarter").fetchone()
         return None if first is None else (float(first), float(last))
@@ -234,7 +234,7 @@ class _Query:
         self._zone = zone
         self._groups: list[tuple[str, ...]] = []
         self._slots: dict[str, int] = {}
-        # By (group, slot, outcome): the sums of `_SUMMED`, the last of them all seconds together.
+        # By (group, slot, outcome): the sums of `_SUMMED`; the last is that of the seconds.
         self._sums: dict[tuple[int, int, str], list[float]] = {}
         # Quarters before it are read from `total`.
         self._totalled = -math.inf
@@ -340,7 +340,7 @@ class _Query:
             self._add(f"{select} {_TOTAL} WHERE start >= first AND start < min(last, ?) {group}", (upto,))
         if last > upto:
             # In this order: for each bucket and series one range of the table itself, whose key begins with series and
-            # start; what comes is in the order of its groups, so that millions of rows need not be sorted.
+            # start; the result is in the order of its groups, so that millions of rows need not be sorted.
             self._add(
                 f"{select} part CROSS JOIN quarter ON quarter.series = part.series "
                 f"AND start >= max(first, ?1) AND start < last WHERE last > ?1 {group}",

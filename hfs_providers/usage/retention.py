@@ -1,6 +1,6 @@
 """How long usage rows are kept, and how they are deleted: a few at a time, so that nobody has to wait.
 
-    invariant: no row of the last two days is deleted, whoever asks for it: the limits of a day are counted from them.
+    invariant: no row of the last two days is ever deleted: the limits of a day are counted from them.
     invariant: a row that a database does not have yet is deleted only if the file would outgrow its bound.
 
 The tables `quarter` and `total` keep the totals of deleted rows, for longer.
@@ -40,10 +40,10 @@ SUMS = 400 * DAY
 STATE = 60 * DAY
 """Seconds after which state is forgotten if nothing renews it."""
 
-# Rows that one transaction of `prune` deletes, so that whoever writes waits for some milliseconds.
+# Rows that one transaction of `prune` deletes, so that writers wait for some milliseconds.
 _BATCH = 5_000
 
-# A database to which nothing was sent for so long is not waited for.
+# A database that got nothing for so long is not waited for.
 _FORGOTTEN = 35 * DAY
 
 _ALL = 2**63 - 1
@@ -55,8 +55,8 @@ class Prunable(NamedTuple):
     """The rows that `prune` would delete and keep.
 
     Args:
-        rows: that it would delete.
-        kept: that are as old, and were not forwarded to every database yet.
+        rows: how many it would delete.
+        kept: how many are as old, but not forwarded to every database yet.
     """
 
     rows: int
@@ -91,7 +91,7 @@ def prune(store: Store, before: float, *, targets: Collection[str] = (), wall: C
     """Delete the rows that are older than a moment and were forwarded to every database. Their totals stay.
 
     Args:
-        before: seconds since the epoch; rows of the last two days stay, whatever it says.
+        before: seconds since the epoch; rows of the last two days always stay.
         targets: names of databases that rows are forwarded to, besides those that the file knows.
 
     Returns:
@@ -106,7 +106,7 @@ def prune(store: Store, before: float, *, targets: Collection[str] = (), wall: C
         while True:
             with transaction(connection):
                 now = wall()
-                # Asked each time: a database that rows are to be forwarded to may be new.
+                # Read each time: a database may have been added.
                 upto = _forwarded(connection, now, targets)
                 rows = connection.execute(query, (last, upto, before, _BATCH)).fetchall()
                 if not rows:
@@ -120,9 +120,9 @@ class Retention:
     """How much is kept.
 
     Args:
-        days: after which a row is deleted.
-        rows: beyond which the oldest are deleted.
-        megabytes: that the file may have, whatever is not forwarded yet.
+        days: the age at which a row is deleted.
+        rows: the number beyond which the oldest are deleted.
+        megabytes: the largest size of the file, even if rows are not forwarded yet.
     """
 
     days: float = 35.0
@@ -131,7 +131,7 @@ class Retention:
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> tuple[Retention, list[Problem]]:
-        """Read it from an environment; a value that cannot be read is a problem, and the default counts."""
+        """Read it from an environment; a value that cannot be read is a problem, and the default applies."""
         problems = []
         found: dict[str, float] = {}
         for variable, name in ((USAGE_DAYS, "days"), (USAGE_ROWS, "rows"), (USAGE_MEGABYTES, "megabytes")):
@@ -155,8 +155,8 @@ class Pruned:
     """What `prune_step` did.
 
     Args:
-        rows: that were deleted.
-        unforwarded: how many of them a database has not got.
+        rows: how many were deleted.
+        unforwarded: how many of them a database does not have.
         more: whether there is more to delete.
     """
 

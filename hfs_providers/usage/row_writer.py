@@ -49,7 +49,7 @@ def write_rows(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: 
 
     All or none, if they are at most `AT_ONCE` or a transaction is under way.
 
-    At each step of a statement SQLite releases the interpreter's lock. If calls keep that busy, it gets it back after
+    At each step of a statement SQLite releases the interpreter's lock. If calls keep it busy, a writer regains it after
     5 ms at the earliest, at their cost: with seven statements for each group, 100 tasks had a twelfth less throughput.
 
     Args:
@@ -69,7 +69,7 @@ def write_rows(connection: sqlite3.Connection, rows: Sequence[UsageRow], known: 
         try:
             written += _insert(connection, part, known)
         except (OverflowError, ValueError, TypeError, sqlite3.IntegrityError):
-            # A value that is no number or no text is replaced, so that one such row does not cost the others.
+            # A value of a wrong type is replaced, so that one such row does not cost the others.
             written += _insert(connection, [_mended(row) for row in part], known)
     return written
 

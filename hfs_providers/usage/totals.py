@@ -1,8 +1,8 @@
 """Sums of all keys together: the table `total`.
 
 With thousands of keys, each asked less than once in a quarter of an hour, `quarter` has almost as many rows as `usage`.
-A quarter that is over is added up once more, in the background and without keys: that is a few rows, and nobody who
-writes waits for it. The file itself counts rows that come later.
+A quarter that is over is added up once more, in the background and without keys: that is a few rows, and writers
+do not wait for it. The file itself counts rows that come later.
 
     invariant: `total` holds the sums of all rows of the quarters before the instant in `totalled`.
 """
@@ -49,7 +49,7 @@ def add_up(connection: sqlite3.Connection, wall: float) -> bool:
     span = _next(connection, wall)
     if span is None:
         return False
-    # What has to come from the disk comes before others have to wait.
+    # Read from the disk before the transaction, in which others wait.
     if _read(connection, *span):
         with transaction(connection):
             if _next(connection, wall) == span:

@@ -16,7 +16,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.0001, 0.002
 
 
 def corrupt(error: BaseException) -> bool:
-    """Whether SQLite says that the file is no database, or a broken one."""
+    """Whether SQLite says that the file is not a database, or a broken one."""
     return isinstance(error, sqlite3.DatabaseError) and _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -28,7 +28,7 @@ def _code(error: sqlite3.Error) -> int:
 def begin(connection: sqlite3.Connection, seconds: float = BUSY) -> None:
     """Begin a transaction that writes, on a connection of patience 0. Waits in steps of a tenth of a millisecond.
 
-    SQLite's own waiting sleeps for up to 100 ms at a time, during which the file is given to others many times over.
+    SQLite's own waiting sleeps for up to 100 ms at a time, while others get the file many times.
 
     Raises:
         sqlite3.OperationalError: it is locked for more than so many seconds.

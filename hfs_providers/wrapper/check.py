@@ -17,7 +17,7 @@ MOST_OF_ONE = 32
 """Requests at a time, in all and to one provider."""
 
 _PATIENCE = 10.0
-"""Seconds beyond twice the timeout after which a probe is given up. An SDK's own timeout starts anew with each byte."""
+"""Seconds beyond twice the timeout after which a probe is given up. An SDK restarts its own timeout with each byte."""
 
 Numbered = tuple[int, KeyProbe]
 
@@ -32,7 +32,7 @@ def check_keys(
     only: Container[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[str, KeyProbe]]:
-    """Try every key with a real request. Yields provider and result of each as they come; the pools take over the
+    """Try every key with a real request. Yields provider and result of each when it is done; the pools take over the
     results.
 
     If the caller stops iterating, the remaining keys are not tried.

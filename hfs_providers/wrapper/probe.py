@@ -36,7 +36,7 @@ _ABOUT_THE_KEY = "models"
 
 _LONGEST_REASON = 200
 _TOKENS = 16
-"""Reserved for the question and its one token of answer."""
+"""Tokens reserved for the question and its answer of one token."""
 
 
 class Probe:
@@ -155,12 +155,12 @@ class Probe:
             return "dead", reason
         if verdict.kind == "rate_limited":
             if lease is None:
-                # A provider that tells a key to wait knows the key, so it is not dead.
+                # A provider that rate-limits a key knows the key, so it is not dead.
                 self._pool.revive(key_id)
                 with suppress(PoolExhaustedError):
                     lease = self._pool.acquire(_ABOUT_THE_KEY, 0, timeout=0, key_id=key_id)
             if lease is not None:
-                # Where no model was asked for, the limit is the key's.
+                # If no model was asked for, the limit is the key's.
                 lease.rate_limited(verdict.retry_after, verdict.scope if self._asks else "key", said)
             # 403 without a reason can be about the key, the network or the country.
             return ("unknown" if verdict.status == 403 else "limited"), reason

@@ -1,6 +1,6 @@
 """A client of any SDK over a provider's keys: each call, such as `client.chat.completions.create(...)`, leases a key.
 
-It replaces keycycle's rotating clients, which sleep between keys, take a key for dead because of a word in a message,
+It replaces keycycle's rotating clients, which sleep between keys, declare a key dead because of a word in a message,
 and log parts of keys.
 """
 
@@ -74,7 +74,7 @@ class _Rotating:
             client.close()
 
     def _opens(self) -> bool:
-        """Whether the method sends its request when a `with` block is entered: so it is in the SDKs of one maker."""
+        """Whether the method sends its request when a `with` block is entered, as in SDKs made by Stainless."""
         late = self._path[-1:] == ("stream",) or "with_streaming_response" in self._path
         return late and hasattr(self._plan.client_class, "with_options")
 

@@ -190,7 +190,7 @@ class Opening:
 
 
 class AsyncOpening:
-    """As `Opening`, for tasks. One that is awaited is made as any other call, by `ask`."""
+    """As `Opening`, for tasks. One that is awaited is sent like any other call, by `ask`."""
 
     def __init__(self, request: ClientRequest, ask: Callable[[ClientRequest], Coroutine[Any, Any, Any]]) -> None:
         self._request = request
@@ -224,7 +224,7 @@ def usage_of(plan: ClientPlan, answer: Any) -> Tokens | None:
     try:
         return plan.usage(_content(answer))
     except Exception:
-        # The body is the caller's, and may be no answer that the SDK or a `usage_extractor` can read.
+        # The body is the caller's, and may not be an answer that the SDK or a `usage_extractor` can read.
         return None
 
 

@@ -1,6 +1,6 @@
 """keycycle's `MultiProviderWrapper` over a `KeyPool`: its interface, with leases and verdicts inside.
 
-keycycle's own `__init__` starts threads and wants a database, and its rotation loses budgets, sleeps in the event loop
+keycycle's own `__init__` starts threads and needs a database, and its rotation loses budgets, sleeps in the event loop
 and logs parts of keys; neither runs here.
 """
 
@@ -179,7 +179,7 @@ class ProviderWrapper(KeycycleFace):
         """Record the cost of a request with a key of `get_api_key`. The limits were charged when the key was given out.
 
         Raises:
-            KeyNotFoundError: the key is none of this provider's.
+            KeyNotFoundError: the key is not one of this provider's.
         """
         credential = self._credential(api_key)
         tokens = actual_tokens or estimated_tokens

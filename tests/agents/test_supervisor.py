@@ -211,7 +211,7 @@ class TestTheDeathOfAWorker:
             # What a worker does on a SIGTERM from outside.
             for name in ("1", "again"):
                 ended.answer(name, error="cancelled")
-            assert "told to end by somebody else" in str((await work).error)
+            assert "was ended from outside" in str((await work).error)
             await settle()
             assert fleet.link is not ended
             fleet.link.answer("again")

@@ -82,7 +82,7 @@ def test_the_commands_of_the_page_do_what_they_say(cli: Cli, env: dict[str, str]
     assert line.startswith("groq")
     if "--rate" in command:
         assert re.search(r"rpm +200 +60 +no", done.stdout)
-        assert f"groq {MODEL}: 4318 more keys with such limits would do" in done.stdout
+        assert f"groq {MODEL}: 4318 more keys with such limits would be enough" in done.stdout
 
 
 def test_the_program_of_the_page_does_what_it_says(

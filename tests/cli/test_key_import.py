@@ -58,8 +58,8 @@ def test_it_writes_a_file_that_only_the_owner_can_read(cli: Cli, pasted: Path, t
     assert content(path) == (f"{ONE}\n{TWO},team\n", 0o600)
     assert done.stdout.splitlines() == [
         f"2 keys added to {path}, which has 2 keys now.",
-        "Dropped: what is there twice (line 3).",
-        "Dropped: what contains blanks, line breaks or other characters that no key has (line 4).",
+        "Dropped: each entry that repeats an earlier one (line 3).",
+        "Dropped: each entry that contains blanks, line breaks or other characters that no key has (line 4).",
         f"To use the file: GROQ_API_KEYS_FILE={path}",
         "The keys are still in the file that they came from: delete it if you no longer need it.",
     ]

@@ -150,7 +150,7 @@ class TestWhatIsAsked:
             (["--by", "colour"], "there is no 'colour'"),
             (["--since", "yesterday"], "'yesterday' is not a date, time or span"),
             (["--until", "99999999-01-01"], "is not a date, time or span"),
-            (["--json", "--csv"], "cannot both"),
+            (["--json", "--csv"], "exclude each other"),
             (["--plot", "out.gif"], "neither .svg nor .png"),
         ],
     )

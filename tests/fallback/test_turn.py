@@ -94,11 +94,11 @@ class TestTheFirstEntry:
         turn = chain.turn()
         assert (turn.index, turn.admit()) == (2, chain.entries[2])
         assert turn.reasons() == {
-            "a/m": "left alone for 60 s more after repeated failures",
-            "b/m": "left alone for 60 s more after repeated failures",
+            "a/m": "circuit open for 60 s more after repeated failures",
+            "b/m": "circuit open for 60 s more after repeated failures",
         }
         assert [(event.kind, event.provider, event.reason) for event in chain.events] == [
-            ("fallback_activated", "c", "a/m: left alone for 60 s more after repeated failures")
+            ("fallback_activated", "c", "a/m: circuit open for 60 s more after repeated failures")
         ]
 
     def test_is_the_primary_where_no_circuit_is_closed(self) -> None:
@@ -135,7 +135,7 @@ class TestTheFirstEntry:
         assert turn.index == 0
         assert chain.turn().admit() is chain.entries[0]
         assert turn.admit() is chain.entries[1]
-        assert turn.reasons() == {"a/m": "left alone for inf s more after repeated failures"}
+        assert turn.reasons() == {"a/m": "circuit open for inf s more after repeated failures"}
 
     def test_is_asked_again_after_an_answer_although_its_circuit_opened(self) -> None:
         chain = Chain()
@@ -373,7 +373,7 @@ class TestByHand:
         chain.open(0)
         turn = chain.turn()
         assert not turn.restore()
-        assert caplog.messages[-1] == ("a/m is not restored: left alone for 60 s more after repeated failures")
+        assert caplog.messages[-1] == ("a/m is not restored: circuit open for 60 s more after repeated failures")
         assert turn.index == 1
 
     def test_a_primary_is_restored_in_any_case_with_always(self) -> None:

@@ -67,7 +67,7 @@ def test_one_key_a_line_with_its_account(path: Path, content: str) -> None:
         ("your_api_key", "is a placeholder"),
         (",team", "is blank"),
         ("k" * 5000, "has more than 4096 characters"),
-        (ONE, "is there twice"),
+        (ONE, "repeats an earlier one"),
         (f"{TWO},{ONE}", "has a key where an account belongs"),
         (f"{TWO},a,b", "has a key where an account belongs"),
         (f"{TWO},a\x07", "names an account with characters"),
@@ -155,7 +155,7 @@ def test_a_file_is_the_same_as_long_as_nothing_about_it_changes(path: Path) -> N
 def test_commas_separate_the_keys_of_a_text() -> None:
     listed = keys_of_text(f"{ONE}, '{TWO}' ,\n{ONE},,changeme,")
     assert found(listed) == [(ONE, None), (TWO, None)]
-    assert listed.dropped == {"is there twice": [3], "is a placeholder": [5]}
+    assert listed.dropped == {"repeats an earlier one": [3], "is a placeholder": [5]}
 
 
 def test_nothing_that_is_read_shows_a_key(path: Path) -> None:

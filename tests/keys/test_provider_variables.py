@@ -89,7 +89,7 @@ class TestListedKeys:
         assert ids(found) == ["groq#3", "groq#8", *self.listed(9)]
         assert [(problem.message, problem.level) for problem in found.problems] == [
             ("GROQ_API_KEYS repeats keys that keep their numbers (groq#3)", "warning"),
-            (f"GROQ_API_KEYS_FILE: what is there twice is dropped (line 2 of {file})", "warning"),
+            (f"GROQ_API_KEYS_FILE: each entry that repeats an earlier one is dropped (line 2 of {file})", "warning"),
             (f"GROQ_API_KEYS_FILE: {file} repeats keys that keep their numbers (groq#8)", "warning"),
         ]
 
@@ -97,7 +97,7 @@ class TestListedKeys:
         file.write_text("\n".join([key(8), *["a b"] * 8, "changeme", "mArKeD,mArKeD"]))
         found = read({"GROQ_API_KEYS_FILE": str(file)})
         assert ids(found) == self.listed(8)
-        assert [problem.message.partition(": what ")[2] for problem in found.problems] == [
+        assert [problem.message.partition(": each entry that ")[2] for problem in found.problems] == [
             "contains blanks, line breaks or other characters that no key has is dropped (lines 2, 3, 4, 5, 6 and 3 "
             f"more of {file})",
             f"is a placeholder is dropped (line 10 of {file})",

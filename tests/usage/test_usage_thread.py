@@ -263,7 +263,7 @@ class TestFailure:
         quick.flush(20)
         assert quick.problem is not None
         assert quick.problem.remedy == (
-            f"Make room on the disk and {store.path} writable, or set HFS_USAGE_DB to another path or to off"
+            f"Free space on the disk and make {store.path} writable, or set HFS_USAGE_DB to another path or to off"
         )
 
     def test_that_knows_its_remedy_says_that_one(self, quick: UsageLog, store: Store) -> None:

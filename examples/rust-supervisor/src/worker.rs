@@ -128,7 +128,7 @@ fn listen(output: impl Read, sender: &Sender<Said>) {
                             return;
                         }
                     }
-                    None => eprintln!("a line that is no message was passed over"),
+                    None => eprintln!("a line that is not a message was ignored"),
                 }
             }
             _ => {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hfs_providers.agents import Batch, Role, Subscription, Supervisor, WorkItem, WorkResult
 
 UNUSABLE = 2
-"""The exit code for wrong usage, and where the items cannot be read."""
+"""The exit code for wrong usage, and if the items cannot be read."""
 NOBODY = 3
 """The exit code if no agent is available for the work."""
 
@@ -83,7 +83,7 @@ def _answered(path: Path) -> set[str]:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
-        # Where this run appends to the same file, a line that a crash left half written has to end first.
+        # If this run appends to the same file, a line that a crash left incomplete has to end first.
         if size and file.read() != b"\n" and os.path.sameopenfile(file.fileno(), sys.stdout.fileno()):
             print(flush=True)
     return answered

@@ -94,7 +94,7 @@ def watch(path: Path) -> int:
                 else:
                     live.update(view.draw(), refresh=True)
     except BrokenPipeError:
-        # The output's reader is gone, which is no fault of the file.
+        # The output's reader is gone, which is not a fault of the file.
         raise
     except OSError as error:
         output.fail(f"{path} cannot be read: {error.strerror}", "Run: hfs-providers agents run --events FILE", code=2)
@@ -108,7 +108,7 @@ def _followed(path: Path) -> Iterator[AgentEvent | None]:
     with path.open(encoding="utf-8") as file:
         line = ""
         while True:
-            # A line may be there by half.
+            # A line may be incomplete so far.
             line += file.readline()
             if not line.endswith("\n"):
                 yield None

@@ -100,12 +100,12 @@ def _played(
 def _manager(env: Mapping[str, str]) -> ProviderManager:
     from hfs_providers import ProviderManager
 
-    # The demo is the same everywhere: no file of the user's counts, and nothing of it is written down.
+    # The demo is the same everywhere: it reads no file of the user's, and stores nothing.
     return ProviderManager(env={**env, CONFIG: os.devnull, USAGE: "off"})
 
 
 def _pass_proxies_by() -> None:
-    """Keep this process's requests to itself off a proxy; the SDKs take proxies from the environment."""
+    """Send this process's requests to itself past any proxy; SDKs take proxies from the environment."""
     # Imported here: it takes 20 ms, which every other command would pay too.
     import urllib.request
 

@@ -25,7 +25,7 @@ _SCENES = {
     "tool": "With a tool",
     "async": "All at once (async)",
 }
-# The calls are told by an observer, which learns from it whose call it is: each task has its own.
+# An observer records the calls, and learns from it whose call it is: each task has its own.
 _running: ContextVar[str] = ContextVar("hfs_demo_agent")
 
 
@@ -105,7 +105,7 @@ class Runs:
             try:
                 error = error_of(run)
             except KeyboardInterrupt:
-                # What Ctrl-C ends among tasks, the event loop itself tells the caller.
+                # Among tasks, the event loop itself passes Ctrl-C on to the caller.
                 raise asyncio.CancelledError from None
             self._count(agent, error)
 

@@ -12,7 +12,7 @@ SLOW = 0.1
 """Seconds that a slow key takes to answer."""
 
 REST = 45
-"""Seconds for which a limited key is told to wait: longer than the demo."""
+"""Seconds that a limited key has to wait: longer than the demo."""
 
 
 class Stage:
@@ -51,7 +51,7 @@ class Stage:
         self._server.stop()
 
     def run_out(self, provider: str) -> None:
-        """From now on every key of the provider that still answers is told to wait."""
+        """From now on every key of the provider that still answers is limited."""
         for key_id in self.key_ids(provider):
             if self._parts[key_id] in ("answers", "slow"):
                 self._play(key_id, "limited")

@@ -55,5 +55,5 @@ def _ask(manager: ProviderManager, providers: Sequence[str], chance: random.Rand
         try:
             chance.choice(models).response(messages=[Message(role="user", content="Say hello.")])
         except HfsProvidersError:
-            # All keys of a provider may be told to wait: the page shows why.
+            # All keys of a provider may be limited: the page shows why.
             continue

@@ -45,7 +45,7 @@ def columns(
     written = measure.written
     scale = max(5, len(written(max(values))))
     room = max(10, width - scale - 2)
-    # Where there are too many, neighbours share a column.
+    # If there are too many, neighbours share a column.
     together = -(-len(values) // room)
     heights = [sum(values[at : at + together]) for at in range(0, len(values), together)]
     most = max(heights)
@@ -85,7 +85,7 @@ def _ticks(starts: Sequence[str], period: str, together: int, wide: int, axis: i
 
 
 def tick(start: str, period: str, before: str) -> str:
-    """An hour or day, as short as it can be understood.
+    """An hour or day, in the shortest clear form.
 
     Args:
         start: in ISO.

@@ -4,7 +4,7 @@ JSON of `usage`: `database` (the file, or null), `since`, `until` (ISO; null is 
 end were pruned and the span is wider, by less than 15 minutes), `by`, `rows` (each with the fields that `by` names, and
 `requests`, `ok`, `tokens_in`, `tokens_out`, `tokens`, `tokens_cached` (those of `tokens_in` that came from a provider's
 cache), `cost_usd` (of those with a price), `unpriced` (those without), `latency` (mean seconds)), `total` (the same
-without the former).
+without the fields of `by`).
 With `--cost` also `budgets`: see `budget_records`.
 CSV: the rows, with a heading.
 
@@ -74,7 +74,7 @@ def usage(
     from hfs_providers.usage import UsageReport
 
     if as_json and as_csv:
-        output.fail("--json and --csv cannot both be printed", code=2)
+        output.fail("--json and --csv exclude each other", code=2)
     wanted: dict[str, Any] = {
         "since": spans.moment(since, "--since"),
         "until": spans.moment(until, "--until"),

@@ -43,7 +43,7 @@ def draw(path: Path, line: UsageTimeline, subtitle: str, measure: Measure = REQU
     from matplotlib import pyplot  # type: ignore[import-not-found, unused-ignore]
 
     lines = lines_of(line)
-    # Text stays text in an SVG, and names are no formulas.
+    # Text stays text in an SVG, and names are not formulas.
     with pyplot.rc_context({"svg.fonttype": "none", "text.parse_math": False}):
         figure, axes = pyplot.subplots(figsize=(9, 4.2), dpi=160, layout="constrained", facecolor="#ffffff")
         base = [0] * len(line.starts)

@@ -1,7 +1,7 @@
 """Sends the usage rows of the local file to a database of the user's choice: the file is the outbox.
 
     invariant: the cursor in `targets` moves after the database has committed, never before, so no row is left out; and
-               a row has one primary key there, so none is counted twice, however often and by whatever process it is
+               a row has one primary key there, so none is counted twice, however often and by which process it is
                sent.
     invariant: calls never wait for the database: a thread of the forwarder reads the rows from the file.
 
@@ -44,7 +44,7 @@ class Pace:
         linger: from the first new row to the statement that sends it, so that others come with it.
         idle: until an unused connection is closed. TiDB Cloud drops it after 300.
         first, longest: the pause after the first failure, doubled with each until the longest. Up to half of it is
-            left to chance, so that processes do not come back all at once.
+            random, so that processes do not come back all at once.
         taken: between two checks whether another process is still forwarding.
     """
 
@@ -66,7 +66,7 @@ class Behind:
 
     Args:
         name: of the database; it holds no password.
-        rows: that it does not have yet.
+        rows: how many it does not have yet.
         oldest: wall-clock time of the oldest of them.
         at: wall-clock time of the last try to send rows, or None if there was none.
         error: why the last try failed, or None if it succeeded.
@@ -92,7 +92,7 @@ class Behind:
 
 
 def behind(store: Store, *names: str) -> list[Behind]:
-    """Each database that rows of `store` were ever forwarded to, and those of `names` to which none was yet.
+    """Each database that rows of `store` were ever forwarded to, and those of `names` that got none yet.
 
     Raises:
         OSError, sqlite3.Error: the local file cannot be read.
@@ -148,7 +148,7 @@ class Forwarder:
         at_fork(ForkPhase.FORWARDERS, child=self._after_fork_in_child)
 
     def _begin(self) -> None:
-        """All that a child process must not have from its parent."""
+        """Set all that a child process must not inherit."""
         self._turn = threading.Condition()
         self._thread: threading.Thread | None = None
         self._target = Target(self._url)
@@ -189,7 +189,7 @@ class Forwarder:
             return self._cursor >= goal
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what is in the local file, unless the database is known to fail, and stop. Safe twice.
+        """Send what is in the local file, unless the database is known to fail, and stop. Safe to call twice.
 
         What is not sent within `timeout` seconds stays in the file, for the next forwarder.
         """
@@ -209,7 +209,7 @@ class Forwarder:
         self._turn.notify_all()
         if self._thread is None and not self._stop:
             self._thread = threading.Thread(target=self._run, name="hfs-forwarder", daemon=True)
-            # A program that is ending starts no threads: the rows are for its next run.
+            # A program that is ending starts no threads: its next run sends the rows.
             with contextlib.suppress(RuntimeError):
                 self._thread.start()
 
@@ -342,7 +342,7 @@ class Forwarder:
         return self._pace.pause(self._failures, self._chance())
 
     def _after_fork_in_child(self) -> None:
-        # The connection is the parent's: the child must neither use it nor say goodbye on it.
+        # The connection is the parent's: the child must neither use it nor disconnect.
         _orphans.append(self._target)
         self._begin()
 

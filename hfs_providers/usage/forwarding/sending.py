@@ -18,8 +18,8 @@ class Sent:
 
     Args:
         name: of the database, or of the variable whose URL cannot be used; it holds no password.
-        rows: that were sent to it.
-        left: rows that it does not have yet, or None if that is not known.
+        rows: how many were sent to it.
+        left: how many it does not have yet, or None if that is not known.
         error: why, or None.
     """
 

@@ -59,7 +59,7 @@ _IMPATIENT = {
 }
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _GREATEST = 2**63 - 1
-# A CHECK constraint of somebody's own: MySQL's and MariaDB's drivers call it an operational error.
+# A CHECK constraint that a user added: MySQL's and MariaDB's drivers call it an operational error.
 _CHECKS = {3819, 4025}
 _TIMEOUTS: dict[str, dict[str, Any]] = {
     "pymysql": {"connect_timeout": CONNECT, "read_timeout": ANSWER, "write_timeout": ANSWER},
@@ -96,7 +96,7 @@ def table() -> Table:
 
 
 def fitted(source: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A local row as the table takes it: texts cut, no NUL (PostgreSQL has none), numbers that every database has."""
+    """A local row in the form that the table takes: texts cut, no NUL (PostgreSQL has none), bounded numbers."""
     return {"id": row["id"], "source": source, **{name: _fitted(name, row[name]) for name in COLUMNS}}
 
 
@@ -121,7 +121,7 @@ class Target:
         self._engine: Engine | None = None
         self._raw: Any = None
         self.product: str | None = None
-        """What the server says that it is, once connected to, if it speaks MySQL's protocol."""
+        """The server's product, if it speaks MySQL's protocol; known after connecting."""
         self.lacking: frozenset[str] = frozenset()
         """Columns that the table lacks and that cannot be added, known after the first connection: they are not
         sent."""
@@ -131,7 +131,7 @@ class Target:
         return self._engine is not None
 
     def send(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-        """Put rows, as `fitted` makes them, into the table; those that are there already stay as they are.
+        """Put rows, as `fitted` makes them, into the table; those that are there already do not change.
 
         Returns:
             The rows that the database refuses though it took others, by id, with its reason.
@@ -149,7 +149,7 @@ class Target:
                     with connection.begin():
                         self._insert(connection, part)
                 except Exception as error:
-                    # Of a single row: the fault may lie with the table, unless another row was taken.
+                    # With a single row, the table may be at fault, unless it took another row.
                     if not _is_about_the_data(error) or len(rows) == 1:
                         raise
                     if len(part) == 1:
@@ -210,9 +210,9 @@ class Target:
             url = url.set(query=query)
             arguments |= tls
             if url.password:
-                # As text PyMySQL sends it in Latin-1, which the server takes for another password.
+                # PyMySQL sends text in Latin-1, which the server takes for another password.
                 arguments["password"] = str(url.password).encode()
-        # Serverless databases hang up on idle connections: it is asked whether it is still there.
+        # Serverless databases close idle connections: each is tested before it is used.
         engine = create_engine(
             url,
             poolclass=QueuePool,
@@ -225,7 +225,7 @@ class Target:
 
         @event.listens_for(engine, "do_connect")
         def _keep(dialect: Any, record: Any, args: Any, options: Any) -> Any:
-            # Before SQLAlchemy's first questions to the server, which may be left without an answer as well.
+            # Before SQLAlchemy's first queries, which may get no answer either.
             self._raw = dialect.connect(*args, **options)
             return self._raw
 
@@ -258,8 +258,8 @@ class Target:
             if not inspect(connection).has_table(TABLE):
                 raise ForwardingError(
                     self.url.name,
-                    f"there is no table {TABLE}, and it cannot be made: {self.words(error)}",
-                    "Let the user create it, or create it by hand (docs/databases.md has the statement)",
+                    f"there is no table {TABLE}, and it cannot be created: {self.words(error)}",
+                    "Allow the user to create it, or create it by hand (the statement is in docs/databases.md)",
                 ) from None
 
     def _add_columns(self, connection: Connection) -> None:
@@ -285,7 +285,7 @@ class Target:
 
     @contextlib.contextmanager
     def _bounded(self) -> Iterator[None]:
-        # psycopg waits for an answer without end.
+        # psycopg has no timeout for answers.
         timer = threading.Timer(CONNECT + ANSWER, self.cut)
         timer.daemon = True
         timer.start()
@@ -319,12 +319,12 @@ def _lacking(connection: Connection) -> list[str]:
 
 @cache
 def _once(dialect: str) -> Insert | None:
-    """The statement that skips rows that are already there, or None if we know none of the dialect."""
+    """The statement that skips rows that are already there, or None if none is known for the dialect."""
     from sqlalchemy.dialects import mysql, postgresql, sqlite
 
     match dialect:
         case "mysql" | "mariadb":
-            # Not INSERT IGNORE: it would also cut and bend what does not fit, without a word.
+            # Not INSERT IGNORE: it would also cut and convert what does not fit, silently.
             return mysql.insert(table()).on_duplicate_key_update(id=table().c.id)
         case "postgresql":
             return postgresql.insert(table()).on_conflict_do_nothing()
@@ -334,7 +334,7 @@ def _once(dialect: str) -> Insert | None:
 
 
 def _is_about_the_data(error: Exception) -> bool:
-    """Whether the database (or its driver) refused a row, rather than could not take any."""
+    """Whether the database (or its driver) refused this row, and not just any row."""
     from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
     if isinstance(error, DBAPIError):

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote_plus
 from hfs_providers.contract.errors import ForwardingError, MissingDriverError
 from hfs_providers.contract.secret import Secret
 
-# As SQLAlchemy reads a URL, except that it takes an `@` in the password for its end and shows the rest.
+# As SQLAlchemy reads a URL, which itself takes an `@` in the password for its end and shows the rest.
 _URL = re.compile(
     r"(?P<backend>[a-z]\w*)(?:\+(?P<driver>\w+))?://"
     r"(?:(?P<user>[^:/@?]*)(?::(?P<password>[^@]*))?@)?"
@@ -71,7 +71,7 @@ class DatabaseUrl:
         self.host = found["host"].lower()
         tidb = given == "tidb" or self.host.endswith(".tidbcloud.com") or f"{found['place']}/".find(":4000/") > 0
         self.product = "TiDB" if tidb and self.backend == "mysql" else _PRODUCTS.get(given, given)
-        """What the URL says that it is."""
+        """The product, as far as the URL names it."""
         scheme = f"{self.backend}+{self.driver}" if self.driver else self.backend
         self.url = Secret(f"{scheme}{url.strip()[url.strip().index('://') :]}")
         """With the driver, for SQLAlchemy."""
@@ -107,19 +107,19 @@ class DatabaseUrl:
                 raise ForwardingError(
                     self.name,
                     f"SQLAlchemy knows no dialect {self.backend!r}",
-                    "Install the package that brings it, or correct the URL",
+                    "Install the package that provides it, or correct the URL",
                 )
 
 
 def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What PyMySQL is given for the TLS options of a URL.
+    """Turn the TLS options of a URL into arguments of PyMySQL.
 
     SQLAlchemy and PyMySQL between them drop `ssl_ca` if `ssl_verify_cert` is given as well, take
     `ssl_verify_cert=false` for true, and check no host name without `ssl_ca`; so the context is made here.
 
     Args:
         query: the options of the URL.
-        host: of the URL; TiDB Cloud's require TLS, so there it is on by default.
+        host: of the URL; hosts of TiDB Cloud require TLS: it is on by default for them.
 
     Returns:
         The options that have nothing to do with TLS, and keyword arguments for PyMySQL.
@@ -143,7 +143,7 @@ def mysql_tls(query: Mapping[str, Any], host: str) -> tuple[dict[str, Any], dict
         if key in tls and not os.path.exists(tls[key]):
             raise ValueError(f"{key}: there is no {tls[key]}")
     context = ssl.create_default_context(cafile=tls.get("ssl_ca"), capath=tls.get("ssl_capath"))
-    # Self-made authorities often lack extensions that OpenSSL's strict mode (the default since Python 3.13) wants.
+    # Private CAs often lack extensions that OpenSSL's strict mode (the default since Python 3.13) requires.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = mode == "VERIFY_IDENTITY"
     context.verify_mode = ssl.CERT_NONE if mode == "REQUIRED" else ssl.CERT_REQUIRED
@@ -159,7 +159,7 @@ def _mode(tls: Mapping[str, str], host: str) -> str:
     if "ssl_mode" in tls:
         mode = tls["ssl_mode"].upper()
         if mode not in _MODES:
-            raise ValueError(f"ssl_mode is one of {', '.join(_MODES)}")
+            raise ValueError(f"ssl_mode must be one of {', '.join(_MODES)}")
         return mode
     if _is(tls, "ssl_disabled") or _is(tls, "ssl") is False:
         return "DISABLED"
@@ -189,5 +189,5 @@ def _is(tls: Mapping[str, str], *keys: str) -> bool | None:
                 return True
             if word in ("false", "0", "no", "off"):
                 return False
-            raise ValueError(f"{key} is true or false")
+            raise ValueError(f"{key} must be true or false")
     return None
