@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Kind = Literal[
     "rate_limited",
@@ -79,6 +80,9 @@ class Evidence:
         return any(isinstance(holder, Mapping) and name in holder for holder in holders)
 
 
+_Decide: TypeAlias = Callable[[Evidence], "Meaning | None"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ErrorRules:
     """What a provider's errors mean, if the library's general rules do not know it.
@@ -117,10 +121,15 @@ class ErrorRules:
 
     def over(self, base: ErrorRules) -> ErrorRules:
         """These rules; those of `base` decide what they do not know."""
+        decide = self.decide or base.decide
+        if self.decide is not None and base.decide is not None:
+            decide = partial(_first_meaning, self.decide, base.decide)
+        # A path that both have keeps its place in `base`, where it may follow a path that says more.
+        own = {path: table for path, table in self.fields.items() if path not in base.fields}
         return replace(
             self,
-            decide=self.decide or base.decide,
-            fields={**base.fields, **self.fields},
+            decide=decide,
+            fields={**own, **{path: {**table, **self.fields.get(path, {})} for path, table in base.fields.items()}},
             codes={**base.codes, **self.codes},
             statuses={**base.statuses, **self.statuses},
             exceptions={**base.exceptions, **self.exceptions},
@@ -135,6 +144,14 @@ class ErrorRules:
     def with_modules(self, modules: Collection[str]) -> ErrorRules:
         """These rules for the errors of further modules."""
         return replace(self, modules=frozenset(self.modules).union(modules))
+
+
+def _first_meaning(own: _Decide, base: _Decide, evidence: Evidence) -> Meaning | None:
+    try:
+        decided = own(evidence)
+    except Exception:  # a plugin's own function
+        decided = None
+    return decided if isinstance(decided, Meaning) else base(evidence)
 
 
 NO_RULES = ErrorRules()

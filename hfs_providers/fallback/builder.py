@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agno.models.base import Model
 
+from hfs_providers.clients.families import family_of
 from hfs_providers.contract.environment import TIER, env_name
 from hfs_providers.contract.errors import ProviderError, ProviderUnavailableError, SettingsError
 from hfs_providers.fallback.chain import FallbackChain
@@ -87,7 +88,7 @@ def _entry(sources: ChainSources, given: ChainEntry, options: Mapping[str, Any])
         plugin = _plugin_of(given, sources.plugins)
         # A chain retries transport errors itself.
         aggregator = isinstance(given, FallbackChain) or (plugin is not None and plugin.aggregator)
-        return entry_of(given, sources.clock, plugin, aggregator)
+        return entry_of(given, sources.clock, plugin and _completed(plugin), aggregator)
     model_id: str | None
     if isinstance(given, str):
         provider, _, model_id = given.strip().partition("/")
@@ -109,6 +110,14 @@ def _plugin_of(model: Model, plugins: Sequence[ProviderTraits]) -> ProviderTrait
             if base.__name__ == name and f"{base.__module__}.".startswith(f"{module}."):
                 return plugin
     return None
+
+
+def _completed(plugin: ProviderTraits) -> ProviderTraits:
+    """The data of a plugin with that of the family of its SDK, as the plugin's own models have it."""
+    try:
+        return family_of(plugin.client).complete(plugin)
+    except Exception:  # what a plugin names as its `client` may raise anything
+        return plugin
 
 
 def _read(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str | None, Mapping[str, Any]]:

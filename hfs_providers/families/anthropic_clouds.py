@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from hfs_providers.authoring import Credential, ErrorRules, Evidence, Meaning
 from hfs_providers.families.anthropic import AnthropicClients
 from hfs_providers.families.bedrock import pair_of, place_of
+from hfs_providers.families.google_status import GOOGLE_ERRORS
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _WRONG_KEYS = frozenset(
@@ -73,11 +74,7 @@ class AnthropicVertexClients(AnthropicClients):
     """A key is an access token, or a service account's JSON in base64, for which the SDK gets and renews tokens."""
 
     settings: tuple[str, ...] = (*AnthropicClients.settings, "region", "project_id")
-    defaults: ClassVar = {
-        **AnthropicClients.defaults,
-        "limit_headers": {},
-        "errors": ErrorRules(fields={"details.reason": {"BILLING_DISABLED": Meaning("dead", credits=True)}}),
-    }
+    defaults: ClassVar = {**AnthropicClients.defaults, "limit_headers": {}, "errors": GOOGLE_ERRORS}
 
     def configure(self, bound: Any, credential: Credential, transport: Any) -> None:
         super().configure(bound, credential, transport)

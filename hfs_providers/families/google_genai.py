@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 from urllib.request import getproxies
 
 from hfs_providers.authoring import Clients, Credential, ErrorRules, Meaning, MessageRules, UsageFields
 from hfs_providers.clients.transports import newest_backend
+from hfs_providers.families.google_status import GOOGLE_ERRORS
+
+# The signature for a tool call that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures
+_UNSIGNED = base64.b64encode(b"skip_thought_signature_validator").decode("ascii")
+_BEFORE_3 = re.compile(r"gemini-[12](\.|-|$)")
+
+
+def sign_tool_calls(model_id: str, calls: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Tool calls with the signature that Gemini 3 requires: on the first of parallel calls only."""
+    if "thought_signature" in calls[0] or _BEFORE_3.match(model_id):
+        return calls
+    return [{**calls[0], "thought_signature": _UNSIGNED}, *calls[1:]]
 
 
 class GenaiClients(Clients):
@@ -19,6 +33,19 @@ class GenaiClients(Clients):
     url_field = None
     async_client_field = "client"
     answers: Literal["unknown", "choices", "asked"] = "choices"
+    defaults: ClassVar = {
+        "usage_fields": UsageFields(cached=("cached_content_token_count",), reasoning_apart=True),
+        "errors": ErrorRules(
+            readers=(
+                "_from_response",
+                "_load_json_from_response",
+                "_GenerateContentResponse_from_mldev",
+                "_GenerateContentResponse_from_vertex",
+            )
+        ).over(GOOGLE_ERRORS),
+        # Agno's class accepts only a pydantic class as a schema.
+        "messages": MessageRules(tool_calls=sign_tool_calls, json_schemas=False),
+    }
 
     def make_transport(self) -> Any:
         return self.shared(newest_backend().Client, timeout=None, follow_redirects=True)
@@ -77,7 +104,7 @@ class InteractionsClients(GenaiClients):
     defaults: ClassVar = {
         "usage_fields": UsageFields(reasoning_apart=True),
         # The model, or this key's access to it: a wrong address has the same status.
-        "errors": ErrorRules(statuses={404: Meaning("model_gone", scope="key")}),
+        "errors": ErrorRules(statuses={404: Meaning("model_gone", scope="key")}).over(GOOGLE_ERRORS),
         # It takes no schema in OpenAI's wrapping.
         "messages": MessageRules(json_schemas=False),
     }

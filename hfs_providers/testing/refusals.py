@@ -174,7 +174,9 @@ def _cerebras(step: Step, request: Request) -> Answer | None:
 
 
 # Gemini: google.rpc.Status; https://ai.google.dev/gemini-api/docs/troubleshooting, google/api/error_reason.proto
-def _gemini(step: Step, request: Request) -> Answer | None:
+def google_refusal(step: Step, request: Request) -> Answer | None:
+    """Google's answer for an error step, or None for another step."""
+
     def error(status: int, message: str, name: str, *details: dict[str, Any]) -> Answer:
         body: dict[str, Any] = {"code": status, "message": message, "status": name}
         return status, {"error": {**body, **({"details": list(details)} if details else {})}}, {}
@@ -332,6 +334,5 @@ def _openai(step: Step, request: Request) -> Answer | None:
 _WORDINGS: Mapping[str, Callable[[Step, Request], Answer | None]] = {
     "groq": _groq,
     "cerebras": _cerebras,
-    "gemini": _gemini,
     "openrouter": _openrouter,
 }

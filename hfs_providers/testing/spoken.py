@@ -12,6 +12,7 @@ from typing import Any
 from hfs_providers.testing.answers import Request, schema_in_words
 from hfs_providers.testing.dialects import Dialect, pieces
 from hfs_providers.testing.endpoints import EMBEDDINGS, RESPONSES, asked_of, embeddings, response, response_events
+from hfs_providers.testing.refusals import Answer, google_refusal
 from hfs_providers.testing.scripts import BadRequest, Ok, Step
 
 # google-genai sends the last one as its users write it.
@@ -178,6 +179,11 @@ class OpenAIDialect(Dialect):
         return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": total, **details}
 
 
+class _GoogleOpenAIDialect(OpenAIDialect):
+    def refuse(self, request: Request, step: Step) -> Answer | None:
+        return google_refusal(step, request)
+
+
 class GeminiDialect(Dialect):
     """`generateContent` and `streamGenerateContent` of the Gemini API, and its endpoints in OpenAI's protocol."""
 
@@ -188,7 +194,7 @@ class GeminiDialect(Dialect):
         super().__init__(provider)
         self.keyless = keyless
         # https://ai.google.dev/gemini-api/docs/openai
-        self.others = (OpenAIDialect(provider, "/v1beta/openai", self.key_prefix, keyless=keyless),)
+        self.others = (_GoogleOpenAIDialect(provider, "/v1beta/openai", self.key_prefix, keyless=keyless),)
 
     def read(self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request | None:
         key = headers.get("x-goog-api-key", "")
@@ -230,6 +236,9 @@ class GeminiDialect(Dialect):
         turns = [[part for part in c["parts"] if "functionCall" in part] for c in request.body.get("contents") or ()]
         unsigned = any(calls and "thoughtSignature" not in calls[0] for calls in turns)
         return BadRequest() if unsigned and "gemini-3" in request.model else None
+
+    def refuse(self, request: Request, step: Step) -> Answer | None:
+        return google_refusal(step, request)
 
     def whole(self, request: Request, answer: Ok) -> dict[str, Any]:
         parts = self._calls(request, answer) or [{"text": answer.text}]

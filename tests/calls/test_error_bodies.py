@@ -28,6 +28,7 @@ from benchmarks.verdicts.talk import DEAD, Outcome
 from hfs_providers.calls.common_codes import QUOTES_KEY
 from hfs_providers.calls.model_errors import reads_as_overflow
 from hfs_providers.calls.verdicts import judge
+from hfs_providers.clients.families import family_of
 from hfs_providers.contract.error_rules import ErrorRules
 from hfs_providers.contract.secret import Secret
 from tests.calls.test_verdicts_servers import meaning
@@ -44,8 +45,8 @@ def server() -> Iterator[FaultyServer]:
 def rules_of(provider: str) -> ErrorRules:
     if provider not in BUILT_IN:
         return ErrorRules(modules={"openai"})
-    rules: ErrorRules = import_module(f"hfs_providers.plugins.{provider}").plugin.errors
-    return rules
+    plugin = import_module(f"hfs_providers.plugins.{provider}").plugin
+    return family_of(plugin.client).complete(plugin).errors
 
 
 # Each client makes its own TLS context, which takes longer than a request.

@@ -32,6 +32,7 @@ from agno.models.openrouter import OpenRouter
 
 from hfs_providers.calls.model_errors import KeysExhaustedError, StreamInterruptedError
 from hfs_providers.calls.verdicts import Verdict, judge
+from hfs_providers.clients.families import family_of
 from hfs_providers.contract.error_rules import Kind
 from hfs_providers.contract.errors import PoolExhaustedError
 from hfs_providers.plugins import cerebras, gemini, openrouter
@@ -43,7 +44,9 @@ NOW = 1_795_262_400.0
 
 DAY = 86_400.0
 TO_MIDNIGHT = 72_000.0
-RULES = {each.plugin.name: each.plugin.errors for each in (cerebras, gemini, groq_plugin, openrouter)}
+PLUGINS = [each.plugin for each in (cerebras, gemini, groq_plugin, openrouter)]
+# With those of the family of its SDK.
+RULES = {plugin.name: family_of(plugin.client).complete(plugin).errors for plugin in PLUGINS}
 DOCS = Path(__file__).parents[2] / "docs" / "verdicts.md"
 
 

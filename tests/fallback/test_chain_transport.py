@@ -17,6 +17,8 @@ from agno.models.message import Message
 from agno.models.openai.like import OpenAILike
 from agno.models.openrouter import OpenRouter
 
+from hfs_providers.authoring import ErrorRules, KeyedProvider, Meaning
+from hfs_providers.fallback.builder import ChainSources, entries_of
 from hfs_providers.testing import Ok, RateLimited, Raw, Reset, ServerError, Step, StreamError
 from tests.fallback.chains import WAYS, House, ask, house, lookup, seen_by, server
 
@@ -92,10 +94,27 @@ def test_a_model_of_one_s_own_gets_a_schema_as_its_plugin_says(house: House) -> 
     assert "Unusual" in str(seen[-1].body["systemInstruction"])
 
 
-def test_an_error_of_a_model_of_one_s_own_means_what_its_plugin_says(house: House) -> None:
-    refusal = {"error": {"message": "busy", "type": "x", "code": "capacity_exceeded"}}
-    house.server.script("groq", KEY, [], then=Raw(400, refusal))
-    assert "[openrouter/" in ask(house.chain(bare(house, "groq"), "openrouter"))
+@pytest.mark.parametrize(
+    ("provider", "refusal"),
+    [
+        ("groq", {"message": "busy", "type": "x", "code": "capacity_exceeded"}),
+        # Known by the family of its SDK.
+        ("gemini", {"message": "no", "code": 400, "details": [{"reason": "API_KEY_INVALID"}]}),
+    ],
+)
+def test_an_error_of_a_model_of_one_s_own_means_what_its_plugin_says(
+    house: House, provider: str, refusal: dict[str, Any]
+) -> None:
+    house.server.script(provider, KEY, [], then=Raw(400, {"error": refusal}))
+    assert "[openrouter/" in ask(house.chain(bare(house, provider), "openrouter"))
+
+
+def test_a_plugin_whose_client_is_no_family_keeps_its_own_rules(house: House) -> None:
+    rules = ErrorRules(codes={"busy": Meaning("overloaded")})
+    broken = KeyedProvider("broken", "agno.models.openai.like:OpenAILike", client="nowhere:Clients", errors=rules)
+    sources = ChainSources(house.manager.get_model, (), {}, [broken], lambda: house.now)
+    [entry] = entries_of(sources, [OpenAILike(id="mine", api_key=KEY)], None, {})
+    assert entry.errors.codes == rules.codes
 
 
 @pytest.mark.parametrize(

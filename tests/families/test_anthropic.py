@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from agno.agent import Agent
@@ -11,7 +12,7 @@ from agno.models.message import Message
 from pydantic import BaseModel
 
 from hfs_providers import ProviderManager, StreamInterruptedError
-from hfs_providers.authoring import ErrorRules, KeyedProvider, Meaning, ModelDefault, UsageFields, UsageRow
+from hfs_providers.authoring import ErrorRules, Evidence, KeyedProvider, Meaning, ModelDefault, UsageFields, UsageRow
 from hfs_providers.errors import ModelCallError
 from hfs_providers.families.anthropic import AnthropicClients
 from hfs_providers.testing import AnthropicDialect, HalfStream, LoopbackServer, Ok, RateLimited, ServerError
@@ -121,3 +122,33 @@ def test_rules_for_errors_are_added_to_those_of_the_plugin() -> None:
     both = own.over(base)
     assert both.codes == {"a": Meaning("dead"), "b": Meaning("local")}
     assert (both.statuses, both.wait_headers, both.modules) == (own.statuses, ("mine", "theirs"), {"sdk"})
+
+
+def test_rules_for_a_field_are_added_value_by_value() -> None:
+    dead, gone, limited = Meaning("dead"), Meaning("model_gone"), Meaning("rate_limited")
+    own = ErrorRules(fields={"status": {"A": dead}, "cause": {"C": gone}})
+    base = ErrorRules(fields={"reason": {"R": limited}, "status": {"A": limited, "B": limited}})
+    both = own.over(base).fields
+    assert both == {"cause": {"C": gone}, "reason": {"R": limited}, "status": {"A": dead, "B": limited}}
+    # The plugin's own field is read first; one that both have stays behind the family's more specific one.
+    assert list(both) == ["cause", "reason", "status"]
+
+
+def no_idea(evidence: Evidence) -> Meaning | None:
+    return None
+
+
+def fails(evidence: Evidence) -> Meaning | None:
+    raise KeyError("body")
+
+
+@pytest.mark.parametrize("own", [no_idea, fails])
+def test_what_the_plugin_cannot_decide_the_family_does(own: Any) -> None:
+    base = ErrorRules(decide=lambda evidence: Meaning("refused"))
+    evidence = Evidence(400, {}, {}, "sdk", None, 0.0)
+    for rules in (ErrorRules(decide=own).over(base), ErrorRules().over(base)):
+        assert rules.decide is not None
+        assert rules.decide(evidence) == Meaning("refused")
+    last = ErrorRules(decide=lambda evidence: Meaning("dead")).over(base).decide
+    assert last is not None
+    assert last(evidence) == Meaning("dead")

@@ -19,6 +19,7 @@ from hfs_providers.testing import (
     HalfStream,
     LoopbackServer,
     ModelGone,
+    Raw,
     ServerError,
     StreamError,
     Unauthorized,
@@ -87,6 +88,14 @@ def test_keys_and_models_are_judged(manager: ProviderManager, server: LoopbackSe
     with pytest.raises(KeysExhaustedError):
         manager.get_model("cloud", wait=False).response(messages=hello())
     assert sorted(status.state for status in manager.wrapper("cloud").pool.statuses()) == ["cooling", "dead"]
+
+
+@pytest.mark.parametrize("plugin", [VERTEX], ids=["vertex"])
+def test_googles_own_errors_are_read(manager: ProviderManager, server: LoopbackServer) -> None:
+    suspended = {"code": 403, "status": "PERMISSION_DENIED", "details": [{"reason": "CONSUMER_SUSPENDED"}]}
+    server.script("cloud", "*", [Raw(403, {"error": suspended})])
+    manager.get_model("cloud").response(messages=hello())
+    assert sorted(status.state for status in manager.wrapper("cloud").pool.statuses()) == ["dead", "ready"]
 
 
 def test_a_model_that_is_gone_is_known(manager: ProviderManager, server: LoopbackServer) -> None:

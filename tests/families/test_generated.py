@@ -18,9 +18,11 @@ CLASSES = [
     ("cohere", "agno.models.cohere:Cohere"),
     ("google.genai", "agno.models.google:GeminiInteractions"),
 ]
-# The first is a small difference to OpenAIResponses; the others have an example package, whose suite is run by .ci/run.
+# The first is a small difference to OpenAIResponses. The others' SDKs have a built-in plugin, or an example package,
+# whose suite is run by .ci/run.
 LONG = [
     ("openai", "agno.models.ollama:OllamaResponses"),
+    ("google.genai", "agno.models.google:Gemini"),
     ("anthropic", "agno.models.anthropic:Claude"),
     ("mistralai", "agno.models.mistral:MistralChat"),
     ("ollama", "agno.models.ollama:Ollama"),
