@@ -68,7 +68,7 @@ def write_batches(connection: Connection, batches: Iterable[list[UsageRow]]) -> 
 
 
 def _timed(work: Callable[[], object], times: int = 1) -> float:
-    """Milliseconds, the median of so many times."""
+    """Milliseconds, the median of that many times."""
     taken = []
     for _ in range(times):
         begin = time.perf_counter()

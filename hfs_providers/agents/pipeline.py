@@ -82,7 +82,7 @@ class _Run:
         self._made: dict[str, JsonValue] = {}
 
     async def through(self, attempts: int) -> WorkResult:
-        """Plan, carry out and review it, up to so many times."""
+        """Plan it once, then carry it out and review it, up to `attempts` times."""
         item, made = self._item, self._made
         planned = await self._step("orchestrator", "full_spec_to_plan", review_feedback=None, review_attempt=None)
         made["plan"] = planned.data

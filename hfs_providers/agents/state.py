@@ -37,7 +37,7 @@ class Record:
 
     @property
     def degraded(self) -> bool:
-        """Whether there are so many errors that the agent is not healthy."""
+        """Whether the agent has too many errors to be healthy."""
         return self.errors >= DEGRADED_FROM
 
     @property

@@ -28,7 +28,7 @@ _log = logging.getLogger("hfs_providers.agents")
 
 
 def run_worker(role: Role, heartbeat: float = HEARTBEAT) -> int:
-    """Serve on stdin and stdout until the end, with so many seconds between heartbeats; the exit code."""
+    """Serve on stdin and stdout until the end, with `heartbeat` seconds between heartbeats. Returns the exit code."""
     try:
         reading, writing = claim_stdio()
     except OSError as error:

@@ -22,7 +22,7 @@ def seconds(said: str, option: str) -> float:
 
 
 def ago(said: str, option: str) -> float:
-    """The moment so long ago, in seconds since the epoch. Ends the command if that is before all calendars."""
+    """The moment that long ago, in seconds since the epoch. Ends the command if that is before all calendars."""
     at = time.time() - seconds(said, option)
     try:
         datetime.fromtimestamp(at).astimezone()
@@ -62,5 +62,5 @@ def iso(at: float | None) -> str | None:
 
 
 def iso_in(seconds: float | None) -> str | None:
-    """The moment in so many seconds, as `iso` writes it."""
+    """The moment in that many seconds, as `iso` writes it."""
     return None if seconds is None else iso(time.time() + seconds)

@@ -77,7 +77,7 @@ class Screen:
             self._paused = not self._paused
 
     def draw(self, height: int, interactive: bool = True) -> RenderableType:
-        """All of it, in so many lines."""
+        """All of it, in `height` lines."""
         from rich.console import Group
 
         from hfs_providers.contract.errors import HfsProvidersError
@@ -186,7 +186,7 @@ def _plain(text: str) -> str:
 
 @contextmanager
 def _pressed_keys() -> Iterator[Any]:
-    """A function that waits so many seconds for keys, and returns those that were pressed."""
+    """A function that waits some seconds for keys, and returns those that were pressed."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -199,5 +199,5 @@ def is_recoverable(error: BaseException) -> bool:
 
 
 def recovery_wait(retry_count: int) -> float:
-    """Seconds to wait before the one further try, after so many failed attempts."""
+    """Seconds to wait before the one further try, after that many failed attempts."""
     return min(_FIRST_WAIT + retry_count, _LONGEST_WAIT)

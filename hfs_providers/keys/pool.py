@@ -239,7 +239,7 @@ class KeyPool(PoolView):
         self._lending.tell(key_id, [("key_dead", None, reason, seconds)])
 
     def pause(self, key_id: str, model_id: str, seconds: float, reason: str) -> None:
-        """Keep a key out of rotation for one model, for so many seconds.
+        """Keep a key out of rotation for one model, for `seconds`.
 
         Raises:
             KeyError: there is no such key.

@@ -41,7 +41,7 @@ class StoreConnection:
 
     @contextmanager
     def use(self, wait: float = BUSY) -> Iterator[sqlite3.Connection]:
-        """The connection, for the calling thread, until the block ends; waits so many seconds for other threads.
+        """The connection, for the calling thread, until the block ends; waits up to `wait` seconds for other threads.
 
         Raises:
             StoreError, OSError, sqlite3.Error: the file cannot be used.

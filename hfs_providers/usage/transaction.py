@@ -31,7 +31,7 @@ def begin(connection: sqlite3.Connection, seconds: float = BUSY) -> None:
     SQLite's own waiting sleeps for up to 100 ms at a time, while others get the file many times.
 
     Raises:
-        sqlite3.OperationalError: it is locked for more than so many seconds.
+        sqlite3.OperationalError: it is locked for longer than `seconds`.
     """
     patiently(lambda: connection.execute("BEGIN IMMEDIATE"), seconds)
 
@@ -40,7 +40,7 @@ def patiently(action: Callable[[], object], seconds: float) -> None:
     """Run a function as soon as no process locks the file: a statement that writes, on a connection of patience 0.
 
     Raises:
-        sqlite3.OperationalError: the file is locked for more than so many seconds.
+        sqlite3.OperationalError: the file is locked for longer than `seconds`.
     """
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE
@@ -57,7 +57,7 @@ def patiently(action: Callable[[], object], seconds: float) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, seconds: float = BUSY) -> Iterator[None]:
-    """All or nothing, after waiting for others for so many seconds; part of the transaction under way, if one is."""
+    """All or nothing, after waiting for others for up to `seconds`; part of the transaction under way, if one is."""
     if connection.in_transaction:
         yield
         return

@@ -54,7 +54,7 @@ class Tally:
 
 
 def run(source: str, options: Options) -> int:
-    """Work through the items of a file, or of stdin if it is `-`; the exit code."""
+    """Work through the items of a file, or of stdin if it is `-`. Returns the exit code."""
     if source == "-" and sys.stdin is None:
         output.fail("stdin is closed", "Give a file of work items, or pipe them in", code=UNUSABLE)
     try:

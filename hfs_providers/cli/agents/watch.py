@@ -77,7 +77,7 @@ def line_of(event: AgentEvent) -> str:
 
 
 def watch(path: Path) -> int:
-    """Show what happens until the supervisor has stopped; the exit code."""
+    """Show what happens until the supervisor has stopped. Returns the exit code."""
     try:
         events = _followed(path)
         if not sys.stdout.isatty():

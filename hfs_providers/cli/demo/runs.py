@@ -74,7 +74,7 @@ class Runs:
             self._say(f"  {event.key_id} is dead: {event.reason}")
 
     def play(self, calls: int) -> None:
-        """Run the agents so many times in all."""
+        """Run the agents `calls` times in all."""
         at_the_end = max(1, calls // 10)
         shares: dict[str, list[str]] = {kind: [] for kind in _SCENES}
         for number in range(calls - at_the_end):

@@ -56,7 +56,7 @@ class Pace:
     taken: float = 0.5
 
     def pause(self, failures: int, chance: float) -> float:
-        """Seconds to wait after so many failures in a row; `chance` is from 0 to 1."""
+        """Seconds to wait after that many failures in a row; `chance` is from 0 to 1."""
         return min(self.longest, self.first * 2.0 ** min(failures - 1, 30)) * (1 - chance / 2)
 
 

@@ -30,7 +30,7 @@ class Sent:
 
 
 def send(env: Mapping[str, str], timeout: float) -> list[Sent]:
-    """Send what is in the local file to each database that the environment names, for so many seconds each.
+    """Send what is in the local file to each database that the environment names, for up to `timeout` seconds each.
 
     Raises:
         StoreError: the local file cannot be used.
