@@ -41,6 +41,10 @@ class Problem:
     provider: str | None = None
 
 
+KEYLESS = "keyless"
+"""The fingerprint of an endpoint that has no key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """One key, or one endpoint of a keyless provider.
@@ -57,10 +61,10 @@ class Credential:
     params: Mapping[str, str] = field(default_factory=dict, repr=False)
     source: str = field(default="", repr=False, compare=False)
     fingerprint: str = field(init=False, repr=False, compare=False)
-    """The secret's fingerprint, or `keyless`."""
+    """The secret's fingerprint, or `KEYLESS`."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fingerprint", self.secret.fingerprint if self.secret is not None else "keyless")
+        object.__setattr__(self, "fingerprint", self.secret.fingerprint if self.secret is not None else KEYLESS)
 
     @property
     def name(self) -> str:

@@ -140,10 +140,9 @@ class StoredKeys:
             if kept.read:
                 # Keys of one account have one state.
                 accounts = {
-                    account
+                    each.account
                     for each in credentials
-                    for account in (each.account,)
-                    if not moved.isdisjoint(((name, each.name), (name, account)))
+                    if not moved.isdisjoint(((name, each.name), (name, each.account)))
                 }
                 credentials = [each for each in credentials if each.account in accounts]
                 for each in credentials:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE, next_midnight, zone_of
-from hfs_providers.contract.records import LIMIT_NAMES
+from hfs_providers.contract.records import KEYLESS, LIMIT_NAMES
 from hfs_providers.keys.ledger import Refusal, Reservation
 from hfs_providers.usage.database import QUARTER
 
@@ -34,7 +34,7 @@ class _WindowRule(NamedTuple):
 
 def known_refusal(connection: sqlite3.Connection, reservation: Reservation, wall: float) -> Refusal | None:
     """What any process has learned about the key: that it is dead or cooling."""
-    key = reservation.account if reservation.fingerprint == "keyless" else reservation.fingerprint
+    key = reservation.account if reservation.fingerprint == KEYLESS else reservation.fingerprint
     query = (
         "SELECT kind, body FROM state WHERE provider = ?"
         " AND ((kind = 'key' AND name = ?) OR (kind = 'rest' AND name = ?))"
@@ -126,7 +126,7 @@ def _series(connection: sqlite3.Connection, reservation: Reservation) -> list[in
         number
         for number, key_id, fingerprint in connection.execute(query, values)
         # Endpoints without keys are distinguished by their ids.
-        if fingerprint in reservation.fingerprints and (fingerprint != "keyless" or key_id == reservation.account)
+        if fingerprint in reservation.fingerprints and (fingerprint != KEYLESS or key_id == reservation.account)
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from hfs_providers.contract.instants import DAY, HOUR, MINUTE
+from hfs_providers.contract.records import KEYLESS
 from hfs_providers.keys.ledger import Spent
 from hfs_providers.usage.database import QUARTER
 
@@ -101,7 +102,7 @@ def from_pool(spent: Iterable[Spent], account: str, scope: str, offset: float) -
 
 
 def _name(key_id: str, fingerprint: str) -> str:
-    return key_id if fingerprint == "keyless" else fingerprint
+    return key_id if fingerprint == KEYLESS else fingerprint
 
 
 def _add(buckets: Buckets, number: int, requests: int, tokens: int) -> None:

@@ -21,7 +21,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from hfs_providers.contract.instants import DAY, HOUR, next_midnight, zone_of
-from hfs_providers.contract.records import Event
+from hfs_providers.contract.records import KEYLESS, Event
 from hfs_providers.keys.ledger import Ledger, Refusal, Reservation
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.sharing.history import Used, from_pool, from_store
@@ -345,7 +345,7 @@ class Counts:
             if zone is not None:
                 ends = next_midnight(zone, self._wall() + self._offset)
                 day = (int(next_midnight(zone, ends - 1.5 * DAY) * 1000), int(ends * 1000))
-        name = reservation.account if reservation.fingerprint == "keyless" else reservation.fingerprint
+        name = reservation.account if reservation.fingerprint == KEYLESS else reservation.fingerprint
         said = ["" if each is None else max(0, each) for each in most]
         keys = [told_key(reservation.provider, reservation.account), *CountedScope.of(reservation).keys[:3]]
         return ScriptCall(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Literal, NamedTuple, get_args
 
+from hfs_providers.contract.records import KEYLESS
 from hfs_providers.usage.database import QUARTER, Store, opened
 from hfs_providers.usage.totals import totalled_until
 
@@ -274,7 +275,7 @@ class _Query:
                 "model": (model,),
                 "key": (key, mark),
                 # Endpoints without a key have no fingerprint that tells them apart.
-                "fingerprint": (key if mark == "keyless" else mark,),
+                "fingerprint": (key if mark == KEYLESS else mark,),
                 "client": (client,),
             }
             if wanted and any(names.isdisjoint(about[name]) for name, names in wanted.items()):
