@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-import random
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,19 @@ class Mutant:
 
 
 def sample(root: Path, packages: Sequence[str], size: int, seed: int) -> list[Mutant]:
-    """A random choice among all mutants of the packages, in the order of the files."""
+    """A random choice among all mutants of the packages, in the order of the files.
+
+    Whether a mutant is chosen depends on its own text: a change of the code leaves most of the choice as it was.
+    """
     files = [file for package in packages for file in sorted((root / "hfs_providers" / package).rglob("*.py"))]
     every = [each for file in files for each in mutants(file.relative_to(root).as_posix(), file.read_bytes())]
-    chosen = random.Random(seed).sample(range(len(every)), min(size, len(every)))
-    return [every[number] for number in sorted(chosen)]
+    seen = Counter[str]()
+    lots = list[bytes]()
+    for mutant in every:
+        text = f"{seed} {mutant.path} {mutant.before} {mutant.after}"
+        seen[text] += 1
+        lots.append(hashlib.sha256(f"{text} {seen[text]}".encode()).digest())
+    return [every[number] for number in sorted(sorted(range(len(every)), key=lots.__getitem__)[:size])]
 
 
 def mutants(path: str, source: bytes) -> Iterator[Mutant]:
