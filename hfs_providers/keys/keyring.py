@@ -112,7 +112,7 @@ class KeyRing:
         self.ring = AffinityRing(self.accounts)
         self._renew(accounts.keys() - empty)
         for queue in self.ready_queues.values():
-            queue.reorder(gone)
+            queue.reorder(self.accounts, gone)
 
     def _renew(self, accounts: Collection[Account], model_id: str | None = None) -> None:
         """Apply changed limits of accounts, for a model or for all, also to calls in flight."""
@@ -121,8 +121,7 @@ class KeyRing:
                 account.allowances[each] = self._allow(account, each)
         for (each, _), queue in self.ready_queues.items():
             if model_id in (None, each):
-                for account in accounts:
-                    self.allowance(account, each)
+                self._start_shared(each, [key for account in accounts for key in account.keys])
                 queue.renew(accounts)
 
     def forget(self, model_id: str) -> None:
@@ -159,6 +158,16 @@ class KeyRing:
         if found is None:
             found = account.allowances[model_id] = self._allow(account, model_id)
         return found
+
+    def _start_shared(self, model_id: str, keys: Iterable[Key]) -> None:
+        """Make the allowances that models share: their windows count the use of other models, from when they are made.
+
+        All other allowances are made when their account is first examined: thousands at once take too long.
+        """
+        for key in keys:
+            limits = self.limits(model_id, key.id)
+            if limits is not None and limits.shared:
+                self.allowance(key.account, model_id)
 
     def _allow(self, account: Account, model_id: str) -> Allowance:
         # Most accounts have one key.
@@ -200,9 +209,8 @@ class KeyRing:
         size = tokens.bit_length()
         queue = self.ready_queues.get((model_id, size))
         if queue is None:
-            for account in self.accounts:
-                self.allowance(account, model_id)
-            queue = ReadyQueue(model_id, size, self.accounts, self.follow_clocks, self._busy_above)
+            self._start_shared(model_id, self.keys.values())
+            queue = ReadyQueue(model_id, size, self.accounts, self.allowance, self.follow_clocks, self._busy_above)
             self.ready_queues[model_id, size] = queue
         return queue
 

@@ -4,6 +4,7 @@ A ready queue serves the requests for one model whose estimates are of one size 
 slot in it. A slot is either in the turn order, because the account may have room, or asleep until a known instant. A
 slot is examined when it is first in the turn order or when its instant has come. Whatever frees an account earlier (a
 call that ends, a key that is revived) wakes its slots. So an account without room costs nothing until it may have room.
+A slot is made when it is first examined. So the first request of a model does not wait until all slots are made.
 
     invariant: a slot that is asleep has no room before its alarm for the estimate for which it fell asleep, nor for a
                larger one. For an estimate from that one to `high` it has room at its alarm, if no call ends before and
@@ -77,7 +78,20 @@ class Slot:
             self.version += 1
             self.allowance.meter.sleepers.discard(self)
             self.queue.uncount(self)
-            heapq.heappush(self.queue.turns, (self.account.order, self.account.index, self))
+            heapq.heappush(self.queue.turns, (self.account.order, self.account.index, self.account))
+
+
+class _Slots(dict[Account, Slot]):
+    """Slots by account; each is made when it is first looked up."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[Account], Slot]) -> None:
+        self._make = make
+
+    def __missing__(self, account: Account) -> Slot:
+        slot = self[account] = self._make(account)
+        return slot
 
 
 class _Heap:
@@ -134,7 +148,8 @@ class ReadyQueue:
 
     Args:
         size: the bit length of the estimates.
-        accounts: the accounts, whose allowances for the model are known.
+        accounts: the accounts.
+        allowance: what an account may use of the model.
         follow_clocks: wakes the slots if the clocks have moved apart.
         busy_above: with more than that in flight, which is at least 2, conversations pass a key over.
     """
@@ -143,7 +158,8 @@ class ReadyQueue:
         self,
         model_id: str,
         size: int,
-        accounts: Iterable[Account],
+        accounts: Collection[Account],
+        allowance: Callable[[Account, str], Allowance],
         follow_clocks: Callable[[float], object],
         busy_above: Callable[[], float],
     ) -> None:
@@ -152,8 +168,8 @@ class ReadyQueue:
         self._follow_clocks = follow_clocks
         self._look = -NEVER
         self._floor = 1 << (size - 1) if size else 0
-        self.slots: dict[Account, Slot] = {}
-        self.turns: list[tuple[int, int, Slot]] = []
+        self._allowance = allowance
+        self.slots = _Slots(lambda account: Slot(self, account, self._allowance_of(account)))
         self.limited = 0
         self.cooling = 0
         self.zoned = False
@@ -161,27 +177,33 @@ class ReadyQueue:
         self._tight = _Heap(self.slots)
         self._thaws = _Heap(self.slots)
         self._hopes = _Heap(self.slots)
-        self.renew(accounts)
+        self.reorder(accounts)
+
+    def _allowance_of(self, account: Account) -> Allowance:
+        allowance = self._allowance(account, self.model_id)
+        self.zoned = self.zoned or allowance.zoned
+        return allowance
 
     def renew(self, accounts: Iterable[Account]) -> None:
-        """Take in accounts that are new, or whose allowance for the model is."""
-        for account in accounts:
-            allowance = account.allowances[self.model_id]
-            self.zoned = self.zoned or allowance.zoned
-            slot = self.slots.get(account)
-            if slot is None:
-                self.slots[account] = slot = Slot(self, account, allowance)
-                heapq.heappush(self.turns, (account.order, account.index, slot))
-            else:
-                slot.wake()
-                slot.allowance = allowance
+        """Take over new allowances for the model."""
+        for slot in [self.slots[account] for account in accounts if account in self.slots]:
+            slot.wake()
+            slot.allowance = self._allowance_of(slot.account)
 
-    def reorder(self, gone: Iterable[Account]) -> None:
-        """Drop accounts that are gone, and sort the rest: the turn of one may have changed with its keys."""
+    def reorder(self, accounts: Collection[Account], gone: Iterable[Account] = ()) -> None:
+        """Take in accounts that are new, drop those that are gone, and sort: a turn may have changed with the keys.
+
+        Args:
+            accounts: all that are here.
+        """
+        self._total = len(accounts)
+        slots = self.slots
         for account in gone:
-            # An awake slot is in no heap and not counted.
-            self.slots.pop(account).wake()
-        self.turns = [(account.order, account.index, slot) for account, slot in self.slots.items() if not slot.asleep]
+            if account in slots:
+                # An awake slot is in no heap and not counted.
+                slots.pop(account).wake()
+        awake = (each for each in accounts if each not in slots or not slots[each].asleep)
+        self.turns = [(account.order, account.index, account) for account in awake]
         heapq.heapify(self.turns)
 
     def pick(
@@ -192,22 +214,23 @@ class ReadyQueue:
         After None, every slot is asleep except those of accounts that have room but no key outside `exclude`.
         """
         turns = self.turns
-        if len(turns) < len(self.slots):
+        if len(turns) < self._total:
             self._rouse(tokens, now)
         if near and turns and (found := self._pick_near(near, tokens, now, exclude)) is not None:
             return found
-        aside: list[tuple[int, int, Slot]] | None = None
+        aside: list[tuple[int, int, Account]] | None = None
         picked = None
         while turns:
-            order, index, slot = turns[0]
-            account = slot.account
+            order, index, account = turns[0]
             if account.order != order:
                 # It was leased since, for some model: move it to its place.
-                heapq.heapreplace(turns, (account.order, index, slot))
-            elif account.only and not (exclude or account.cooling or slot.allowance.rules):
+                heapq.heapreplace(turns, (account.order, index, account))
+                continue
+            slot = self.slots[account]
+            if account.only and not (exclude or account.cooling or slot.allowance.rules):
                 # Most accounts have one live key and no limits: nothing else needs to be examined.
                 return slot, account.only
-            elif not slot.fits(tokens, now):
+            if not slot.fits(tokens, now):
                 heapq.heappop(turns)
                 self._sleep(slot, tokens, now)
             else:
@@ -243,10 +266,11 @@ class ReadyQueue:
         self._rouse(tokens, now)
         awake = []
         for entry in self.turns:
-            if entry[2].fits(tokens, now):
+            slot = self.slots[entry[2]]
+            if slot.fits(tokens, now):
                 awake.append(entry)
             else:
-                self._sleep(entry[2], tokens, now)
+                self._sleep(slot, tokens, now)
         heapq.heapify(awake)
         self.turns = awake
 

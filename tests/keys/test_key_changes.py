@@ -114,8 +114,8 @@ def test_nothing_is_kept_of_keys_that_have_left() -> None:
     lease.dead("refused")
     keys.change_keys([key("c")])
     assert [account.name for account in keys._keyring.accounts] == [key("c").fingerprint]
-    assert [len(queue.slots) for queue in keys._keyring.ready_queues.values()] == [1]
     assert keys._keyring.count("m", 1000, keys._keyring.look()) == (0, 0, 0)
+    assert [len(queue.slots) for queue in keys._keyring.ready_queues.values()] == [1]
 
 
 def test_an_account_keeps_the_strictest_limits_of_the_keys_that_it_still_has() -> None:

@@ -234,6 +234,34 @@ class TestCounts:
         assert pool.counts("m").dead == 1
 
 
+class TestAccountsThatWereNotLookedAt:
+    def test_they_cost_nothing(self) -> None:
+        pool, _ = make(1000, Limits(rpm=1))
+        pool.acquire("m", 1000, 0).commit()
+        pool.acquire("m", 10, 0).commit()
+        assert sum(len(account.allowances) for account in pool._keyring.accounts) == 2
+        assert [len(queue.slots) for queue in pool._keyring.ready_queues.values()] == [1, 1]
+
+    def test_they_are_counted(self) -> None:
+        pool, _ = make(3, Limits(rpm=1))
+        pool.acquire("m", 1, 0, key_id="p#2").commit()
+        pool.pause("p#3", "m", 5.0, "by hand")
+        with pytest.raises(PoolExhaustedError) as caught:
+            pool.acquire("m", 1000, 0, exclude=["p#1"])
+        assert (caught.value.limited, caught.value.cooling, caught.value.tried) == (1, 1, 1)
+
+    def test_their_windows_count_the_use_of_models_that_share_them(self) -> None:
+        limits = {"a": Limits(rpm=9, shared=True), "b": Limits(rpd=1, shared=True)}
+        first, second, third = (Credential(f"p#{n}", Secret(f"sk-test-{n}-secret")) for n in (1, 2, 3))
+        pool = KeyPool("p", [first, second], limits=lambda model, _: limits[model])
+        pool.acquire("b", 1, 0, key_id=first.id).commit()
+        pool.change_keys([third])
+        for each in (second, third):
+            pool.acquire("a", 1, 0, key_id=each.id).commit()
+            with pytest.raises(PoolExhaustedError):
+                pool.acquire("b", 1, 0, key_id=each.id)
+
+
 class TestSleepingSlots:
     def test_a_lease_through_another_queue_makes_an_instant_later(self) -> None:
         pool, clock = make(1, Limits(tpm=1000))
