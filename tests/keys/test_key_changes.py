@@ -118,6 +118,20 @@ def test_nothing_is_kept_of_keys_that_have_left() -> None:
     assert [len(queue.slots) for queue in keys._keyring.ready_queues.values()] == [1]
 
 
+def test_learned_limits_leave_with_their_key() -> None:
+    keys = pool("a", "b")
+    for name in ("p@a", "p@b"):
+        keys.learn("m", name, Limits(rpm=1))
+    keys.change_keys([], ["p@a"])
+    keys.change_keys([key("a")])
+    assert set(keys._keyring.learned) == {("m", "p@b")}
+    for _ in range(3):
+        keys.acquire("m", key_id="p@a").commit()
+    keys.acquire("m", key_id="p@b").commit()
+    with pytest.raises(PoolExhaustedError):
+        keys.acquire("m", timeout=0, key_id="p@b")
+
+
 def test_an_account_keeps_the_strictest_limits_of_the_keys_that_it_still_has() -> None:
     limits = {"p@a": Limits(rpm=1), "p@b": Limits(rpm=3)}
     keys = KeyPool("p", [key("a", "us"), key("b", "us")], limits=lambda _, key_id: limits[key_id])
@@ -190,6 +204,16 @@ def test_a_change_of_the_file_is_applied_unless_the_file_has_changed_again(tmp_p
     assert (ids(keys), adopted) == (["p@a"], [])
     assert changes.apply(read_private_file(str(path)))
     assert (ids(keys), adopted) == (["p@b"], [found])
+
+
+def test_a_file_without_keys_of_which_none_was_used_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("")
+    keys, adopted = pool("a"), list[ProviderConfig]()
+    found = ProviderConfig("p", [key("a")], key_file=str(path), configured=True)
+    changes = KeyChanges(cast(Wrapper, SimpleNamespace(pool=keys)), lambda: found, lambda _: None, adopted.append)
+    assert changes.apply(read_private_file(str(path)))
+    assert (ids(keys), adopted) == (["p@a"], [found])
 
 
 def test_what_is_known_of_a_key_that_joins_holds_from_its_first_call_on() -> None:

@@ -120,6 +120,14 @@ def test_a_file_that_is_written_is_its_owner_s_and_so_is_its_folder(path: Path) 
     assert [stat.S_IMODE(each.stat().st_mode) for each in (inside, inside.parent)] == [0o600, 0o700]
 
 
+def test_a_file_that_cannot_be_replaced_says_so_and_leaves_nothing(path: Path) -> None:
+    folder = path / "keys"
+    folder.mkdir(parents=True)
+    with pytest.raises(OSError, match="keys"):
+        replace_private_file(str(folder), ONE.encode())
+    assert [each.name for each in path.iterdir()] == ["keys"]
+
+
 def test_what_is_no_file(path: Path) -> None:
     assert read(path).fault == "does not exist"
     assert read(path / "\0").fault == "cannot be read: its name is not valid"
