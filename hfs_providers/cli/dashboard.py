@@ -10,7 +10,6 @@ import sys
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,9 +49,7 @@ def serve_dashboard(
         open_page: whether to open it in a browser.
         name: of the command, for messages.
     """
-    missing = [module for module in _NEEDED if find_spec(module) is None]
-    if missing:
-        output.fail(f"{', '.join(missing)} is not installed", "pip install 'hfs-providers[dashboard]'")
+    output.require_extra("dashboard", _NEEDED)
     output.log_to_stderr("hfs_providers", "uvicorn")
     from hfs_providers.dashboard.app import DashboardApp
     from hfs_providers.dashboard.source import DashboardSource

@@ -59,8 +59,10 @@ def keys(
 ) -> None:
     """Show each key: its state, how much of its limits is used, when it is free. Also: keys import, retire, revive."""
     from hfs_providers import HfsProvidersError, ProviderManager
+    from hfs_providers.usage.location import Places
 
     with ProviderManager() as manager:
+        places = Places.of(manager.inventory.settings.env)
         names = [provider_named(manager.inventory, name) for name in providers or ()]
         names = names or [name for name, found in manager.inventory.providers.items() if found.config.configured]
         if not names:
@@ -81,6 +83,8 @@ def keys(
         _print_keys(records)
     if problem is not None:
         output.note(f"Only what this host knows is shown: {problem.message}")
+    elif places.unkept is not None and places.redis is None:
+        output.note(f"Nothing is known of other processes, because {places.unkept.message}")
 
 
 app.command("import", cls=_KeysCommand)(import_keys)

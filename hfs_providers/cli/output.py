@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -114,6 +115,14 @@ def fail(message: str, remedy: str | None = None, code: int = 1) -> NoReturn:
     if remedy:
         note(f"Remedy: {remedy}")
     raise typer.Exit(code)
+
+
+def require_extra(extra: str, modules: Iterable[str]) -> None:
+    """End the command unless the modules that an extra of this library brings are there."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        fail(f"{', '.join(missing)} {are} not installed", f"pip install 'hfs-providers[{extra}]'")
 
 
 def debugging() -> bool:

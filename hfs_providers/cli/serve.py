@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -52,9 +51,7 @@ def serve_gateway(
     demo: Annotated[bool, typer.Option("--demo", help="Serve simulated providers; needs no API key.")] = False,
 ) -> None:
     """Serve OpenAI's and Anthropic's protocols over all your keys."""
-    missing = [module for module in _NEEDED if find_spec(module) is None]
-    if missing:
-        output.fail(f"{', '.join(missing)} is not installed", "pip install 'hfs-providers[serve]'")
+    output.require_extra("serve", _NEEDED)
     place = _clients_place(host, tls_cert is not None)
     output.log_to_stderr("hfs_providers", "uvicorn")
     from hfs_providers.gateway.app import Gateway

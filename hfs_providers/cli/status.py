@@ -88,7 +88,7 @@ def _usage_record(usage: StorageStatus) -> dict[str, Any]:
 
 def _print_usage(usage: StorageStatus) -> None:
     if usage.path is None:
-        print("Usage: not kept")
+        print('Usage: not kept, so "free now" knows nothing of other processes')
     else:
         size = "not there yet" if usage.size is None else f"{usage.size / 1e6:.1f} MB"
         others = f", used by {usage.processes} process{'es' * (usage.processes > 1)}" if usage.processes else ""

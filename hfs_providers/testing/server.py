@@ -193,7 +193,9 @@ class LoopbackServer:
         return f"http://127.0.0.1:{self._port}/{provider}{own}{dialect.base_path}"
 
     def env(self, keys: Mapping[str, int | Sequence[str]]) -> dict[str, str]:
-        """The environment for a manager. Usage is not kept, unless the caller sets `HFS_USAGE_DB`.
+        """The environment for a manager. `HFS_USAGE_DB` is `off` in it: usage is not kept.
+
+        To look at the keys with `hfs-providers keys` or on the dashboard, set it to a path.
 
         Args:
             keys: by provider, the number of keys (or endpoints of a keyless provider) to create, or the keys.

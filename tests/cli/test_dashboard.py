@@ -12,7 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 
+from hfs_providers.cli import output
 from tests import warm
 from tests.dashboard.made_up import environment
 from tests.long import takes_long
@@ -62,6 +64,18 @@ def test_a_port_that_is_taken_is_told() -> None:
     assert done.returncode == 1
     assert "cannot listen on 127.0.0.1" in done.stderr
     assert "--port" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [(["not_a"], "not_a is not installed"), (["not_a", "json", "not_b"], "not_a, not_b are not installed")],
+)
+def test_what_of_an_extra_is_not_installed_is_told(
+    missing: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit):
+        output.require_extra("dashboard", missing)
+    assert capsys.readouterr().err == f"Error: {said}\nRemedy: pip install 'hfs-providers[dashboard]'\n"
 
 
 @takes_long

@@ -80,6 +80,15 @@ class TestTheTable:
     def test_of_a_provider_that_is_not_there_is_an_error(self, cli: Cli) -> None:
         assert cli("keys", "grok").returncode == 2
 
+    def test_says_that_without_usage_nothing_is_known_of_others(self, cli: Cli, env: dict[str, str]) -> None:
+        said = "Nothing is known of other processes, because usage is not kept: HFS_USAGE_DB is off\n"
+        off = {**env, "HFS_USAGE_DB": "off"}
+        done = cli("keys", "groq", "--json", env=off)
+        assert (len(json.loads(done.stdout)["providers"]), done.stderr) == (1, said)
+        assert cli("keys", "groq", env=env).stderr == ""
+        # What others know is in Redis.
+        assert said not in cli("keys", "groq", env={**off, "HFS_REDIS_URL": "redis://127.0.0.1:1"}).stderr
+
     def test_shows_the_other_providers_where_one_cannot_be_built(self, cli: Cli, env: dict[str, str], without) -> None:
         done = cli("keys", env={**env, "HIDDEN": "groq"}, path=[without])
         assert "pip install" in done.stderr
