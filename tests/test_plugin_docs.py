@@ -111,7 +111,7 @@ class Reader:
             self._run([warm.python(), "-c", lazily + block.body])
 
     def _type(self, session: str) -> None:
-        """Run each `$ ` line; the lines below it are in its output, in their order."""
+        """Run each `$ ` line; the lines below it are in its output, in their order; `...` is any."""
         for typed in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
             command, *expected = typed.splitlines()
             said = self._run(
@@ -120,7 +120,7 @@ class Reader:
             if command.startswith("cd "):
                 self.cwd = Path((self.home / "cwd").read_text().strip())
             place = 0
-            for line in expected:
+            for line in (each for each in expected if each != "..."):
                 place = said.find(line, place)
                 assert place >= 0, f"{command} did not print {line!r}, but:\n{said}"
 

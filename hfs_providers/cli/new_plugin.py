@@ -34,7 +34,10 @@ def new_plugin(
     sdk: Annotated[
         str | None, typer.Option(help="The distribution that the model class needs.", show_default=False)
     ] = None,
-    model_class: Annotated[str, typer.Option(help="The Agno model class, as agno.models.x:X.")] = _OPENAI_LIKE,
+    model_class: Annotated[
+        str,
+        typer.Option(help=f"The Agno model class, as agno.models.x:X. By default {_OPENAI_LIKE}.", show_default=False),
+    ] = _OPENAI_LIKE,
     keyless: Annotated[bool, typer.Option("--keyless", help="The provider takes endpoints rather than keys.")] = False,
     base_url: Annotated[str | None, typer.Option(help="The provider's address.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="The default model.", show_default=False)] = None,

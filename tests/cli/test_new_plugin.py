@@ -103,6 +103,39 @@ def test_it_says_what_to_do_next(cli: Cli) -> None:
     assert "set base_url" in done.stdout
 
 
+def test_its_readme_needs_no_index_that_has_the_library(cli: Cli, tmp_path: Path) -> None:
+    cli("new-plugin", "acme")
+    assert "pip install -e '.[acme]'" in (tmp_path / "hfs-providers-acme" / "README.md").read_text()
+
+
+# Stands for `python3 -m venv DIRECTORY`: its tools print how they are called.
+VENV = """#!/bin/sh
+mkdir -p "$3/bin"
+for tool in pip ruff mypy python; do
+    printf '#!/bin/sh\\necho %s "$@"\\n' "$tool" > "$3/bin/$tool"
+    chmod +x "$3/bin/$tool"
+done
+"""
+
+
+@pytest.mark.parametrize(("env", "library"), [({}, "hfs-providers"), ({"HFS_PROVIDERS": "/a clone"}, "/a clone")])
+def test_its_run_takes_the_library_from_where_it_is_told(
+    cli: Cli, tmp_path: Path, env: dict[str, str], library: str
+) -> None:
+    cli("new-plugin", "acme")
+    (tmp_path / "python").write_text(VENV)
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "hfs-providers-acme" / ".ci" / "run"],
+        env={"PATH": os.environ["PATH"], "PYTHON": str(tmp_path / "python"), **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[0] == f"pip install --quiet {library} -e .[test]", done.stderr
+    assert done.stdout.splitlines()[-1] == "python -m pytest -q -rs"
+
+
 def test_a_wire_that_is_not_known_is_said_so(cli: Cli) -> None:
     named = ("--model-class", "agno.models.ibm:WatsonX", "--sdk", "ibm-watsonx-ai")
     done = cli("new-plugin", "watson", *named)
