@@ -25,6 +25,11 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+# The last program and session belong together.
+*PROGRAMS, COOLING = blocks(START, "python")
+*COMMANDS, SESSION = blocks(START, "console")
+
+
 def test_the_programs_answer(
     fresh_manager: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -32,14 +37,36 @@ def test_the_programs_answer(
         for name, value in server.env({"groq": 2, "gemini": 1}).items():
             monkeypatch.setenv(name, value)
         said: dict[str, object] = {}
-        for program in blocks(START, "python"):
+        for program in PROGRAMS:
             exec(program, said)
-    assert capsys.readouterr().out.splitlines() == ["Hello there."] * 2
+    simulated = "[groq/llama-3.3-70b-versatile] You said: Say hello."
+    assert capsys.readouterr().out.splitlines() == ["Hello there.", "Hello there.", simulated]
+
+
+def test_a_key_that_cools_down_is_shown(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, program, command = re.split(r"^\$ (?:python|hfs-providers) ", SESSION, flags=re.MULTILINE)
+    exec(COOLING.removeprefix(f"# {program.splitlines()[0]}\n"), {})
+    assert capsys.readouterr().out == program.partition("\n")[2]
+    arguments, _, table = command.partition("\n")
+    done = cli(arguments, env={"COLUMNS": "110"})
+    assert _without_numbers(done.stdout) == _without_numbers(table), done.stderr
+    # A second time, it overwrites nobody's settings.
+    with pytest.raises(FileExistsError):
+        exec(COOLING, {})
+
+
+def _without_numbers(table: str) -> str:
+    """A table without times and what is used, and without the widths that come from these."""
+    lines = re.sub(r"\d+/|(?:[A-Z]\w\w \d+ |[\d-]{10} )?\d\d:\d\d(?::\d\d)?|─+", "N", table).splitlines()
+    return "\n".join(" ".join(line.split()) for line in lines)
 
 
 @takes_long
 def test_the_commands_run(cli: Cli, tmp_path: Path) -> None:
-    commands = [line[2:] for block in blocks(START, "console") for line in block.splitlines()]
+    commands = [line[2:] for block in COMMANDS for line in block.splitlines()]
     assert len(commands) == 4
     with LoopbackServer() as server:
         (tmp_path / ".env").write_text("".join(f"{k}={v}\n" for k, v in server.env({"groq": 2}).items()))

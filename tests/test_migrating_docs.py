@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agno.models.message import Message
 
-from hfs_providers.testing import LoopbackServer, Ok
+from hfs_providers import ChainExhaustedError, KeysExhaustedError, ModelCallError, ProviderManager
+from hfs_providers.testing import LoopbackServer, Ok, RateLimited, Stall
 from tests import warm
 from tests.long import takes_long
 
@@ -31,6 +34,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
         yield server
 
 
+@pytest.fixture
+def manager(server: LoopbackServer) -> Iterator[ProviderManager]:
+    with ProviderManager(env=server.env({"groq": 2, "cerebras": 1})) as manager:
+        yield manager
+
+
 def test_every_block_is_a_program_that_is_run() -> None:
     assert len(PROGRAMS) == len(re.findall(r"^```\w", TEXT, re.MULTILINE)) == 9
 
@@ -42,6 +51,43 @@ def test_it_answers(name: str, server: LoopbackServer, fresh_manager: None, caps
     exec(PROGRAMS[name], {})
     expected = "cerebras, groq\ncerebras gpt-oss-120b\n" if name == "two lines" else "Hello there.\n"
     assert capsys.readouterr().out == expected
+
+
+def test_a_call_appends_its_answer_to_the_messages(server: LoopbackServer, manager: ProviderManager) -> None:
+    for model in (manager.get_model("groq"), manager.get_chain("groq", "cerebras")):
+        messages = _hello()
+        model.response(messages=messages)
+        for _ in model.response_stream(messages=messages):
+            pass
+        asyncio.run(model.aresponse(messages=messages))
+        assert [message.role for message in messages] == ["user", *["assistant"] * 3]
+    assert "The call appends its answer to this list" in TEXT
+
+
+def test_where_no_key_is_left_the_errors_are_those_of_the_table(
+    server: LoopbackServer, manager: ProviderManager
+) -> None:
+    for provider in ("groq", "cerebras"):
+        server.script(provider, "*", [], then=RateLimited(retry_after=60))
+    with pytest.raises(KeysExhaustedError):
+        manager.get_model("groq", timeout=0).response(messages=_hello())
+    with pytest.raises(ChainExhaustedError, match=r"groq/.*; cerebras/"):
+        manager.get_chain("groq", "cerebras", timeout=0).response(messages=_hello())
+    assert "| `KeysExhaustedError`; from a chain `ChainExhaustedError`, with the reason of each entry." in TEXT
+
+
+def test_a_request_has_a_timeout_of_its_own(server: LoopbackServer, manager: ProviderManager) -> None:
+    server.script("groq", "*", [], then=Stall())
+    model = manager.get_model("groq", timeout=None, request_timeout=0.2, max_retries=0)
+    with pytest.raises(ModelCallError, match="timed out"):
+        model.response(messages=_hello())
+    chain = manager.get_chain("groq", "cerebras", request_timeout=0.2)
+    assert chain.response(messages=_hello()).content == "Hello there."
+    assert "| `request_timeout=20`, an argument of `get_model` or `get_chain`" in TEXT
+
+
+def _hello() -> list[Message]:
+    return [Message(role="user", content="Say hello.")]
 
 
 @takes_long
