@@ -82,6 +82,8 @@ def ask(*rooms: Room, **load: float) -> Capacity:
         ([account(minute(10, NEVER, (16.0, 8, 800)))], 9, 13.3, "rpm"),
         ([account(minute(10, NEVER, (12.0, 8, 800)))], 9, None, None),
         ([account(minute(30, NEVER, (6.0, 29, 0)))], 27, 2.2, "rpm"),
+        # What was just used is still in the window when the window is over.
+        ([account(minute(100, NEVER, (60.0, 42, 0)))], 60, 58, "rpm"),
         # All that is used leaves the window before the load is short.
         ([account(day(100, NEVER, (400.0, 100, 0))), account(day(50))], 6, 1500, "rpd"),
         ([account(day(100, NEVER, (501.0, 100, 0))), account(day(50))], 6, 500, "rpd"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -69,6 +70,7 @@ class TestSlidingWindow:
         assert window.freed_at(199.0, 0, 140) == 200.0
         assert window.freed_at(199.0, 0, 141) == 201.0
         assert window.freed_at(199.0, 61, 0) == float("inf")
+        assert window.freed_at(199.0, 0, 0) == 199.0
 
     def test_a_bucket_counts_until_all_of_it_has_left(self) -> None:
         window = SlidingWindow(3600.0, 60.0)
@@ -291,6 +293,20 @@ class TestSleepingSlots:
         with pytest.raises(PoolExhaustedError) as caught:
             pool.acquire("m", timeout=0)
         assert (caught.value.cooling, caught.value.limited) == (1, 0)
+
+    def test_the_next_instant_is_found_among_many_that_are_void(self) -> None:
+        pool, _ = make(20)
+        ends = {f"p#{n}": float(n) for n in range(1, 21)}
+        for key_id, seconds in ends.items():
+            pool.pause(key_id, "m", seconds, "busy")
+        numbers = Random(1)
+        for number in range(1200):
+            # While the first entry stands, those behind it become void one by one.
+            first, *others = sorted(ends, key=lambda each: ends[each])
+            key_id = numbers.choice(others) if number % 400 < 300 else first
+            ends[key_id] += numbers.uniform(1, 100)
+            pool.pause(key_id, "m", ends[key_id], "busy")
+            assert pool.next_free("m") == min(ends.values())
 
     def test_a_smaller_request_is_served_while_a_larger_one_has_to_wait(self) -> None:
         pool, _ = make(1, Limits(tpm=1000))

@@ -23,6 +23,7 @@ from hfs_providers.contract.records import Credential, Limits
 from hfs_providers.contract.secret import Secret
 from hfs_providers.keys.pool import KeyPool
 from hfs_providers.keys.state import CREDIT_PROBATION, DEFAULT_COOLDOWN, PROBATION, PROBE_RETRY
+from hfs_providers.keys.windows import MOST_TOKENS
 from tests import warm
 
 # 2026-01-15 12:00 UTC.
@@ -290,6 +291,22 @@ class TestWindows:
         assert sizes["hour"] <= 61
         assert sizes["day"] <= 97
 
+    def test_so_it_is_of_a_window_that_only_another_model_needs(self) -> None:
+        limits = {"m": Limits(rph=10_000, shared=True), "other": Limits(rpm=100, shared=True)}
+        pool = make(resolver=lambda model_id, _: limits[model_id])
+        pool.acquire("other", 1, 0).commit(1)
+        for _ in range(500):
+            passes(pool, 1.0)
+            pool.acquire("m", 1, 0).commit(1)
+        meter = pool._keyring.accounts[0].meters[None]
+        assert len(meter.windows["minute"].entries()) == 60
+
+    @pytest.mark.parametrize(("charged", "counted"), [(-5, 0), (7.9, 7), (MOST_TOKENS + 1, MOST_TOKENS)])
+    def test_a_charge_that_none_can_be_is_brought_into_range(self, charged: Any, counted: int) -> None:
+        pool = make(limits=Limits(tpm=100))
+        pool.acquire("m", 1, 0).commit(charged)
+        assert [use.used for use in pool.used("m")["p#1"]] == [counted]
+
     def test_a_request_without_tokens_takes_no_room_where_only_tokens_are_limited(self) -> None:
         pool = make(limits=Limits(tpm=100))
         for _ in range(1000):
@@ -402,6 +419,13 @@ class TestLimits:
         ask(pool, *{KeyPool.limits: ("m", "p#1"), KeyPool.load: (used.dump(),)}.get(ask, ("m",)))
         assert held == [False]
 
+    def test_so_it_is_for_a_key_that_joins(self) -> None:
+        held: list[bool] = []
+        pool: KeyPool = make(resolver=lambda *_: held.append(pool._lending.lock.locked()))
+        pool.acquire("m").release()
+        pool.change_keys(keys(2)[1:])
+        assert held == [False, False]
+
     def test_new_limits_hold_at_once_and_what_was_used_stays_counted(self) -> None:
         pool = make()
         pool.learn("m", "p#1", Limits(rpm=5))
@@ -468,6 +492,21 @@ class TestChoice:
     def test_turns_are_the_keys_own_whichever_the_model(self) -> None:
         pool = make(3)
         assert [pool.acquire(model).key_id for model in ("a", "b", "a", "b")] == ["p#1", "p#2", "p#3", "p#1"]
+
+    def test_the_turn_of_an_account_is_that_of_its_next_key(self) -> None:
+        pool = make(4, accounts=["us", "us", "eu", "eu"])
+        assert [pool.acquire("m").key_id for _ in range(5)] == ["p#1", "p#2", "p#3", "p#4", "p#1"]
+
+    def test_an_account_that_was_dead_has_the_turn_of_the_key_that_is_back(self) -> None:
+        pool = make(3, accounts=["us", "us", "eu"])
+        for key_id in ("p#2", "p#3", "p#1"):
+            pool.acquire("m", 1, key_id=key_id).release()
+        for key_id in ("p#2", "p#1"):
+            pool.retire(key_id, "out")
+        assert pool.counts("m").dead == 2
+        pool.retire("p#1", "still out")
+        pool.revive("p#2")
+        assert pool.acquire("m", 1).key_id == "p#2"
 
     def test_a_key_that_is_back_keeps_its_turn_within_its_account(self) -> None:
         pool = make(3, accounts=["us"] * 3)
@@ -1057,6 +1096,13 @@ class TestSnapshot:
         assert (status.state, status.reason) == ("cooling", "slow down")
         assert status.free_in == pytest.approx(40, abs=1e-3)
 
+    def test_one_that_is_over_is_not_part_of_it(self) -> None:
+        pool = make()
+        pool.acquire("m").rate_limited(5)
+        passes(pool, 5)
+        accounts: Any = pool.dump()["accounts"]
+        assert accounts[0]["cooling"] == []
+
     def test_dead_keys_survive_with_their_probation(self) -> None:
         pool = make()
         pool.acquire("m").dead("401")
@@ -1083,6 +1129,17 @@ class TestSnapshot:
         for each in (pool, self.again(pool, later=1800)):
             accounts: Any = each.dump()["accounts"]
             assert accounts[0]["keys"][0]["dead"]["since"] == died
+
+    def test_a_state_that_does_not_say_when_a_key_died_says_when_it_may_be_tried(self) -> None:
+        pool = make()
+        pool.acquire("m").dead("401")
+        state: Any = pool.dump()
+        dead = state["accounts"][0]["keys"][0]["dead"]
+        del dead["since"]
+        new = make()
+        new.load(state)
+        accounts: Any = new.dump()["accounts"]
+        assert accounts[0]["keys"][0]["dead"]["since"] == dead["retry_at"] - PROBATION
 
     def test_a_zoned_day_survives_until_its_midnight(self) -> None:
         limits = Limits(rpd=1, day_zone="America/Los_Angeles")
@@ -1116,6 +1173,33 @@ class TestSnapshot:
     def test_the_version_is_that_of_the_files_that_there_are(self) -> None:
         assert make().dump()["version"] == 1
 
+    def test_another_version_is_not_read(self) -> None:
+        pool = make()
+        pool.retire("p#1", "out")
+        state = pool.dump()
+        for version, dead in ((2, 0), (1, 1)):
+            new = make()
+            new.load({**state, "version": version})
+            assert new.counts("m").dead == dead
+
+    def test_tokens_without_a_request_leave_the_window_in_time(self) -> None:
+        pool = make(limits=Limits(tpm=10))
+        pool.acquire("m").commit(10)
+        state = json.loads(json.dumps(pool.dump()).replace(", 1, 10]", ", 0, 10]"))
+        new = make(limits=Limits(tpm=10))
+        new.load(state)
+        assert free_in(new) == pytest.approx(60)
+
+    def test_an_entry_among_garbage_counts(self) -> None:
+        pool = make(limits=Limits(rpm=1))
+        pool.acquire("m").commit(10)
+        state: Any = pool.dump()
+        entries = state["accounts"][0]["windows"][0]["entries"]
+        entries[:] = [[1], *entries, None]
+        new = make(limits=Limits(rpm=1))
+        new.load(state)
+        assert free_in(new) == pytest.approx(60)
+
     @pytest.mark.parametrize("tokens", [-3, -3.5, 0.5])
     def test_a_count_that_none_can_be_is_brought_into_range(self, tokens: float) -> None:
         pool = make(limits=self.LIMITS)
@@ -1140,7 +1224,7 @@ class TestSnapshot:
             {"version": 1, "at": 1.0, "accounts": [None, 3, {"keys": "p#1"}]},
             {"version": 1, "at": float("nan"), "accounts": []},
             {"version": 1, "at": 1e9, "accounts": [{"keys": [{"id": "p#1", "fingerprint": keys(1)[0].fingerprint,
-                "dead": {"retry_at": "x"}}], "cooling": [{"model": 3, "until": 1}, {"until": True}],
+                "dead": {"retry_at": "x"}, "limits": {"m": 5}}], "cooling": [{"model": 3, "until": 1}, {"until": True}],
                 "windows": [{"kind": "week"}, {"kind": "minute", "models": ["m"], "entries": [[1], "abc", [None, 1, 1],
                     None, ["1e9", "9", "9"], [1e9, 10**400, 9], [1e9, float("nan"), 9], [1e9, 9, {}]]},
                     {"kind": "minute", "models": ["m"], "entries": 5},

@@ -209,6 +209,32 @@ def test_who_waits_asks_again_when_the_instant_has_come() -> None:
     assert len(book.asked) == 2
 
 
+def test_who_waits_while_the_pool_is_joined_gets_no_more_time() -> None:
+    clock, book = Clock(), Book()
+
+    class Joins:
+        """A nap in which the pool is joined and the key is released."""
+
+        def wait(self, event: threading.Event, seconds: float) -> None:
+            if not book.asked:
+                keys.join(book)
+                held.release()
+            elif not event.is_set():
+                clock.now += seconds
+
+        async def wait_async(self, future: asyncio.Future[None], seconds: float) -> None:
+            raise NotImplementedError
+
+    keys = KeyPool(
+        "p", credentials(1), limits=lambda *_: Limits(tpm=10), clock=clock, wall=lambda: NOW + clock.now, waits=Joins()
+    )
+    book.refuse(keys.credentials[0].fingerprint, until=NOW + 0.5)
+    held = keys.acquire("m", 10)
+    with pytest.raises(PoolExhaustedError):
+        keys.acquire("m", 10, timeout=5)
+    assert (len(book.asked), clock.now) == (1, 0.0)
+
+
 def test_what_was_in_flight_before_is_reported_once_and_not_asked_for() -> None:
     book, keys = Book(), pool(1)
     before = keys.acquire("m", 300)

@@ -165,12 +165,17 @@ class TestNumberOfKeys:
         assert [p.level for p in found.problems] == ["error"]
         assert "NUM_GROQ" in found.problems[0].message
 
-    @pytest.mark.parametrize("text", ["-1", "-20", "9999999999999999999999"])
+    @pytest.mark.parametrize("text", ["-1", "-20", "1000000000", "9999999999999999999999"])
     def test_no_possible_number_is_an_error_and_not_configured(self, text: str) -> None:
         found = read({"NUM_GROQ": text, **keys(1, 2)})
         assert (found.configured, ids(found)) == (False, [])
         assert [p.level for p in found.problems] == ["error"]
         assert "NUM_GROQ" in found.problems[0].message
+
+    @pytest.mark.parametrize(("text", "number"), [("000000002", 2), ("999999999", 999_999_999)])
+    def test_a_number_has_nine_digits_at_most(self, text: str, number: int) -> None:
+        found = read({"NUM_GROQ": text, **keys(1, 2)})
+        assert (found.configured, found.declared) == (True, number)
 
     def test_zero_uses_no_key_and_says_so(self) -> None:
         found = read({"NUM_GROQ": "0", **keys(1, 2)})
