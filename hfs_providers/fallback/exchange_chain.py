@@ -52,9 +52,8 @@ class ExchangeChain:
     """
 
     def __init__(self, targets: Sequence[ExchangeTarget], emit: Callable[[Event], object]) -> None:
-        entries = tuple(_entry(target) for target in targets)
-        self._targets = dict(zip(entries, targets, strict=True))
-        self._config = ChainConfig(entries, "when_available", "raise", emit, time.sleep, asyncio.sleep)
+        self._targets = {_entry(target): target for target in targets}
+        self._config = ChainConfig(tuple(self._targets), "when_available", "raise", emit, time.sleep, asyncio.sleep)
 
     async def run(
         self,

@@ -14,7 +14,7 @@ from agno.models.google.utils import MALFORMED_FUNCTION_CALL_GUIDANCE
 from agno.models.groq import Groq
 from agno.models.message import Message
 
-from hfs_providers.calls.model_errors import ModelCallError, call_error
+from hfs_providers.calls.model_errors import ModelCallError, StreamInterruptedError, call_error
 from hfs_providers.calls.verdicts import Verdict
 from hfs_providers.clients.attempt import Attempt
 from hfs_providers.contract.redaction import Redactor
@@ -181,6 +181,26 @@ def test_so_is_another_though_somebody_still_holds_it(house: House, monkeypatch:
     assert in_flight == [1]
 
 
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_a_stream_that_breaks_after_a_tool_call_is_not_begun_again(house: House, way: str) -> None:
+    called = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    choice = {"index": 0, "delta": {"role": "assistant", "tool_calls": [called]}, "finish_reason": None}
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    house.script("groq", Raw(200, f"data: {json.dumps(chunk)}\n\n".encode(), {"content-type": "text/event-stream"}))
+    with pytest.raises(StreamInterruptedError) as caught:
+        ask(house.manager.get_model("groq"), way)
+    assert (caught.value.received, house.asked("groq")) == ("", 1)
+
+
+def test_a_client_for_other_requests_needs_no_tokens(server: LoopbackServer) -> None:
+    house = House(server, GROQ_LIMITS="tpm=100")
+    with house.manager:
+        with house.manager.wrappers["groq"].pool.acquire("m", 100) as lease:
+            lease.commit(100)
+        model: Any = house.manager.get_model("groq", "m", wait=False)
+        assert model.get_client().api_key == house.env["GROQ_API_KEY_1"]
+
+
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_an_answer_is_charged_as_it_says_or_else_as_it_was_estimated(house: House, way: str) -> None:
     message = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
@@ -216,7 +236,8 @@ def test_an_error_has_a_status_that_agno_understands(kind: Any, said: int | None
     names: Any = {"provider": "groq", "model_id": "m", "key_id": "groq#1", "successor": None}
     error = call_error(Verdict(kind, said, None, ""), RuntimeError("no"), attempts=1, received=None, **names)
     assert error.status_code == status
-    assert ModelCallError("no", provider="groq", model_id="m", verdict=error.verdict).status_code == 502
+    bare = ModelCallError("no", provider="groq", model_id="m", verdict=error.verdict)
+    assert (bare.status_code, bare.attempts) == (502, 1)
 
 
 def test_what_a_provider_has_not_implemented_is_not_asked_for_again(house: House) -> None:

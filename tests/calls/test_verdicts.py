@@ -34,7 +34,7 @@ from hfs_providers.calls.model_errors import KeysExhaustedError, StreamInterrupt
 from hfs_providers.calls.verdicts import Verdict, judge
 from hfs_providers.clients.families import family_of
 from hfs_providers.contract.error_rules import Kind
-from hfs_providers.contract.errors import PoolExhaustedError
+from hfs_providers.contract.errors import PoolExhaustedError, SettingsError
 from hfs_providers.plugins import cerebras, gemini, openrouter
 from hfs_providers.plugins import groq as groq_plugin
 from tests import warm
@@ -1152,6 +1152,7 @@ def test_this_librarys_own_errors_say_what_they_are() -> None:
     assert judge(interrupted) is given
     exhausted = KeysExhaustedError(PoolExhaustedError("p", "m", total=2, cooling=2, free_in=12.5))
     assert judge(exhausted) == Verdict("rate_limited", 429, None, str(exhausted), 12.5, sent=False)
+    assert judge(SettingsError("no such setting")).kind == "local"
 
 
 def test_a_body_can_be_bytes_a_string_a_list_or_only_in_the_response() -> None:

@@ -52,7 +52,7 @@ class TestAHiccupOnTheWire:
         assert (house.waits, house.asked("groq")) == ([3.0], 2)
 
     def test_falls_back_where_no_new_connection_can_be_made(
-        self, house: House, way: str, monkeypatch: pytest.MonkeyPatch
+        self, house: House, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         chain = house.chain("groq", "cerebras")
         ask(chain, way)
@@ -72,6 +72,7 @@ class TestAHiccupOnTheWire:
         house.script("groq", Reset())
         assert "[cerebras/" in ask(chain, way)
         assert house.waits == []
+        assert "gets no new connection: OSError: no more sockets" in caplog.text
 
     def test_that_is_a_read_timeout_is_recovered_from(self, house: House, way: str) -> None:
         house.script("groq", Stall(30))

@@ -105,7 +105,7 @@ class TestSpending:
         with pytest.raises(BudgetExceededError, match=r"\$3.010000 expected"):
             ask(here.model(estimated_tokens=3000))
         with pytest.raises(BudgetExceededError, match=r"\$3.010000 expected"):
-            here.model().response(messages=[question()[0].model_copy(update={"content": "x" * 9000})])
+            here.model().response(messages=[question()[0].model_copy(update={"content": "x" * 9002})])
 
     @pytest.mark.parametrize(
         "odd", [{"max_tokens": -(10**9)}, {"max_tokens": 0}, {"max_tokens": "many"}, {"max_tokens": True}, {}]

@@ -7,10 +7,11 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hfs_providers.usage import Store, connection
+from hfs_providers.usage import Store, connection, transaction
 from hfs_providers.usage.connection import StoreConnection
 from hfs_providers.usage.transaction import begin, patiently
 
@@ -20,10 +21,14 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "usage.db")
 
 
-@pytest.mark.parametrize(("options", "synchronous"), [({}, 1), ({"durable": False}, 0)])
-def test_it_waits_for_the_disk_unless_told_otherwise(store: Store, options: dict[str, bool], synchronous: int) -> None:
+@pytest.mark.parametrize(("options", "synchronous", "pages"), [({}, 1, 1000), ({"durable": False}, 0, 0)])
+def test_it_waits_for_the_disk_unless_told_otherwise(
+    store: Store, options: dict[str, bool], synchronous: int, pages: int
+) -> None:
     with StoreConnection(store, **options).use() as opened:
         assert opened.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+        # After how many pages the log is copied into the file, which waits for the disk.
+        assert opened.execute("PRAGMA wal_autocheckpoint").fetchone() == (pages,)
         assert opened.execute("PRAGMA journal_size_limit").fetchone() == (16 * 1024**2,)
 
 
@@ -53,6 +58,24 @@ class TestPatience:
 
             patiently(lock, 60.0)
             assert (tries, mine.in_transaction) == (3, True)
+
+    def test_pauses_between_two_tries_for_longer_each_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tries: list[int] = []
+        pauses: list[float] = []
+        clock = SimpleNamespace(sleep=pauses.append, monotonic=lambda: 0.0)
+        monkeypatch.setattr(transaction, "time", clock)
+        monkeypatch.setattr(transaction.random, "uniform", lambda least, most: most)
+
+        def locked() -> None:
+            tries.append(1)
+            if len(tries) <= 10:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+
+        patiently(locked, 60.0)
+        assert pauses[:3] == pytest.approx([0.0001, 0.00015, 0.000225])
+        assert pauses[-1] == 0.002
 
     def test_ends_with_its_time(self, store: Store) -> None:
         with closing(store.connect(patience=0.0)) as theirs, closing(store.connect(patience=0.0)) as mine:

@@ -18,16 +18,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
+from sqlalchemy.engine.default import DefaultDialect
 
 from hfs_providers.contract.secret import fingerprint
 from hfs_providers.errors import ForwardingError, MissingDriverError
 from hfs_providers.usage import UsageRow
 from hfs_providers.usage.database import Store
 from hfs_providers.usage.forwarding import forwarder as forwarding
+from hfs_providers.usage.forwarding import process_lock
 from hfs_providers.usage.forwarding import target as remote
 from hfs_providers.usage.forwarding import url as address
 from hfs_providers.usage.forwarding.forwarder import Forwarder, Pace, behind
@@ -123,6 +127,16 @@ def test_an_answer_that_does_not_come_is_cut_off(target: Target) -> None:
         assert there.recv(1) == b""
 
 
+def test_the_first_answer_may_be_cut_off_too(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = remote.Target(DatabaseUrl(target.url))
+    known: list[Any] = []
+    initialize = DefaultDialect.initialize
+    monkeypatch.setattr(DefaultDialect, "initialize", lambda *args: known.append(made._raw) or initialize(*args))
+    made.send([remote.fitted("here", ROW)])
+    made.close()
+    assert [type(each) for each in known] == [sqlite3.Connection]
+
+
 def test_an_end_waits_for_the_documented_five_seconds() -> None:
     assert Forwarder.close.__defaults__ == (5.0,)
 
@@ -187,8 +201,8 @@ class TestRows:
         monkeypatch.setattr(remote, "_once", lambda dialect: None)
         made = remote.Target(DatabaseUrl(target.url))
         rows = [remote.fitted("here", {"id": number, **usage_rows(1)[0]._asdict()}) for number in range(1, 6)]
-        assert made.send(rows[:3]) == {}
-        assert made.send(rows) == {}
+        for count in (1, 3, 5):
+            assert made.send(rows[:count]) == {}
         made.close()
         assert target.ids == [1, 2, 3, 4, 5]
 
@@ -209,6 +223,29 @@ class TestRows:
         write(store, 2)
         assert forwarder.flush(DEADLINE)
         assert target.ids == [1, 1, 2, 2, 3]
+
+
+def test_a_table_that_another_process_makes_first_is_used(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine, create = sqlalchemy.inspect, sqlalchemy.Table.create
+    within: list[bool] = []
+
+    def inspected(connection: Any) -> Any:
+        within.append(connection.in_transaction())
+        return genuine(connection)
+
+    def create_late(self: Any, connection: Any) -> None:
+        create(self, connection)
+        connection.commit()
+        create(self, connection, checkfirst=False)
+
+    monkeypatch.setattr(sqlalchemy, "inspect", inspected)
+    monkeypatch.setattr(sqlalchemy.Table, "create", create_late)
+    made = remote.Target(DatabaseUrl(target.url))
+    assert made.send([remote.fitted("here", ROW)]) == {}
+    made.close()
+    assert target.ids == [1]
+    # PostgreSQL answers nothing more in a transaction in which a statement has failed.
+    assert within == [False, False]
 
 
 class TestATableOfAnOlderVersion:
@@ -387,6 +424,16 @@ class TestStarting:
             assert forwarder.flush(DEADLINE)
         assert (target.ids, forwarder._target.connected) == ([1, 2], False)
 
+    def test_is_one_thread_that_keeps_no_program_from_its_end(self, store: Store, forwarder: Forwarder) -> None:
+        threads = []
+        for _ in "12":
+            write(store)
+            assert forwarder.flush(DEADLINE)
+            threads.append(forwarder._thread)
+        assert threads[0] is not None
+        assert threads[0].daemon
+        assert threads[1] is threads[0]
+
     def test_keeps_no_connection_after_the_end(self, store: Store, target: Target) -> None:
         forwarder = Forwarder(store, target.url)
         write(store)
@@ -463,6 +510,16 @@ class TestRowsThatAreRefused:
         assert forwarder.flush(DEADLINE)
         assert target.ids == [1, 3]
         assert behind(store)[0].refused == 1
+
+    @pytest.mark.parametrize(("count", "told"), [(5, "(1, 2, 3, 4, 5)"), (6, "(1, 2, 3, 4, 5, ...)")])
+    def test_are_named_if_they_are_few(
+        self, store: Store, forwarder: Forwarder, count: int, told: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        write(store, 7)
+        with contextlib.closing(store.connect()) as connection:
+            connection.execute("UPDATE usage SET tokens = 'many' WHERE id <= ?", (count,))
+        assert forwarder.flush(DEADLINE)
+        assert f"refuses {count} rows of usage for good {told}: " in caplog.text
 
 
 ROW = {"id": 1, **usage_rows(1)[0]._asdict()}
@@ -541,6 +598,24 @@ class TestSeveralForwarders:
     def test_the_lock_is_one_file(self, tmp_path: Path) -> None:
         with try_lock(str(tmp_path / "lock")):
             assert [each.name for each in tmp_path.iterdir() if each.name.startswith("lock")] == ["lock"]
+
+    def test_the_lock_is_not_waited_for_and_nothing_is_left_of_it(self, tmp_path: Path) -> None:
+        before = set(process_lock._held)
+        with try_lock(str(tmp_path / "lock")):
+            (lock,) = process_lock._held - before
+            assert lock.execute("PRAGMA busy_timeout").fetchone() == (0,)
+        assert lock not in process_lock._held
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+    def test_a_child_keeps_the_lock_of_its_parent_open(self, tmp_path: Path) -> None:
+        before = set(process_lock._held)
+        with try_lock(str(tmp_path / "lock")):
+            (lock,) = process_lock._held - before
+            child = os.fork()
+            if child == 0:
+                # Dropped, it would be closed.
+                os._exit(0 if lock in process_lock._left_alone and not process_lock._held else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     def test_one_that_was_killed_leaves_no_lock(self, tmp_path: Path) -> None:
         lock = str(tmp_path / "lock")
@@ -648,6 +723,11 @@ class TestTheUrl:
             Forwarder(store, "nosuch://me:secret@db/usage")
         assert "secret" not in str(raised.value)
 
+    def test_of_a_dialect_of_another_package_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        there = EntryPoint("acme.odbc", "acme:Dialect", "sqlalchemy.dialects")
+        monkeypatch.setattr(address.metadata, "entry_points", lambda group: [there])
+        assert DatabaseUrl("acme://me:secret@db/usage").name == "acme://me@db/usage"
+
     def test_of_a_driver_that_is_not_there_is_a_problem(self, store: Store) -> None:
         with contextlib.closing(Forwarder(store, "oracle+oracledb://me:secret@db/usage", pace=QUICK)) as forwarder:
             write(store)
@@ -750,9 +830,12 @@ class TestTlsOptionsOfMysql:
 
         monkeypatch.setattr(pymysql, "connect", connect)
         with pytest.raises(OSError, match="nobody there"):
-            remote.Target(DatabaseUrl("mysql://me:p\u00e4ss@db.example/usage?ssl_mode=REQUIRED")).send([{"id": 1}])
+            remote.Target(
+                DatabaseUrl("mysql://me:p\u00e4ss@db.example/usage?ssl_mode=REQUIRED&connect_timeout=3")
+            ).send([{"id": 1}])
         assert isinstance(given["ssl"], ssl.SSLContext)
         assert given["password"] == "p\u00e4ss".encode()
+        assert (given["connect_timeout"], given["read_timeout"], given["write_timeout"]) == (3, 30, 30)
 
     def test_that_sqlalchemy_and_pymysql_would_get_wrong(self, tmp_path: Path) -> None:
         """With both options of TiDB Cloud's example they leave the host name unchecked."""

@@ -154,9 +154,9 @@ class TestAddingUp:
         with use(store) as connection:
             found = []
             for seconds in (0.0, 59.0, 60.0):
-                add_up(connection, quarter + QUARTER + seconds)
-                found.append(totalled_until(connection) > quarter)
-        assert found == [False, False, True]
+                more = add_up(connection, quarter + QUARTER + seconds)
+                found.append((more, totalled_until(connection) > quarter))
+        assert found == [(False, False), (False, False), (True, True)]
 
     def test_takes_few_quarters_at_a_time_if_they_are_big(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         write(store, rows := many())

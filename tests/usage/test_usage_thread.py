@@ -14,7 +14,6 @@ import pytest
 
 from hfs_providers.errors import StoreError
 from hfs_providers.usage import Store, UsageRow
-from hfs_providers.usage import log as module
 from hfs_providers.usage.log import UsageLog, _Bell
 from tests.usage.test_usage import count, eventually
 
@@ -48,8 +47,10 @@ def idle(log: UsageLog) -> bool:
     return log._idle and not log._queue and not log._pending
 
 
-def test_the_documented_figures_hold() -> None:
-    assert (module.GROUP, module.RETRY, module.KEPT) == (0.06, 1.0, 100_000)
+def test_the_documented_figures_hold(store: Store) -> None:
+    log = UsageLog(store)
+    assert (log._group, log._retry, log._most) == (0.06, 1.0, 100_000)
+    log.close()
 
 
 class TestBell:
