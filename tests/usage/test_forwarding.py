@@ -225,26 +225,35 @@ class TestRows:
         assert target.ids == [1, 1, 2, 2, 3]
 
 
-def test_a_table_that_another_process_makes_first_is_used(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine, create = sqlalchemy.inspect, sqlalchemy.Table.create
-    within: list[bool] = []
+def looks_within_a_transaction(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each look at the tables from now on, whether a transaction was under way. PostgreSQL answers nothing more in
+    one in which a statement has failed.
+    """
+    found: list[bool] = []
+    inspect = sqlalchemy.inspect
 
-    def inspected(connection: Any) -> Any:
-        within.append(connection.in_transaction())
-        return genuine(connection)
+    def looked(connection: Any) -> Any:
+        found.append(connection.in_transaction())
+        return inspect(connection)
+
+    monkeypatch.setattr(sqlalchemy, "inspect", looked)
+    return found
+
+
+def test_a_table_that_another_process_makes_first_is_used(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = sqlalchemy.Table.create
+    within = looks_within_a_transaction(monkeypatch)
 
     def create_late(self: Any, connection: Any) -> None:
         create(self, connection)
         connection.commit()
         create(self, connection, checkfirst=False)
 
-    monkeypatch.setattr(sqlalchemy, "inspect", inspected)
     monkeypatch.setattr(sqlalchemy.Table, "create", create_late)
     made = remote.Target(DatabaseUrl(target.url))
     assert made.send([remote.fitted("here", ROW)]) == {}
     made.close()
     assert target.ids == [1]
-    # PostgreSQL answers nothing more in a transaction in which a statement has failed.
     assert within == [False, False]
 
 
@@ -262,8 +271,9 @@ class TestATableOfAnOlderVersion:
         ]
 
     def test_that_can_have_no_more_of_them_gets_the_others_and_is_told(
-        self, store: Store, target: Target, forwarder: Forwarder
+        self, store: Store, target: Target, forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        within = looks_within_a_transaction(monkeypatch)
         columns = [column.name for column in remote.table().c if column.name not in remote.ADDED]
         most = [*columns, *(f"c{number}" for number in range(2000 - len(columns)))]
         target.query(f"CREATE TABLE hfs_usage ({', '.join(most)}, PRIMARY KEY (source, id))")
@@ -271,6 +281,8 @@ class TestATableOfAnOlderVersion:
         assert forwarder.flush(DEADLINE), forwarder.problem
         assert target.query("SELECT id, provider, outcome FROM hfs_usage") == [(1, "groq", "ok")]
         assert behind(store)[0].lacking == ", ".join(sorted(remote.ADDED))
+        # For the table, for its columns, for those after the failure, and for what is lacking in the end.
+        assert within == [False, True, False, True]
 
 
 class TestAnOutage:
