@@ -15,7 +15,6 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfs_providers.clients.joined_writes import join_writes
 from hfs_providers.clients.sdk_retries import turn_off_retries
 from hfs_providers.clients.transports import EACH, backend_of, noting, refuse_cookies, spread
 from hfs_providers.contract.error_rules import ErrorRules
@@ -182,9 +181,9 @@ class Clients:
     def shared(self, base: type[Any], most_connections: int = 100, **options: Any) -> Any:
         """An HTTP client that all keys can share, for `make_transport` and `make_async_transport`.
 
-        It keeps no cookie, it writes the head and the body of a request at once, its responses are closed when a stream
-        is dropped, and the provider's one TLS context is used for each. An async one spreads what is in flight over
-        several of its kind, unless a `transport` or `mounts` are given.
+        It keeps no cookie, its responses are closed when a stream is dropped, and the provider's one TLS context is
+        used for each. An async one spreads what is in flight over several of its kind, unless a `transport` or `mounts`
+        are given.
 
         Args:
             base: `Client`, `AsyncClient`, `HTTPTransport` or `AsyncHTTPTransport` of httpx or httpx2, or a subclass.
@@ -195,7 +194,7 @@ class Clients:
         kind, context = noting(base), self.tls_context(backend)
 
         def make() -> Any:
-            return join_writes(refuse_cookies(kind(verify=context, **options)))
+            return refuse_cookies(kind(verify=context, **options))
 
         if not hasattr(base, "aclose"):
             return make()
